@@ -1,0 +1,34 @@
+"""Self-supervised training in which the objective is exactly what you think it is.
+
+Every public name is reachable from here; torch is loaded when the first one is asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from viewproof.errors import *
+    from viewproof.masks import *
+    from viewproof.models import *
+    from viewproof.objectives import *
+    from viewproof.training import *
+    from viewproof.views import *
+
+__version__ = "0.1.0"
+
+_LAYERS = ("errors", "masks", "views", "objectives", "models", "training")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return __dir__()
+    if not name.startswith("_"):
+        for layer in _LAYERS:
+            module = import_module(f"viewproof.{layer}")
+            if name in module.__all__:
+                return getattr(module, name)
+    raise AttributeError(f"module 'viewproof' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({name for layer in _LAYERS for name in import_module(f"viewproof.{layer}").__all__})

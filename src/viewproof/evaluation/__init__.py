@@ -1,0 +1,2 @@
+"""TODO."""
+__all__: list[str] = []

@@ -1,0 +1,127 @@
+"""A rule makes masks: one method says which coordinates are hidden, the rest follows from it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from viewproof.errors import InvalidArgument
+from viewproof.masks.finite import Mask, check_count, check_shape
+from viewproof.masks.sample import Sample
+from viewproof.shapes import Int, Shaped
+
+
+class Rule:
+    """Base of fixed rules. Subclass it as a frozen dataclass and write `hidden`.
+
+    >>> @dataclass(frozen=True)
+    ... class Diagonal(Rule):
+    ...     width: int
+    ...     def hidden(self, row, col):
+    ...         return (row - col).abs() < self.width
+    >>> Diagonal(1).mask((2, 3)).hidden
+    tensor([[ True, False, False],
+            [False,  True, False]])
+    """
+
+    def hidden(self, *grids: Int[Tensor, "..."]) -> Tensor | bool:
+        """Whether each coordinate is hidden; ``grids[a]`` counts axis ``a`` and has extent 1 on the others.
+
+        Return a bool tensor that broadcasts to the data shape, or one bool for all of it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define hidden(*grids)")
+
+    def at(self, step: int) -> "Rule":
+        """The rule of a training step; a fixed rule is the same at every step."""
+        return self
+
+    def __invert__(self) -> "Rule":
+        return Complement(self)
+
+    def mask(self, data_shape: Sequence[int], *, device: torch.device | str | None = None) -> Mask:
+        """The mask over one sample's shape, built once per (rule, shape, device) and shared after that."""
+        return self._masks(check_shape("data_shape", data_shape), None, device)[0]
+
+    def sample(self, x: Shaped[Tensor, "batch *source"], recon_dim: int | None = None) -> Sample:
+        """The masked view of ``x: [N, *source]`` and the first ``recon_dim`` flattened originals as target.
+
+        ``recon_dim`` is the whole flattened size unless given; larger raises `InvalidArgument`.
+        """
+        if x.dim() == 0:
+            raise InvalidArgument("x of shape () has no batch axis; pass [N, *source]")
+        shape = tuple(x.shape[1:])
+        size = math.prod(shape)
+        length = check_prefix("recon_dim", size if recon_dim is None else recon_dim, size)
+        view, target = self._masks(shape, length, x.device)
+        return Sample(view.apply(x), x.reshape(x.shape[0], size)[:, :length], target, view)
+
+    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any) -> tuple[Mask, Mask]:
+        # Neither symbolic sizes nor the tensors of a tracing mode may be kept for later calls.
+        if torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor:
+            return _build(self, shape, length, device)
+        try:
+            return _built(self, shape, length, torch.device(device or torch.get_default_device()))
+        except TypeError as error:
+            if "unhashable" not in str(error):
+                raise
+            raise InvalidArgument(
+                f"rule {self!r} cannot be kept for the next step; make it a frozen dataclass"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Complement(Rule):
+    """Hides exactly what ``rule`` shows; also written ``~rule``.
+
+    >>> from viewproof.masks import PatchMask
+    >>> rule = ~PatchMask(patch_h=2, patch_w=2, period=4, offset=1)
+    >>> rule.mask((3, 8, 8)).count, 3 * 8 * 8 * 3 // 4
+    (144, 144)
+    """
+
+    rule: Rule
+
+    def hidden(self, *grids: Int[Tensor, "..."]) -> Tensor | bool:
+        """The negation of the rule."""
+        hidden = self.rule.hidden(*grids)
+        return ~hidden if isinstance(hidden, Tensor) else not hidden
+
+    def at(self, step: int) -> Rule:
+        """The complement of the rule of that step."""
+        return Complement(self.rule.at(step))
+
+    def __repr__(self) -> str:
+        return f"~{self.rule!r}"
+
+
+def check_prefix(name: str, length: Any, size: Any) -> Any:
+    """Return ``length`` if it is an integer from 0 to ``size``, else raise `InvalidArgument`."""
+    number = check_count(name, length, "predict nothing")
+    if number > size:
+        raise InvalidArgument(f"{name}={number} is larger than the flattened size {size}; pass at most {size}")
+    return number
+
+
+def _build(rule: Rule, shape: tuple[int, ...], length: int | None, device: Any) -> tuple[Mask, Mask]:
+    """The mask over ``shape``, and the same mask over the first ``length`` flattened coordinates."""
+    grids = [
+        torch.arange(extent, device=device).reshape([extent if i == axis else 1 for i in range(len(shape))])
+        for axis, extent in enumerate(shape)
+    ]
+    hidden = torch.as_tensor(rule.hidden(*grids), device=device)
+    try:
+        view = Mask(hidden.expand(shape), rule=rule)
+    except RuntimeError as error:
+        raise InvalidArgument(f"{rule!r} gave shape {tuple(hidden.shape)}, which does not fit {shape}") from error
+    return view, view if length is None else view.prefix(length)
+
+
+@lru_cache(maxsize=128)
+def _built(rule: Rule, shape: tuple[int, ...], length: int | None, device: torch.device) -> tuple[Mask, Mask]:
+    # A tensor made in inference mode could not be saved for a later step's backward pass.
+    with torch.inference_mode(False):
+        return _build(rule, shape, length, device)

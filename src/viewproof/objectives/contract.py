@@ -1,0 +1,80 @@
+"""The finite objective that every method is an instance of: a predictive loss plus a geometry guard.
+
+Everything here is generic over the number: Python ``int``, ``Fraction``, ``float`` or a 0-d tensor. With exact
+numbers in, the result is exact. No claim is made that any objective learns good representations.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+def masked_loss(idxs: Sequence[Any], per_index_loss: Callable[[Any], Any]) -> Any:
+    """The sum of ``per_index_loss(i)`` over the list; 0 for the empty list.
+
+    Theorems: ``masked_loss_nil``, ``masked_loss_cons``, ``masked_loss_append``, ``masked_loss_reverse``,
+    ``masked_loss_eq_zero_of_all_zero``.
+
+    >>> masked_loss([0, 2, 3], lambda i: i * i)
+    13
+    """
+    return sum(per_index_loss(i) for i in idxs)
+
+
+@dataclass(frozen=True)
+class PredictiveViewContract:
+    """What is predicted, from what, how far off, and what guards the geometry.
+
+    For each target index ``i`` the loss is ``distance(target_encoder(i, target(i)), predict(context, i))``.
+
+    >>> contract = PredictiveViewContract(
+    ...     [0, 1], 10, lambda i: i, lambda i, t: 2 * t, lambda c, i: c, lambda t, p: p - t, geometry_guard=1)
+    >>> predictive_loss(contract), predictive_view_objective(contract)
+    (18, 19)
+    """
+
+    target_idxs: Sequence[Any]
+    context: Any
+    target: Callable[[Any], Any]
+    target_encoder: Callable[[Any, Any], Any]
+    predict: Callable[[Any, Any], Any]
+    distance: Callable[[Any, Any], Any]
+    geometry_guard: Any = 0
+
+
+def predictive_loss(contract: PredictiveViewContract) -> Any:
+    """`masked_loss` of ``distance(target_encoder(i, target(i)), predict(context, i))`` over the target indices."""
+    c = contract
+    return masked_loss(c.target_idxs, lambda i: c.distance(c.target_encoder(i, c.target(i)), c.predict(c.context, i)))
+
+
+def predictive_view_objective(contract: PredictiveViewContract) -> Any:
+    """``predictive_loss(contract) + geometry_guard``.
+
+    Theorems: ``predictive_view_objective_decomposes``, ``predictive_view_objective_zero_geometry``.
+    """
+    return predictive_loss(contract) + contract.geometry_guard
+
+
+def with_geometry_guard(contract: PredictiveViewContract, guard: Any) -> PredictiveViewContract:
+    """The contract with its guard replaced.
+
+    Theorems: ``predictive_loss_with_geometry_guard``, ``predictive_view_objective_with_geometry_guard``.
+    """
+    return replace(contract, geometry_guard=guard)
+
+
+def encoded_target_predictive_view_contract(
+    target_idxs: Sequence[Any],
+    context: Any,
+    target: Callable[[Any], Any],
+    target_encoder: Callable[[Any, Any], Any],
+    predict: Callable[[Any, Any], Any],
+    distance: Callable[[Any, Any], Any],
+    geometry_guard: Any = 0,
+) -> PredictiveViewContract:
+    """A contract with any target encoder and guard.
+
+    Theorem: ``encoded_target_predictive_view_contract_loss_eq_masked_loss``.
+    """
+    return PredictiveViewContract(target_idxs, context, target, target_encoder, predict, distance, geometry_guard)

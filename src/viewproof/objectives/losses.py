@@ -1,0 +1,130 @@
+"""The losses that train: sums of distances over exactly the sample's mask.
+
+Rounding. Let ``u`` be the unit roundoff of the accumulating type (2**-24 for float32, 2**-53 for float64), ``n``
+the number of selected coordinates, and ``g(m) = m * u / (1 - m * u)``. A distance of an exact pair is rounded at
+most ``k`` times: ``mse`` 3 (the subtraction, counted twice by the square, and the product), ``l1`` 1, ``smooth_l1``
+4 (the subtraction has condition number at most 2, then a product and a quotient). All terms are non-negative, so a
+sum of n of them in any order adds at most ``n - 1`` factors ``1 + d, |d| <= u``; unselected terms are exact zeros.
+The mean divides once more, by a count that is exact up to ``1 / u`` and rounded once above it. Hence, without
+overflow and with ``tiny`` the smallest subnormal for each product that may underflow,
+
+    |computed - exact| <= g(n + k + 1) * exact + n * tiny       (Higham 2002, lemma 3.1)
+
+which `rounding_bound` returns. float16 and bfloat16 predictions are accumulated in float32.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from viewproof.errors import InvalidArgument
+from viewproof.masks import Sample
+from viewproof.masks.sample import Over
+from viewproof.shapes import Float
+
+Reduction = Literal["mean", "sum", "rows"]
+
+
+def masked_mse(
+    prediction: Float[Tensor, "batch *target"], sample: Sample, reduction: Reduction = "mean", over: Over = "hidden"
+) -> Float[Tensor, "*rows"]:
+    """The squared error, summed over exactly the sample's mask and divided by the selected coordinates in the batch.
+
+    ``reduction="sum"`` does not divide; ``"rows"`` returns ``[N]``, the sum of each row: its
+    `predictive_view_objective`. ``over="all"`` sums over every target coordinate. Values off the mask, ``NaN``
+    included, change neither the value nor the gradient. The mean over an empty mask is an `InvalidArgument`, and
+    so are shapes that differ. Theorems: ``training_loss_eq_row_objectives``, ``training_loss_gradient_support``.
+
+    >>> from viewproof.views import vector_mae_sample
+    >>> sample = vector_mae_sample(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), period=2, offset=0)
+    >>> masked_mse(torch.zeros(2, 3), sample), masked_mse(torch.zeros(2, 3), sample, reduction="rows")
+    (tensor(15.5000), tensor([10., 52.]))
+    """
+    return _masked(torch.square, prediction, sample, reduction, over)
+
+
+def masked_l1(
+    prediction: Float[Tensor, "batch *target"], sample: Sample, reduction: Reduction = "mean", over: Over = "hidden"
+) -> Float[Tensor, "*rows"]:
+    """The absolute error over the mask; see `masked_mse`.
+
+    >>> from viewproof.views import vector_mae_sample
+    >>> sample = vector_mae_sample(torch.tensor([[1.0, 2.0, 3.0]]), period=2, offset=0)
+    >>> masked_l1(torch.zeros(1, 3), sample)
+    tensor(2.)
+    """
+    return _masked(torch.abs, prediction, sample, reduction, over)
+
+
+def masked_smooth_l1(
+    prediction: Float[Tensor, "batch *target"],
+    sample: Sample,
+    reduction: Reduction = "mean",
+    over: Over = "hidden",
+    beta: float = 1.0,
+) -> Float[Tensor, "*rows"]:
+    """``d**2 / (2 * beta)`` where ``|d| < beta``, else ``|d| - beta / 2`` (Girshick 2015); see `masked_mse`.
+
+    >>> from viewproof.views import vector_mae_sample
+    >>> sample = vector_mae_sample(torch.tensor([[1.0, 2.0, 3.0]]), period=2, offset=0)
+    >>> masked_smooth_l1(torch.full((1, 3), 2.5), sample, reduction="sum")
+    tensor(1.1250)
+    """
+    if not beta > 0:
+        raise InvalidArgument(f"beta={beta!r} must be positive; use masked_l1 for its limit at 0")
+
+    def distance(d: Tensor) -> Tensor:
+        return torch.nn.functional.smooth_l1_loss(d, torch.zeros_like(d), reduction="none", beta=beta)
+
+    return _masked(distance, prediction, sample, reduction, over)
+
+
+def _masked(
+    distance: Callable[[Tensor], Tensor], prediction: Tensor, sample: Sample, reduction: Reduction, over: Over
+) -> Tensor:
+    """Select, then measure, then sum; ``distance(0)`` is 0."""
+    if prediction.shape != sample.y.shape:
+        raise InvalidArgument(
+            f"prediction of shape {tuple(prediction.shape)} must have the target's shape {tuple(sample.y.shape)}; "
+            "shapes never broadcast here, reshape the prediction"
+        )
+    if reduction not in ("mean", "sum", "rows"):
+        raise InvalidArgument(f"reduction={reduction!r} must be 'mean', 'sum' or 'rows'")
+    selection = sample.selection(over)
+    wide = torch.promote_types(torch.promote_types(prediction.dtype, sample.y.dtype), torch.float32)
+    error = prediction.to(wide) - sample.y.to(wide)
+    terms = distance(torch.where(selection.hidden, error, error.new_zeros(())))
+    if reduction == "rows":
+        return terms.reshape(terms.shape[0], math.prod(terms.shape[1:])).sum(1)
+    if reduction == "sum":
+        return terms.sum()
+    rows = 1 if selection.per_sample else prediction.shape[0]
+    if torch.compiler.is_compiling():
+        count = selection.hidden.sum() * rows
+        torch._assert_async(count > 0, "the mean loss of an empty mask has no value")
+        return terms.sum() / count
+    if selection.count * rows == 0:
+        raise InvalidArgument(
+            f"mask made by {selection.rule!r} selects nothing in a batch of {prediction.shape[0]}: a mean over it has "
+            "no value; check period and offset, or use reduction='sum'"
+        )
+    return terms.sum() / (selection.count * rows)
+
+
+def rounding_bound(roundings: int, count: int, exact: float, dtype: torch.dtype = torch.float32) -> float:
+    """The bound of this module's docstring on ``|computed - exact|`` for a loss over ``count`` coordinates.
+
+    ``roundings`` is ``k``: 3 for `masked_mse`, 1 for `masked_l1`, 4 for `masked_smooth_l1`.
+
+    >>> 0 < rounding_bound(3, count=100, exact=1.0) < 1e-5
+    True
+    """
+    info = torch.finfo(dtype)
+    u = info.eps / 2
+    m = count + roundings + 1
+    if m * u >= 1:
+        return math.inf
+    return m * u / (1 - m * u) * exact + count * info.smallest_normal * info.eps

@@ -1,0 +1,3 @@
+"""Training."""
+
+__all__: list[str] = []
