@@ -1,0 +1,62 @@
+"""Mean and deviation of a collection that may be larger than memory, in one chunked pass."""
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from viewproof.data.dataset import Values
+
+CHUNK = 2**20
+"""Values held at once, unless a single sample has more."""
+
+
+class Moments(NamedTuple):
+    """Statistics of one part; ``unusable`` counts the values that are not finite as float32."""
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    unusable: int
+
+
+def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the values as contiguous float32, those beyond its range as infinities.
+
+    >>> as_float32(np.array([1, 2], dtype=">i2"))
+    array([1., 2.], dtype=float32)
+    """
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def moments(values: "Values") -> Moments:
+    """Mean and population deviation of ``values: [N, *shape]`` after rounding to float32.
+
+    Pooled over samples and all axes but the features of ``[N, D]`` and the channels of ``[N, C, *space]``;
+    ``[N, H, W]`` has one channel. The results broadcast against one sample. A constant gets deviation 1.
+
+    >>> moments(np.array([[1, 5, 0], [3, 5, 0]]))
+    Moments(mean=array([2., 5., 0.], dtype=float32), std=array([1., 1., 1.], dtype=float32), unusable=0)
+    """
+    shape = tuple(values.shape)
+    kept = -1 if len(shape) == 3 else 1
+    pooled = tuple(axis for axis in range(len(shape)) if axis != kept)
+    # A value of the data lies within sqrt(count) deviations of the mean, so sums of differences from it lose no
+    # digits to cancellation, and those of a constant are exactly zero.
+    first = as_float32(values[np.arange(1)]).astype(np.float64)
+    shift = first[tuple(slice(None) if axis == kept else slice(1) for axis in range(len(shape)))]
+    rows = max(1, CHUNK // math.prod(shape[1:]))
+    unusable, total, squares = 0, np.zeros_like(shift), np.zeros_like(shift)
+    with np.errstate(invalid="ignore"):
+        for start in range(0, shape[0], rows):
+            chunk = as_float32(values[np.arange(start, min(start + rows, shape[0]))])
+            unusable += chunk.size - int(np.count_nonzero(np.isfinite(chunk)))
+            deep = chunk - shift
+            total += deep.sum(pooled, keepdims=True)
+            squares += np.square(deep, out=deep).sum(pooled, keepdims=True)
+        count = math.prod(shape[axis] for axis in pooled)
+        std = np.sqrt(np.maximum(squares / count - np.square(total / count), 0)).astype(np.float32)[0]
+        mean = (shift + total / count).astype(np.float32)[0]
+    return Moments(mean, np.where(std == 0, np.float32(1), std), unusable)

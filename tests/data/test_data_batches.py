@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import torch
+
+from viewproof.data import EpochSampler, Split, batches, load_dataset, make_dataset
+from viewproof.errors import InvalidArgument
+
+
+def numbered(count):
+    """A data set whose standardised samples tell their own index."""
+    part = Split(np.arange(2.0 * count).reshape(count, 2))
+    return make_dataset("numbered", part, part)
+
+
+def order(sampler):
+    return torch.cat(list(sampler)).tolist()
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize(("size", "batch_size"), [(10, 3), (9, 3), (5, 5), (4, 1)])
+def test_an_epoch_covers_each_index_once(shuffle, size, batch_size):
+    sampler = EpochSampler(size, batch_size, seed=1, shuffle=shuffle, drop_last=False)
+    assert sorted(order(sampler)) == list(range(size))
+    assert len(list(sampler)) == len(sampler) == -(-size // batch_size)
+    dropped = EpochSampler(size, batch_size, seed=1, shuffle=shuffle, drop_last=True)
+    assert [len(ids) for ids in dropped] == [batch_size] * (size // batch_size) and len(dropped) == size // batch_size
+    assert order(dropped) == order(sampler)[: size // batch_size * batch_size]
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    orders = {}
+    for seed in range(3):
+        for epoch in range(3):
+            sampler = EpochSampler(50, 7, seed=seed)
+            sampler.set_epoch(epoch)
+            torch.rand(seed + epoch + 1)
+            again = EpochSampler(50, 9, seed=seed, drop_last=False)
+            again.set_epoch(epoch)
+            assert order(again)[:49] == order(sampler)
+            orders[tuple(order(sampler))] = seed, epoch
+    assert len(orders) == 9
+    assert tuple(range(49)) not in orders
+
+
+def test_set_epoch_returns_to_an_earlier_epoch():
+    sampler = EpochSampler(50, 10, seed=3)
+    first = order(sampler)
+    assert order(sampler) == first
+    sampler.set_epoch(1)
+    assert order(sampler) != first
+    sampler.set_epoch(0)
+    assert order(sampler) == first
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_global_random_state_is_untouched(num_workers):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    list(batches(numbered(12), "train", 4, seed=5, num_workers=num_workers))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+
+
+@pytest.mark.parametrize(("context", "workers"), [("fork", 2), ("spawn", 1)])
+def test_workers_change_nothing(context, workers, tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 3)))
+    data = load_dataset(tmp_path / "x.npy")
+    alone, helped = batches(data, "train", 8, seed=2), batches(data, "train", 8, seed=2, num_workers=workers)
+    helped.multiprocessing_context = context
+    for epoch in range(2):
+        alone.sampler.set_epoch(epoch)
+        helped.sampler.set_epoch(epoch)
+        pairs = list(zip(alone, helped, strict=True))
+        assert len(pairs) == 4
+        assert all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+
+
+def test_training_shuffles_and_drops_and_testing_does_neither():
+    data = numbered(10)
+    assert torch.cat([ids for _, ids in batches(data, "test", 4)]).tolist() == list(range(10))
+    train = torch.cat([ids for _, ids in batches(data, "train", 4)]).tolist()
+    assert len(train) == 8 and train != list(range(8))
+    assert torch.cat([ids for _, ids in batches(data, "train", 4, shuffle=False)]).tolist() == list(range(8))
+    assert len(batches(data, "train", 4)) == 2 and len(batches(data, "test", 4)) == 3
+
+
+def test_a_data_set_smaller_than_a_batch_is_refused():
+    with pytest.raises(
+        InvalidArgument, match="batch_size=11 is larger than the data set's 10 samples; pass batch_size=10"
+    ):
+        batches(numbered(10), "train", 11)
+    assert len(batches(numbered(10), "train", 10)) == 1
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 0}, {"batch_size": True}, {"seed": -1}, {"num_workers": -1}])
+def test_other_arguments_are_refused(change):
+    (name,) = change
+    with pytest.raises(InvalidArgument, match=f"^{name}="):
+        batches(numbered(10), "train", **({"batch_size": 2} | change))
+    with pytest.raises(InvalidArgument, match="epoch=-1 must be"):
+        EpochSampler(4, 2).set_epoch(-1)
+    with pytest.raises(InvalidArgument, match="part='valid' must be"):
+        batches(numbered(10), "valid", 2)
+
+
+def test_lightning_sets_the_epoch():
+    lightning = pytest.importorskip("pytorch_lightning")
+
+    class Recorder(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.seen = torch.nn.Linear(2, 1), []
+
+        def training_step(self, batch, _):
+            x, ids = batch
+            self.seen.append(ids.tolist())
+            return self.layer(x).mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    module = Recorder()
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    lightning.Trainer(max_epochs=2, accelerator="cpu", **quiet).fit(module, batches(numbered(8), "train", 8))
+    expected = []
+    for epoch in range(2):
+        sampler = EpochSampler(8, 8)
+        sampler.set_epoch(epoch)
+        expected += [order(sampler)]
+    assert module.seen == expected and expected[0] != expected[1]
