@@ -22,6 +22,8 @@ _LAYERS = ("errors", "masks", "views", "objectives", "models", "training")
 def __getattr__(name: str) -> Any:
     if name == "__all__":
         return __dir__()
+    if name in _LAYERS:
+        return import_module(f"viewproof.{name}")
     if not name.startswith("_"):
         for layer in _LAYERS:
             module = import_module(f"viewproof.{layer}")

@@ -16,6 +16,7 @@ from viewproof.masks.periodic import (
 )
 from viewproof.masks.rule import Complement, Rule
 from viewproof.masks.sample import Sample
+from viewproof.masks.seeded import SharedRandomPatchMask
 
 __all__ = [
     "BlockMask",
@@ -25,6 +26,7 @@ __all__ = [
     "Rotating",
     "Rule",
     "Sample",
+    "SharedRandomPatchMask",
     "VectorMask",
     "hidden_patch_idxs",
     "image_patch_hidden",

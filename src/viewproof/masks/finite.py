@@ -40,6 +40,21 @@ def check_shape(name: str, shape: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(check_count(f"{name}[{axis}]", extent, "have an empty axis") for axis, extent in enumerate(shape))
 
 
+def check_prefix(name: str, length: Any, size: Any) -> Any:
+    """Return ``length`` if it is an integer from 0 to ``size``, else raise `InvalidArgument`."""
+    number = check_count(name, length, "predict nothing")
+    if number > size:
+        raise InvalidArgument(f"{name}={number} is larger than the flattened size {size}; pass at most {size}")
+    return number
+
+
+def may_keep_tensors() -> bool:
+    """Whether a tensor made now is a plain one, of use to later calls: neither symbolic, fake nor wrapped."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    return type(torch.empty(0)) is Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Mask:
     """Which coordinates are hidden: over the data shape, or one mask a sample (``per_sample=True``).
@@ -99,17 +114,21 @@ class Mask:
         """How many coordinates are selected, over all rows if there is one mask a sample."""
         return int(self.hidden.sum())
 
-    @cached_property
+    @property
     def selected_idxs(self) -> list[int]:
         """The selected indices of the flattened mask, ascending; of a per-sample mask take `row` first."""
         if self.per_sample:
             raise InvalidArgument("selected_idxs of a per-sample mask has no single list; take mask.row(n) first")
+        return list(self._idxs)
+
+    @cached_property
+    def _idxs(self) -> list[int]:
         indices: list[int] = self.hidden.reshape(-1).nonzero().reshape(-1).tolist()
         return indices
 
     def selected(self, coordinate: int | Sequence[int]) -> bool:
         """Whether one coordinate, batch index first if there is one mask a sample, is selected."""
-        place = check_shape("coordinate", [coordinate] if isinstance(coordinate, int) else coordinate)
+        place = check_shape("coordinate", coordinate if isinstance(coordinate, Sequence) else [coordinate])
         inside = all(index < extent for index, extent in zip(place, self.hidden.shape, strict=False))
         if len(place) != self.hidden.dim() or not inside:
             raise InvalidArgument(f"coordinate={place} is not inside a mask of shape {tuple(self.hidden.shape)}")
@@ -117,12 +136,22 @@ class Mask:
 
     def row(self, n: int) -> "Mask":
         """The mask of sample ``n``; a mask over the data shape is its own row."""
-        return Mask(self.hidden[n], rule=self.rule) if self.per_sample else self
+        if not self.per_sample:
+            return self
+        if check_count("n", n, "take the first row") >= self.hidden.shape[0]:
+            raise InvalidArgument(f"n={n} is not a row of a mask of {self.hidden.shape[0]} rows; rows count from 0")
+        return Mask(self.hidden[n], rule=self.rule)
 
     def prefix(self, length: int) -> "Mask":
         """The mask cut to the first ``length`` coordinates of each flattened row."""
-        flat = self.hidden.reshape(*self.hidden.shape[: int(self.per_sample)], math.prod(self.data_shape))
-        return Mask(flat[..., :length], self.per_sample, self.rule)
+        size = math.prod(self.data_shape)
+        flat = self.hidden.reshape(*self.hidden.shape[: int(self.per_sample)], size)
+        return Mask(flat[..., : check_prefix("length", length, size)], self.per_sample, self.rule)
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether ``x`` is a batch over the data shape, with one row for each of a per-sample mask."""
+        expected = self.hidden.shape if self.per_sample else (*x.shape[:1], *self.hidden.shape)
+        return x.dim() > 0 and tuple(x.shape) == tuple(expected)
 
     def apply(
         self, x: Shaped[Tensor, "batch *shape"], out: Shaped[Tensor, "batch *shape"] | None = None
@@ -134,8 +163,7 @@ class Mask:
         ``block_mask_hidden_scalar_eq_zero``, ``block_mask_visible_scalar_eq_input``,
         ``masking_commutes_with_batch_selection``, ``multiplicative_mask_is_not_a_mask``.
         """
-        expected = self.hidden.shape if self.per_sample else (*x.shape[:1], *self.hidden.shape)
-        if x.dim() == 0 or tuple(x.shape) != tuple(expected):
+        if not self.fits(x):
             raise InvalidArgument(
                 f"x of shape {tuple(x.shape)} does not fit a mask over {tuple(self.data_shape)}; "
                 "pass a batch of that shape, batch axis first"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
-from viewproof.masks.finite import Mask, check_count
+from viewproof.masks.finite import Mask, check_count, may_keep_tensors
 from viewproof.shapes import Int
 
 
@@ -34,9 +34,12 @@ def visible_patch_idxs(mask: Mask, patch_h: int, patch_w: int) -> list[int]:
     return visible
 
 
-@lru_cache(maxsize=128)
 def split_patches(mask: Mask, patch_h: int, patch_w: int) -> tuple[Int[Tensor, " visible"], Int[Tensor, " hidden"]]:
     """The visible and the hidden patch indices as two index vectors on the mask's device, found once a mask."""
+    return (_split_once if may_keep_tensors() else _split)(mask, patch_h, patch_w)
+
+
+def _split(mask: Mask, patch_h: int, patch_w: int) -> tuple[Tensor, Tensor]:
     sizes = {"patch_h": patch_h, "patch_w": patch_w}
     for name, value in sizes.items():
         if check_count(name, value) == 0:
@@ -58,3 +61,7 @@ def split_patches(mask: Mask, patch_h: int, patch_w: int) -> tuple[Int[Tensor, "
             "use the mask's own patch size or a divisor of it"
         )
     return visible, hidden
+
+
+# True and 1.0 equal 1 but are no patch sizes: typed, so that they are refused on the second call too.
+_split_once = lru_cache(maxsize=128, typed=True)(_split)

@@ -106,7 +106,7 @@ class BlockMask(_Periodic):
     [1, 1, 0, 0, 1]
     """
 
-    blocks: tuple[int | None, ...]
+    blocks: Sequence[int | None]
     period: int
     offset: int
 
@@ -118,7 +118,7 @@ class BlockMask(_Periodic):
         object.__setattr__(self, "blocks", tuple(checked))
 
     def _blocks(self) -> tuple[int | None, ...]:
-        return self.blocks
+        return tuple(self.blocks)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
-from viewproof.masks.finite import Mask, check_count, check_shape
+from viewproof.masks.finite import Mask, check_prefix, check_shape, may_keep_tensors
 from viewproof.masks.sample import Sample
 from viewproof.shapes import Int, Shaped
 
@@ -60,17 +60,14 @@ class Rule:
         return Sample(view.apply(x), x.reshape(x.shape[0], size)[:, :length], target, view)
 
     def _masks(self, shape: tuple[int, ...], length: int | None, device: Any) -> tuple[Mask, Mask]:
-        # Neither symbolic sizes nor the tensors of a tracing mode may be kept for later calls.
-        if torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor:
+        if not may_keep_tensors():
             return _build(self, shape, length, device)
-        try:
-            return _built(self, shape, length, torch.device(device or torch.get_default_device()))
-        except TypeError as error:
-            if "unhashable" not in str(error):
-                raise
+        if not _is_constant(self):
             raise InvalidArgument(
-                f"rule {self!r} cannot be kept for the next step; make it a frozen dataclass"
-            ) from error
+                f"rule {self!r} cannot be kept for the next step; make {type(self).__name__} a frozen dataclass "
+                "with hashable fields"
+            )
+        return _built(self, shape, length, torch.device(device or torch.get_default_device()))
 
 
 @dataclass(frozen=True)
@@ -98,12 +95,14 @@ class Complement(Rule):
         return f"~{self.rule!r}"
 
 
-def check_prefix(name: str, length: Any, size: Any) -> Any:
-    """Return ``length`` if it is an integer from 0 to ``size``, else raise `InvalidArgument`."""
-    number = check_count(name, length, "predict nothing")
-    if number > size:
-        raise InvalidArgument(f"{name}={number} is larger than the flattened size {size}; pass at most {size}")
-    return number
+def _is_constant(rule: Rule) -> bool:
+    """Whether equal rules stay equal: a change that the fields do not show would bring back an old mask."""
+    parameters = vars(type(rule)).get("__dataclass_params__")
+    try:
+        hash(rule)
+    except TypeError:
+        return False
+    return parameters is not None and parameters.frozen
 
 
 def _build(rule: Rule, shape: tuple[int, ...], length: int | None, device: Any) -> tuple[Mask, Mask]:

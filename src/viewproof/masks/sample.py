@@ -33,14 +33,17 @@ class Sample:
     view: Mask | None = None
 
     def __post_init__(self) -> None:
-        target = (*self.y.shape[:1], *self.mask.data_shape)
-        if self.y.shape[:1] != self.x.shape[:1] or tuple(self.y.shape) != target:
+        for name, tensor, mask in (("y", self.y, self.mask), ("x", self.x, self.view)):
+            if mask is not None and not mask.fits(tensor):
+                rows = f"{mask.hidden.shape[0]} rows over " if mask.per_sample else ""
+                raise InvalidArgument(
+                    f"{name} of shape {tuple(tensor.shape)} does not fit its mask of {rows}{tuple(mask.data_shape)}; "
+                    "pass a batch of that shape, batch axis first"
+                )
+        if self.x.shape[:1] != self.y.shape[:1]:
             raise InvalidArgument(
-                f"y of shape {tuple(self.y.shape)} must have x's batch {tuple(self.x.shape[:1])} "
-                f"and the mask's data shape {tuple(self.mask.data_shape)}"
+                f"x of shape {tuple(self.x.shape)} and y of shape {tuple(self.y.shape)} must have one batch size"
             )
-        if self.mask.per_sample and self.mask.hidden.shape[0] != self.y.shape[0]:
-            raise InvalidArgument(f"mask of {self.mask.hidden.shape[0]} rows does not fit a batch of {self.y.shape[0]}")
 
     def selection(self, over: Over = "hidden") -> Mask:
         """The target coordinates that losses and row contracts sum over: the mask, or every one."""

@@ -1,3 +1,8 @@
-"""Models."""
+"""Small, plain models; nothing self-supervised inside. Any other ``nn.Module`` of the right shapes serves as well."""
 
-__all__: list[str] = []
+from viewproof.models.conv import ConvAutoencoder, ResNet
+from viewproof.models.masked_autoencoder import MaskedAutoencoder
+from viewproof.models.vector import VectorAutoencoder
+from viewproof.models.vit import ViTReconstructor
+
+__all__ = ["ConvAutoencoder", "MaskedAutoencoder", "ResNet", "VectorAutoencoder", "ViTReconstructor"]

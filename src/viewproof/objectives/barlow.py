@@ -53,6 +53,11 @@ class BarlowGuard:
     diag: Iterable[Any]
     off_diag: Iterable[Any]
 
+    def __post_init__(self) -> None:
+        # An iterator would be empty, and the guard 0, the second time.
+        object.__setattr__(self, "diag", tuple(self.diag))
+        object.__setattr__(self, "off_diag", tuple(self.off_diag))
+
     @property
     def value(self) -> Any:
         """`redundancy_reduction_objective` of the fields."""

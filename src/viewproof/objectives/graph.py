@@ -7,8 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from viewproof.objectives.contract import masked_loss
 from viewproof.objectives.vicreg import variance_floor_penalty
+
+Indexed = Sequence[Any] | Tensor
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ def view_graph_energy(graph: SSLViewGraph, edge_loss: Callable[[Any, Any], Any])
     return masked_loss(graph.positive_edges, lambda edge: edge_loss(*edge))
 
 
-def sq_dist(u: Sequence[Any], v: Sequence[Any]) -> Any:
+def sq_dist(u: Indexed, v: Indexed) -> Any:
     """The squared Euclidean distance. Theorems: ``sq_dist_nonneg``, ``sq_dist_self``.
 
     >>> sq_dist([0, 3], [4, 0])
@@ -36,7 +40,7 @@ def sq_dist(u: Sequence[Any], v: Sequence[Any]) -> Any:
     return sum((a - b) ** 2 for a, b in zip(u, v, strict=True))
 
 
-def graph_alignment_energy(graph: SSLViewGraph, reps: Sequence[Sequence[Any]]) -> Any:
+def graph_alignment_energy(graph: SSLViewGraph, reps: Indexed) -> Any:
     """The sum of `sq_dist` over the edges.
 
     Theorems: ``graph_alignment_energy_nonneg``, ``graph_alignment_energy_eq_zero_of_collapsed``.
@@ -47,7 +51,7 @@ def graph_alignment_energy(graph: SSLViewGraph, reps: Sequence[Sequence[Any]]) -
     return view_graph_energy(graph, lambda i, k: sq_dist(reps[i], reps[k]))
 
 
-def coordinate_spread(reps: Sequence[Sequence[Any]], coordinate: int) -> Any:
+def coordinate_spread(reps: Indexed, coordinate: int) -> Any:
     """``sum_i sum_k (reps[i][j] - reps[k][j]) ** 2`` over all pairs of views.
 
     Theorem: ``coordinate_spread_eq_zero_of_collapsed``.
@@ -64,7 +68,7 @@ def real_variance_floor_penalty(gamma: Any, spread: Any) -> Any:
     return variance_floor_penalty(gamma, spread)
 
 
-def real_variance_floor_guard(gamma: Any, reps: Sequence[Sequence[Any]]) -> Any:
+def real_variance_floor_guard(gamma: Any, reps: Indexed) -> Any:
     """The sum of `real_variance_floor_penalty` over the coordinates.
 
     Theorems: ``real_variance_floor_guard_zero_spread``, ``real_variance_floor_guard_zero_spread_positive``.
@@ -76,7 +80,7 @@ def real_variance_floor_guard(gamma: Any, reps: Sequence[Sequence[Any]]) -> Any:
     return sum(real_variance_floor_penalty(gamma, coordinate_spread(reps, j)) for j in range(dims))
 
 
-def graph_ssl_objective(graph: SSLViewGraph, gamma: Any, reps: Sequence[Sequence[Any]]) -> Any:
+def graph_ssl_objective(graph: SSLViewGraph, gamma: Any, reps: Indexed) -> Any:
     """`graph_alignment_energy` plus `real_variance_floor_guard`.
 
     Theorems: ``graph_ssl_objective_eq_guard_of_collapsed``, ``graph_ssl_objective_collapsed_positive``.

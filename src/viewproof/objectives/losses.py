@@ -1,14 +1,17 @@
 """The losses that train: sums of distances over exactly the sample's mask.
 
 Rounding. Let ``u`` be the unit roundoff of the accumulating type (2**-24 for float32, 2**-53 for float64), ``n``
-the number of selected coordinates, and ``g(m) = m * u / (1 - m * u)``. A distance of an exact pair is rounded at
-most ``k`` times: ``mse`` 3 (the subtraction, counted twice by the square, and the product), ``l1`` 1, ``smooth_l1``
-4 (the subtraction has condition number at most 2, then a product and a quotient). All terms are non-negative, so a
-sum of n of them in any order adds at most ``n - 1`` factors ``1 + d, |d| <= u``; unselected terms are exact zeros.
-The mean divides once more, by a count that is exact up to ``1 / u`` and rounded once above it. Hence, without
-overflow and with ``tiny`` the smallest subnormal for each product that may underflow,
+the number of selected coordinates, and ``g(m) = m * u / (1 - m * u)``. A distance of a pair that the type holds
+exactly is rounded at most ``k`` times: ``mse`` 3 (the subtraction, counted twice by the square, and the product);
+``l1`` 1; ``smooth_l1`` 5: as a function of ``|d|`` and ``beta`` it is continuous, on both branches of elasticity 1
+to 2 in ``|d|`` and -1 to 0 in ``beta``, so that whichever branch the rounded values take the subtraction counts
+twice and the rounding of ``beta`` once, and then come a product and a quotient (or one subtraction). All terms are
+non-negative, so a sum of n of them in any order adds at most ``n - 1`` factors ``1 + d, |d| <= u``; unselected terms
+are exact zeros. The mean divides once more, by a count that is exact up to ``1 / u`` and rounded once above it. A
+product that underflows is off by at most half of ``tiny``, the smallest subnormal, before ``smooth_l1`` divides it by
+``beta``, and the quotient by half of ``tiny`` again. Hence, without overflow and with ``m = n + k + 1``,
 
-    |computed - exact| <= g(n + k + 1) * exact + n * tiny       (Higham 2002, lemma 3.1)
+    |computed - exact| <= g(m) * exact + (1 + g(m)) * n * tiny * max(1, 1 / beta)       (Higham 2002, lemma 3.1)
 
 which `rounding_bound` returns. float16 and bfloat16 predictions are accumulated in float32.
 """
@@ -73,8 +76,8 @@ def masked_smooth_l1(
     >>> masked_smooth_l1(torch.full((1, 3), 2.5), sample, reduction="sum")
     tensor(1.1250)
     """
-    if not beta > 0:
-        raise InvalidArgument(f"beta={beta!r} must be positive; use masked_l1 for its limit at 0")
+    if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 < beta < math.inf:
+        raise InvalidArgument(f"beta={beta!r} must be a positive number; use masked_l1 for its limit at 0")
 
     def distance(d: Tensor) -> Tensor:
         return torch.nn.functional.smooth_l1_loss(d, torch.zeros_like(d), reduction="none", beta=beta)
@@ -90,6 +93,11 @@ def _masked(
         raise InvalidArgument(
             f"prediction of shape {tuple(prediction.shape)} must have the target's shape {tuple(sample.y.shape)}; "
             "shapes never broadcast here, reshape the prediction"
+        )
+    if not prediction.is_floating_point() or sample.y.is_complex():
+        raise InvalidArgument(
+            f"prediction of {prediction.dtype} and target of {sample.y.dtype}: a loss that trains needs a real "
+            "floating-point prediction; convert it, and split a complex target"
         )
     if reduction not in ("mean", "sum", "rows"):
         raise InvalidArgument(f"reduction={reduction!r} must be 'mean', 'sum' or 'rows'")
@@ -114,17 +122,19 @@ def _masked(
     return terms.sum() / (selection.count * rows)
 
 
-def rounding_bound(roundings: int, count: int, exact: float, dtype: torch.dtype = torch.float32) -> float:
+def rounding_bound(
+    roundings: int, count: int, exact: float, dtype: torch.dtype = torch.float32, beta: float = 1.0
+) -> float:
     """The bound of this module's docstring on ``|computed - exact|`` for a loss over ``count`` coordinates.
 
-    ``roundings`` is ``k``: 3 for `masked_mse`, 1 for `masked_l1`, 4 for `masked_smooth_l1`.
+    ``roundings`` is ``k``: 3 for `masked_mse`, 1 for `masked_l1`, 5 for `masked_smooth_l1`, whose ``beta`` counts too.
 
     >>> 0 < rounding_bound(3, count=100, exact=1.0) < 1e-5
     True
     """
     info = torch.finfo(dtype)
-    u = info.eps / 2
-    m = count + roundings + 1
-    if m * u >= 1:
+    mu = (count + roundings + 1) * info.eps / 2
+    if mu >= 1:
         return math.inf
-    return m * u / (1 - m * u) * exact + count * info.smallest_normal * info.eps
+    g = mu / (1 - mu)
+    return g * exact + (1 + g) * count * info.smallest_normal * info.eps * max(1.0, 1 / beta)

@@ -56,7 +56,7 @@ def matrix_row_as_patch_batch(x: Shaped[Tensor, "batch *target"], row: int) -> C
     >>> matrix_row_as_patch_batch(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), 1)(0)
     tensor(3.)
     """
-    if x.dim() < 2 or not 0 <= row < x.shape[0]:
+    if x.dim() < 2 or check_count("row", row, "take the first row") >= x.shape[0]:
         raise InvalidArgument(f"row={row} is not a row of a tensor of shape {tuple(x.shape)}; rows count from 0")
     return x[row].__getitem__
 

@@ -6,12 +6,12 @@ from typing import Any
 
 
 def variance_floor_penalty(gamma: Any, v: Any) -> Any:
-    """``max(0, gamma - v)``. Theorem: ``variance_floor_penalty_zero``.
+    """``max(0, gamma - v)``; ``NaN`` stays ``NaN``. Theorem: ``variance_floor_penalty_zero``.
 
     >>> variance_floor_penalty(1, 3), variance_floor_penalty(3, 1)
     (0, 2)
     """
-    return max(0, gamma - v)
+    return max(gamma - v, 0)
 
 
 def variance_term(gamma: Any, vs: Iterable[Any]) -> Any:

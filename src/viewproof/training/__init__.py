@@ -1,3 +1,5 @@
-"""Training."""
+"""Loops that train: plain ones here, Lightning's Trainer in `viewproof.training.module`."""
 
-__all__: list[str] = []
+from viewproof.training.fixed import predict, train_fixed
+
+__all__ = ["predict", "train_fixed"]

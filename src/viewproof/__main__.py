@@ -1,0 +1,19 @@
+"""``viewproof`` and ``python -m viewproof``: the command line, or one line on how to get its packages."""
+
+import sys
+
+
+def main() -> int:
+    """Run the command line."""
+    try:
+        from viewproof.cli import main as run
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("viewproof"):
+            raise
+        print(f"viewproof: {error.name} is not installed; pip install 'viewproof[all]'", file=sys.stderr)
+        return 2
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

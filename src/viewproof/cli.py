@@ -1,0 +1,135 @@
+"""The command line. Only light modules are imported here, so that ``--help`` appears at once."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Json
+
+from viewproof import __version__
+from viewproof.config import PretrainConfig
+
+INSTALL = "pip install 'viewproof[all]'"
+
+app = App(
+    name="viewproof", help="Self-supervised training whose objective is what you think it is.", version=__version__
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return its exit code: 0, 2 for bad input, 130 when interrupted."""
+    try:
+        words = sys.argv[1:] if arguments is None else arguments
+        code: int | None = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        return code or 0
+    except KeyboardInterrupt:
+        return 130
+    except CycloptsError as error:
+        return complain(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("viewproof"):
+            raise
+        return complain(f"{error.name} is not installed; {INSTALL}")
+    except ValueError as error:
+        from viewproof.errors import InvalidArgument
+
+        if not isinstance(error, InvalidArgument):
+            raise
+        return complain(str(error))
+
+
+def complain(message: str) -> int:
+    """One line on the error stream, exit code 2."""
+    print("viewproof: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+@app.command
+def pretrain(
+    run: Annotated[PretrainConfig | None, Parameter(name="*")] = None,
+    *,
+    config: Path | None = None,
+    resume: Path | None = None,
+) -> int:
+    """Pre-train an encoder on DATA and write a run folder.
+
+    The folder holds config.json, metrics.csv, model.safetensors, loss.png, reconstruction.png, evaluation.json and
+    the last checkpoint; the table at the end is measured on held-out samples.
+
+    Args:
+        config: a run's config.json, to repeat that run; flags override it
+        resume: a stopped run's folder, to continue it from its last checkpoint; takes no other flag
+    """
+    if resume is not None and run is not None:
+        return complain("--resume continues a run as it was configured; pass no other flag with it")
+    if resume is None and run is None:
+        return complain("pretrain needs DATA (digits, photos, fashion-mnist, a file or a folder), --config or --resume")
+    hush()
+    from viewproof import runs
+
+    return runs.resume(resume) if run is None and resume is not None else runs.pretrain(run)  # type: ignore[arg-type]
+
+
+@app.command
+def evaluate(run: Path) -> int:
+    """Measure a finished run again on held-out samples, and draw its reconstructions.
+
+    Args:
+        run: the run folder
+    """
+    hush()
+    from viewproof import runs
+
+    runs.report(runs.load_run(run))
+    return 0
+
+
+@app.command
+def masks(rule: str, shape: str, *, out: Path = Path("mask.png")) -> int:
+    """Draw the mask of RULE over one sample of SHAPE, and print what it hides.
+
+    Args:
+        rule: in Python's words, for instance '~PatchMask(4, 4, period=4, offset=1)'
+        shape: the sample's shape, for instance 3,32,32
+        out: the picture to write; it must not exist
+    """
+    from viewproof import plots
+    from viewproof.errors import InvalidArgument
+    from viewproof.expressions import parse_rule
+
+    try:
+        extents = tuple(int(extent) for extent in shape.split(","))
+    except ValueError:
+        raise InvalidArgument(f"shape={shape!r} must be extents with commas between them, such as 3,32,32") from None
+    parsed = parse_rule(rule)
+    mask = parsed.mask(extents)
+    if out.exists():
+        raise InvalidArgument(f"out={str(out)!r} exists; choose another name, nothing is overwritten")
+    plots.save_figure(plots.mask_figure(mask, f"{parsed!r} over {shape}"), out)
+    total = mask.hidden.numel()
+    print(f"{parsed!r} over {extents}: {mask.count} of {total} hidden ({mask.count / total:.1%}); drawn in {out}")
+    return 0
+
+
+def from_file(_app: App, _commands: tuple[str, ...], arguments: Any) -> None:
+    """Fill what the command line leaves open from the file that ``--config`` names."""
+    for argument in arguments:
+        if argument.name == "--config" and argument.tokens:
+            path = argument.tokens[0].value
+            try:
+                source = Json(path, must_exist=True, use_commands_as_keys=False)
+                source(_app, _commands, arguments)
+            except (OSError, ValueError) as error:
+                raise CycloptsError(f"--config {path}: {error}") from error
+
+
+app["pretrain"].config = (from_file,)
+
+
+def hush() -> None:
+    """Keep the trainer's advice about hardware and loggers off the terminal."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning\.")

@@ -1,0 +1,73 @@
+"""The configuration of a pre-training run. Nothing heavy is imported here: the command line prints help from it."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+
+def whole_number(kind: Any, tokens: Any) -> int:
+    """Convert a flag to an integer; a fraction is refused, never rounded."""
+    return int(tokens[0].value)
+
+
+Count = Annotated[int, Parameter(converter=whole_number)]
+OptionalCount = Annotated[int | None, Parameter(converter=whole_number)]
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pre-training run; what is left open is chosen from the data and written to the run's config.json.
+
+    Attributes:
+        data: digits, photos, fashion-mnist[:FOLDER], cifar-10:FOLDER, a .npy or .npz file, or a folder of images
+        method: the objective: mae reconstructs what the mask hides
+        model: the network; left open: masked-autoencoder for images, vector for everything else
+        decoder: of the masked-autoencoder: self-attention (MAE) or cross-attention (CrossMAE)
+        mask: the rule that hides, for instance "~Rotating(PatchMask(4, 4, 4, 0))"; ~ hides what the rule shows
+        loss: the distance that is summed over the hidden coordinates
+        norm_pix: predict pixels normalised by their own patch's mean and variance (MAE's norm_pix_loss)
+        patch_size: rows and columns of the encoder's patches; left open: a divisor of the image
+        dim: width of the encoder
+        depth: blocks of the encoder
+        heads: attention heads of the encoder
+        decoder_dim: width of the decoder
+        decoder_depth: blocks of the decoder
+        decoder_heads: attention heads of the decoder
+        epochs: passes over the training part
+        batch_size: samples a step
+        learning_rate: peak rate of AdamW
+        weight_decay: decay of matrices; biases and norms are not decayed
+        warmup_epochs: epochs of linear warm-up before the cosine
+        seed: of the initial weights and the order of the data
+        workers: processes that load data beside the training process
+        precision: 32-true, or bf16-mixed for autocast
+        probe_samples: labelled training samples that the k-NN and linear probes fit on, at most
+        out: the run folder, which must not exist; left open: runs/DATA-METHOD, numbered
+    """
+
+    data: str
+    _: KW_ONLY
+    method: Literal["mae"] = "mae"
+    model: Literal["masked-autoencoder", "vit", "resnet", "conv", "vector"] | None = None
+    decoder: Literal["self-attention", "cross-attention"] = "self-attention"
+    mask: str | None = None
+    loss: Literal["mse", "l1", "smooth-l1"] = "mse"
+    norm_pix: bool = False
+    patch_size: OptionalCount = None
+    dim: OptionalCount = None
+    depth: OptionalCount = None
+    heads: OptionalCount = None
+    decoder_dim: OptionalCount = None
+    decoder_depth: OptionalCount = None
+    decoder_heads: OptionalCount = None
+    epochs: OptionalCount = None
+    batch_size: OptionalCount = None
+    learning_rate: float | None = None
+    weight_decay: float = 0.05
+    warmup_epochs: float = 1.0
+    seed: Count = 0
+    workers: Count = 0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    probe_samples: Count = 10_000
+    out: str | None = None

@@ -1,0 +1,130 @@
+"""The asymmetric masked autoencoder: encode only visible patches, decode the hidden ones."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from viewproof.errors import InvalidArgument
+from viewproof.masks import Mask
+from viewproof.masks.patches import split_patches
+from viewproof.models.vit import Block, initialise, patch_grid, sincos_positions
+from viewproof.shapes import Float, Int
+
+Decoder = Literal["self-attention", "cross-attention"]
+
+
+class MaskedAutoencoder(nn.Module):
+    """Masked autoencoder of He et al. 2021 (arXiv 2111.06377), for any image that the patch divides.
+
+    ``forward(x, view)`` embeds and encodes only the patches that ``view`` leaves visible: hidden pixels are never
+    read. ``decoder="self-attention"`` is the paper's: mask tokens join the encoded ones. ``"cross-attention"`` is
+    CrossMAE's (Fu et al. 2024, arXiv 2401.14391): queries of hidden positions attend to the encoded tokens, not to
+    each other. The result is ``[N, C * H * W]``; its visible coordinates are 0, for they are not predicted.
+    Features for probing are the mean of the tokens; there is no class token.
+
+    >>> from viewproof.views import image_patch_mae_sample
+    >>> model = MaskedAutoencoder((3, 8, 12), (4, 4), dim=16, depth=1, heads=2, decoder_dim=8, decoder_heads=2)
+    >>> sample = image_patch_mae_sample(torch.rand(2, 3, 8, 12), 4, 4, period=2, offset=0)
+    >>> model(sample.x, sample.view).shape
+    torch.Size([2, 288])
+    """
+
+    takes_view = True
+    positions: Tensor
+    decoder_positions: Tensor
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        patch_size: Sequence[int],
+        dim: int = 192,
+        depth: int = 12,
+        heads: int = 3,
+        decoder_dim: int = 128,
+        decoder_depth: int = 4,
+        decoder_heads: int = 4,
+        decoder: Decoder = "self-attention",
+    ) -> None:
+        super().__init__()
+        if decoder not in ("self-attention", "cross-attention"):
+            raise InvalidArgument(f"decoder={decoder!r} must be 'self-attention' or 'cross-attention'")
+        self.image_shape, self.patch_size = tuple(image_shape), tuple(patch_size)
+        self.grid = patch_grid(image_shape, patch_size)
+        self.crosses = decoder == "cross-attention"
+        values = image_shape[0] * patch_size[0] * patch_size[1]
+        self.embed = nn.Linear(values, dim)
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.project = nn.Linear(dim, decoder_dim)
+        self.mask_token = nn.Parameter(torch.zeros(decoder_dim))
+        self.decoder_blocks = nn.ModuleList(Block(decoder_dim, decoder_heads) for _ in range(decoder_depth))
+        self.decoder_norm = nn.LayerNorm(decoder_dim, eps=1e-6)
+        self.head = nn.Linear(decoder_dim, values)
+        self.register_buffer("positions", sincos_positions(*self.grid, dim), persistent=False)
+        self.register_buffer("decoder_positions", sincos_positions(*self.grid, decoder_dim), persistent=False)
+        initialise(self)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, x: Float[Tensor, "batch channels height width"], view: Mask) -> Float[Tensor, "batch pixels"]:
+        """The hidden patches' predicted pixels, flat, zero where ``view`` is visible."""
+        if tuple(view.data_shape) != self.image_shape:
+            raise InvalidArgument(
+                f"view over {tuple(view.data_shape)} must lie over the image {self.image_shape}; pass sample.view"
+            )
+        visible, hidden = split_patches(view, *self.patch_size)
+        if not len(visible) or not len(hidden):
+            raise InvalidArgument(
+                f"view made by {view.rule!r} leaves {len(visible)} patches visible and {len(hidden)} hidden; "
+                "both must be at least 1 (encode(x) sees everything)"
+            )
+        predicted = self._decode(self.encode_patches(x, visible), visible, hidden)
+        return self._place(predicted, hidden)
+
+    def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
+        """The mean token of each whole image."""
+        everything = torch.arange(self.grid[0] * self.grid[1], device=x.device)
+        return self.encode_patches(x, everything).mean(1)
+
+    def encode_patches(
+        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, " visible"]
+    ) -> Float[Tensor, "batch visible dim"]:
+        """The encoded tokens of the patches in ``index``; no other pixel is read."""
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise InvalidArgument(f"x of shape {tuple(x.shape)} must be [N, {', '.join(map(str, self.image_shape))}]")
+        tokens = self.embed(self.gather(x, index)) + self.positions[index]
+        for block in self.blocks:
+            tokens = block(tokens)
+        out: Tensor = self.norm(tokens)
+        return out
+
+    def gather(
+        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, " visible"]
+    ) -> Float[Tensor, "batch visible values"]:
+        """The pixels of the patches in ``index``, in the order of `viewproof.patchify`."""
+        rows, cols = index // self.grid[1], index % self.grid[1]
+        split = x.reshape(len(x), x.shape[1], self.grid[0], self.patch_size[0], self.grid[1], self.patch_size[1])
+        return split.permute(2, 4, 0, 3, 5, 1)[rows, cols].transpose(0, 1).flatten(2)
+
+    def _decode(self, encoded: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        context = self.project(encoded) + self.decoder_positions[visible]
+        queries = (self.mask_token + self.decoder_positions[hidden]).expand(len(encoded), -1, -1)
+        if self.crosses:
+            for block in self.decoder_blocks:
+                queries = block(queries, context)
+        else:
+            tokens = torch.cat([context, queries], dim=1)
+            for block in self.decoder_blocks:
+                tokens = block(tokens)
+            queries = tokens[:, len(visible) :]
+        out: Tensor = self.head(self.decoder_norm(queries))
+        return out
+
+    def _place(self, predicted: Tensor, hidden: Tensor) -> Tensor:
+        """Write predicted patches into an image of zeros, flat."""
+        channels, (patch_h, patch_w) = self.image_shape[0], self.patch_size
+        image = predicted.new_zeros(len(predicted), channels, self.grid[0], patch_h, self.grid[1], patch_w)
+        patches = predicted.reshape(len(predicted), -1, patch_h, patch_w, channels).permute(1, 0, 2, 3, 4)
+        image.permute(2, 4, 0, 3, 5, 1)[hidden // self.grid[1], hidden % self.grid[1]] = patches
+        return image.reshape(len(predicted), -1)

@@ -1,0 +1,147 @@
+"""Vision transformer parts (Dosovitskiy et al. 2021), and the compact reconstructor made of them."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from viewproof.errors import InvalidArgument
+from viewproof.shapes import Float
+
+
+def patch_grid(image_shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of the patch grid; a patch that does not divide the image is an `InvalidArgument`.
+
+    >>> patch_grid((3, 32, 48), (8, 16))
+    (4, 3)
+    """
+    if len(image_shape) != 3 or len(patch_size) != 2:
+        raise InvalidArgument(f"image_shape={image_shape!r} must be (C, H, W) and patch_size={patch_size!r} (h, w)")
+    for extent, size in zip(image_shape[1:], patch_size, strict=True):
+        if size < 1 or extent % size:
+            raise InvalidArgument(
+                f"patch_size={tuple(patch_size)} must divide the image {tuple(image_shape)}; pass a divisor or pad"
+            )
+    return image_shape[1] // patch_size[0], image_shape[2] // patch_size[1]
+
+
+def sincos_positions(rows: int, cols: int, dim: int) -> Float[Tensor, "patches dim"]:
+    """Fixed two-dimensional sine-cosine position embedding, row-major; half of ``dim`` for rows, half for columns.
+
+    >>> sincos_positions(2, 3, 8).shape
+    torch.Size([6, 8])
+    """
+    if dim % 4:
+        raise InvalidArgument(f"dim={dim} must be a multiple of 4 for sine-cosine positions")
+    frequency = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    place = torch.cartesian_prod(torch.arange(rows, dtype=torch.float64), torch.arange(cols, dtype=torch.float64))
+    angle = place[:, :, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=2).flatten(1).float()
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries to a context (the queries themselves unless given)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        if dim % heads:
+            raise InvalidArgument(f"heads={heads} must divide dim={dim}")
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], context: Float[Tensor, "batch keys dim"] | None = None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The attended values, one per query."""
+        source = x if context is None else context
+        n, t, d = x.shape
+        query = self.query(x).reshape(n, t, self.heads, d // self.heads).transpose(1, 2)
+        key, value = self.key_value(source).reshape(n, -1, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(n, t, d))
+        return out
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block; with a context its attention is cross-attention only (CrossMAE's)."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int = 4) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attention = Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim))
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], context: Float[Tensor, "batch keys dim"] | None = None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The tokens after attention and MLP, both with a residual connection."""
+        x = x + self.attention(self.norm1(x), context)
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+def initialise(model: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for every linear layer, as in He et al. 2021."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+class ViTReconstructor(nn.Module):
+    """The compact path: every patch a token, masked ones too, and a linear decoder to a flat reconstruction.
+
+    Patch embedding by strided convolution, transformer blocks, then one linear map from all tokens to
+    ``recon_dim`` values: ``[N, C, H, W] -> [N, recon_dim]``.
+
+    >>> model = ViTReconstructor((1, 8, 12), patch_size=(4, 4), dim=16, depth=1, heads=2, recon_dim=50)
+    >>> model(torch.zeros(2, 1, 8, 12)).shape, model.encode(torch.zeros(2, 1, 8, 12)).shape
+    (torch.Size([2, 50]), torch.Size([2, 16]))
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        patch_size: Sequence[int],
+        dim: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        recon_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        rows, cols = patch_grid(image_shape, patch_size)
+        self.image_shape = tuple(image_shape)
+        patch = (patch_size[0], patch_size[1])
+        self.embed = nn.Conv2d(image_shape[0], dim, patch, stride=patch)
+        self.register_buffer("positions", sincos_positions(rows, cols, dim), persistent=False)
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(rows * cols * dim, math.prod(image_shape) if recon_dim is None else recon_dim)
+        initialise(self)
+
+    def tokens(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch patches dim"]:
+        """The encoded tokens, patches in row-major order."""
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise InvalidArgument(f"x of shape {tuple(x.shape)} must be [N, {', '.join(map(str, self.image_shape))}]")
+        tokens = self.embed(x).flatten(2).transpose(1, 2) + self.positions
+        for block in self.blocks:
+            tokens = block(tokens)
+        out: Tensor = self.norm(tokens)
+        return out
+
+    def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
+        """The mean token of each image."""
+        return self.tokens(x).mean(1)
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch recon"]:
+        """A flat reconstruction of ``recon_dim`` values."""
+        reconstruction: Tensor = self.head(self.tokens(x).flatten(1))
+        return reconstruction

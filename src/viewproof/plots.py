@@ -1,0 +1,98 @@
+"""Pictures: a mask, a loss curve, reconstructions. Written aside, then renamed."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from viewproof.errors import InvalidArgument
+from viewproof.masks import Mask
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG beside its name and rename it, so that no half-written picture is ever seen."""
+    aside = path.with_name(path.name + ".part")
+    figure.savefig(aside, format="png", dpi=120, bbox_inches="tight")
+    aside.replace(path)
+
+
+def mask_figure(mask: Mask, title: str) -> Figure:
+    """A mask over ``[D]``, ``[H, W]`` or ``[C, H, W]`` (drawn once if all channels agree); hidden is dark."""
+    hidden = mask.hidden.cpu()
+    if hidden.dim() not in (1, 2, 3) or hidden.numel() == 0:
+        raise InvalidArgument(f"a mask of shape {tuple(hidden.shape)} cannot be drawn; pass 1 to 3 non-empty axes")
+    planes = hidden.reshape(-1, *([1] if hidden.dim() == 1 else []), *hidden.shape[-2:])
+    if bool((planes == planes[:1]).all()):
+        planes = planes[:1]
+    if len(planes) > 8:
+        planes = planes[:8]
+        title += " (first 8 planes)"
+    figure = Figure(figsize=(4.5 * len(planes), 4.2))
+    for axes, plane in zip(figure.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
+        axes.imshow(
+            ~plane, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto" if len(plane) == 1 else 1
+        )
+        axes.set_xlabel("column" if hidden.dim() > 1 else "feature")
+        axes.set_ylabel("row" if hidden.dim() > 1 else "")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def loss_figure(metrics: Path, title: str) -> Figure:
+    """The training loss and the held-out loss against the step, from a run's ``metrics.csv``."""
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(6.5, 4))
+    axes = figure.subplots()
+    for column, label, style in (("loss", "training", "-"), ("val_loss", "held out", "o-")):
+        points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
+    axes.set(xlabel="step", ylabel="mean loss over hidden coordinates", title=title, ylim=(0, None))
+    axes.legend()
+    return figure
+
+
+def reconstruction_figure(original: Tensor, seen: Tensor, hidden: Tensor, filled: Tensor, title: str) -> Figure:
+    """Rows of held-out images: the original, what the model saw, its reconstruction, the absolute error.
+
+    ``original``, ``filled``: ``[n, C, H, W]`` in the data's units, ``filled`` with visible pixels copied; ``seen`` and
+    ``hidden`` (``[C, H, W]``) mark what was hidden, drawn grey.
+    """
+    low, high = float(original.min()), float(original.max())
+    error = (filled - original).abs() * hidden
+    columns = ("original", "what the model saw", "reconstruction", "absolute error")
+    figure = Figure(figsize=(7.2, 1.8 * len(original)))
+    grid = figure.subplots(len(original), 4, squeeze=False)
+    for row, axes_row in enumerate(grid):
+        pictures = (original[row], seen[row], filled[row], error[row])
+        for axes, picture, name in zip(axes_row, pictures, columns, strict=True):
+            top = max(float(error.max()), 1e-12) if name == columns[3] else high
+            bottom = 0.0 if name == columns[3] else low
+            image = _image(picture, bottom, top, hidden if name == columns[1] else None, heat=name == columns[3])
+            axes.imshow(image, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if row == 0:
+                axes.set_title(name, fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _image(picture: Tensor, low: float, high: float, grey_out: Tensor | None, heat: bool) -> Any:
+    """``[C, H, W]`` to RGB in 0..1: three channels as colour, any other number averaged; errors as a heat map."""
+    scaled = ((picture.double() - low) / max(high - low, 1e-12)).clamp(0, 1)
+    if heat:
+        import matplotlib
+
+        return matplotlib.colormaps["magma"](scaled.mean(0).numpy())[..., :3]
+    colour = scaled if len(scaled) == 3 else scaled.mean(0, keepdim=True).expand(3, *scaled.shape[1:])
+    image = colour.permute(1, 2, 0)
+    if grey_out is not None:
+        veil = torch.tensor([0.45, 0.5, 0.6], dtype=image.dtype)
+        image = torch.where(grey_out.any(0)[..., None], veil, image)
+    return np.asarray(image)

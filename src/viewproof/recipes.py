@@ -1,0 +1,117 @@
+"""From a configuration to the objects that train: what is null is chosen from the data and filled in."""
+
+import math
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import nn
+
+from viewproof.config import PretrainConfig
+from viewproof.data import Dataset
+from viewproof.errors import InvalidArgument
+from viewproof.expressions import parse_rule
+from viewproof.masks import Rule
+from viewproof.models import ConvAutoencoder, MaskedAutoencoder, ResNet, VectorAutoencoder, ViTReconstructor
+
+GENERAL: dict[str, Any] = {
+    "dim": 128, "depth": 4, "heads": 4, "decoder_dim": 64, "decoder_depth": 2, "decoder_heads": 4,
+    "epochs": 20, "batch_size": 256, "learning_rate": 1e-3,
+}  # fmt: skip
+MAY_BE_ZERO = ("norm_pix", "weight_decay", "warmup_epochs", "seed", "workers")
+RECIPES: dict[str, dict[str, Any]] = {
+    "digits": {"epochs": 150, "batch_size": 128, "dim": 64, "learning_rate": 2e-3},
+    "fashion-mnist": {"epochs": 4},
+    "photos": {"epochs": 40, "batch_size": 128},
+}
+"""What is left open in a configuration, in general and by data set; fitted to three minutes on two cores."""
+
+
+def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
+    """The configuration with nothing left null but ``out``, checked against the data."""
+    shape = dataset.sample_shape
+    image = len(shape) == 3
+    model = config.model or ("masked-autoencoder" if image else "vector")
+    if not image and model != "vector":
+        raise InvalidArgument(
+            f"model={model!r} needs images [C, H, W], the samples of {config.data} are {shape}; pass vector"
+        )
+    if config.norm_pix and not image:
+        raise InvalidArgument(f"norm_pix needs images [C, H, W], the samples of {config.data} are {shape}")
+    size = len(dataset.train)
+    recipe = {**GENERAL, **RECIPES.get(config.data.partition(":")[0], {})}
+    recipe |= {"model": model, "patch_size": default_patch(shape) if image else 1}
+    recipe["batch_size"] = min(int(recipe["batch_size"]), size)
+    open_fields: Any = {name: value for name, value in recipe.items() if getattr(config, name) is None}
+    config = replace(config, **open_fields)
+    for name, value in asdict(config).items():
+        least = 0 if name in MAY_BE_ZERO else math.nextafter(0, 1)
+        if isinstance(value, int | float) and not least <= value < math.inf:
+            raise InvalidArgument(f"{name}={value} must be {'at least 0' if least == 0 else 'positive'}")
+    assert config.batch_size is not None and config.patch_size is not None
+    if config.batch_size > size:
+        raise InvalidArgument(
+            f"batch_size={config.batch_size} is larger than the training part of {size}; pass at most {size}"
+        )
+    mask = default_mask(shape, config.patch_size, config.seed) if config.mask is None else config.mask
+    return replace(config, mask=repr(parse_rule(mask)))
+
+
+def default_patch(shape: tuple[int, ...]) -> int:
+    """The largest common divisor of height and width, from 2 to 16, that leaves a grid of 7 (else 4) a side; else 1.
+
+    >>> [default_patch((1, side, side)) for side in (8, 28, 32, 224, 6)]
+    [2, 4, 4, 16, 1]
+    """
+    common = math.gcd(*shape[1:])
+    divisors = [p for p in range(min(16, common), 1, -1) if common % p == 0]
+    for least in (7, 4):
+        for p in divisors:
+            if min(shape[1:]) // p >= least:
+                return p
+    return 1
+
+
+def default_mask(shape: tuple[int, ...], patch: int, seed: int = 0) -> str:
+    """Hide three of four patches, drawn anew each step; of other data every other value, by turns.
+
+    >>> default_mask((1, 28, 28), 4), default_mask((30,), 1)
+    ('SharedRandomPatchMask(4, 4, 37, seed=0)', 'Rotating(VectorMask(2, 0))')
+    """
+    if len(shape) == 3:
+        patches = math.ceil(shape[1] / patch) * math.ceil(shape[2] / patch)
+        return f"SharedRandomPatchMask({patch}, {patch}, {round(0.75 * patches)}, seed={seed})"
+    if len(shape) == 1:
+        return "Rotating(VectorMask(2, 0))"
+    return f"Rotating(BlockMask({(1,) * len(shape)!r}, 2, 0))"
+
+
+def build_model(config: PretrainConfig, shape: tuple[int, ...]) -> nn.Module:
+    """The network of a resolved configuration for samples of ``shape``."""
+    assert config.patch_size and config.dim and config.depth and config.heads
+    assert config.decoder_dim and config.decoder_depth and config.decoder_heads
+    patch = (config.patch_size, config.patch_size)
+    if config.model == "masked-autoencoder":
+        sizes = (config.dim, config.depth, config.heads, config.decoder_dim, config.decoder_depth, config.decoder_heads)
+        return MaskedAutoencoder(shape, patch, *sizes, decoder=config.decoder)
+    if config.model == "vit":
+        return ViTReconstructor(shape, patch, config.dim, config.depth, config.heads)
+    if config.model == "resnet":
+        return ResNet(shape[0], math.prod(shape))
+    if config.model == "conv":
+        return ConvAutoencoder(shape[0])
+    return VectorAutoencoder(math.prod(shape), 2 * config.dim, config.dim)
+
+
+def check_rule(config: PretrainConfig, rule: Rule, model: nn.Module, shape: tuple[int, ...]) -> None:
+    """Refuse, before anything is written, a rule that does not fit the samples or the model."""
+    from viewproof.masks.patches import split_patches
+
+    for step in range(16):
+        mask = rule.at(step).mask(shape)
+        if mask.count in (0, math.prod(shape)):
+            what = "nothing" if mask.count == 0 else "everything"
+            raise InvalidArgument(
+                f"mask={config.mask!r} hides {what} of samples {shape}; nothing can be learned from that"
+            )
+        if isinstance(model, MaskedAutoencoder):
+            split_patches(mask, *model.patch_size)

@@ -1,0 +1,103 @@
+"""What a run shows and writes down while it trains: one progress bar, and a CSV that a resumed run continues."""
+
+import csv
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+from tqdm import tqdm
+
+FIELDS = ("step", "epoch", "loss", "val_loss", "learning_rate", "images_per_second")
+
+
+class MetricsFile(pl.Callback):
+    """Appends a row to ``metrics.csv`` every ``every`` steps and after each validation.
+
+    A resumed run first drops the rows that lie behind its checkpoint, so that no step stands twice.
+    """
+
+    def __init__(self, path: Path, every: int = 10) -> None:
+        self.path, self.every = path, every
+        self._since, self._images = 0.0, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the rows up to the step that training starts from."""
+        rows = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+        aside = self.path.with_suffix(".part")
+        with aside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(rows)
+        aside.replace(self.path)
+        self._since, self._images = time.perf_counter(), 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """One row every few steps, with the images per second since the last one."""
+        self._images += len(batch if hasattr(batch, "shape") else batch[0])
+        if trainer.global_step % self.every:
+            return
+        now = time.perf_counter()
+        speed = self._images / (now - self._since)
+        self._since, self._images = now, 0
+        pl_module.log("images/s", speed, prog_bar=True, logger=False)
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self._append(trainer, loss=float(outputs["loss"]), learning_rate=rate, images_per_second=round(speed, 1))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One row with the held-out loss."""
+        if not trainer.sanity_checking and "val_loss" in trainer.callback_metrics:
+            self._append(trainer, val_loss=float(trainer.callback_metrics["val_loss"]))
+
+    def _append(self, trainer: pl.Trainer, **values: float) -> None:
+        if trainer.is_global_zero:
+            with self.path.open("a", newline="") as file:
+                row = {"step": trainer.global_step, "epoch": trainer.current_epoch, **values}
+                csv.DictWriter(file, FIELDS).writerow(row)
+
+
+class RunProgress(ProgressBar):
+    """One bar over all steps of the run, with the loss, the held-out loss and images per second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._bar: tqdm[Any] | None = None
+
+    def disable(self) -> None:
+        """Called on every rank but the first."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar at the step that training starts from."""
+        total = (trainer.max_epochs or 0) * int(trainer.num_training_batches)
+        pause = 0.1 if sys.stderr.isatty() else 10.0
+        self._bar = tqdm(
+            total=total, initial=trainer.global_step, unit="step", disable=not self._enabled, mininterval=pause
+        )
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar to the trainer's step."""
+        if self._bar is not None and not self._bar.disable:
+            metrics = self.get_metrics(trainer, pl_module)
+            metrics.pop("v_num", None)
+            self._bar.set_postfix({"epoch": trainer.current_epoch, **metrics}, refresh=False)
+            self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that the message after it starts on a line of its own."""
+        self.on_train_end(trainer, pl_module)
