@@ -114,6 +114,20 @@ def masks(rule: str, shape: str, *, out: Path = Path("mask.png")) -> int:
     return 0
 
 
+@app.command
+def prove(*, only: str | None = None, json: Path | None = None, show: str | None = None) -> int:
+    """Check every theorem and its mutants by machine; exit 0 only if all are PROVED and all mutants REFUTED.
+
+    Args:
+        only: settle the theorems whose names match this pattern, such as 'vector_*'
+        json: write verdicts, scopes, times, versions and graph hashes to this file
+        show: print one theorem: statement, hypotheses, captured graph, Z3 goals, mutants and their witnesses
+    """
+    from viewproof.theory.report import run
+
+    return run(only, json, show)
+
+
 def from_file(_app: App, _commands: tuple[str, ...], arguments: Any) -> None:
     """Fill what the command line leaves open from the file that ``--config`` names."""
     for argument in arguments:
