@@ -48,8 +48,11 @@ def test_a_run_folder_is_complete_and_evaluates_to_the_same_numbers(images, tmp_
     assert not list(out.rglob("*.part"))
 
 
-@pytest.mark.parametrize("words", ["--model vit", "--model conv --loss l1", "--model resnet", "--model vector",
-                                   "--decoder cross-attention --norm-pix", "--loss smooth-l1 --precision bf16-mixed"])  # fmt: skip
+VARIANTS = ["--model vit", "--model conv --loss l1", "--model resnet", "--model vector"]
+VARIANTS += ["--decoder cross-attention --norm-pix", "--loss smooth-l1 --precision bf16-mixed"]
+
+
+@pytest.mark.parametrize("words", VARIANTS)
 def test_every_model_and_loss_runs(images, tmp_path, words):
     assert pretrain(images, *SMALL, "--epochs", "1", "--out", str(tmp_path / "run"), *words.split()) == 0
 

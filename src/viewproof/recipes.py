@@ -26,6 +26,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 """What is left open in a configuration, in general and by data set; fitted to three minutes on two cores."""
 
 
+HIDDEN_SHARE = {"digits": 0.5}
+"""What a default mask hides where it is not MAE's 75 %: of the 16 patches of a digit, 4 say too little."""
+
+
 def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
     """The configuration with nothing left null but ``out``, checked against the data."""
     shape = dataset.sample_shape
@@ -52,7 +56,8 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
         raise InvalidArgument(
             f"batch_size={config.batch_size} is larger than the training part of {size}; pass at most {size}"
         )
-    mask = default_mask(shape, config.patch_size, config.seed) if config.mask is None else config.mask
+    share = HIDDEN_SHARE.get(config.data, 0.75)
+    mask = default_mask(shape, config.patch_size, config.seed, share) if config.mask is None else config.mask
     return replace(config, mask=repr(parse_rule(mask)))
 
 
@@ -71,15 +76,15 @@ def default_patch(shape: tuple[int, ...]) -> int:
     return 1
 
 
-def default_mask(shape: tuple[int, ...], patch: int, seed: int = 0) -> str:
-    """Hide three of four patches, drawn anew each step; of other data every other value, by turns.
+def default_mask(shape: tuple[int, ...], patch: int, seed: int = 0, share: float = 0.75) -> str:
+    """Hide a share of the patches, rounded to the nearest count, drawn anew each step; of other data every other value.
 
     >>> default_mask((1, 28, 28), 4), default_mask((30,), 1)
     ('SharedRandomPatchMask(4, 4, 37, seed=0)', 'Rotating(VectorMask(2, 0))')
     """
     if len(shape) == 3:
         patches = math.ceil(shape[1] / patch) * math.ceil(shape[2] / patch)
-        return f"SharedRandomPatchMask({patch}, {patch}, {round(0.75 * patches)}, seed={seed})"
+        return f"SharedRandomPatchMask({patch}, {patch}, {round(share * patches)}, seed={seed})"
     if len(shape) == 1:
         return "Rotating(VectorMask(2, 0))"
     return f"Rotating(BlockMask({(1,) * len(shape)!r}, 2, 0))"

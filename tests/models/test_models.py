@@ -170,6 +170,19 @@ def test_cross_attention_queries_do_not_see_each_other():
     assert not torch.allclose(together, alone)
 
 
+def test_the_last_decoder_block_leaves_out_only_what_nobody_reads():
+    model, sample = masked_autoencoder(), image_sample()
+    visible, hidden = split_patches(sample.view, 4, 2)
+    encoded = model.encode_patches(sample.x, visible)
+    context = model.project(encoded) + model.decoder_positions[visible]
+    queries = (model.mask_token + model.decoder_positions[hidden]).expand(len(encoded), -1, -1)
+    tokens = torch.cat([context, queries], dim=1)
+    for block in model.decoder_blocks:
+        tokens = block(tokens)
+    whole = model.head(model.decoder_norm(tokens[:, len(visible) :]))
+    torch.testing.assert_close(model._decode(encoded, visible, hidden), whole)
+
+
 def test_batch_mates_do_not_matter():
     for name in ("conv", "resnet", "vit", "mae", "cross-mae"):
         model, _ = MODELS[name]()

@@ -115,9 +115,11 @@ class MaskedAutoencoder(nn.Module):
                 queries = block(queries, context)
         else:
             tokens = torch.cat([context, queries], dim=1)
-            for block in self.decoder_blocks:
+            *early, last = self.decoder_blocks
+            for block in early:
                 tokens = block(tokens)
-            queries = tokens[:, len(visible) :]
+            # The last block's visible outputs would be thrown away: only hidden positions ask, all positions answer.
+            queries = last(tokens[:, len(visible) :], last.norm1(tokens))
         out: Tensor = self.head(self.decoder_norm(queries))
         return out
 

@@ -49,20 +49,23 @@ class Attention(nn.Module):
         if dim % heads:
             raise InvalidArgument(f"heads={heads} must divide dim={dim}")
         self.heads = heads
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
+        self.query_key_value = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
     def forward(
         self, x: Float[Tensor, "batch tokens dim"], context: Float[Tensor, "batch keys dim"] | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
         """The attended values, one per query."""
-        source = x if context is None else context
-        n, t, d = x.shape
-        query = self.query(x).reshape(n, t, self.heads, d // self.heads).transpose(1, 2)
-        key, value = self.key_value(source).reshape(n, -1, 2, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        dim = x.shape[2]
+        if context is None:
+            query, key, value = self.query_key_value(x).chunk(3, dim=2)
+        else:
+            weight, bias = self.query_key_value.weight, self.query_key_value.bias
+            query = F.linear(x, weight[:dim], bias[:dim])
+            key, value = F.linear(context, weight[dim:], bias[dim:]).chunk(2, dim=2)
+        query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
         mixed = F.scaled_dot_product_attention(query, key, value)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(n, t, d))
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
 

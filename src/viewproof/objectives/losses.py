@@ -18,10 +18,12 @@ which `rounding_bound` returns. float16 and bfloat16 predictions are accumulated
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Sample
@@ -46,7 +48,7 @@ def masked_mse(
     >>> masked_mse(torch.zeros(2, 3), sample), masked_mse(torch.zeros(2, 3), sample, reduction="rows")
     (tensor(15.5000), tensor([10., 52.]))
     """
-    return _masked(torch.square, prediction, sample, reduction, over)
+    return _masked(F.mse_loss, prediction, sample, reduction, over)
 
 
 def masked_l1(
@@ -59,7 +61,7 @@ def masked_l1(
     >>> masked_l1(torch.zeros(1, 3), sample)
     tensor(2.)
     """
-    return _masked(torch.abs, prediction, sample, reduction, over)
+    return _masked(F.l1_loss, prediction, sample, reduction, over)
 
 
 def masked_smooth_l1(
@@ -79,16 +81,13 @@ def masked_smooth_l1(
     if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 < beta < math.inf:
         raise InvalidArgument(f"beta={beta!r} must be a positive number; use masked_l1 for its limit at 0")
 
-    def distance(d: Tensor) -> Tensor:
-        return torch.nn.functional.smooth_l1_loss(d, torch.zeros_like(d), reduction="none", beta=beta)
-
-    return _masked(distance, prediction, sample, reduction, over)
+    return _masked(partial(F.smooth_l1_loss, beta=beta), prediction, sample, reduction, over)
 
 
 def _masked(
-    distance: Callable[[Tensor], Tensor], prediction: Tensor, sample: Sample, reduction: Reduction, over: Over
+    distance: Callable[..., Tensor], prediction: Tensor, sample: Sample, reduction: Reduction, over: Over
 ) -> Tensor:
-    """Select, then measure, then sum; ``distance(0)`` is 0."""
+    """Select, then measure from 0, then sum: torch's own distances have one pass forward and one back."""
     if prediction.shape != sample.y.shape:
         raise InvalidArgument(
             f"prediction of shape {tuple(prediction.shape)} must have the target's shape {tuple(sample.y.shape)}; "
@@ -104,7 +103,9 @@ def _masked(
     selection = sample.selection(over)
     wide = torch.promote_types(torch.promote_types(prediction.dtype, sample.y.dtype), torch.float32)
     error = prediction.to(wide) - sample.y.to(wide)
-    terms = distance(torch.where(selection.hidden, error, error.new_zeros(())))
+    zero = error.new_zeros(())
+    error = torch.where(selection.hidden, error, zero)
+    terms = distance(error, zero.expand_as(error), reduction="none")
     if reduction == "rows":
         return terms.reshape(terms.shape[0], math.prod(terms.shape[1:])).sum(1)
     if reduction == "sum":

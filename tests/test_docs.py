@@ -1,0 +1,33 @@
+"""The pages say what runs: every Python block of the README and the guide, in order, in one namespace a page."""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_every_python_block_runs(page):
+    text = (ROOT / page).read_text()
+    names = {"__name__": "page"}
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert blocks
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for block in blocks:
+            exec(compile(block, page, "exec"), names)
+    if page.endswith("guide.md"):
+        assert len(names["curve"]) == 11 and names["features"].shape == (10, 32)
+
+
+def test_links_point_at_files():
+    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 90
