@@ -86,18 +86,10 @@ NAMES = {
         "view_graph_energy",
         "with_geometry_guard",
     ],
+    "models": ["ConvAutoencoder", "MaskedAutoencoder", "ResNet", "VectorAutoencoder", "ViTReconstructor"],
+    "training": ["predict", "train_fixed"],
 }
-HEAVY = [
-    "pytorch_lightning",
-    "lightning",
-    "z3",
-    "sklearn",
-    "matplotlib",
-    "skimage",
-    "PIL",
-    "tensorboard",
-    "jsonargparse",
-]
+HEAVY = ["pytorch_lightning", "lightning", "z3", "sklearn", "matplotlib", "skimage", "PIL", "tensorboard", "cyclopts"]
 
 
 @pytest.mark.parametrize("layer", NAMES)

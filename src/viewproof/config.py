@@ -41,6 +41,7 @@ class PretrainConfig:
         warmup_epochs: epochs of linear warm-up before the cosine
         seed: of the initial weights and the order of the data
         workers: processes that load data beside the training process
+        threads: of the CPU; left open: torch's choice, and 1 for digits, whose matrices are too small to share
         precision: 32-true, or bf16-mixed for autocast
         probe_samples: labelled training samples that the k-NN and linear probes fit on, at most
         out: the run folder, which must not exist; left open: runs/DATA-METHOD, numbered
@@ -68,6 +69,7 @@ class PretrainConfig:
     warmup_epochs: float = 1.0
     seed: Count = 0
     workers: Count = 0
+    threads: OptionalCount = None
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     probe_samples: Count = 10_000
     out: str | None = None

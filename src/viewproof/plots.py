@@ -31,7 +31,7 @@ def mask_figure(mask: Mask, title: str) -> Figure:
     if len(planes) > 8:
         planes = planes[:8]
         title += " (first 8 planes)"
-    figure = Figure(figsize=(4.5 * len(planes), 4.2))
+    figure = Figure(figsize=(4.5 * len(planes), 4.2), layout="constrained")
     for axes, plane in zip(figure.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
         axes.imshow(
             ~plane, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto" if len(plane) == 1 else 1
@@ -66,7 +66,7 @@ def reconstruction_figure(original: Tensor, seen: Tensor, hidden: Tensor, filled
     low, high = float(original.min()), float(original.max())
     error = (filled - original).abs() * hidden
     columns = ("original", "what the model saw", "reconstruction", "absolute error")
-    figure = Figure(figsize=(7.2, 1.8 * len(original)))
+    figure = Figure(figsize=(7.2, 1.75 * len(original) + 0.6), layout="constrained")
     grid = figure.subplots(len(original), 4, squeeze=False)
     for row, axes_row in enumerate(grid):
         pictures = (original[row], seen[row], filled[row], error[row])

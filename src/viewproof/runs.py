@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from viewproof import plots
@@ -61,6 +61,8 @@ def prepare(config: PretrainConfig, folder: Path) -> Run:
         torch.manual_seed(config.seed)
         model = build_model(config, dataset.sample_shape)
     check_rule(config, rule, model, dataset.sample_shape)
+    assert config.threads
+    torch.set_num_threads(config.threads)
     return Run(config, dataset, rule, model, folder)
 
 
@@ -118,7 +120,7 @@ def _train(run: Run, checkpoint: Path | None, say: Callable[[str], None]) -> int
         return 130
     weights = run.folder / "model.safetensors"
     aside = weights.with_name("model.part")
-    save_file({name: value.contiguous() for name, value in run.model.state_dict().items()}, aside)
+    aside.write_bytes(save({name: value.contiguous() for name, value in run.model.state_dict().items()}))
     aside.replace(weights)
     plots.save_figure(plots.loss_figure(run.folder / "metrics.csv", config.data), run.folder / "loss.png")
     report(run, say)
@@ -234,7 +236,7 @@ def draw_reconstructions(run: Run, path: Path, count: int = 6) -> None:
     original = sample.y.reshape(sample.x.shape)
     filled = torch.where(sample.view.hidden, predicted, original)
     pictures = [data.restore(x) for x in (original, sample.x, filled)]
-    title = f"{run.config.data}, held out, {run.config.mask}, step 0"
+    title = f"{run.config.data}, held out\n{run.config.mask}, step 0"
     figure = plots.reconstruction_figure(pictures[0], pictures[1], sample.view.hidden, pictures[2], title)
     plots.save_figure(figure, path)
 
