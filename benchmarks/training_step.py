@@ -1,7 +1,7 @@
 """A training step against transformers' ViTMAEForPreTraining with equal sizes.
 
-ViT-Tiny/16 at 224 x 224 (192 x 12, 3 heads), decoder 128 x 4 (4 heads), batch 32, 75 % hidden, fused AdamW, float32. The
-peer draws its own random mask with one class token more; ours hides three of four patch classes.
+ViT-Tiny/16 at 224 x 224 (192 x 12, 3 heads), decoder 128 x 4 (4 heads), batch 32, 75 % hidden, fused AdamW,
+float32. The peer draws its own random mask with one class token more; ours hides three of four patch classes.
 """
 
 from collections.abc import Callable

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from viewproof.cli import main
 
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]
-SMALL += ["--decoder-heads", "2", "--batch-size", "32"]
+SMALL += ["--decoder-heads", "2", "--batch-size", "32", "--threads", "1"]
 COMMAND = [sys.executable, "-m", "viewproof"]
 
 
@@ -95,7 +95,7 @@ def test_a_mask_is_drawn_and_counted(tmp_path, capsys):
 
 def test_an_interrupted_run_resumes_to_the_straight_run(images, tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    epochs = ["--epochs", "60", *SMALL]
+    epochs = ["--epochs", "30", *SMALL]
     assert pretrain(images, *epochs, "--out", str(straight)) == 0
     process = subprocess.Popen([*COMMAND, "pretrain", images, *epochs, "--out", str(stopped)], stdout=subprocess.PIPE)
     checkpoint = stopped / "checkpoints" / "last.ckpt"

@@ -67,9 +67,9 @@ def pretrain(
         return complain("--resume continues a run as it was configured; pass no other flag with it")
     if resume is None and run is None:
         return complain("pretrain needs DATA (digits, photos, fashion-mnist, a file or a folder), --config or --resume")
-    hush()
     from viewproof import runs
 
+    hush()
     return runs.resume(resume) if run is None and resume is not None else runs.pretrain(run)  # type: ignore[arg-type]
 
 
@@ -80,9 +80,9 @@ def evaluate(run: Path) -> int:
     Args:
         run: the run folder
     """
-    hush()
     from viewproof import runs
 
+    hush()
     runs.report(runs.load_run(run))
     return 0
 
@@ -144,6 +144,6 @@ app["pretrain"].config = (from_file,)
 
 
 def hush() -> None:
-    """Keep the trainer's advice about hardware and loggers off the terminal."""
+    """Keep the trainer's advice about hardware and loggers off the terminal; importing it would set the level back."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.")

@@ -11,6 +11,7 @@ from viewproof.masks import Mask
 from viewproof.masks.patches import split_patches
 from viewproof.models.vit import Block, initialise, patch_grid, sincos_positions
 from viewproof.shapes import Float, Int
+from viewproof.views import unpatchify
 
 Decoder = Literal["self-attention", "cross-attention"]
 
@@ -116,6 +117,7 @@ class MaskedAutoencoder(nn.Module):
         else:
             tokens = torch.cat([context, queries], dim=1)
             *early, last = self.decoder_blocks
+            assert isinstance(last, Block)
             for block in early:
                 tokens = block(tokens)
             # The last block's visible outputs would be thrown away: only hidden positions ask, all positions answer.
@@ -125,8 +127,6 @@ class MaskedAutoencoder(nn.Module):
 
     def _place(self, predicted: Tensor, hidden: Tensor) -> Tensor:
         """Write predicted patches into an image of zeros, flat."""
-        channels, (patch_h, patch_w) = self.image_shape[0], self.patch_size
-        image = predicted.new_zeros(len(predicted), channels, self.grid[0], patch_h, self.grid[1], patch_w)
-        patches = predicted.reshape(len(predicted), -1, patch_h, patch_w, channels).permute(1, 0, 2, 3, 4)
-        image.permute(2, 4, 0, 3, 5, 1)[hidden // self.grid[1], hidden % self.grid[1]] = patches
-        return image.reshape(len(predicted), -1)
+        tokens = predicted.new_zeros(len(predicted), self.grid[0] * self.grid[1], predicted.shape[2])
+        image = unpatchify(tokens.index_copy(1, hidden, predicted), *self.image_shape, *self.patch_size)
+        return image.flatten(1)
