@@ -1,0 +1,100 @@
+"""Every path of a program: captures are added until their path conditions cover the hypotheses."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import z3
+
+from viewproof.symbolic.capture import Capture, Program, Signature, TensorInput, capture, unknowns
+from viewproof.symbolic.terms import Term, known
+from viewproof.symbolic.values import NoMeaning
+
+LIMIT = 40
+_CACHE: dict[Any, tuple[list[Capture], bool]] = {}
+
+
+class NotCovered(NoMeaning):
+    """The captures do not cover all sizes and parameters that the hypotheses allow."""
+
+
+def forget() -> None:
+    """Drop the captures that are kept; needed after the captured code has been changed."""
+    _CACHE.clear()
+
+
+def explore(program: Program, signature: Signature, hypotheses: Sequence[Term], key: Any = None) -> Iterator[Capture]:
+    """Captures that together are the program wherever the hypotheses hold; kept under ``key`` for the next caller.
+
+    Each new capture starts from sizes and parameters that no path covers so far, which a solver finds; the last
+    answer of that solver, that none are left, is what makes "all sizes" true.
+    """
+    found, done = _CACHE.setdefault(key, ([], False)) if key is not None else ([], False)
+    yield from list(found)
+    while not done:
+        hints = uncovered(signature, [*hypotheses, *(z3.Not(c.path) for c in found)])
+        if hints is None:
+            done = True
+            break
+        if len(found) == LIMIT:
+            raise NotCovered(f"{LIMIT} captures do not cover all sizes and parameters")
+        new = capture(program, signature, hints, hypotheses)
+        if not _takes(new, signature, hints):
+            raise NotCovered(f"a capture made at {hints} does not hold there")
+        found.append(new)
+        yield new
+    if key is not None:
+        _CACHE[key] = found, True
+
+
+def uncovered(signature: Signature, conditions: Sequence[Term]) -> dict[str, Any] | None:
+    """Small values for all arguments that satisfy the conditions, or None if there are none.
+
+    Numbers of at least 2, different ones if possible, are tried first: what torch's shape rules settle at those is
+    what they settle in general.
+    """
+    names = unknowns(signature)
+    extents = [d for terms in names.values() if isinstance(terms, tuple) for d in terms]
+    numbers = [term for term in names.values() if not isinstance(term, tuple)]
+    solver = z3.Solver()
+    solver.set("timeout", 20_000)
+    solver.add(*(d >= 0 for d in extents), *(c if not known(c) else z3.BoolVal(c) for c in conditions))
+    if solver.check() == z3.unsat:
+        return None
+    every = [*extents, *numbers]
+    wishes = [[a != b for a, b in itertools.combinations(every, 2)], [d >= 2 for d in every], [d <= 40 for d in every]]
+    while (answer := solver.check(*itertools.chain(*wishes))) == z3.unsat:
+        core = {wish.get_id() for wish in solver.unsat_core()}
+        # The least wish that stands in the way goes: differences, then sizes of 2 and more, then small numbers.
+        blamed = next((group for group in wishes if any(wish.get_id() in core for wish in group)), None)
+        if blamed is None:
+            return None
+        _give_up(solver, wishes, blamed, core)
+    if answer == z3.unknown:
+        raise NotCovered(f"whether all sizes are covered is undecided: {solver.reason_unknown()}")
+    model = solver.model()
+
+    def value(term: z3.ExprRef) -> Any:
+        return model.eval(term, model_completion=True).as_long()
+
+    return {n: tuple(map(value, t)) if isinstance(t, tuple) else value(t) for n, t in names.items()}
+
+
+def _give_up(solver: z3.Solver, wishes: list[list[Any]], blamed: list[Any], core: set[int]) -> None:
+    """Drop one wish that is enough to drop, or else all of the group that the solver blames."""
+    suspects = [wish for wish in blamed if wish.get_id() in core]
+    for suspect in suspects if blamed is not wishes[0] else ():
+        rest = [wish for group in wishes[1:] for wish in group if wish is not suspect]
+        if solver.check(*rest) == z3.sat:
+            suspects = [suspect]
+            break
+    blamed[:] = [wish for wish in blamed if all(wish is not suspect for suspect in suspects)]
+
+
+def _takes(new: Capture, signature: Signature, hints: Mapping[str, Any]) -> bool:
+    pairs: list[tuple[z3.ExprRef, z3.ExprRef]] = []
+    for name, terms in unknowns(signature).items():
+        values = hints[name] if isinstance(signature[name], TensorInput) else [hints[name]]
+        own = terms if isinstance(terms, tuple) else (terms,)
+        pairs += [(term, z3.IntVal(v)) for term, v in zip(own, values, strict=True)]
+    return bool(z3.is_true(z3.simplify(z3.substitute(new.path, pairs))))

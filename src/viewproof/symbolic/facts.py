@@ -1,0 +1,161 @@
+"""What holds on the path that was captured, what operators ask of their arguments, and the bounded sums met."""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import z3
+
+from viewproof.symbolic.terms import Term, conj, floordiv, fold, implies, inside, known, mod, plus, same, times
+
+Arithmetic = str
+"""``ieee``: floating values are bit patterns. ``real``: they are real numbers, without rounding or NaN."""
+
+
+@dataclass(frozen=True)
+class BoundedSum:
+    """A constant that stands for ``body(0) + ... + body(extent - 1)``; the body is a function of the index."""
+
+    term: z3.ExprRef
+    extent: Term
+    body: Callable[[Term], Any]
+
+
+@dataclass
+class Facts:
+    """The premises of every goal about one captured path."""
+
+    arithmetic: Arithmetic = "ieee"
+    rounding: bool = False
+    assumed: list[z3.BoolRef] = field(default_factory=list)
+    needs: list[tuple[str, Term]] = field(default_factory=list)
+    sums: dict[str, BoundedSum] = field(default_factory=dict)
+    splits: dict[int, tuple[Term, Term, Term]] = field(default_factory=dict)
+    asked: dict[Any, tuple[z3.BoolRef, bool]] = field(default_factory=dict)
+    kept: list[z3.ExprRef] = field(default_factory=list)
+    count: int = 0
+
+    def fresh(self, name: str, sort: z3.SortRef) -> Any:
+        """A constant that occurs nowhere else."""
+        self.count += 1
+        return z3.Const(f"{name}!{self.count}", sort)
+
+    def assume(self, *facts: Term) -> None:
+        """Add premises; a fact that is known to be false makes every goal hold."""
+        self.assumed += [z3.BoolVal(f) if known(f) else f for f in facts if not (known(f) and f)]
+        self.asked.clear()
+
+    @contextmanager
+    def given(self, *facts: Term) -> Iterator[None]:
+        """Premises that hold inside the block only."""
+        length = len(self.assumed)
+        self.assume(*facts)
+        try:
+            yield
+        finally:
+            del self.assumed[length:]
+            self.asked.clear()
+
+    def need(self, what: str, condition: Term) -> None:
+        """An operator is defined only where the condition holds; it must follow from the premises."""
+        if not (known(condition) and condition):
+            self.needs.append((what, condition))
+
+    def need_everywhere(self, what: str, shape: Sequence[Term], condition: Callable[[tuple[Term, ...]], Term]) -> None:
+        """The same at every coordinate of a shape."""
+        if all(map(known, shape)):
+            for index in itertools.product(*map(range, shape)):
+                self.need(what, condition(index))
+        else:
+            index = tuple(self.fresh("at", z3.IntSort()) for _ in shape)
+            self.need(what, implies(inside(index, shape), condition(index)))
+
+    def equal(self, a: Any, b: Any) -> Term:
+        """Equality, of real numbers up to ``rounding`` where values come from a run in floating point."""
+        if not self.rounding:
+            return a == b
+        gap = z3.simplify(z3.ToReal(a - b) if (a - b).is_int() else a - b)
+        limit = z3.Q(1, 10**6)
+        return z3.And(-limit <= gap, gap <= limit)
+
+    def entails(self, condition: Term, milliseconds: int = 300) -> bool:
+        """Whether the premises settle that the condition holds; a doubt counts as no."""
+        if known(condition):
+            return bool(condition)
+        key = condition.get_id()
+        if key not in self.asked:
+            solver = z3.Solver()
+            solver.set("timeout", milliseconds)
+            solver.add(*self.assumed, z3.Not(condition))
+            # The term is kept with the answer: Z3 gives the number of a dead term to the next one.
+            self.asked[key] = condition, solver.check() == z3.unsat
+        return self.asked[key][1]
+
+    def same_size(self, a: Term, b: Term) -> bool:
+        """Whether two sizes are equal for certain."""
+        if known(a) and known(b):
+            return bool(a == b)
+        return same(a, b) is True or fold(a - b) == 0 or self.entails(a == b)
+
+    def positive(self, divisor: Term) -> bool:
+        """Whether a divisor is known to be positive, so that division needs no case split."""
+        return self.entails(divisor > 0)
+
+    def floordiv(self, a: Term, b: Term) -> Term:
+        """``a // b``; exactly the quotient if ``a`` was put together as ``quotient * b + remainder``."""
+        parts = self._split(a, b)
+        return floordiv(a, b, self.positive(b)) if parts is None else parts[0]
+
+    def mod(self, a: Term, b: Term) -> Term:
+        """``a % b``; see `floordiv`."""
+        parts = self._split(a, b)
+        return mod(a, b, self.positive(b)) if parts is None else parts[1]
+
+    def join(self, quotient: Term, divisor: Term, remainder: Term) -> Term:
+        """``quotient * divisor + remainder`` for ``0 <= remainder < divisor``, remembered for `floordiv`.
+
+        The lemma behind it, that the parts are unique, is `viewproof.theory.lemmas.row_major_division`.
+        """
+        if known(divisor) and divisor == 1:
+            return plus(quotient, remainder)
+        halved = _whole_of(quotient, divisor, remainder)
+        if halved is not None:
+            return halved
+        whole = plus(times(quotient, divisor), remainder)
+        if not known(whole):
+            self.splits[whole.get_id()] = quotient, divisor, remainder
+            self.kept.append(whole)
+        return whole
+
+    def _split(self, a: Term, b: Term) -> tuple[Term, Term] | None:
+        found = None if known(a) else self.splits.get(a.get_id())
+        if found is None:
+            return None
+        quotient, divisor, remainder = found
+        fits = divisor == b if known(divisor) or known(b) else divisor.eq(b) or self.entails(divisor == b)
+        inside = self.entails(conj(remainder >= 0, remainder < b))
+        return (quotient, remainder) if (known(fits) and fits) and inside else None
+
+    def sum(self, extent: Term, body: Callable[[Term], Any], zero: Any) -> Any:
+        """``body(0) + ... + body(extent - 1)``; ``zero`` is the sum of nothing and gives the sort."""
+        if known(extent):
+            total = zero
+            for i in range(extent):
+                total = total + body(i)
+            return total
+        term = self.fresh("sum", zero.sort())
+        self.sums[term.decl().name()] = BoundedSum(term, extent, body)
+        return term
+
+
+def _whole_of(quotient: Term, divisor: Term, remainder: Term) -> Term | None:
+    """``a`` if the parts are ``a // divisor`` and ``a % divisor``."""
+    if known(quotient) or known(remainder):
+        return None
+    kinds = quotient.decl().kind(), remainder.decl().kind()
+    if kinds != (z3.Z3_OP_IDIV, z3.Z3_OP_MOD) or known(divisor):
+        return None
+    same_parts = quotient.arg(0).eq(remainder.arg(0)) and quotient.arg(1).eq(divisor) and remainder.arg(1).eq(divisor)
+    return quotient.arg(0) if same_parts else None

@@ -1,0 +1,108 @@
+"""The meaning of a captured graph: each output as a function of its coordinate."""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import z3
+
+from viewproof.symbolic.capture import Capture, IntInput, Signature, unknowns
+from viewproof.symbolic.expressions import translate
+from viewproof.symbolic.facts import Facts
+from viewproof.symbolic.operators import TABLE
+from viewproof.symbolic.tensor import Index, SymTensor
+from viewproof.symbolic.terms import fold, known
+from viewproof.symbolic.values import FLOATS, NoMeaning, constant, sort, width
+
+
+def symbolic_inputs(signature: Signature, facts: Facts) -> dict[str, Any]:
+    """Arbitrary arguments: a tensor is an uninterpreted function of its coordinate, over symbolic extents."""
+    inputs: dict[str, Any] = {}
+    for name, terms in unknowns(signature).items():
+        kind = signature[name]
+        if isinstance(kind, IntInput):
+            inputs[name] = terms
+            continue
+        assert isinstance(terms, tuple)
+        facts.assume(*(extent >= 0 for extent in terms))
+        inputs[name] = SymTensor(terms, kind.dtype, _reader(name, kind.rank, sort(facts, kind.dtype)))
+    return inputs
+
+
+def _reader(name: str, rank: int, values: z3.SortRef) -> Callable[[Index], Any]:
+    function = z3.Function(name, *[z3.IntSort()] * rank, values)
+    return lambda index: function(*index)
+
+
+def concrete(tensor: torch.Tensor, facts: Facts) -> SymTensor:
+    """A tensor that is known, read at known coordinates (elsewhere a coordinate decides among all entries)."""
+    shape, dtype = tuple(tensor.shape), tensor.dtype
+    kept = tensor.detach().cpu().contiguous()
+    if dtype in FLOATS and facts.arithmetic != "real":
+        kept = kept.view(FLOATS[dtype][2])
+
+    def entry(index: tuple[int, ...]) -> Any:
+        value = kept[index].item()
+        if dtype in FLOATS and facts.arithmetic != "real":
+            return z3.BitVecVal(value, width(dtype))
+        return constant(facts, value, dtype)
+
+    def at(index: Index) -> Any:
+        place = tuple(map(fold, index))
+        if all(map(known, place)):
+            within = all(0 <= i < d for i, d in zip(place, shape, strict=True))
+            return entry(place) if within else constant(facts, 0, dtype)
+        result = constant(facts, 0, dtype)
+        for other in itertools.product(*map(range, shape)):
+            here = [i == o for i, o in zip(place, other, strict=True)]
+            result = z3.If(z3.And([h if not known(h) else z3.BoolVal(h) for h in here]), entry(other), result)
+        return result
+
+    return SymTensor(shape, dtype, at)
+
+
+def outputs(capture: Capture, inputs: Mapping[str, Any], facts: Facts) -> list[Any]:
+    """What the graph returns for these inputs; an operator without a meaning raises `NoMeaning` with its name."""
+    held: dict[torch.fx.Node, Any] = {}
+    arguments = iter(inputs.values())
+    for node in capture.graph.nodes:
+        if node.op == "placeholder":
+            fixed = capture.constants.get(node.name)
+            held[node] = next(arguments) if fixed is None else concrete(fixed, facts)
+        elif node.op == "call_function":
+            held[node] = apply(node.target, facts, _resolve(node.args, held), _resolve(node.kwargs, held))
+            _check_shape(capture, node, held[node], facts)
+        elif node.op == "output":
+            return list(_resolve(node.args[0], held))
+        else:
+            raise NoMeaning(f"graph node {node.op} {node.target}")
+    raise NoMeaning("a graph without output")
+
+
+def _check_shape(capture: Capture, node: torch.fx.Node, value: Any, facts: Facts) -> None:
+    """Torch worked this shape out at the hints of the capture; the program's later decisions rest on it."""
+    given = node.meta.get("val")
+    if not isinstance(value, SymTensor) or not isinstance(given, torch.Tensor):
+        return
+    shape = [translate(d.node.expr, capture.symbols, facts) if isinstance(d, torch.SymInt) else d for d in given.shape]
+    if len(shape) != value.rank or not all(facts.same_size(a, b) for a, b in zip(shape, value.shape, strict=True)):
+        raise NoMeaning(f"operator {node.target}: shape {value.shape}, which torch takes for {shape}")
+
+
+def apply(target: Any, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The meaning of one operator on these arguments."""
+    name = str(target) if isinstance(target, torch._ops.OpOverload) else f"operator.{target.__name__}"
+    if name not in TABLE:
+        raise NoMeaning(f"operator {name}")
+    return TABLE[name](facts, *args, **kwargs)
+
+
+def _resolve(argument: Any, held: Mapping[torch.fx.Node, Any]) -> Any:
+    if isinstance(argument, torch.fx.Node):
+        return held[argument]
+    if isinstance(argument, list | tuple):
+        return [_resolve(part, held) for part in argument]
+    if isinstance(argument, dict):
+        return {key: _resolve(part, held) for key, part in argument.items()}
+    return argument

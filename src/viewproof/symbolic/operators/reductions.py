@@ -1,0 +1,108 @@
+"""Sums, means and quantifiers over axes, as bounded sums."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import z3
+
+from viewproof.symbolic.facts import Facts
+from viewproof.symbolic.operators.arithmetic import divide
+from viewproof.symbolic.operators.table import as_tensor, axis_of, meaning
+from viewproof.symbolic.tensor import Index, SymTensor
+from viewproof.symbolic.terms import Term, ite, product
+from viewproof.symbolic.values import NoMeaning, is_float, wrap
+
+Axes = int | Sequence[int] | None
+
+
+def _reduce(
+    facts: Facts, x: SymTensor, axes: Axes, keepdim: bool, dtype: torch.dtype, summand: Callable[[Any], Any], zero: Any
+) -> SymTensor:
+    """The sum of ``summand(value)`` over the axes; over all of them if none or an empty list is given."""
+    given = [axes] if isinstance(axes, int) else list(axes or range(x.rank))
+    gone = sorted({axis_of(axis, x.rank) for axis in given} if x.rank else ())
+    kept = [axis for axis in range(x.rank) if axis not in gone]
+    shape = tuple(1 if a in gone else d for a, d in enumerate(x.shape) if keepdim or a not in gone)
+
+    def at(index: Index) -> Any:
+        own = [index[axis] for axis in kept] if keepdim else index
+        place: dict[int, Term] = dict(zip(kept, own, strict=True))
+
+        def over(rest: Sequence[int], inner: dict[int, Term]) -> Any:
+            if not rest:
+                return summand(x.at(tuple(inner[axis] for axis in range(x.rank))))
+            return facts.sum(x.shape[rest[0]], lambda i: over(rest[1:], {**inner, rest[0]: i}), zero)
+
+        return over(gone, place)
+
+    return SymTensor(shape, dtype, at)
+
+
+def _sum(facts: Facts, x: SymTensor, axes: Axes, keepdim: bool, dtype: torch.dtype | None) -> SymTensor:
+    result = dtype or (x.dtype if is_float(x.dtype) else torch.int64)
+    if not is_float(result):
+        whole = as_tensor(facts, x, result)
+        return _reduce(facts, whole, axes, keepdim, result, lambda v: wrap(v, result), z3.IntVal(0))
+    if facts.arithmetic == "real":
+        return _reduce(facts, as_tensor(facts, x, result), axes, keepdim, result, lambda v: v, z3.RealVal(0))
+
+    def rounded(_: Any) -> Any:
+        raise NoMeaning("a floating-point sum bit for bit, whose order of additions torch leaves open")
+
+    return _reduce(facts, x, axes, keepdim, result, rounded, z3.RealVal(0))
+
+
+@meaning("aten.sum.default")
+def _sum_all(facts: Facts, x: SymTensor, dtype: torch.dtype | None = None) -> SymTensor:
+    return _sum(facts, x, None, False, dtype)
+
+
+@meaning("aten.sum.dim_IntList")
+def _sum_axes(
+    facts: Facts, x: SymTensor, axes: Axes, keepdim: bool = False, dtype: torch.dtype | None = None
+) -> SymTensor:
+    return _sum(facts, x, axes, keepdim, dtype)
+
+
+def _mean(facts: Facts, x: SymTensor, axes: Axes, keepdim: bool, dtype: torch.dtype | None) -> SymTensor:
+    given = [axes] if isinstance(axes, int) else list(axes or range(x.rank))
+    count = product(x.shape[axis] for axis in {axis_of(axis, x.rank) for axis in given})
+    facts.need("mean: something to average", count != 0)
+    return divide(facts, _sum(facts, x, axes, keepdim, dtype), count)
+
+
+@meaning("aten.mean.default")
+def _mean_all(facts: Facts, x: SymTensor, dtype: torch.dtype | None = None) -> SymTensor:
+    return _mean(facts, x, None, False, dtype)
+
+
+@meaning("aten.mean.dim")
+def _mean_axes(
+    facts: Facts, x: SymTensor, axes: Axes, keepdim: bool = False, dtype: torch.dtype | None = None
+) -> SymTensor:
+    return _mean(facts, x, axes, keepdim, dtype)
+
+
+def _count(facts: Facts, x: SymTensor, axes: Axes, keepdim: bool, wanted: bool) -> SymTensor:
+    truth = as_tensor(facts, x, torch.bool)
+    return _reduce(
+        facts, truth, axes, keepdim, torch.int64, lambda v: ite(v, int(wanted), int(not wanted)), z3.IntVal(0)
+    )
+
+
+@meaning("aten.any.default", "aten.any.dim", "aten.any.dims")
+def _any(facts: Facts, x: SymTensor, axes: Axes = None, keepdim: bool = False) -> SymTensor:
+    held = _count(facts, x, axes, keepdim, True)
+    return SymTensor(held.shape, torch.bool, lambda index: held.at(index) > 0)
+
+
+@meaning("aten.all.default", "aten.all.dim", "aten.all.dims")
+def _all(facts: Facts, x: SymTensor, axes: Axes = None, keepdim: bool = False) -> SymTensor:
+    broken = _count(facts, x, axes, keepdim, False)
+    return SymTensor(broken.shape, torch.bool, lambda index: broken.at(index) == 0)
+
+
+@meaning("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")
+def _count_nonzero(facts: Facts, x: SymTensor, axes: Axes = None) -> SymTensor:
+    return _count(facts, x, axes, False, True)

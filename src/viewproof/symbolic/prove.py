@@ -1,0 +1,199 @@
+"""Goals: whether something follows from the facts of a path, with bounded sums compared summand by summand."""
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import z3
+
+from viewproof.symbolic.facts import BoundedSum, Facts
+from viewproof.symbolic.terms import Term, conj, known, same
+
+TIMEOUT = 20.0
+"""Seconds for one goal."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``proved``, ``refuted`` with a model of the premises and the goal's negation, or ``unknown`` with the reason."""
+
+    kind: str
+    model: z3.ModelRef | None = None
+    reason: str = ""
+
+
+def follows(facts: Facts, goal: Term, sizes: Sequence[z3.ArithRef] = (), seconds: float = TIMEOUT) -> Answer:
+    """Whether the goal holds wherever the facts do; ``sizes`` are the integers to keep small in a counterexample.
+
+    Sums are unknowns to the solver. Equations between those with equal summands, and closed forms of those that add
+    up one number, are added to the premises; a counterexample is searched where every sum has at most two summands.
+    """
+    if known(goal) and goal:
+        return Answer("proved")
+    negated = z3.BoolVal(True) if known(goal) else z3.Not(goal)
+    if not known(goal) and _generally(goal):
+        return Answer("proved")
+    terms = [negated, *facts.assumed]
+    if not _sums_in(facts, terms):
+        return _decide(facts, negated, sizes, seconds)
+    if not _sums_in(facts, [negated]) and _solver(facts, negated, seconds).check() == z3.unsat:
+        return Answer("proved")
+    if _equated(facts, negated, terms):
+        return Answer("proved")
+    with facts.given(*unrolled(facts, terms)):
+        answer = _decide(facts, negated, sizes, seconds)
+    return answer if answer.kind == "refuted" else Answer("unknown", reason=f"sums that may differ; {answer.reason}")
+
+
+_GENERAL: dict[int, tuple[z3.BoolRef, bool]] = {}
+
+
+def _generally(goal: z3.BoolRef) -> bool:
+    """Whether a goal of floating-point arithmetic holds for all values, wherever they were read.
+
+    Every value read from a tensor becomes an unknown of its own, and no premise is used: bit-blasting is spared the
+    arithmetic of coordinates, and captures that compute alike ask once.
+    """
+    read: list[z3.ExprRef] = []
+    floating = False
+    seen: set[int] = set()
+    stack = [goal]
+    while stack:
+        term = stack.pop()
+        if term.get_id() in seen:
+            continue
+        seen.add(term.get_id())
+        floating = floating or z3.is_fp(term)
+        if z3.is_bool(term) and term.decl().kind() == z3.Z3_OP_UNINTERPRETED:
+            # It turns on a premise about a mask.
+            return False
+        if z3.is_bv(term) and term.num_args() and term.decl().kind() == z3.Z3_OP_UNINTERPRETED:
+            read.append(term)
+        else:
+            stack += term.children()
+    if not floating:
+        return False
+    general = z3.substitute(goal, *((term, z3.Const(f"value!{i}", term.sort())) for i, term in enumerate(read)))
+    if general.get_id() not in _GENERAL:
+        solver = z3.Solver()
+        solver.set("timeout", 2000)
+        solver.add(z3.Not(general))
+        _GENERAL[general.get_id()] = general, solver.check() == z3.unsat
+    return _GENERAL[general.get_id()][1]
+
+
+def _equated(facts: Facts, negated: z3.BoolRef, terms: Sequence[Term]) -> bool:
+    """Whether the premises, and the equations between the terms' sums, leave no room for the negated goal."""
+    equations = same_sums(facts, terms)
+    for closed_forms in (False, True):
+        equations += repeated_sums(facts, terms) if closed_forms else []
+        # The equations are often all it takes, and the premises hold much arithmetic of coordinates.
+        for premises, seconds in ((Facts(), 0.1), (facts, 5.0)):
+            with premises.given(*equations):
+                if _solver(premises, negated, seconds).check() == z3.unsat:
+                    return True
+    return False
+
+
+def _decide(facts: Facts, negated: z3.BoolRef, sizes: Sequence[z3.ArithRef], seconds: float) -> Answer:
+    """If the solver does not know, small counterexamples are tried: those of nonlinear goals are found sooner."""
+    solver = _solver(facts, negated, seconds)
+    start = time.perf_counter()
+    result = solver.check()
+    if result == z3.unsat:
+        return Answer("proved")
+    for bound in (3, 6) if result == z3.unknown else ():
+        solver = _solver(facts, negated, min(2.0, seconds))
+        result = solver.check(*(size <= bound for size in sizes))
+        if result == z3.sat:
+            break
+    if result == z3.sat:
+        return _smallest(solver, sizes)
+    return Answer("unknown", reason=f"{solver.reason_unknown()} after {time.perf_counter() - start:.1f} s")
+
+
+def _solver(facts: Facts, negated: z3.BoolRef, seconds: float) -> z3.Solver:
+    solver = z3.Solver()
+    solver.set("timeout", int(1000 * seconds))
+    solver.add(*facts.assumed, negated)
+    return solver
+
+
+def _smallest(solver: z3.Solver, sizes: Sequence[z3.ArithRef]) -> Answer:
+    """The model under the least common bound that a short search finds."""
+    model = solver.model()
+    solver.set("timeout", 500)
+    for bound in (1, 2, 3, 4, 6, 10, 30):
+        if solver.check(*(size <= bound for size in sizes)) == z3.sat:
+            return Answer("refuted", solver.model())
+    return Answer("refuted", model)
+
+
+def constants(*terms: Term) -> set[str]:
+    """The names of the constants that occur in the terms."""
+    names: set[str] = set()
+    seen: set[int] = set()
+    stack = [term for term in terms if not known(term)]
+    while stack:
+        term = stack.pop()
+        if term.get_id() in seen:
+            continue
+        seen.add(term.get_id())
+        if z3.is_const(term) and term.decl().kind() == z3.Z3_OP_UNINTERPRETED:
+            names.add(term.decl().name())
+        stack += term.children()
+    return names
+
+
+def _sums_in(facts: Facts, terms: Sequence[Term]) -> list[BoundedSum]:
+    return [facts.sums[name] for name in sorted(constants(*terms)) if name in facts.sums]
+
+
+def same_sums(facts: Facts, terms: Sequence[Term]) -> list[z3.BoolRef]:
+    """``a == b`` for each two sums with equal extents and summands: lemma ``sum_congruence``."""
+    found: list[z3.BoolRef] = []
+    for one, other in itertools.combinations(_sums_in(facts, terms), 2):
+        if one.term.sort() == other.term.sort() and facts.entails(one.extent == other.extent):
+            index = facts.fresh("index", z3.IntSort())
+            if _equal_summands(facts, one.body(index), other.body(index), [index], one.extent):
+                found.append(one.term == other.term)
+    return found
+
+
+def repeated_sums(facts: Facts, terms: Sequence[Term]) -> list[z3.BoolRef]:
+    """``a == extent * number`` for each sum whose summands are one number: lemma ``sum_of_one_number``."""
+    found: list[z3.BoolRef] = []
+    for one in _sums_in(facts, terms):
+        indices = [facts.fresh("index", z3.IntSort()) for _ in range(2)]
+        number = one.body(indices[0])
+        if _equal_summands(facts, number, one.body(indices[1]), indices, one.extent):
+            extent = one.extent if one.term.is_int() else z3.ToReal(one.extent)
+            inner = [s.term for s in _sums_in(facts, [number])]
+            others = [*terms, *inner]
+            found.append(z3.Implies(one.extent >= 0, one.term == extent * number))
+            with facts.given(conj(indices[0] >= 0, indices[0] < one.extent)):
+                found += [z3.Implies(one.extent > 0, e) for e in same_sums(facts, others)]
+    return found
+
+
+def unrolled(facts: Facts, terms: Sequence[Term], most: int = 2) -> list[z3.BoolRef]:
+    """The definition of each sum where it has at most ``most`` summands, and that it has no more."""
+    found: list[z3.BoolRef] = []
+    for one in _sums_in(facts, terms):
+        values = [one.body(z3.IntVal(i)) for i in range(most)]
+        total = z3.IntVal(0) if one.term.is_int() else z3.RealVal(0)
+        found += [one.extent <= most, z3.Implies(one.extent <= 0, one.term == total)]
+        for count, value in enumerate(values, 1):
+            total = total + value
+            found.append(z3.Implies(one.extent == count, one.term == total))
+        found += unrolled(facts, values, most)
+    return found
+
+
+def _equal_summands(facts: Facts, a: Any, b: Any, indices: Sequence[Any], extent: Term) -> bool:
+    if same(a, b) is True:
+        return True
+    with facts.given(*(conj(i >= 0, i < extent) for i in indices)):
+        return _equated(facts, z3.Not(a == b), [a, b])
