@@ -1,6 +1,7 @@
 """The command line. Only light modules are imported here, so that ``--help`` appears at once."""
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -125,7 +126,7 @@ def prove(*, only: str | None = None, json: Path | None = None, show: str | None
     """
     from viewproof.theory.report import run
 
-    return run(only, json, show)
+    return run(only, json, show, processes=min(4, os.cpu_count() or 1))
 
 
 def from_file(_app: App, _commands: tuple[str, ...], arguments: Any) -> None:

@@ -15,6 +15,7 @@ from viewproof.theory import report
 from viewproof.theory.algebra import THEOREMS
 from viewproof.theory.pages import LISTS, theorems_page, trust_page
 from viewproof.theory.registry import Outcome, Verdict
+from viewproof.theory.settling import settle_one
 
 SMALL = {t.name: t for t in THEOREMS if t.name.startswith(("masked_loss", "variance_term_collapsed"))}
 
@@ -182,7 +183,7 @@ def test_interrupt_that_z3_took_for_itself_counts_too(capsys, registry):
 
 
 def test_colour_on_a_terminal_only(monkeypatch):
-    settled = report._settle(SMALL["masked_loss_nil"])
+    settled = settle_one(SMALL["masked_loss_nil"])
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert "\x1b[32m" in report.row(settled)

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("z3")
 
+from viewproof.theory import registered
 from viewproof.theory.pages import theorems_page, trust_page
-from viewproof.theory.report import registered
 
 ROOT = Path(__file__).parents[2]
 STALE = "run python -m viewproof.theory.report"

@@ -1,5 +1,6 @@
 """Periodic masks over vectors, image patches and blocks of any rank: one kernel, `block_hidden`."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -26,7 +27,8 @@ def block_hidden(
     [False, True, False, True, False]
     """
     taking_part = [(c, e, k) for c, e, k in zip(coordinates, extents, blocks, strict=True) if k is not None]
-    if not taking_part or period == 0 or any(width == 0 for _, _, width in taking_part):
+    # One question whether any of them is 0, so that a compiler that keeps them symbolic meets one branch.
+    if not taking_part or math.prod([period, *(width for _, _, width in taking_part)]) == 0:
         return False
     index: Any = 0
     for coordinate, extent, width in taking_part:

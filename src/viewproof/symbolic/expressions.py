@@ -24,8 +24,12 @@ def translate(expression: Any, symbols: Mapping[sympy.Symbol, Term], facts: Fact
         return symbols[expression]
     if isinstance(expression, sympy.Integer):
         return int(expression)
-    arguments = [translate(argument, symbols, facts) for argument in expression.args]
     name = type(expression).__name__
+    if name in ("Equality", "Unequality") and isinstance(expression.lhs, sympy.Mul) and expression.rhs == 0:
+        # A product is 0 iff a factor is, which spares the solver the product.
+        zero = disj(*(same(translate(factor, symbols, facts), 0) for factor in expression.lhs.args))
+        return zero if name == "Equality" else neg(zero)
+    arguments = [translate(argument, symbols, facts) for argument in expression.args]
     if name in ("Mod", "PythonMod"):
         return facts.mod(*arguments)
     if name in ("FloorDiv", "CleanDiv"):

@@ -2,9 +2,9 @@
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import z3
 
@@ -33,18 +33,52 @@ def follows(facts: Facts, goal: Term, sizes: Sequence[z3.ArithRef] = (), seconds
     if known(goal) and goal:
         return Answer("proved")
     negated = z3.BoolVal(True) if known(goal) else z3.Not(goal)
-    if not known(goal) and _generally(goal):
+    if not known(goal) and (_plainly(facts, goal) or _generally(goal)):
         return Answer("proved")
     terms = [negated, *facts.assumed]
     if not _sums_in(facts, terms):
         return _decide(facts, negated, sizes, seconds)
-    if not _sums_in(facts, [negated]) and _solver(facts, negated, seconds).check() == z3.unsat:
+    if not _sums_in(facts, [negated]) and _check(facts, negated, seconds)[1] == z3.unsat:
         return Answer("proved")
-    if _equated(facts, negated, terms):
+    if _equated(facts, negated, terms, seconds):
         return Answer("proved")
     with facts.given(*unrolled(facts, terms)):
         answer = _decide(facts, negated, sizes, seconds)
     return answer if answer.kind == "refuted" else Answer("unknown", reason=f"sums that may differ; {answer.reason}")
+
+
+Value = TypeVar("Value")
+
+
+def _once(function: Callable[[z3.ExprRef], Value]) -> Callable[[z3.ExprRef], Value]:
+    """The function, with its value for each term kept: premises come back in every goal."""
+    kept: dict[int, tuple[z3.ExprRef, Value]] = {}
+
+    def look_up(term: z3.ExprRef) -> Value:
+        # The term is kept too, so that its number stays its own.
+        if term.get_id() not in kept:
+            kept[term.get_id()] = term, function(term)
+        return kept[term.get_id()][1]
+
+    return look_up
+
+
+@_once
+def _in_place_of(assumed: z3.ExprRef) -> list[tuple[z3.ExprRef, z3.ExprRef]]:
+    """What an assumption lets one put in place: True for it, or a constant for a term that equals it."""
+    put: list[tuple[z3.ExprRef, z3.ExprRef]] = []
+    for part in assumed.children() if z3.is_and(assumed) else [assumed]:
+        denied = z3.is_not(part)
+        put.append((part.arg(0) if denied else part, z3.BoolVal(not denied)))
+        if z3.is_eq(part):
+            put += [(a, b) for a, b in (part.children(), part.children()[::-1]) if z3.is_const(b) and a.num_args()]
+    return put
+
+
+def _plainly(facts: Facts, goal: z3.BoolRef) -> bool:
+    """Whether the goal simplifies to True once what is assumed is put in its place."""
+    put = [pair for term in facts.assumed for pair in _in_place_of(term)]
+    return bool(z3.is_true(z3.simplify(z3.substitute(goal, *put))))
 
 
 _GENERAL: dict[int, tuple[z3.BoolRef, bool]] = {}
@@ -84,58 +118,72 @@ def _generally(goal: z3.BoolRef) -> bool:
     return _GENERAL[general.get_id()][1]
 
 
-def _equated(facts: Facts, negated: z3.BoolRef, terms: Sequence[Term]) -> bool:
+def _equated(facts: Facts, negated: z3.BoolRef, terms: Sequence[Term], seconds: float) -> bool:
     """Whether the premises, and the equations between the terms' sums, leave no room for the negated goal."""
-    equations = same_sums(facts, terms)
+    equations = same_sums(facts, terms, seconds)
     for closed_forms in (False, True):
-        equations += repeated_sums(facts, terms) if closed_forms else []
+        equations += repeated_sums(facts, terms, seconds) if closed_forms else []
         # The equations are often all it takes, and the premises hold much arithmetic of coordinates.
-        for premises, seconds in ((Facts(), 0.1), (facts, 5.0)):
+        for premises, most in ((Facts(), 0.1), (facts, seconds)):
             with premises.given(*equations):
-                if _solver(premises, negated, seconds).check() == z3.unsat:
+                if _check(premises, negated, most)[1] == z3.unsat:
                     return True
     return False
 
 
 def _decide(facts: Facts, negated: z3.BoolRef, sizes: Sequence[z3.ArithRef], seconds: float) -> Answer:
-    """If the solver does not know, small counterexamples are tried: those of nonlinear goals are found sooner."""
-    solver = _solver(facts, negated, seconds)
+    """What is quickly proved or refuted is; small counterexamples come next, since those of nonlinear goals are found
+    sooner; then the solver has all its time.
+    """
     start = time.perf_counter()
-    result = solver.check()
-    if result == z3.unsat:
-        return Answer("proved")
-    for bound in (3, 6) if result == z3.unknown else ():
-        solver = _solver(facts, negated, min(2.0, seconds))
-        result = solver.check(*(size <= bound for size in sizes))
+    for bound, most in ((None, 0.3), (3, 1.0), (6, 1.0), (None, seconds)):
+        smaller = [size <= bound for size in sizes if bound is not None]
+        solver, result = _check(facts, negated, min(most, seconds / 2 if bound else seconds), smaller)
         if result == z3.sat:
-            break
-    if result == z3.sat:
-        return _smallest(solver, sizes)
+            return _smallest(solver, sizes)
+        if result == z3.unsat and bound is None:
+            return Answer("proved")
     return Answer("unknown", reason=f"{solver.reason_unknown()} after {time.perf_counter() - start:.1f} s")
 
 
-def _solver(facts: Facts, negated: z3.BoolRef, seconds: float) -> z3.Solver:
-    solver = z3.Solver()
-    solver.set("timeout", int(1000 * seconds))
-    solver.add(*facts.assumed, negated)
-    return solver
+def _check(
+    facts: Facts, negated: z3.BoolRef, seconds: float, more: Sequence[z3.BoolRef] = ()
+) -> tuple[z3.Solver, z3.CheckSatResult]:
+    """The solver and its answer. Times for one nonlinear goal vary a hundredfold with the solver's random choices, so
+    short tries with other choices come before longer ones.
+    """
+    left, most = seconds, 0.4
+    for seed in itertools.count():
+        solver = z3.Solver()
+        solver.set("timeout", max(1, int(1000 * min(most, left))))
+        solver.set("random_seed", seed)
+        solver.add(*facts.assumed, negated)
+        result = solver.check(*more)
+        left -= most
+        if result != z3.unknown or left <= 0:
+            break
+        most *= 2
+    return solver, result
 
 
 def _smallest(solver: z3.Solver, sizes: Sequence[z3.ArithRef]) -> Answer:
     """The model under the least common bound that a short search finds."""
     model = solver.model()
-    solver.set("timeout", 500)
+    largest = max((model.eval(size, model_completion=True).as_long() for size in sizes), default=0)
+    solver.set("timeout", 200)
     for bound in (1, 2, 3, 4, 6, 10, 30):
+        if bound >= largest:
+            break
         if solver.check(*(size <= bound for size in sizes)) == z3.sat:
             return Answer("refuted", solver.model())
     return Answer("refuted", model)
 
 
-def constants(*terms: Term) -> set[str]:
-    """The names of the constants that occur in the terms."""
+@_once
+def _constants(term: z3.ExprRef) -> set[str]:
     names: set[str] = set()
     seen: set[int] = set()
-    stack = [term for term in terms if not known(term)]
+    stack = [term]
     while stack:
         term = stack.pop()
         if term.get_id() in seen:
@@ -147,34 +195,39 @@ def constants(*terms: Term) -> set[str]:
     return names
 
 
+def constants(*terms: Term) -> set[str]:
+    """The names of the constants that occur in the terms."""
+    return set().union(*(_constants(term) for term in terms if not known(term)))
+
+
 def _sums_in(facts: Facts, terms: Sequence[Term]) -> list[BoundedSum]:
     return [facts.sums[name] for name in sorted(constants(*terms)) if name in facts.sums]
 
 
-def same_sums(facts: Facts, terms: Sequence[Term]) -> list[z3.BoolRef]:
+def same_sums(facts: Facts, terms: Sequence[Term], seconds: float) -> list[z3.BoolRef]:
     """``a == b`` for each two sums with equal extents and summands: lemma ``sum_congruence``."""
     found: list[z3.BoolRef] = []
     for one, other in itertools.combinations(_sums_in(facts, terms), 2):
         if one.term.sort() == other.term.sort() and facts.entails(one.extent == other.extent):
             index = facts.fresh("index", z3.IntSort())
-            if _equal_summands(facts, one.body(index), other.body(index), [index], one.extent):
+            if _equal_summands(facts, one.body(index), other.body(index), [index], one.extent, seconds):
                 found.append(one.term == other.term)
     return found
 
 
-def repeated_sums(facts: Facts, terms: Sequence[Term]) -> list[z3.BoolRef]:
+def repeated_sums(facts: Facts, terms: Sequence[Term], seconds: float) -> list[z3.BoolRef]:
     """``a == extent * number`` for each sum whose summands are one number: lemma ``sum_of_one_number``."""
     found: list[z3.BoolRef] = []
     for one in _sums_in(facts, terms):
         indices = [facts.fresh("index", z3.IntSort()) for _ in range(2)]
         number = one.body(indices[0])
-        if _equal_summands(facts, number, one.body(indices[1]), indices, one.extent):
+        if _equal_summands(facts, number, one.body(indices[1]), indices, one.extent, seconds):
             extent = one.extent if one.term.is_int() else z3.ToReal(one.extent)
             inner = [s.term for s in _sums_in(facts, [number])]
             others = [*terms, *inner]
             found.append(z3.Implies(one.extent >= 0, one.term == extent * number))
             with facts.given(conj(indices[0] >= 0, indices[0] < one.extent)):
-                found += [z3.Implies(one.extent > 0, e) for e in same_sums(facts, others)]
+                found += [z3.Implies(one.extent > 0, e) for e in same_sums(facts, others, seconds)]
     return found
 
 
@@ -192,8 +245,8 @@ def unrolled(facts: Facts, terms: Sequence[Term], most: int = 2) -> list[z3.Bool
     return found
 
 
-def _equal_summands(facts: Facts, a: Any, b: Any, indices: Sequence[Any], extent: Term) -> bool:
+def _equal_summands(facts: Facts, a: Any, b: Any, indices: Sequence[Any], extent: Term, seconds: float) -> bool:
     if same(a, b) is True:
         return True
     with facts.given(*(conj(i >= 0, i < extent) for i in indices)):
-        return _equated(facts, z3.Not(a == b), [a, b])
+        return _plainly(facts, a == b) or _equated(facts, z3.Not(a == b), [a, b], seconds)

@@ -9,7 +9,7 @@ from viewproof.symbolic import explore
 from viewproof.symbolic.capture import Capture, CaptureFailed
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.meaning import outputs, symbolic_inputs
-from viewproof.symbolic.prove import Answer, follows
+from viewproof.symbolic.prove import TIMEOUT, Answer, follows
 from viewproof.symbolic.tensor import SymTensor
 from viewproof.symbolic.terms import conj, implies, inside, known
 from viewproof.symbolic.values import NoMeaning
@@ -163,12 +163,14 @@ def _sizes(inputs: Any) -> list[Any]:
 
 def _ask(case: Case, program: Any, facts: Facts, inputs: Any, what: str, goal: Any, record: Record) -> None:
     record.goal(f"{case.subject.name}: {what}", implies(conj(*facts.assumed), goal) if not known(goal) else goal)
-    answer = follows(facts, goal, _sizes(inputs), seconds=2.0)
+    answer = follows(facts, goal, _sizes(inputs), seconds=1.0)
     if answer.kind == "unknown":
         tried = counterexample(case, program)
         if tried is not None:
             raise _Refuted(Outcome(Verdict.REFUTED, *tried, tuple(record.goals[-1:]), tuple(record.graphs[-1:])))
-        answer = follows(facts, goal, _sizes(inputs))
+    for seconds in (4.0, TIMEOUT):
+        if answer.kind == "unknown":
+            answer = follows(facts, goal, _sizes(inputs), seconds)
     if answer.kind == "unknown":
         raise NoMeaning(f"{case.subject.name}: {what}: {answer.reason}")
     if answer.kind == "refuted":

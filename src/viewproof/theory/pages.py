@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from viewproof.theory import registered
 from viewproof.theory.registry import Theorem
-from viewproof.theory.report import registered, write
+from viewproof.theory.report import write
 
 HEAD = """# The theorems
 

@@ -19,31 +19,27 @@ from typing import Any
 
 from viewproof import __version__
 from viewproof.errors import InvalidArgument
-from viewproof.theory.registry import Outcome, Settled, Theorem, Verdict, settle
+from viewproof.theory import registered
+from viewproof.theory.registry import Outcome, Settled, Theorem, Verdict
+from viewproof.theory.settling import settle_all, warm_up
 
 NEEDS_Z3 = "proofs need Z3; pip install 'viewproof[prove]'"
 WIDTH = 120
-INTERRUPTED = "interrupted from keyboard"
 
 
-def registered() -> Mapping[str, Theorem]:
-    """Every theorem by name; loads Z3."""
-    from viewproof.theory import THEOREMS
-
-    theorems: Mapping[str, Theorem] = THEOREMS
-    return theorems
-
-
-def run(only: str | None = None, json: Path | None = None, show: str | None = None) -> int:
+def run(only: str | None = None, json: Path | None = None, show: str | None = None, processes: int = 1) -> int:
     """Settle the theorems and print the table; 0 if all are green, 1 if not, 2 without Z3, 130 if interrupted.
 
-    ``only`` is a shell pattern or a part of a name, ``show`` one name to print in full, ``json`` a file to write.
+    ``only`` is a shell pattern or a part of a name, ``show`` one name to print in full, ``json`` a file to write;
+    each of the ``processes`` takes up to 0.5 GB.
     """
     try:
         import z3  # noqa: F401
     except ModuleNotFoundError:
         print(NEEDS_Z3, file=sys.stderr)
         return 2
+    if processes > 1 and show is None:
+        warm_up()
     theorems = registered()
     if only is not None and show is not None:
         raise InvalidArgument(f"only={only!r} and show={show!r} exclude each other; pass one of them")
@@ -53,11 +49,11 @@ def run(only: str | None = None, json: Path | None = None, show: str | None = No
     settled: list[Settled] = []
     start = time.perf_counter()
     try:
-        for theorem in wanted:
+        for one in settle_all(wanted, processes):
             if show is None:
-                print(end=heading(theorem, settled[-1].theorem if settled else None), flush=True)
-            settled.append(_settle(theorem))
-            print(full(settled[-1]) if show is not None else row(settled[-1]), flush=True)
+                print(end=heading(one.theorem, settled[-1].theorem if settled else None))
+            settled.append(one)
+            print(full(one) if show is not None else row(one), flush=True)
     except KeyboardInterrupt:
         print(f"\ninterrupted: {len(settled)} of {len(wanted)} settled; {summary(settled, start)}")
         return 130
@@ -85,19 +81,6 @@ def named(theorems: Mapping[str, Theorem], name: str) -> Theorem:
 
 def _nearest(name: str, theorems: Iterable[str]) -> str:
     return get_close_matches(name, list(theorems), n=1, cutoff=0)[0]
-
-
-def _settle(theorem: Theorem) -> Settled:
-    start = time.perf_counter()
-    try:
-        settled = settle(theorem)
-    except Exception as problem:
-        outcome = Outcome(Verdict.UNKNOWN, f"the check stopped: {type(problem).__name__}: {problem}")
-        settled = Settled(theorem, outcome, 1e3 * (time.perf_counter() - start))
-    # Z3 takes Ctrl-C for itself and answers "unknown"
-    if any(INTERRUPTED in outcome.detail for outcome in (settled.outcome, *settled.mutants.values())):
-        raise KeyboardInterrupt
-    return settled
 
 
 def heading(theorem: Theorem, before: Theorem | None) -> str:

@@ -1,0 +1,55 @@
+"""Theorems settled in several processes: the same answers, in order, and no silence when a process ends."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+pytest.importorskip("z3")
+
+from viewproof.theory import registered, settling
+from viewproof.theory.registry import Theorem, Verdict
+
+NAMES = ["sq_dist_self", "empty_mask_not_selected", "vector_mae_hidden_mask_selected_iff"]
+
+
+@pytest.fixture
+def theorems() -> list[Theorem]:
+    return [registered()[name] for name in NAMES]
+
+
+def test_other_processes_answer_in_order(theorems: list[Theorem]) -> None:
+    settled = list(settling.settle_all(theorems, 2))
+    assert [one.theorem.name for one in settled] == NAMES
+    for one in settled:
+        assert one.green and one.milliseconds > 0 and one.outcome.goals
+        assert {name: answer.verdict for name, answer in one.mutants.items()} == {
+            mutant.name: Verdict.REFUTED for mutant in one.theorem.mutants
+        }
+    [here] = settling.settle_all(theorems[:1], 2)
+    assert here.outcome == settled[0].outcome and here.mutants == settled[0].mutants
+
+
+def ends(names: Sequence[str]) -> list[Any]:
+    os._exit(1)
+
+
+def test_a_process_that_ends_leaves_its_theorems_unknown(
+    theorems: list[Theorem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "_answers", ends)
+    settled = list(settling.settle_all(theorems, 2))
+    assert [one.theorem.name for one in settled] == NAMES
+    assert all(one.outcome.verdict is Verdict.UNKNOWN and not one.green for one in settled)
+    assert "the process that checked it ended" in settled[0].outcome.detail
+
+
+def interrupted(names: Sequence[str]) -> list[Any]:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_in_a_process_is_passed_on(theorems: list[Theorem], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settling, "_answers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(settling.settle_all(theorems, 2))
