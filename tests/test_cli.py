@@ -205,3 +205,11 @@ def test_the_next_free_folder_is_taken(images, tmp_path, monkeypatch):
     for _ in range(2):
         assert pretrain(images, *SMALL, "--epochs", "1") == 0
     assert sorted(path.name for path in Path("runs").iterdir()) == ["images-mae", "images-mae-2"]
+
+
+def test_a_rule_that_draws_one_mask_a_sample_is_drawn_and_trains(images, tmp_path, capsys):
+    assert main(["masks", "RandomPatchMask(4, 4, count=3)", "2,8,12", "--out", str(tmp_path / "mask.png")]) == 0
+    assert "96 of 192 hidden (50.0%)" in capsys.readouterr().out
+    words = [images, *SMALL, "--epochs", "1", "--mask", "RandomPatchMask(4, 4, count=3)"]
+    assert pretrain(*words, "--out", str(tmp_path / "run")) == 0
+    assert (tmp_path / "run" / "reconstruction.png").stat().st_size > 0

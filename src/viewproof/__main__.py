@@ -1,5 +1,6 @@
 """``viewproof`` and ``python -m viewproof``: the command line, or one line on how to get its packages."""
 
+import os
 import sys
 
 
@@ -12,7 +13,12 @@ def main() -> int:
             raise
         print(f"viewproof: {error.name} is not installed; pip install 'viewproof[all]'", file=sys.stderr)
         return 2
-    return run()
+    try:
+        return run()
+    except BrokenPipeError:
+        # Whoever read the output has enough; Python's last flush would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 if __name__ == "__main__":

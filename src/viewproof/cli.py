@@ -100,13 +100,14 @@ def masks(rule: str, shape: str, *, out: Path = Path("mask.png")) -> int:
     from viewproof import plots
     from viewproof.errors import InvalidArgument
     from viewproof.expressions import parse_rule
+    from viewproof.masks.random.rule import one_for_all
 
     try:
         extents = tuple(int(extent) for extent in shape.split(","))
     except ValueError:
         raise InvalidArgument(f"shape={shape!r} must be extents with commas between them, such as 3,32,32") from None
     parsed = parse_rule(rule)
-    mask = parsed.mask(extents)
+    mask = one_for_all(parsed).mask(extents)
     if out.exists():
         raise InvalidArgument(f"out={str(out)!r} exists; choose another name, nothing is overwritten")
     plots.save_figure(plots.mask_figure(mask, f"{parsed!r} over {shape}"), out)

@@ -22,10 +22,10 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def mask_figure(mask: Mask, title: str) -> Figure:
     """A mask over ``[D]``, ``[H, W]`` or ``[C, H, W]`` (drawn once if all channels agree); hidden is dark."""
-    hidden = mask.hidden.cpu()
-    if hidden.dim() not in (1, 2, 3) or hidden.numel() == 0:
+    hidden = mask.hidden.cpu().numpy()
+    if hidden.ndim not in (1, 2, 3) or hidden.size == 0:
         raise InvalidArgument(f"a mask of shape {tuple(hidden.shape)} cannot be drawn; pass 1 to 3 non-empty axes")
-    planes = hidden.reshape(-1, *([1] if hidden.dim() == 1 else []), *hidden.shape[-2:])
+    planes = hidden.reshape(-1, *([1] if hidden.ndim == 1 else []), *hidden.shape[-2:])
     if bool((planes == planes[:1]).all()):
         planes = planes[:1]
     if len(planes) > 8:
@@ -36,8 +36,8 @@ def mask_figure(mask: Mask, title: str) -> Figure:
         axes.imshow(
             ~plane, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto" if len(plane) == 1 else 1
         )
-        axes.set_xlabel("column" if hidden.dim() > 1 else "feature")
-        axes.set_ylabel("row" if hidden.dim() > 1 else "")
+        axes.set_xlabel("column" if hidden.ndim > 1 else "feature")
+        axes.set_ylabel("row" if hidden.ndim > 1 else "")
     figure.suptitle(title, fontsize=10)
     return figure
 

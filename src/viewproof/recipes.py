@@ -12,6 +12,7 @@ from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
 from viewproof.expressions import parse_rule
 from viewproof.masks import Rule
+from viewproof.masks.random.rule import one_for_all
 from viewproof.models import ConvAutoencoder, MaskedAutoencoder, ResNet, VectorAutoencoder, ViTReconstructor
 
 GENERAL: dict[str, Any] = {
@@ -114,7 +115,7 @@ def check_rule(config: PretrainConfig, rule: Rule, model: nn.Module, shape: tupl
     from viewproof.masks.patches import split_patches
 
     for step in range(16):
-        mask = rule.at(step).mask(shape)
+        mask = one_for_all(rule.at(step)).mask(shape)
         if mask.count in (0, math.prod(shape)):
             what = "nothing" if mask.count == 0 else "everything"
             raise InvalidArgument(

@@ -23,6 +23,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.evaluation import encode_all, hidden_errors, probe
 from viewproof.expressions import parse_rule
 from viewproof.masks import Rule, Sample
+from viewproof.masks.random.rule import one_for_all
 from viewproof.objectives import masked_l1, masked_mse, masked_smooth_l1
 from viewproof.recipes import build_model, check_rule, resolve
 from viewproof.training import predict
@@ -171,7 +172,7 @@ def report(run: Run, say: Callable[[str], None] = print) -> dict[str, Any]:
     run.model.eval().cpu()
     order = torch.arange(len(data.test))
     held_out = [data.fetch("test", part) for part in torch.split(order, 256)]
-    errors = hidden_errors(held_out, run.rule.at(0), mean_sample(data), partial(restore_prediction, run))
+    errors = hidden_errors(held_out, one_for_all(run.rule.at(0)), mean_sample(data), partial(restore_prediction, run))
     lines = ["", "held-out error on hidden values (mean squared, in training standard deviations)"]
     lines += [f"  {name:<34} {error:8.4f}" for name, error in errors.items()]
     scores = {}
@@ -229,7 +230,7 @@ def draw_reconstructions(run: Run, path: Path, count: int = 6) -> None:
     """Held-out images spread over the test part: original, seen, reconstruction with visible pixels copied, error."""
     data = run.dataset
     chosen = torch.linspace(0, len(data.test) - 1, min(count, len(data.test))).long()
-    sample = run.rule.at(0).sample(data.fetch("test", chosen))
+    sample = one_for_all(run.rule.at(0)).sample(data.fetch("test", chosen))
     assert sample.view is not None
     with torch.inference_mode():
         predicted = restore_prediction(run, sample).reshape(sample.x.shape)

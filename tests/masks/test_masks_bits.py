@@ -171,3 +171,11 @@ def test_the_bit_comparison_can_fail(mutant: str) -> None:
     x, hidden = torch.tensor([[1.0, 2.0]]), torch.tensor([True, False])
     wrong = {"negative zero": [[-0.0, 2.0]], "visible changed": [[0.0, 2.0000002]], "hidden kept": [[1.0, 2.0]]}
     assert not is_masked_copy(torch.tensor(wrong[mutant]), x, hidden)
+
+
+def test_a_ready_buffer_holds_what_a_fresh_tensor_does_for_elements_wider_than_a_word() -> None:
+    x = torch.randn(2, 3, 5, dtype=torch.complex128)
+    mask = VectorMask(period=2, offset=0).mask((5,))
+    out = torch.full_like(x[0], torch.nan)
+    assert mask.apply(x[0], out=out) is out
+    assert torch.equal(torch.view_as_real(out), torch.view_as_real(mask.apply(x[0])))

@@ -114,7 +114,7 @@ class Mask:
     @cached_property
     def count(self) -> int:
         """How many coordinates are selected, over all rows if there is one mask a sample."""
-        return int(self.hidden.sum())
+        return int(self.hidden.count_nonzero())
 
     @property
     def selected_idxs(self) -> list[int]:
@@ -183,8 +183,10 @@ class Mask:
             )
         if x.requires_grad and torch.is_grad_enabled():
             raise InvalidArgument("out takes no gradient; call apply(x) without it, or under torch.no_grad()")
+        word = _WORDS.get(x.element_size())
+        if word is None:
+            return torch.where(self.hidden, x.new_zeros(()), x, out=out)
         # One bitwise "and" with all ones or all zeros selects in the time of a copy.
-        word = _WORDS[x.element_size()]
         torch.bitwise_and(x.detach().view(word), self._ones_where_visible(word), out=out.view(word))
         return out
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from viewproof.errors import InvalidArgument
-from viewproof.masks import Mask
+from viewproof.masks import Mask, split_patches_by_sample
 from viewproof.masks.patches import split_patches
 from viewproof.models.vit import Block, initialise, patch_grid, sincos_positions
 from viewproof.shapes import Float, Int
@@ -20,9 +20,10 @@ class MaskedAutoencoder(nn.Module):
     """Masked autoencoder of He et al. 2021 (arXiv 2111.06377), for any image that the patch divides.
 
     ``forward(x, view)`` embeds and encodes only the patches that ``view`` leaves visible: hidden pixels are never
-    read. ``decoder="self-attention"`` is the paper's: mask tokens join the encoded ones. ``"cross-attention"`` is
-    CrossMAE's (Fu et al. 2024, arXiv 2401.14391): queries of hidden positions attend to the encoded tokens, not to
-    each other. The result is ``[N, C * H * W]``; its visible coordinates are 0, for they are not predicted.
+    read. A view may differ by sample if all leave equally many patches visible. ``decoder="self-attention"`` is the
+    paper's: mask tokens join the encoded ones. ``"cross-attention"`` is CrossMAE's (Fu et al. 2024, arXiv 2401.14391):
+    queries of hidden positions attend to the encoded tokens, not to each other. The result is
+    ``[N, C * H * W]``; its visible coordinates are 0, for they are not predicted.
     Features for probing are the mean of the tokens; there is no class token.
 
     >>> from viewproof.views import image_patch_mae_sample
@@ -74,10 +75,12 @@ class MaskedAutoencoder(nn.Module):
             raise InvalidArgument(
                 f"view over {tuple(view.data_shape)} must lie over the image {self.image_shape}; pass sample.view"
             )
-        visible, hidden = split_patches(view, *self.patch_size)
-        if not len(visible) or not len(hidden):
+        split = split_patches_by_sample if view.per_sample else split_patches
+        visible, hidden = split(view, *self.patch_size)
+        seen, unseen = visible.shape[-1], hidden.shape[-1]
+        if not seen or not unseen:
             raise InvalidArgument(
-                f"view made by {view.rule!r} leaves {len(visible)} patches visible and {len(hidden)} hidden; "
+                f"view made by {view.rule!r} leaves {seen} patches visible and {unseen} hidden; "
                 "both must be at least 1 (encode(x) sees everything)"
             )
         predicted = self._decode(self.encode_patches(x, visible), visible, hidden)
@@ -89,9 +92,9 @@ class MaskedAutoencoder(nn.Module):
         return self.encode_patches(x, everything).mean(1)
 
     def encode_patches(
-        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, " visible"]
+        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "*batch visible"]
     ) -> Float[Tensor, "batch visible dim"]:
-        """The encoded tokens of the patches in ``index``; no other pixel is read."""
+        """The encoded tokens of the patches in ``index``, one vector or one a sample; no other pixel is read."""
         if tuple(x.shape[1:]) != self.image_shape:
             raise InvalidArgument(f"x of shape {tuple(x.shape)} must be [N, {', '.join(map(str, self.image_shape))}]")
         tokens = self.embed(self.gather(x, index)) + self.positions[index]
@@ -101,11 +104,14 @@ class MaskedAutoencoder(nn.Module):
         return out
 
     def gather(
-        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, " visible"]
+        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "*batch visible"]
     ) -> Float[Tensor, "batch visible values"]:
         """The pixels of the patches in ``index``, in the order of `viewproof.patchify`."""
         rows, cols = index // self.grid[1], index % self.grid[1]
         split = x.reshape(len(x), x.shape[1], self.grid[0], self.patch_size[0], self.grid[1], self.patch_size[1])
+        if index.dim() == 2:
+            samples = torch.arange(len(x), device=x.device)[:, None]
+            return split.permute(0, 2, 4, 3, 5, 1)[samples, rows, cols].flatten(2)
         return split.permute(2, 4, 0, 3, 5, 1)[rows, cols].transpose(0, 1).flatten(2)
 
     def _decode(self, encoded: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
@@ -121,12 +127,16 @@ class MaskedAutoencoder(nn.Module):
             for block in early:
                 tokens = block(tokens)
             # The last block's visible outputs would be thrown away: only hidden positions ask, all positions answer.
-            queries = last(tokens[:, len(visible) :], last.norm1(tokens))
+            queries = last(tokens[:, visible.shape[-1] :], last.norm1(tokens))
         out: Tensor = self.head(self.decoder_norm(queries))
         return out
 
     def _place(self, predicted: Tensor, hidden: Tensor) -> Tensor:
         """Write predicted patches into an image of zeros, flat."""
         tokens = predicted.new_zeros(len(predicted), self.grid[0] * self.grid[1], predicted.shape[2])
-        image = unpatchify(tokens.index_copy(1, hidden, predicted), *self.image_shape, *self.patch_size)
+        if hidden.dim() == 2:
+            tokens = tokens.scatter(1, hidden[:, :, None].expand_as(predicted), predicted)
+        else:
+            tokens = tokens.index_copy(1, hidden, predicted)
+        image = unpatchify(tokens, *self.image_shape, *self.patch_size)
         return image.flatten(1)

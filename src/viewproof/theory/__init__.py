@@ -9,7 +9,10 @@ __all__ = ["PARTS", "Mutant", "Outcome", "Settled", "Theorem", "Verdict", "regis
 
 PARTS = [
     f"viewproof.theory.{part}"
-    for part in ("masks", "samples", "geometry", "laws", "counts", "bridges", "tokens", "training", "algebra")
+    for part in (
+        *("masks", "samples", "geometry", "laws", "counts", "bridges", "tokens", "training", "random_masks"),
+        "algebra",
+    )
 ]
 
 

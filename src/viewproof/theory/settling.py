@@ -37,7 +37,8 @@ def settle_all(theorems: Sequence[Theorem], processes: int) -> Iterator[Settled]
     if min(processes, len(groups)) < 2:
         yield from map(settle_one, theorems)
         return
-    with ProcessPoolExecutor(processes, _CONTEXT, _stop_at_interrupt, max_tasks_per_child=1) as pool:
+    pool = ProcessPoolExecutor(processes, _CONTEXT, _stop_at_interrupt, max_tasks_per_child=1)
+    try:
         futures = [pool.submit(_answers, [theorem.name for theorem in group]) for group in groups]
         for group, future in zip(groups, futures, strict=True):
             try:
@@ -46,6 +47,9 @@ def settle_all(theorems: Sequence[Theorem], processes: int) -> Iterator[Settled]
             except BrokenProcessPool as ended:
                 for theorem in group:
                     yield Settled(theorem, Outcome(Verdict.UNKNOWN, f"the process that checked it ended: {ended}"), 0.0)
+    finally:
+        # Whoever takes no more rows waits only for the proofs that are running.
+        pool.shutdown(cancel_futures=True)
 
 
 def _stop_at_interrupt() -> None:

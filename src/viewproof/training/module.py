@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from viewproof.errors import InvalidArgument
-from viewproof.masks import Rule, Sample
+from viewproof.masks import RandomRule, Rule, Sample
 from viewproof.objectives import masked_mse
 from viewproof.training.fixed import Loss, predict
 
@@ -18,9 +18,11 @@ class MaskedPretraining(pl.LightningModule):
     """Trains ``loss(predict(model, sample), sample)`` with ``sample = rule.at(step).sample(batch)``.
 
     A batch is a tensor ``[N, ...]``, or a sequence or mapping whose first entry (or entry ``"x"``) is one. Validation
-    always uses the rule of step 0. ``target`` transforms the sample before the loss, for instance
-    `viewproof.PatchNormalization`. AdamW; the rate warms up linearly over ``warmup_steps``, then follows a cosine
-    to 0 at ``total_steps`` (constant if that is None); biases and one-dimensional parameters are not decayed.
+    always uses the rule of step 0. A random rule draws one mask a sample, by the ids in the batch's second entry (or
+    entry ``"sample_ids"``) and the epoch; validation by the ids and epoch 0. ``target`` transforms the sample before
+    the loss, for instance `viewproof.PatchNormalization`. AdamW; the rate warms up linearly over ``warmup_steps``, then
+    follows a cosine to 0 at ``total_steps`` (constant if that is None); biases and one-dimensional parameters are not
+    decayed.
 
     >>> import viewproof as vp
     >>> model = vp.VectorAutoencoder(data_dim=6)
@@ -45,9 +47,11 @@ class MaskedPretraining(pl.LightningModule):
         self.model, self.rule, self.loss, self.target = model, rule, loss, target
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
+        self.observer: Callable[[Sample, Tensor], object] | None = None
+        """Called with the sample and prediction of a training step, before the loss."""
 
-    def sample(self, batch: Any, step: int) -> Sample:
-        """The sample of one step, target transformed."""
+    def source(self, batch: Any) -> Tensor:
+        """The tensor ``[N, ...]`` of a batch."""
         if isinstance(batch, Mapping):
             batch = batch.get("x")
         elif isinstance(batch, Sequence):
@@ -56,13 +60,21 @@ class MaskedPretraining(pl.LightningModule):
             raise InvalidArgument(
                 f"batch of type {type(batch).__name__} must be a tensor, (tensor, ...) or {{'x': tensor}}"
             )
-        sample = self.rule.at(step).sample(batch)
+        return batch
+
+    def sample(self, batch: Any, step: int, epoch: int = 0) -> Sample:
+        """The sample of one step, target transformed; a random rule draws by the batch's sample ids and the epoch."""
+        rule, x = self.rule.at(step), self.source(batch)
+        sample = rule.sample(x, sample_ids=_ids(batch), epoch=epoch) if isinstance(rule, RandomRule) else rule.sample(x)
         return sample if self.target is None else self.target(sample)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss that is differentiated."""
-        sample = self.sample(batch, self.global_step)
-        loss = self.loss(predict(self.model, sample), sample)
+        sample = self.sample(batch, self.global_step, self.current_epoch)
+        prediction = predict(self.model, sample)
+        if self.observer is not None:
+            self.observer(sample, prediction)
+        loss = self.loss(prediction, sample)
         if self._trainer is not None:
             self.log("loss", loss, prog_bar=True)
         return loss
@@ -94,3 +106,10 @@ class MaskedPretraining(pl.LightningModule):
             return 1.0
         progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _ids(batch: Any) -> Tensor | None:
+    """The sample ids that come with a batch, if any do."""
+    if isinstance(batch, Mapping):
+        return batch.get("sample_ids")
+    return batch[1] if isinstance(batch, Sequence) and len(batch) > 1 else None

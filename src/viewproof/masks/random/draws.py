@@ -1,0 +1,116 @@
+"""From random words to choices: exact counts, bounded integers, and whole sets of places."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from viewproof.errors import InvalidArgument
+from viewproof.masks.finite import check_count, may_keep_tensors
+from viewproof.masks.random.philox import WORD, philox
+from viewproof.shapes import Bool, Int
+
+_LAST = 2**63 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The random words of a batch: word ``i`` of a sample is a function of (seed, epoch, sample id, stream, i) alone.
+
+    ``sample_ids`` is an integer tensor ``[N]`` (64 bits count), ``epoch`` is below 2**32, ``seed`` below 2**63.
+
+    >>> draws = Draws(seed=0, epoch=0, sample_ids=torch.tensor([7, 3]))
+    >>> draws.words(2)
+    tensor([[3522976733, 2522621249],
+            [4037610172,  291018424]])
+    """
+
+    seed: int
+    epoch: int
+    sample_ids: Int[Tensor, " batch"]
+
+    def __post_init__(self) -> None:
+        ids = self.sample_ids
+        if not isinstance(ids, Tensor) or ids.dim() != 1 or ids.dtype not in _INTEGERS:
+            what = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+            raise InvalidArgument(f"sample_ids of {what} must be an integer tensor [N] with one entry per sample")
+        if check_count("epoch", self.epoch, "draw the first epoch's masks") > WORD:
+            raise InvalidArgument(f"epoch={self.epoch} must be below 2**32; count epochs from 0")
+
+    def words(self, count: int, stream: int = 0) -> Int[Tensor, "batch count"]:
+        """The first ``count`` words of a stream (0 to 15), from 0 to 2**32 - 1; more words do not change the first."""
+        if count >= 2**30:
+            raise InvalidArgument(
+                f"{count} random words a sample are more than the 2**30 of a stream; mask larger patches"
+            )
+        ids, key = self.sample_ids.to(torch.int64), (self.seed & WORD, self.seed >> 32)
+        blocks = torch.arange(-(-count // 4), device=ids.device) + (stream << 28)
+        counter: Any = (
+            blocks,
+            (ids >> 32 & WORD)[:, None],
+            (ids & WORD)[:, None],
+            torch.full((), self.epoch, device=ids.device),
+        )
+        if ids.is_cpu and may_keep_tensors():
+            # The same arithmetic, with less overhead on small arrays.
+            return torch.from_numpy(np.stack(philox(tuple(part.numpy() for part in counter), key), -1)).flatten(1)[
+                :, :count
+            ]
+        return torch.stack(philox(counter, key), -1).flatten(1)[:, :count]
+
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def below(words: Int[Tensor, "*places"], bound: int | Int[Tensor, "*places"]) -> Int[Tensor, "*places"]:
+    """Integers from 0 to ``bound - 1``, every one reached, with a probability off by at most 2**-32.
+
+    >>> below(torch.tensor([0, 2**31, 2**32 - 1]), 14)
+    tensor([ 0,  7, 13])
+    """
+    return words * bound >> 32
+
+
+def ranked(
+    words: Int[Tensor, "batch places"], eligible: Bool[Tensor, "batch places"] | None = None
+) -> Int[Tensor, "batch places"]:
+    """Keys that order the places by their words, the index breaking ties; those not eligible come last."""
+    keys = words * 2**31 + torch.arange(words.shape[1], device=words.device)
+    return keys if eligible is None else keys.masked_fill(~eligible, _LAST)
+
+
+def first(keys: Int[Tensor, "batch places"], count: int | Int[Tensor, "batch 1"]) -> Bool[Tensor, "batch places"]:
+    """Whether each place is among the ``count`` (one for all rows, or one a row) with the smallest keys.
+
+    No two keys are equal, so exactly ``count`` places are. Theorems, for one count:
+    ``exactly_count_places_are_first``, ``only_eligible_places_are_first``.
+
+    >>> first(torch.tensor([[30, 10, 20]]), 2)
+    tensor([[False,  True,  True]])
+    """
+    if keys.shape[1] == 0 or (not isinstance(count, Tensor) and count == 0):
+        return torch.zeros_like(keys, dtype=torch.bool)
+    if isinstance(count, Tensor):
+        last = keys.sort(1).values.gather(1, (count - 1).clamp(min=0))
+        return (keys <= last) & (count > 0)
+    return keys <= keys.kthvalue(count, 1, keepdim=True).values
+
+
+def share(count: int, lengths: Int[Tensor, " batch"], per: int | None) -> Int[Tensor, " batch"]:
+    """``count`` for every row, or ``count * length // per``, which fits wherever ``count`` fits into ``per``."""
+    return torch.full_like(lengths, count) if per is None else lengths * count // per
+
+
+def ratio_to_count(ratio: float, total: int) -> int:
+    """``ratio * total`` rounded to the nearest integer, a tie to the even one; once, before a rule is made.
+
+    >>> ratio_to_count(0.75, 196), ratio_to_count(0.5, 5)
+    (147, 2)
+    """
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+        raise InvalidArgument(f"ratio={ratio!r} must be a number from 0 to 1; pass the share that is hidden")
+    count: int = check_count("total", total)
+    return round(Fraction(ratio) * count)

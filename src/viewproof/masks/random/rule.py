@@ -1,0 +1,223 @@
+"""The interface of random rules: one mask a sample, from the sample's id."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from viewproof.errors import InvalidArgument
+from viewproof.masks.finite import Mask, check_count, check_prefix, check_shape
+from viewproof.masks.random.draws import Draws
+from viewproof.masks.rule import Rule
+from viewproof.masks.sample import Sample
+from viewproof.shapes import Bool, Int, Shaped
+
+
+def check_fields(rule: Any, may_be_zero: Sequence[str]) -> None:
+    """Every integer field of a dataclass is a count, positive unless it may be zero."""
+    for name in _integer_fields(rule.__class__):
+        given = getattr(rule, name)
+        number = check_count(name, given, "start from it")
+        if number is not given:
+            object.__setattr__(rule, name, number)
+        if number == 0 and name not in may_be_zero:
+            raise InvalidArgument(f"{name}=0 must be at least 1: {type(rule).__name__} would hide nothing")
+
+
+@cache
+def _integer_fields(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind) if field.type is int]
+
+
+class RandomRule(Rule):
+    """Base of rules that draw one mask a sample. Subclass it as a frozen dataclass with a ``seed`` and write `draw`.
+
+    The mask of a sample is a function of (seed, epoch, sample id) and the data's shape: not of global random state,
+    device, batch mates, order, worker or rank. Theorem: ``mask_of_one_sample_alone_eq_its_row_in_the_batch``.
+
+    >>> @dataclass(frozen=True)
+    ... class Coin(RandomRule):
+    ...     seed: int = 0
+    ...     def draw(self, shape, draws, lengths=None):
+    ...         return draws.words(shape[0]) % 2 == 0
+    >>> Coin().mask((5,), sample_ids=torch.tensor([3, 4])).hidden.int()
+    tensor([[1, 1, 1, 1, 1],
+            [0, 0, 1, 1, 1]], dtype=torch.int32)
+    """
+
+    seed: int
+    may_be_zero: ClassVar[tuple[str, ...]] = ("seed", "count")
+
+    def __post_init__(self) -> None:
+        check_fields(self, self.may_be_zero)
+
+    def draw(self, shape: tuple[int, ...], draws: Draws, lengths: Tensor | None = None) -> Bool[Tensor, "batch *shape"]:
+        """Whether each coordinate of each sample is hidden; extents of 1 stand for a whole axis."""
+        raise NotImplementedError(f"{type(self).__name__} must define draw(shape, draws, lengths)")
+
+    def hidden(self, *grids: Int[Tensor, "..."]) -> Tensor | bool:
+        """A random rule has no one mask for all samples."""
+        raise InvalidArgument(
+            f"{self!r} draws one mask a sample; call mask(shape, sample_ids=ids), and ~rule to complement"
+        )
+
+    @property
+    def padded_axis(self) -> int | None:
+        """The data axis that ``lengths`` cuts, or None for a rule that takes none."""
+        return None
+
+    def __invert__(self) -> "RandomRule":
+        return RandomComplement(self)
+
+    def mask(
+        self,
+        data_shape: Sequence[int],
+        *,
+        device: torch.device | str | None = None,
+        sample_ids: Int[Tensor, " batch"] | None = None,
+        epoch: int = 0,
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Mask:
+        """One mask a sample over ``data_shape``, on the device of ``sample_ids`` unless ``device`` is given.
+
+        With ``lengths`` coordinates from a sample's length on are padding: never hidden. Missing ids, and lengths
+        for a rule that takes none (see `viewproof.PaddedMask`), raise `InvalidArgument`.
+        """
+        shape, draws = check_shape("data_shape", data_shape), self._draws(sample_ids, epoch, device)
+        if lengths is not None:
+            lengths = self._checked(lengths, shape, draws.sample_ids)
+        hidden = self.draw(shape, draws, lengths)
+        if lengths is not None:
+            hidden = without_padding(hidden, lengths, shape, self.padded_axis or 0)
+        return Mask(hidden.expand(-1, *shape), per_sample=True, rule=self)
+
+    def sample(
+        self,
+        x: Shaped[Tensor, "batch *source"],
+        recon_dim: int | None = None,
+        *,
+        sample_ids: Int[Tensor, " batch"] | None = None,
+        epoch: int = 0,
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Sample:
+        """The masked view of ``x: [N, *source]`` and the first ``recon_dim`` flattened originals as target."""
+        if x.dim() == 0:
+            raise InvalidArgument("x of shape () has no batch axis; pass [N, *source]")
+        view, scored = self._seen_and_scored(tuple(x.shape[1:]), x.device, sample_ids, epoch, lengths)
+        y = x.reshape(x.shape[0], view.data_shape.numel())
+        length = check_prefix("recon_dim", y.shape[1] if recon_dim is None else recon_dim, y.shape[1])
+        return Sample(view.apply(x), y[:, :length], scored.prefix(length), view)
+
+    def _seen_and_scored(
+        self, shape: tuple[int, ...], device: torch.device, ids: Tensor | None, epoch: int, lengths: Tensor | None
+    ) -> tuple[Mask, Mask]:
+        """The mask that makes a sample's x, and the mask that its loss sums over."""
+        mask = self.mask(shape, device=device, sample_ids=ids, epoch=epoch, lengths=lengths)
+        return mask, mask
+
+    def _draws(self, ids: Tensor | None, epoch: int, device: torch.device | str | None) -> Draws:
+        if ids is None:
+            raise InvalidArgument(
+                f"sample_ids=None: {self!r} draws one mask a sample; pass sample_ids=ids, an integer tensor [N]"
+            )
+        return Draws(self.seed, epoch, ids.to(device) if device is not None and isinstance(ids, Tensor) else ids)
+
+    def _checked(self, lengths: Any, shape: tuple[int, ...], ids: Tensor) -> Tensor:
+        """Lengths that fit the samples, or an `InvalidArgument`."""
+        axis = self.padded_axis
+        if axis is None:
+            raise InvalidArgument(f"lengths: {self!r} has no padded axis; wrap it: PaddedMask(rule, axis)")
+        if not isinstance(lengths, Tensor) or lengths.shape != ids.shape or lengths.is_floating_point():
+            raise InvalidArgument(f"lengths must be an integer tensor of shape {tuple(ids.shape)}, one length a sample")
+        if axis >= len(shape):
+            raise InvalidArgument(f"axis={axis} of {self!r} is not an axis of data of shape {shape}")
+        checked: Tensor = lengths.to(ids.device, torch.int64)
+        outside = (checked < 0) | (checked > shape[axis])
+        if bool(outside.any()):
+            n = int(outside.nonzero()[0])
+            raise InvalidArgument(
+                f"lengths[{n}]={int(checked[n])} must be from 0 to {shape[axis]}, the extent of the axis"
+            )
+        return checked
+
+
+def without_padding(
+    hidden: Bool[Tensor, "batch *grid"], lengths: Int[Tensor, " batch"], shape: Sequence[int], axis: int
+) -> Bool[Tensor, "batch *shape"]:
+    """What is hidden before each sample's length along a data axis. Theorem: ``padding_is_never_hidden``."""
+    return hidden & inside(lengths, shape, axis)
+
+
+def inside(lengths: Tensor, shape: Sequence[int], axis: int) -> Bool[Tensor, "batch *shape"]:
+    """Whether a coordinate lies before its sample's length; extents of 1 on the other axes."""
+    before = torch.arange(shape[axis], device=lengths.device) < lengths[:, None]
+    return before.reshape(
+        lengths.shape[0], *(extent if i == axis % len(shape) else 1 for i, extent in enumerate(shape))
+    )
+
+
+@dataclass(frozen=True)
+class RandomComplement(RandomRule):
+    """Hides exactly what a random rule shows, padding excepted; written ``~rule``.
+
+    >>> from viewproof.masks import RandomPatchMask
+    >>> (~RandomPatchMask(1, 1, count=5)).mask((1, 4, 4), sample_ids=torch.arange(3)).row(0).count
+    11
+    """
+
+    rule: RandomRule
+
+    @property
+    def seed(self) -> int:  # type: ignore[override]
+        """The rule's."""
+        return self.rule.seed
+
+    @property
+    def padded_axis(self) -> int | None:
+        """The rule's."""
+        return self.rule.padded_axis
+
+    def at(self, step: int) -> Rule:
+        """The complement of the rule of that step."""
+        rule = self.rule.at(step)
+        assert isinstance(rule, RandomRule)
+        return replace(self, rule=rule)
+
+    def draw(self, shape: tuple[int, ...], draws: Draws, lengths: Tensor | None = None) -> Bool[Tensor, "batch *shape"]:
+        """The negation of the rule."""
+        return ~self.rule.draw(shape, draws, lengths)
+
+    def __invert__(self) -> RandomRule:
+        return self.rule
+
+    def __repr__(self) -> str:
+        return f"~{self.rule!r}"
+
+
+@dataclass(frozen=True)
+class MaskOfSample(Rule):
+    """The fixed rule that gives every sample the mask that a random rule gives one: for pictures and for evaluation.
+
+    >>> from viewproof.masks import RandomPatchMask
+    >>> MaskOfSample(RandomPatchMask(1, 1, count=2), sample_id=7).mask((1, 2, 3)).selected_idxs
+    [2, 3]
+    """
+
+    rule: RandomRule
+    sample_id: int = 0
+    epoch: int = 0
+
+    def hidden(self, *grids: Int[Tensor, "..."]) -> Tensor | bool:
+        """The sample's row; a rule that takes lengths sees no padding."""
+        shape, axis = tuple(grid.shape[axis] for axis, grid in enumerate(grids)), self.rule.padded_axis
+        ids = torch.tensor([self.sample_id], device=grids[0].device)
+        lengths = None if axis is None else torch.full_like(ids, shape[axis])
+        return self.rule.mask(shape, sample_ids=ids, epoch=self.epoch, lengths=lengths).hidden[0]
+
+
+def one_for_all(rule: Rule) -> Rule:
+    """The rule, or if it draws one mask a sample, the fixed rule with the mask of sample 0."""
+    return MaskOfSample(rule) if isinstance(rule, RandomRule) else rule

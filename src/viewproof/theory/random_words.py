@@ -1,0 +1,107 @@
+"""What proofs about random masks assume of three operators: ``torch.kthvalue``, shifts, and bits of integers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import z3
+
+from viewproof.symbolic.facts import Facts
+from viewproof.symbolic.operators.table import as_tensor, axis_of, pointwise
+from viewproof.symbolic.tensor import Index, SymTensor
+from viewproof.symbolic.terms import Term, conj, floordiv, implies, known
+
+
+def _int(value: Term) -> Any:
+    return z3.IntVal(value) if known(value) else value
+
+
+class Order:
+    """The k-th smallest entry of a row, and how many entries of the row are below it or at most it.
+
+    It is one of the entries; fewer than k are below it, and k or more at most it: nothing else is assumed of
+    ``torch.kthvalue``. Rows with equal entries at every index have one and the same.
+    """
+
+    def __init__(self, facts: Facts, row: Callable[[Term], Any], extent: Term, k: Term, key: tuple[Any, ...]) -> None:
+        self.kept = facts, key
+        self.value, self.place = (facts.fresh(name, z3.IntSort()) for name in ("smallest", "place"))
+
+        def counted(test: Callable[[Any], Term]) -> Any:
+            return facts.sum(extent, lambda i: self.one_if(test(row(i))), z3.IntVal(0))
+
+        self.below = counted(lambda entry: entry < self.value)
+        self.at_most = counted(lambda entry: entry <= self.value)
+        inside = conj(self.place >= 0, self.place < extent)
+        chosen = conj(inside, row(self.place) == self.value, self.below <= k - 1, self.at_most >= k)
+        facts.assume(implies(conj(k >= 1, k <= extent), chosen))
+
+    @staticmethod
+    def one_if(condition: Term) -> Any:
+        """1 where the condition holds, else 0."""
+        return z3.IntVal(int(condition)) if known(condition) else z3.If(condition, z3.IntVal(1), z3.IntVal(0))
+
+
+_KEPT: dict[tuple[int, ...], Order] = {}
+
+
+def order(facts: Facts, row: Callable[[Term], Any], extent: Term, k: Term) -> Order:
+    """The order statistic of a row, stated once."""
+    terms = tuple(z3.simplify(_int(term)) for term in (row(z3.Int("any index")), extent, k))
+    key = (id(facts), *(term.get_id() for term in terms))
+    if key not in _KEPT:
+        _KEPT[key] = Order(facts, row, extent, k, terms)
+    return _KEPT[key]
+
+
+def forget() -> None:
+    """Drop what has been stated; needed before another proof."""
+    _KEPT.clear()
+
+
+def _kthvalue(facts: Facts, x: SymTensor, k: Term, axis: int = -1, keepdim: bool = False) -> tuple[SymTensor, None]:
+    axis = axis_of(axis, x.rank)
+    assert x.rank == 2 and axis == 1 and keepdim
+    facts.need("kthvalue: k from 1 to the extent", conj(k >= 1, k <= x.shape[1]))
+    values = SymTensor(
+        (x.shape[0], 1), x.dtype, lambda at: order(facts, lambda i: x.at((at[0], i)), x.shape[1], k).value
+    )
+    return values, None
+
+
+def _remembered(at: Callable[[Index], Any]) -> Callable[[Index], Any]:
+    """Philox reads each word twice a round: asked anew, ten rounds would ask a thousand times."""
+    held: dict[tuple[int, ...], tuple[Index, Any]] = {}
+
+    def once(index: Index) -> Any:
+        key = tuple(i if known(i) else -1 - i.get_id() for i in index)
+        if key not in held:
+            held[key] = index, at(index)
+        return held[key][1]
+
+    return once
+
+
+def _uninterpreted(name: str) -> Callable[..., SymTensor]:
+    """An integer operator of which only this is assumed: equal arguments, equal results."""
+    function = z3.Function(name, z3.IntSort(), z3.IntSort(), z3.IntSort())
+
+    def meaning(facts: Facts, a: Any, b: Any) -> SymTensor:
+        operands = [as_tensor(facts, x, torch.int64) for x in (a, b)]
+        result = pointwise(facts, lambda x, y: function(_int(x), _int(y)), operands, torch.int64, name)
+        return SymTensor(result.shape, result.dtype, _remembered(result.at))
+
+    return meaning
+
+
+def _shift(facts: Facts, x: SymTensor, places: int) -> SymTensor:
+    return SymTensor(x.shape, x.dtype, lambda at: floordiv(_int(x.at(at)), 2**places))
+
+
+KTHVALUE = {"aten.kthvalue.default": _kthvalue}
+SHIFT = {"aten.__rshift__.Scalar": _shift}
+BITS = {
+    **KTHVALUE,
+    **{f"aten.{name}.{form}": _uninterpreted(name) for form in ("Scalar", "Tensor")
+       for name in ("__rshift__", "bitwise_xor", "bitwise_and", "__xor__", "__and__")},
+}  # fmt: skip
