@@ -111,10 +111,20 @@ def test_a_prefix_from_another_place_is_refuted(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_an_operator_without_a_meaning_is_named(fresh: None) -> None:
-    theorem = THEOREMS["vector_mae_mask_get_eq_if_selected_hidden"]
-    outcome = theorem.prove(lambda x, period, offset: torch.sort(x)[0])
+    def right(x: torch.Tensor, period: int, offset: int) -> torch.Tensor:
+        masked = masks.vp.vector_mae_mask(x, period, offset)
+        return torch.where(torch.sort(x)[0] > 0, masked, masked)
+
+    outcome = THEOREMS["vector_mae_mask_get_eq_if_selected_hidden"].prove(right)
     assert outcome.verdict is Verdict.UNKNOWN
     assert "aten.sort" in outcome.detail
+
+
+def test_a_wrong_program_with_such_an_operator_is_refuted_by_trial(fresh: None) -> None:
+    theorem = THEOREMS["vector_mae_mask_get_eq_if_selected_hidden"]
+    outcome = theorem.prove(lambda x, period, offset: torch.sort(x)[0])
+    assert outcome.verdict is Verdict.REFUTED and outcome.witness is not None
+    assert not theorem.holds(lambda x, period, offset: torch.sort(x)[0], outcome.witness)
 
 
 def test_hypotheses_that_cannot_hold_are_vacuous() -> None:

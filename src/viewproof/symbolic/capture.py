@@ -126,10 +126,10 @@ def _decisions() -> Iterator[list[tuple[sympy.Basic, Any]]]:
             decided.append((node.expr, node.hint))
         return sympy.true if node.hint else sympy.false
 
-    def recorded_check(self: ShapeEnv, expression: Any, *rest: Any) -> bool:
+    def recorded_check(self: ShapeEnv, expression: Any, *rest: Any, **options: Any) -> bool:
         known_sizes = expression.xreplace(self.backed_var_to_val)
         if known_sizes not in (sympy.true, sympy.false):
-            return check(self, expression, *rest)
+            return check(self, expression, *rest, **options)
         if _asked_by_program(sys._getframe(1)):
             decided.append((expression, bool(known_sizes)))
         return bool(known_sizes)

@@ -88,6 +88,9 @@ def decide(cases: Sequence[Case], program: Any) -> Outcome:
     except _Refuted as refuted:
         return refuted.outcome
     except (NoMeaning, CaptureFailed) as error:
+        tried = next(filter(None, (counterexample(case, program) for case in cases)), None)
+        if tried is not None:
+            return Outcome(Verdict.REFUTED, *tried)
         return Outcome(Verdict.UNKNOWN, str(error), None, tuple(record.goals), tuple(record.graphs))
     idle = record.wanted - record.met
     record.goals += proved()
