@@ -20,6 +20,7 @@ import sympy  # type: ignore[import-untyped]
 import torch
 import z3
 from torch._dynamo import config as dynamo_config
+from torch.fx import config as fx_config
 from torch.fx.experimental import _config as shape_config
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -141,6 +142,7 @@ def _decisions() -> Iterator[list[tuple[sympy.Basic, Any]]]:
         stack.enter_context(shape_config.patch(backed_size_oblivious=True))  # type: ignore[attr-defined]
         # With symbolic sizes its keys cost more than it saves: captures take half the time without it.
         stack.enter_context(dynamo_config.patch(fake_tensor_cache_enabled=False))
+        stack.enter_context(patch.object(fx_config, "do_not_emit_stack_traces", True))
         yield decided
 
 
