@@ -3,7 +3,11 @@
 import os
 import platform
 
+import certify_encoder
+import certify_view
+import contract_guard
 import masking
+import prove
 import startup
 import torch
 import training_step
@@ -12,7 +16,7 @@ import training_step
 def main() -> None:
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}", end=" ")
     print(f"with {torch.get_num_threads()} threads, Python {platform.python_version()}; medians\n", flush=True)
-    for benchmark in (startup, masking, training_step):
+    for benchmark in (startup, masking, training_step, certify_view, certify_encoder, contract_guard, prove):
         print("\n".join([*benchmark.main(), ""]), flush=True)
 
 

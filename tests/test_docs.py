@@ -1,5 +1,7 @@
-"""The pages say what runs: every Python block of the README and the guide, in order, in one namespace a page."""
+"""The pages say what runs: every Python block, in order, in one namespace a page; and what it prints."""
 
+import contextlib
+import io
 import re
 import warnings
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/masks.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/masks.md", "docs/certify.md"])
 def test_every_python_block_runs(page):
     text = (ROOT / page).read_text()
     names = {"__name__": "page"}
@@ -21,6 +23,17 @@ def test_every_python_block_runs(page):
             exec(compile(block, page, "exec"), names)
     if page.endswith("guide.md"):
         assert len(names["curve"]) == 11 and names["features"].shape == (10, 32)
+
+
+def test_the_output_on_the_page_is_what_the_blocks_print():
+    text = (ROOT / "docs/certify.md").read_text()
+    names, shown = {"__name__": "page"}, 0
+    for block, output in re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", text, flags=re.S):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(block, "docs/certify.md", "exec"), names)
+        assert printed.getvalue() == output
+        shown += bool(output)
+    assert shown == 6
 
 
 def test_links_point_at_files():

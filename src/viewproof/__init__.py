@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from viewproof.certify import *
     from viewproof.errors import *
     from viewproof.masks import *
     from viewproof.models import *
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_LAYERS = ("errors", "masks", "views", "objectives", "models", "training")
+_LAYERS = ("errors", "masks", "views", "objectives", "models", "certify", "training")
 
 
 def __getattr__(name: str) -> Any:

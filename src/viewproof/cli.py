@@ -57,8 +57,8 @@ def pretrain(
 ) -> int:
     """Pre-train an encoder on DATA and write a run folder.
 
-    The folder holds config.json, metrics.csv, model.safetensors, loss.png, reconstruction.png, evaluation.json and
-    the last checkpoint; the table at the end is measured on held-out samples.
+    The folder holds config.json, metrics.csv, model.safetensors, loss.png, evaluation.json, the last checkpoint and,
+    for mae, reconstruction.png; the table at the end is measured on held-out samples.
 
     Args:
         config: a run's config.json, to repeat that run; flags override it
@@ -76,7 +76,7 @@ def pretrain(
 
 @app.command
 def evaluate(run: Path) -> int:
-    """Measure a finished run again on held-out samples, and draw its reconstructions.
+    """Measure a finished run again on held-out samples; of mae, draw its reconstructions.
 
     Args:
         run: the run folder
@@ -128,6 +128,34 @@ def prove(*, only: str | None = None, json: Path | None = None, show: str | None
     from viewproof.theory.report import run
 
     return run(only, json, show, processes=min(4, os.cpu_count() or 1))
+
+
+@app.command
+def certify(
+    target: str, *, shape: str, html: Path | None = None, json: Path | None = None, rule: str | None = None
+) -> int:
+    """Certify the view or pipeline at TARGET; exit 0 only if every finding is PROVED, or VACUOUS with its reason.
+
+    Args:
+        target: module:object, a view function, a Pipeline, or a function without arguments that returns a Pipeline;
+            modules in the current folder are found
+        shape: the batch to try it on, for instance 8,3,224,224; filled with standard normal numbers
+        html: write the report as one page with pictures
+        json: write the findings to this file
+        rule: what a view must hide, for instance 'PatchMask(16, 16, period=4, offset=1)'
+    """
+    from viewproof.certify import command
+    from viewproof.expressions import parse_rule
+
+    return command.run(target, shape, html, json, None if rule is None else parse_rule(rule))
+
+
+@app.command
+def zoo() -> int:
+    """Certify every known bug, its correct twin and every false alarm; exit 0 only if all come out as they should."""
+    from viewproof.bugzoo.run import run
+
+    return run()
 
 
 def from_file(_app: App, _commands: tuple[str, ...], arguments: Any) -> None:

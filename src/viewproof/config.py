@@ -21,35 +21,43 @@ class PretrainConfig:
 
     Attributes:
         data: digits, photos, fashion-mnist[:FOLDER], cifar-10:FOLDER, a .npy or .npz file, or a folder of images
-        method: the objective: mae reconstructs what the mask hides
-        model: the network; left open: masked-autoencoder for images, vector for everything else
+        method: the objective: mae reconstructs what the mask hides; ijepa predicts a moving target's representations of
+            hidden blocks; vicreg, barlow and sigreg compare two random views; all but mae need images
+        model: the network; left open: masked-autoencoder for images, vector for everything else; vit for other methods
         decoder: of the masked-autoencoder: self-attention (MAE) or cross-attention (CrossMAE)
         mask: the rule that hides, for instance "~Rotating(PatchMask(4, 4, 4, 0))"; ~ hides what the rule shows
-        loss: the distance that is summed over the hidden coordinates
+            (for ijepa a MultiBlockMask; two views hide nothing)
+        loss: of mae, the distance that is summed over the hidden coordinates
         norm_pix: predict pixels normalised by their own patch's mean and variance (MAE's norm_pix_loss)
         patch_size: rows and columns of the encoder's patches; left open: a divisor of the image
         dim: width of the encoder
         depth: blocks of the encoder
         heads: attention heads of the encoder
-        decoder_dim: width of the decoder
-        decoder_depth: blocks of the decoder
-        decoder_heads: attention heads of the decoder
+        decoder_dim: width of the decoder, or of ijepa's predictor
+        decoder_depth: blocks of the decoder, or of ijepa's predictor
+        decoder_heads: attention heads of the decoder, or of ijepa's predictor
+        projector_dim: width of the embeddings that a two-view loss compares
+        momentum: of ijepa's target at the first step, in [0, 1]; rises to 1 at the last
+        min_area: of two views, the least share of the image that a view shows; left open: 0.3, and 0.6 for digits
+        flip: of two views, whether every second one is mirrored; left open: yes, and not for digits
         epochs: passes over the training part
         batch_size: samples a step
         learning_rate: peak rate of AdamW
         weight_decay: decay of matrices; biases and norms are not decayed
         warmup_epochs: epochs of linear warm-up before the cosine
-        seed: of the initial weights and the order of the data
+        clip: the largest norm of the gradient; left open: no limit
+        seed: of the initial weights, the order of the data, and what a method draws
         workers: processes that load data beside the training process
         threads: of the CPU; left open: torch's choice, and 1 for digits, whose matrices are too small to share
         precision: 32-true, or bf16-mixed for autocast
+        compile: train the network through torch.compile
         probe_samples: labelled training samples that the k-NN and linear probes fit on, at most
         out: the run folder, which must not exist; left open: runs/DATA-METHOD, numbered
     """
 
     data: str
     _: KW_ONLY
-    method: Literal["mae"] = "mae"
+    method: Literal["mae", "ijepa", "vicreg", "barlow", "sigreg"] = "mae"
     model: Literal["masked-autoencoder", "vit", "resnet", "conv", "vector"] | None = None
     decoder: Literal["self-attention", "cross-attention"] = "self-attention"
     mask: str | None = None
@@ -62,14 +70,20 @@ class PretrainConfig:
     decoder_dim: OptionalCount = None
     decoder_depth: OptionalCount = None
     decoder_heads: OptionalCount = None
+    projector_dim: OptionalCount = None
+    momentum: float | None = None
+    min_area: float | None = None
+    flip: bool | None = None
     epochs: OptionalCount = None
     batch_size: OptionalCount = None
     learning_rate: float | None = None
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
+    clip: float | None = None
     seed: Count = 0
     workers: Count = 0
     threads: OptionalCount = None
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    compile: bool = False
     probe_samples: Count = 10_000
     out: str | None = None

@@ -13,18 +13,23 @@ from viewproof.errors import InvalidArgument
 from viewproof.expressions import parse_rule
 from viewproof.masks import Rule
 from viewproof.masks.random.rule import one_for_all
+from viewproof.methods import build_joint, check_joint, default_blocks
 from viewproof.models import ConvAutoencoder, MaskedAutoencoder, ResNet, VectorAutoencoder, ViTReconstructor
 
 GENERAL: dict[str, Any] = {
     "dim": 128, "depth": 4, "heads": 4, "decoder_dim": 64, "decoder_depth": 2, "decoder_heads": 4,
+    "projector_dim": 256, "momentum": 0.996, "min_area": 0.3, "flip": True,
     "epochs": 20, "batch_size": 256, "learning_rate": 1e-3,
 }  # fmt: skip
-MAY_BE_ZERO = ("norm_pix", "weight_decay", "warmup_epochs", "seed", "workers")
+MAY_BE_ZERO = ("norm_pix", "weight_decay", "warmup_epochs", "seed", "workers", "momentum", "flip", "compile")
 RECIPES: dict[str, dict[str, Any]] = {
-    "digits": {"epochs": 80, "batch_size": 64, "dim": 64, "decoder_depth": 1, "learning_rate": 2e-3, "threads": 1},
+    "digits": {
+        "epochs": 80, "batch_size": 64, "dim": 64, "decoder_depth": 1, "learning_rate": 2e-3, "threads": 1,
+        "min_area": 0.6, "flip": False,
+    },
     "fashion-mnist": {"epochs": 2},
     "photos": {"epochs": 20, "batch_size": 128},
-}
+}  # fmt: skip
 """What is left open in a configuration, in general and by data set; digits in two to three minutes on two cores."""
 
 
@@ -33,10 +38,13 @@ HIDDEN_SHARE = {"digits": 0.5}
 
 
 def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
-    """The configuration with nothing left null but ``out``, checked against the data."""
+    """The configuration, checked; null stay only ``out``, ``clip``, and the mask of a method that hides nothing."""
     shape = dataset.sample_shape
     image = len(shape) == 3
-    model = config.model or ("masked-autoencoder" if image else "vector")
+    if config.method != "mae":
+        check_joint(config, dataset)
+    picture = "masked-autoencoder" if config.method == "mae" else "vit"
+    model = config.model or (picture if image else "vector")
     if not image and model != "vector":
         raise InvalidArgument(
             f"model={model!r} needs images [C, H, W], the samples of {config.data} are {shape}; pass vector"
@@ -59,9 +67,12 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
         raise InvalidArgument(
             f"batch_size={config.batch_size} is larger than the training part of {size}; pass at most {size}"
         )
-    share = HIDDEN_SHARE.get(config.data, 0.75)
-    mask = default_mask(shape, config.patch_size, config.seed, share) if config.mask is None else config.mask
-    return replace(config, mask=repr(parse_rule(mask)))
+    mask = config.mask
+    if mask is None and config.method == "ijepa":
+        mask = default_blocks(shape, config.patch_size, config.seed)
+    elif mask is None and config.method == "mae":
+        mask = default_mask(shape, config.patch_size, config.seed, HIDDEN_SHARE.get(config.data, 0.75))
+    return replace(config, mask=None if mask is None else repr(parse_rule(mask)))
 
 
 def default_patch(shape: tuple[int, ...]) -> int:
@@ -95,6 +106,8 @@ def default_mask(shape: tuple[int, ...], patch: int, seed: int = 0, share: float
 
 def build_model(config: PretrainConfig, shape: tuple[int, ...]) -> nn.Module:
     """The network of a resolved configuration for samples of ``shape``."""
+    if config.method != "mae":
+        return build_joint(config, shape)
     assert config.patch_size and config.dim and config.depth and config.heads
     assert config.decoder_dim and config.decoder_depth and config.decoder_heads
     patch = (config.patch_size, config.patch_size)

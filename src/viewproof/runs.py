@@ -24,10 +24,12 @@ from viewproof.evaluation import encode_all, hidden_errors, probe
 from viewproof.expressions import parse_rule
 from viewproof.masks import Rule, Sample
 from viewproof.masks.random.rule import one_for_all
+from viewproof.methods import joint_module
 from viewproof.objectives import masked_l1, masked_mse, masked_smooth_l1
 from viewproof.recipes import build_model, check_rule, resolve
 from viewproof.training import predict
-from viewproof.training.callbacks import MetricsFile, RunProgress
+from viewproof.training.callbacks import ClipGradient, MetricsFile, RunProgress
+from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.module import MaskedPretraining
 from viewproof.views import PatchNormalization
 
@@ -37,11 +39,14 @@ CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 @dataclass(frozen=True)
 class Run:
-    """The objects of one resolved configuration; the model's initial weights are a function of the seed."""
+    """The objects of one resolved configuration; the model's initial weights are a function of the seed.
+
+    ``rule`` is None for methods that hide nothing.
+    """
 
     config: PretrainConfig
     dataset: Dataset
-    rule: Rule
+    rule: Rule | None
     model: nn.Module
     folder: Path
 
@@ -56,12 +61,14 @@ def prepare(config: PretrainConfig, folder: Path) -> Run:
     """Load the data and build rule and model; every complaint about the configuration comes from here."""
     dataset = load_dataset(config.data)
     config = resolve(config, dataset)
-    assert config.mask is not None
-    rule = parse_rule(config.mask)
+    rule = None if config.mask is None else parse_rule(config.mask)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_model(config, dataset.sample_shape)
-    check_rule(config, rule, model, dataset.sample_shape)
+    if config.method != "mae":
+        joint_module(config, model, rule)
+    elif rule is not None:
+        check_rule(config, rule, model, dataset.sample_shape)
     assert config.threads
     torch.set_num_threads(config.threads)
     return Run(config, dataset, rule, model, folder)
@@ -94,24 +101,21 @@ def _train(run: Run, checkpoint: Path | None, say: Callable[[str], None]) -> int
     assert config.batch_size and config.epochs and config.learning_rate
     loader = partial(batches, data, seed=config.seed, num_workers=config.workers)
     train = loader("train", config.batch_size)
-    held_out = loader("test", min(config.batch_size, len(data.test)))
-    module = MaskedPretraining(
-        run.model,
-        run.rule,
-        LOSSES[config.loss],
-        target=run.normalization,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        warmup_steps=round(config.warmup_epochs * len(train)),
-        total_steps=config.epochs * len(train),
-    )
+    # Statistics over samples need a whole batch: the last one may hold a single sample.
+    held_out = loader("test", min(config.batch_size, len(data.test)), drop_last=config.method != "mae")
+    module = _module(run, len(train))
     say(f"{config.data}: {len(data.train)} training and {len(data.test)} held-out samples of {data.sample_shape}")
-    say(
-        f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; mask {config.mask}"
-    )
-    trainer = _trainer(run)
+    drawn = "two random views" if config.mask is None else f"mask {config.mask}"
+    say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
+    if config.compile:
+        run.model.compile()
+    trainer = _trainer(run, say)
     try:
         trainer.fit(module, train, held_out, ckpt_path=checkpoint, weights_only=True)
+    except RuntimeError as error:
+        if checkpoint is None or "state_dict" not in str(error):
+            raise
+        raise InvalidArgument(f"{checkpoint} does not fit {run.folder}/config.json: another method wrote it") from error
     except (KeyboardInterrupt, SystemExit):
         if not trainer.interrupted:
             raise
@@ -123,16 +127,37 @@ def _train(run: Run, checkpoint: Path | None, say: Callable[[str], None]) -> int
     aside = weights.with_name("model.part")
     aside.write_bytes(save({name: value.contiguous() for name, value in run.model.state_dict().items()}))
     aside.replace(weights)
-    plots.save_figure(plots.loss_figure(run.folder / "metrics.csv", config.data), run.folder / "loss.png")
+    figure = plots.loss_figure(run.folder / "metrics.csv", config.data)
+    if config.method != "mae":
+        figure.axes[0].set_ylabel(f"{config.method} loss")
+    plots.save_figure(figure, run.folder / "loss.png")
     report(run, say)
     return 0
 
 
-def _trainer(run: Run) -> pl.Trainer:
+def _module(run: Run, steps_per_epoch: int) -> pl.LightningModule:
     config = run.config
+    assert config.epochs and config.learning_rate
+    optimization: dict[str, Any] = {
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "warmup_steps": round(config.warmup_epochs * steps_per_epoch),
+        "total_steps": config.epochs * steps_per_epoch,
+    }
+    if config.method != "mae":
+        return joint_module(config, run.model, run.rule, **optimization)
+    assert run.rule is not None
+    return MaskedPretraining(run.model, run.rule, LOSSES[config.loss], target=run.normalization, **optimization)
+
+
+def _trainer(run: Run, say: Callable[[str], None]) -> pl.Trainer:
+    config = run.config
+    monitor = None if config.method == "mae" else CollapseMonitor(say=say)
     callbacks: list[Callback] = [
         RunProgress(),
-        MetricsFile(run.folder / "metrics.csv"),
+        *([monitor] if monitor else []),
+        *([ClipGradient(config.clip)] if config.clip else []),
+        MetricsFile(run.folder / "metrics.csv", extra=monitor.values if monitor else None),
         ModelCheckpoint(
             run.folder / CHECKPOINT.parent, CHECKPOINT.stem, save_on_train_epoch_end=True, enable_version_counter=False
         ),
@@ -167,26 +192,34 @@ def load_run(folder: Path) -> Run:
 
 
 def report(run: Run, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Measure the trained model on held-out data, draw reconstructions, print and write the table."""
+    """Measure the trained model on held-out data, draw reconstructions (of mae), print and write the table."""
     data = run.dataset
     run.model.eval().cpu()
-    order = torch.arange(len(data.test))
-    held_out = [data.fetch("test", part) for part in torch.split(order, 256)]
-    errors = hidden_errors(held_out, one_for_all(run.rule.at(0)), mean_sample(data), partial(restore_prediction, run))
-    lines = ["", "held-out error on hidden values (mean squared, in training standard deviations)"]
-    lines += [f"  {name:<34} {error:8.4f}" for name, error in errors.items()]
-    scores = {}
+    lines: list[str] = []
+    result: dict[str, Any] = {}
+    if run.config.method == "mae":
+        result["hidden_error"] = errors = reconstruction_errors(run)
+        lines += ["", "held-out error on hidden values (mean squared, in training standard deviations)"]
+        lines += [f"  {name:<34} {error:8.4f}" for name, error in errors.items()]
+        if len(data.sample_shape) == 3:
+            draw_reconstructions(run, run.folder / "reconstruction.png")
+    result["accuracy"] = scores = {}
     if data.classes and data.train.labels is not None and data.test.labels is not None:
-        scores = probe_table(run)
+        result["accuracy"] = scores = probe_table(run)
         used = min(run.config.probe_samples, len(data.train))
         lines += ["", f"held-out accuracy, probes fit on {used} samples {'k-NN':>12} {'linear':>9}"]
         lines += [f"  {name:<44} {100 * s['knn']:8.1f} % {100 * s['linear']:6.1f} %" for name, s in scores.items()]
-    result = {"hidden_error": errors, "accuracy": scores}
     write_text(run.folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
-    if len(data.sample_shape) == 3:
-        draw_reconstructions(run, run.folder / "reconstruction.png")
     say("\n".join([*lines, "", f"written to {run.folder}"]))
     return result
+
+
+def reconstruction_errors(run: Run) -> dict[str, float]:
+    """The error on hidden values of held-out samples, of the model and of plain baselines."""
+    data = run.dataset
+    assert run.rule is not None
+    held_out = [data.fetch("test", part) for part in torch.split(torch.arange(len(data.test)), 256)]
+    return hidden_errors(held_out, one_for_all(run.rule.at(0)), mean_sample(data), partial(restore_prediction, run))
 
 
 def probe_table(run: Run) -> dict[str, dict[str, float]]:
@@ -229,6 +262,7 @@ def mean_sample(data: Dataset) -> Tensor:
 def draw_reconstructions(run: Run, path: Path, count: int = 6) -> None:
     """Held-out images spread over the test part: original, seen, reconstruction with visible pixels copied, error."""
     data = run.dataset
+    assert run.rule is not None
     chosen = torch.linspace(0, len(data.test) - 1, min(count, len(data.test))).long()
     sample = one_for_all(run.rule.at(0)).sample(data.fetch("test", chosen))
     assert sample.view is not None

@@ -25,6 +25,7 @@ from viewproof.objectives.graph import (
     view_graph_energy,
 )
 from viewproof.objectives.jepa import jepa_as_predictive_view_contract, jepa_loss
+from viewproof.objectives.joint import BarlowTwinsLoss, JEPALoss, SIGRegLoss, VICRegLoss
 from viewproof.objectives.losses import masked_l1, masked_mse, masked_smooth_l1, rounding_bound
 from viewproof.objectives.mae import (
     block_mae_row_predictive_contract,
@@ -42,9 +43,13 @@ from viewproof.objectives.vicreg import VICRegGuard, variance_floor_penalty, var
 
 __all__ = [
     "BarlowGuard",
+    "BarlowTwinsLoss",
+    "JEPALoss",
     "PredictiveViewContract",
+    "SIGRegLoss",
     "SSLViewGraph",
     "VICRegGuard",
+    "VICRegLoss",
     "block_mae_row_predictive_contract",
     "coordinate_spread",
     "diagonal_redundancy_penalty",

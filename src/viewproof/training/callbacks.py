@@ -3,10 +3,12 @@
 import csv
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
@@ -16,11 +18,12 @@ FIELDS = ("step", "epoch", "loss", "val_loss", "learning_rate", "images_per_seco
 class MetricsFile(pl.Callback):
     """Appends a row to ``metrics.csv`` every ``every`` steps and after each validation.
 
-    A resumed run first drops the rows that lie behind its checkpoint, so that no step stands twice.
+    Columns are `FIELDS` and the keys of ``extra``, whose values are read when a training row is written. A resumed run
+    first drops the rows that lie behind its checkpoint, so that no step stands twice.
     """
 
-    def __init__(self, path: Path, every: int = 10) -> None:
-        self.path, self.every = path, every
+    def __init__(self, path: Path, every: int = 10, extra: Mapping[str, float] | None = None) -> None:
+        self.path, self.every, self.extra = path, every, {} if extra is None else extra
         self._since, self._images = 0.0, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -31,7 +34,7 @@ class MetricsFile(pl.Callback):
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
         aside = self.path.with_suffix(".part")
         with aside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
+            writer = csv.DictWriter(file, [*FIELDS, *self.extra])
             writer.writeheader()
             writer.writerows(rows)
         aside.replace(self.path)
@@ -49,7 +52,8 @@ class MetricsFile(pl.Callback):
         self._since, self._images = now, 0
         pl_module.log("images/s", speed, prog_bar=True, logger=False)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self._append(trainer, loss=float(outputs["loss"]), learning_rate=rate, images_per_second=round(speed, 1))
+        loss, speed = float(outputs["loss"]), round(speed, 1)
+        self._append(trainer, loss=loss, learning_rate=rate, images_per_second=speed, **self.extra)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One row with the held-out loss."""
@@ -60,7 +64,23 @@ class MetricsFile(pl.Callback):
         if trainer.is_global_zero:
             with self.path.open("a", newline="") as file:
                 row = {"step": trainer.global_step, "epoch": trainer.current_epoch, **values}
-                csv.DictWriter(file, FIELDS).writerow(row)
+                csv.DictWriter(file, [*FIELDS, *self.extra]).writerow(row)
+
+
+class ClipGradient(pl.Callback):
+    """Scales the gradient down to ``norm`` where its Euclidean norm is larger; in float32 and bfloat16.
+
+    The trainer's own clipping refuses fused optimizers under autocast, for the sake of float16's loss scaling.
+    """
+
+    def __init__(self, norm: float) -> None:
+        self.norm = norm
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Clip what the optimizer is about to use."""
+        torch.nn.utils.clip_grad_norm_(pl_module.parameters(), self.norm)
 
 
 class RunProgress(ProgressBar):

@@ -1,0 +1,90 @@
+"""What ``viewproof certify`` does: find the user's object, certify it on random data, write what was asked for."""
+
+import inspect
+import sys
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from viewproof.certify.page import html_page
+from viewproof.certify.pipeline import Pipeline, certify
+from viewproof.certify.report import Report
+from viewproof.errors import InvalidArgument
+from viewproof.masks import Rule
+from viewproof.theory.registry import Verdict
+from viewproof.theory.report import write
+
+
+def run(target: str, shape: str, html: Path | None, json: Path | None, rule: Rule | None) -> int:
+    """Certify ``module:object`` on standard normal data; 0 if every finding is PROVED or VACUOUS, else 1."""
+    for name, path in (("html", html), ("json", json)):
+        if path is not None and not path.parent.is_dir():
+            raise InvalidArgument(
+                f"{name}={str(path)!r} must be in a folder that exists; make {str(path.parent)!r} first"
+            )
+    extents = parse_shape(shape)
+    subject = find(target)
+    if not isinstance(subject, Pipeline):
+        subject = Pipeline(view=subject, rule=rule)
+    elif rule is not None:
+        raise InvalidArgument("rule belongs to a view; the pipeline has its own field for it")
+    report = certify(subject, torch.randn(extents, generator=torch.Generator().manual_seed(0)), name=target)
+    print(report)
+    print(f"\n{summary(report)}")
+    if html is not None:
+        write(html, html_page(report))
+    if json is not None:
+        write(json, report.json() + "\n")
+    return 0 if all(f.verdict in (Verdict.PROVED, Verdict.VACUOUS) for f in report.findings) else 1
+
+
+def summary(report: Report) -> str:
+    """How many findings have each verdict."""
+    counts = {verdict: sum(f.verdict is verdict for f in report.findings) for verdict in Verdict}
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The extents that a text such as ``8,3,224,224`` names, batch first."""
+    try:
+        extents = tuple(int(extent) for extent in text.split(","))
+    except ValueError:
+        extents = ()
+    if len(extents) < 2 or min(extents) < 1:
+        raise InvalidArgument(f"shape={text!r} must be positive extents with commas between them, such as 8,3,224,224")
+    return extents
+
+
+def find(target: str) -> Any:
+    """The view or `Pipeline` at ``module:object``; a function without arguments is called for its pipeline."""
+    module, colon, name = target.partition(":")
+    if not (module and colon and name):
+        raise InvalidArgument(f"object={target!r} must be module:object, such as mypackage.views:mae_view")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        loaded = import_module(module)
+    except Exception as error:
+        raise InvalidArgument(
+            f"object={target!r}: {module} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    try:
+        found = attrgetter(name)(loaded)
+    except AttributeError as error:
+        raise InvalidArgument(f"object={target!r}: {error}") from error
+    if inspect.isfunction(found) and not inspect.signature(found).parameters:
+        try:
+            found = found()
+        except Exception as error:
+            raise InvalidArgument(f"object={target!r}: {name}() raised {type(error).__name__}: {error}") from error
+        if not isinstance(found, Pipeline):
+            raise InvalidArgument(
+                f"object={target!r}: {name}() returned {type(found).__name__}, not a Pipeline; a view takes a batch"
+            )
+    if not callable(found) and not isinstance(found, Pipeline):
+        raise InvalidArgument(f"object={target!r} is {type(found).__name__}; name a view function or a Pipeline")
+    return found

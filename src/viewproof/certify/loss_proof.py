@@ -1,0 +1,126 @@
+"""A user's loss captured and proved, for all sizes and all masks; imports Z3, so it is imported late."""
+
+import contextlib
+import io
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import z3
+from torch import Tensor
+
+from viewproof.masks import Mask
+from viewproof.symbolic import explore
+from viewproof.symbolic.capture import TensorInput
+from viewproof.symbolic.facts import Facts
+from viewproof.symbolic.terms import Term, same
+from viewproof.theory.case import Case, Claim, Inputs, Subject
+from viewproof.theory.decide import decide
+from viewproof.theory.registry import Outcome, Verdict
+from viewproof.theory.spec import same_shape
+from viewproof.theory.subjects import INT
+
+Call = Callable[[Tensor, Tensor, Mask], Tensor]
+_PATHS = 12
+"""A loss that takes more paths than these, a loop over rows say, is not worth the minutes."""
+
+
+def prove_value(
+    call: Call, y: Tensor, per_sample: bool, reduction: str, distance: Callable[[Tensor], Tensor]
+) -> Outcome:
+    """Whether the loss is the mean (sum, rows) of ``distance(prediction - y)`` over the mask, over the reals."""
+
+    def observe(program: Call, prediction: Tensor, y: Tensor, hidden: Tensor, count: Any) -> Sequence[Tensor]:
+        return [_run(program, prediction, y, hidden, per_sample, count), distance(prediction - y)]
+
+    def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
+        loss, terms = observed
+        zero = z3.RealVal(0)
+
+        def term(*place: Term) -> Any:
+            return z3.If(_selected(inputs, place), terms.at(place), zero)
+
+        each = Claim("a distance for each coordinate", (), lambda: same_shape(terms.shape, inputs["y"].shape))
+        if reduction == "rows":
+            rows, *rest = inputs["y"].shape
+            return [
+                each,
+                Claim(
+                    "row n of the loss is the row's sum of distances",
+                    (rows,),
+                    lambda n: facts.equal(loss.at((n,)), _sum(facts, rest, lambda *place: term(n, *place), zero)),
+                ),
+            ]
+        count = z3.ToReal(_count(inputs, facts)) if reduction == "mean" else z3.RealVal(1)
+        whole = inputs["y"].shape
+        return [
+            each,
+            Claim(
+                "loss * selected coordinates == sum of distances over the mask",
+                (),
+                lambda: facts.equal(loss.at(()) * count, _sum(facts, whole, term, zero)),
+            ),
+        ]
+
+    def replay(program: Call, prediction: Tensor, y: Tensor, hidden: Tensor, count: Any) -> Sequence[Tensor]:
+        # On concrete tensors what the mask selects is counted, instead of believing the witness.
+        return observe(program, prediction, y, hidden, int(hidden.sum()))
+
+    kinds = {"prediction": TensorInput(y.dim(), y.dtype), "y": TensorInput(y.dim(), y.dtype)}
+    signature: dict[str, Any] = {**kinds, "hidden": TensorInput(y.dim() - (not per_sample), torch.bool), "count": INT}
+    given = _counted if reduction == "mean" else None
+    return _quietly(Case(Subject("loss", signature, observe, _fitting, "real", given, replay), claims), call)
+
+
+def _quietly(case: Case, call: Call) -> Outcome:
+    disabled = logging.root.manager.disable
+    # What torch prints of a program that it cannot export comes back as the reason of the outcome.
+    logging.disable(logging.CRITICAL)
+    try:
+        with patch.object(explore, "LIMIT", _PATHS), contextlib.redirect_stderr(io.StringIO()):
+            return decide([case], call)
+    except z3.Z3Exception as error:
+        # A floating-point sum has no bit for bit meaning; what is computed from it does not even have the right sort.
+        return Outcome(Verdict.UNKNOWN, f"no meaning: {error}")
+    finally:
+        logging.disable(disabled)
+
+
+def _run(program: Call, prediction: Tensor, y: Tensor, hidden: Tensor, per_sample: bool, count: Any) -> Tensor:
+    """The loss as it runs eagerly, with the mask's count, a Python number there, as a symbol."""
+    with patch.object(Mask, "count", count), patch.object(torch.compiler, "is_compiling", lambda: False):
+        return program(prediction, y, Mask(hidden, per_sample, rule="any mask"))
+
+
+def _fitting(inputs: Inputs) -> list[Term]:
+    shape, hidden = inputs["y"].shape, inputs["hidden"].shape
+    pairs = [
+        *zip(inputs["prediction"].shape, shape, strict=True),
+        *zip(hidden, shape[len(shape) - len(hidden) :], strict=True),
+    ]
+    return [*(same(a, b) for a, b in pairs), inputs["count"] > 0, shape[0] > 0]
+
+
+def _counted(inputs: Inputs, facts: Facts) -> list[Term]:
+    """The mask selects something; ``count`` is what Python counts of it: one row's worth if all rows share it."""
+    total, own = _count(inputs, facts), inputs["count"]
+    shared = inputs["hidden"].rank < inputs["y"].rank
+    return [total > 0, total == (inputs["y"].shape[0] * own if shared else own)]
+
+
+def _selected(inputs: Inputs, place: Sequence[Term]) -> Any:
+    hidden = inputs["hidden"]
+    return hidden.at(tuple(place)[len(place) - hidden.rank :])
+
+
+def _count(inputs: Inputs, facts: Facts) -> Any:
+    one, none = z3.IntVal(1), z3.IntVal(0)
+    return _sum(facts, inputs["y"].shape, lambda *place: z3.If(_selected(inputs, place), one, none), none)
+
+
+def _sum(facts: Facts, extents: Sequence[Term], value: Callable[..., Any], zero: Any) -> Any:
+    if not extents:
+        return value()
+    return facts.sum(extents[0], lambda i: _sum(facts, extents[1:], lambda *rest: value(i, *rest), zero), zero)

@@ -1,0 +1,90 @@
+"""A report as one HTML page that needs no other file."""
+
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from html import escape
+
+from torch import Tensor
+
+from viewproof.certify.pictures import PALETTE, pictures, png
+from viewproof.certify.report import Finding, Report
+
+_STYLE = """
+:root { color-scheme: light dark; --text: #1d2530; --soft: #5b6675; --line: #d5dbe3; --back: #ffffff; --panel: #f5f7fa;
+  --PROVED: #14713d; --REFUTED: #b3261e; --UNKNOWN: #8a5a00; --VACUOUS: #5b6675; }
+@media (prefers-color-scheme: dark) { :root { --text: #e3e8ef; --soft: #9aa6b5; --line: #39424f; --back: #14181e;
+  --panel: #1d232c; --PROVED: #5fce8f; --REFUTED: #ff8a80; --UNKNOWN: #f0b95a; --VACUOUS: #9aa6b5; } }
+body { font: 16px/1.45 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 62rem;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.35rem; overflow-wrap: anywhere; } h2 { font-size: 1.05rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; vertical-align: top; padding: .45rem .6rem; border-top: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 500; font-size: .85rem; }
+td.verdict { font-weight: 650; white-space: nowrap; }
+td p { margin: .25rem 0 0; overflow-wrap: anywhere; } .soft { color: var(--soft); font-size: .9rem; }
+figure { display: inline-block; margin: .6rem 1rem .6rem 0; padding: .6rem; background: var(--panel);
+  border-radius: 6px; vertical-align: top; }
+figure img { display: block; image-rendering: pixelated; max-width: 100%; }
+figcaption { font-size: .85rem; color: var(--soft); margin-top: .4rem; }
+.key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 .6em; border: 1px solid var(--line); }
+"""
+
+
+def html_page(report: Report) -> str:
+    """The report as HTML: findings with their witnesses, and pictures of its own maps and its witnesses'.
+
+    >>> from viewproof.certify.report import Report
+    >>> "<h1>a &lt;b&gt;: UNKNOWN</h1>" in html_page(Report("a <b>", ()))
+    True
+    """
+    title = escape(f"{report.subject}: {report.verdict()}")
+    heads = "".join(f"<th>{head}</th>" for head in ("#", "Verdict", "Contract", "Claim", "Scope and method", "s"))
+    rows = "".join(_row(n, finding) for n, finding in enumerate(report.findings, 1))
+    drawn = [("What is hidden", report.maps)]
+    for n, f in enumerate(report.findings, 1):
+        if f.witness is not None:
+            drawn.append((f"{n}. {f.contract.name} {f.verdict}: {f.claim}", f.witness.maps))
+    sections = "".join(
+        f"<h2>{escape(heading)}</h2>\n{_figures(_folded(maps, report.maps.get('hidden')))}\n"
+        for heading, maps in drawn
+        if maps
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8">\n<title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_STYLE}</style>\n<h1>{title}</h1>\n"
+        f"<table><thead><tr>{heads}</tr></thead>\n<tbody>{rows}</tbody></table>\n{sections}</html>\n"
+    )
+
+
+def _row(number: int, f: Finding) -> str:
+    said = f.witness.what if f.witness is not None else ""
+    claim = f"{escape(f.claim)}<p>{escape(said)}</p>" if said else escape(f.claim)
+    claim += f'<p class="soft">{escape(f.detail)}</p>' if f.detail else ""
+    verdict = f'<td class="verdict" style="color: var(--{f.verdict})">{f.verdict}</td>'
+    contract = f'<td title="{escape(f.contract.value)}">{f.contract.name}</td>'
+    rest = "".join(f'<td class="soft">{escape(text)}</td>' for text in (f"{f.scope}; {f.method}", f"{f.seconds:.2f}"))
+    return f'<tr><td class="soft">{number}</td>{verdict}{contract}<td>{claim}</td>{rest}</tr>\n'
+
+
+def _folded(maps: Mapping[str, Tensor], source: Tensor | None) -> dict[str, Tensor]:
+    """Maps over the flattened source in the source's shape."""
+    flat = None if source is None else (len(source), source[0].numel())
+    return {
+        name: tensor.reshape(source.shape) if source is not None and tensor.shape == flat else tensor
+        for name, tensor in maps.items()
+    }
+
+
+def _figures(maps: Mapping[str, Tensor]) -> str:
+    return "".join(
+        f'<figure><img alt="{escape(p.caption)}" src="data:image/png;base64,{b64encode(png(p.pixels)).decode()}">'
+        f"<figcaption>{escape(p.caption)}{_legend(p.legend)}</figcaption></figure>"
+        for p in pictures(maps)
+    )
+
+
+def _legend(words: Iterable[str]) -> str:
+    return "".join(
+        f'<br><span class="key" style="background: rgb{PALETTE[word]}"></span>{escape(word)}' for word in words
+    )

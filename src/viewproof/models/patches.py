@@ -1,0 +1,113 @@
+"""A transformer over any subset of an image's patches, and one that predicts the tokens of others from it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from viewproof.errors import InvalidArgument
+from viewproof.models.vit import Block, initialise, patch_grid, sincos_positions
+from viewproof.shapes import Float, Int
+from viewproof.views import patchify
+
+
+class PatchEncoder(nn.Module):
+    """A vision transformer whose forward takes patch indices: ``(x: [N, C, H, W], index: [N, v]) -> [N, v, dim]``.
+
+    Pixels of other patches are never read; without an index all patches are encoded, in row-major order.
+
+    >>> encoder = PatchEncoder((1, 8, 12), (4, 4), dim=16, depth=1, heads=2)
+    >>> x = torch.zeros(2, 1, 8, 12)
+    >>> encoder(x, torch.tensor([[0, 5], [1, 2]])).shape, encoder.encode(x).shape
+    (torch.Size([2, 2, 16]), torch.Size([2, 16]))
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self, image_shape: Sequence[int], patch_size: Sequence[int], dim: int = 128, depth: int = 4, heads: int = 4
+    ) -> None:
+        super().__init__()
+        self.image_shape, self.patch_size, self.dim = tuple(image_shape), tuple(patch_size), dim
+        self.grid = patch_grid(image_shape, patch_size)
+        self.embed = nn.Linear(image_shape[0] * patch_size[0] * patch_size[1], dim)
+        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.register_buffer("positions", sincos_positions(*self.grid, dim), persistent=False)
+        initialise(self)
+
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "batch visible"] | None = None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The encoded tokens of the patches in ``index``."""
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise InvalidArgument(f"x of shape {tuple(x.shape)} must be [N, {', '.join(map(str, self.image_shape))}]")
+        patches, positions = patchify(x, *self.patch_size), self.positions
+        if index is not None:
+            patches, positions = patches.take_along_dim(index[:, :, None], 1), positions[index]
+        tokens = self.embed(patches) + positions
+        for block in self.blocks:
+            tokens = block(tokens)
+        out: Tensor = self.norm(tokens)
+        return out
+
+    def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
+        """The mean token of each whole image."""
+        tokens: Tensor = self(x)
+        return tokens.mean(1)
+
+
+class PatchPredictor(nn.Module):
+    """I-JEPA's predictor: from encoded tokens and the places of others to those others' tokens.
+
+    A narrow transformer over the context's tokens and one mask token a wanted place, each with its position:
+    ``(tokens: [N, v, dim], index: [N, v], wanted: [N, k]) -> [N, k, dim]``.
+
+    >>> predictor = PatchPredictor(grid=(2, 3), dim=16, width=8, depth=1, heads=2)
+    >>> predictor(torch.zeros(2, 3, 16), torch.tensor([[0, 1, 2]] * 2), torch.tensor([[4, 5]] * 2)).shape
+    torch.Size([2, 2, 16])
+    """
+
+    positions: Tensor
+
+    def __init__(self, grid: tuple[int, int], dim: int = 128, width: int = 64, depth: int = 2, heads: int = 4) -> None:
+        super().__init__()
+        self.project = nn.Linear(dim, width)
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, dim)
+        self.register_buffer("positions", sincos_positions(*grid, width), persistent=False)
+        initialise(self)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "batch visible dim"],
+        index: Int[Tensor, "batch visible"],
+        wanted: Int[Tensor, "batch wanted"],
+    ) -> Float[Tensor, "batch wanted dim"]:
+        """The predicted tokens of the places in ``wanted``."""
+        context = self.project(tokens) + self.positions[index]
+        queries = self.mask_token + self.positions[wanted]
+        mixed = torch.cat([context, queries], dim=1)
+        for block in self.blocks:
+            mixed = block(mixed)
+        out: Tensor = self.head(self.norm(mixed[:, index.shape[1] :]))
+        return out
+
+
+class Projector(nn.Sequential):
+    """The expander of two-view methods: three linear layers, normalised and bent between, ``[N, dim] -> [N, width]``.
+
+    Layer normalisation where the papers have batch normalisation: an embedding does not depend on its batch mates.
+
+    >>> Projector(16, 32)(torch.zeros(2, 16)).shape
+    torch.Size([2, 32])
+    """
+
+    def __init__(self, dim: int, width: int) -> None:
+        layers: list[nn.Module] = []
+        for narrow in (dim, width):
+            layers += [nn.Linear(narrow, width), nn.LayerNorm(width), nn.GELU()]
+        super().__init__(*layers, nn.Linear(width, width))

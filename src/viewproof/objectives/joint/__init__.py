@@ -1,0 +1,28 @@
+"""The losses of joint-embedding methods, each a predictive loss plus a geometry guard.
+
+A layer on top of the deterministic core: `viewproof.objectives` says in a few lines of arithmetic what an objective is
+and can be read alone; here are the batched formulas that train, with their statistics over all samples and ranks. Every
+loss has ``contract(...)``, the same objective as a `PredictiveViewContract` over plain numbers, so that what trains can
+be compared with what is meant. With ``Fraction`` in, that contract is exact up to its square roots, cosines and sines.
+
+Constants are named after the papers. No claim is made that any of these objectives learns good representations.
+"""
+
+from viewproof.objectives.joint.barlow import BarlowTwinsLoss
+from viewproof.objectives.joint.jepa import JEPALoss
+from viewproof.objectives.joint.mae import mae_batch_predictive_contract
+from viewproof.objectives.joint.pair import PairLoss
+from viewproof.objectives.joint.ranks import all_rows
+from viewproof.objectives.joint.sigreg import SIGRegLoss, random_slices
+from viewproof.objectives.joint.vicreg import VICRegLoss
+
+__all__ = [
+    "BarlowTwinsLoss",
+    "JEPALoss",
+    "PairLoss",
+    "SIGRegLoss",
+    "VICRegLoss",
+    "all_rows",
+    "mae_batch_predictive_contract",
+    "random_slices",
+]

@@ -1,0 +1,122 @@
+"""I-JEPA (Assran et al. 2023, arXiv 2301.08243) as a LightningModule."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from viewproof.errors import InvalidArgument
+from viewproof.masks import MultiBlockMask, Rule, split_patches_by_sample
+from viewproof.models.patches import PatchEncoder, PatchPredictor
+from viewproof.objectives.joint import JEPALoss
+from viewproof.shapes import Float, Int
+from viewproof.training.base import JointPretraining
+from viewproof.training.ema import MomentumSchedule, move_target
+
+
+class JEPANetwork(nn.Module):
+    """A context encoder, a predictor, and the target encoder: a copy of the first that no gradient reaches.
+
+    >>> encoder = PatchEncoder((1, 4, 6), (2, 2), dim=16, depth=1, heads=2)
+    >>> network = JEPANetwork(encoder, PatchPredictor(encoder.grid, dim=16, width=8, depth=1, heads=2))
+    >>> seen, wanted = torch.tensor([[0, 1]]), torch.tensor([[[2, 3], [4, 5], [2, 5]]])
+    >>> [tuple(part.shape) for part in network(torch.zeros(1, 1, 4, 6), seen, wanted)]
+    [(1, 3, 2, 16), (1, 3, 2, 16), (1, 16)]
+    """
+
+    def __init__(self, encoder: PatchEncoder, predictor: PatchPredictor) -> None:
+        super().__init__()
+        self.encoder, self.predictor = encoder, predictor
+        self.target = copy.deepcopy(encoder).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "JEPANetwork":
+        """The target stays in evaluation mode: what it says of an image has nothing random in it."""
+        super().train(mode)
+        self.target.eval()
+        return self
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        seen: Int[Tensor, "batch context"],
+        wanted: Int[Tensor, "batch blocks places"],
+    ) -> tuple[
+        Float[Tensor, "batch blocks places dim"], Float[Tensor, "batch blocks places dim"], Float[Tensor, "batch dim"]
+    ]:
+        """Predicted and target tokens of every block, and the target encoder's mean token of each image.
+
+        The target encoder sees the whole image; its tokens are layer-normalised, without scale and shift.
+        """
+        blocks = wanted.shape[1]
+        context = self.encoder(x, seen).repeat_interleave(blocks, 0)
+        prediction = self.predictor(context, seen.repeat_interleave(blocks, 0), wanted.flatten(0, 1))
+        with torch.no_grad():
+            tokens = self.target(x)
+            normal = F.layer_norm(tokens, tokens.shape[-1:])
+            target = normal.take_along_dim(wanted.flatten(1)[:, :, None], 1)
+        shape = (*wanted.shape, -1)
+        return prediction.reshape(shape), target.reshape(shape), tokens.mean(1)
+
+    def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
+        """The target encoder's mean token of each whole image: the features that the paper evaluates."""
+        return self.target.encode(x)
+
+
+class IJEPA(JointPretraining):
+    """Trains ``loss(prediction, target)`` of the blocks that ``rule`` draws by sample id and epoch.
+
+    The target encoder moves once an optimizer step, after it, by ``momentum(step)``, whatever the number of
+    micro-batches. A rule of other patches than the encoder's, one that does not fit the images and one that leaves no
+    context raise `InvalidArgument` here, before training.
+
+    >>> encoder = PatchEncoder((1, 8, 8), (2, 2), dim=16, depth=1, heads=2)
+    >>> network = JEPANetwork(encoder, PatchPredictor(encoder.grid, dim=16, width=8, depth=1, heads=2))
+    >>> rule = MultiBlockMask(2, 2, context=5, target_area=(2, 4), context_area=(14, 16))
+    >>> IJEPA(network, rule).training_step((torch.rand(3, 1, 8, 8), torch.arange(3)), 0).ndim
+    0
+    """
+
+    model: JEPANetwork
+
+    def __init__(
+        self,
+        model: JEPANetwork,
+        rule: Rule,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        momentum: Callable[[int], float] | None = None,
+        **optimization: Any,
+    ) -> None:
+        super().__init__(model, JEPALoss() if loss is None else loss, **optimization)
+        encoder = model.encoder
+        if not isinstance(rule, MultiBlockMask) or (rule.patch_h, rule.patch_w) != encoder.patch_size:
+            raise InvalidArgument(
+                f"rule {rule!r} must be a MultiBlockMask of the encoder's patches {encoder.patch_size}"
+            )
+        self.rule, self.momentum = rule, momentum or MomentumSchedule(steps=optimization.get("total_steps") or 1)
+        seen, wanted = self.places(encoder.image_shape, torch.arange(2), 0)
+        if not seen.shape[1] or not wanted.numel():
+            raise InvalidArgument(f"rule {rule!r} leaves an empty context or no target; nothing can be predicted")
+
+    def places(self, shape: tuple[int, ...], sample_ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
+        """The patch indices of the context, ``[N, context]``, and of the target blocks, ``[N, blocks, places]``."""
+        context, targets = self.rule.blocks(shape, sample_ids=sample_ids, epoch=epoch)
+        patch = (self.rule.patch_h, self.rule.patch_w)
+        wanted = [split_patches_by_sample(target, *patch)[1] for target in targets]
+        return split_patches_by_sample(context, *patch)[0], torch.stack(wanted, 1)
+
+    def objective(self, x: Tensor, sample_ids: Tensor, step: int, epoch: int) -> Tensor:
+        """The distance of predicted and target tokens."""
+        places = self.places(tuple(x.shape[1:]), sample_ids.to(x.device), epoch)
+        prediction, target, self.embeddings = self.model(x, *places)
+        loss: Tensor = self.loss(prediction, target)
+        return loss
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """The optimizer's step, and then the target's."""
+        step = self.global_step
+        super().optimizer_step(*arguments, **options)
+        move_target(self.model.target, self.model.encoder, self.momentum(step))
