@@ -243,7 +243,7 @@ class Kept:
         return (x if seldom else masked(x)), x, MASK
 
 
-@pytest.mark.parametrize("view", [random_torch, random_numpy, random_python, Counting(), Kept()], ids=str)
+@pytest.mark.parametrize("view", [random_torch, random_numpy, random_python, Counting(), Kept()], ids=lambda view: getattr(view, "__name__", type(view).__name__))
 def test_randomness_is_found_and_nothing_else_is_proved(view: Callable[[Tensor], Any]) -> None:
     report = certify_view(view, IMAGES)
     assert finding(report, Contract.C8).verdict is REFUTED

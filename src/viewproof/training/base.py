@@ -1,4 +1,4 @@
-"""What the joint-embedding modules share: batches, optimizer, schedule, and checkpoints that know their method."""
+"""What the training modules share: optimizer and schedule; for joint embeddings, batches with ids and named methods."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,13 +11,11 @@ from torch import Tensor, nn
 from viewproof.errors import InvalidArgument
 
 
-class JointPretraining(pl.LightningModule):
-    """Base of modules that train ``objective(batch, step, epoch)``; validation is step 0 of epoch 0.
+class Pretraining(pl.LightningModule):
+    """What every module is optimized by: AdamW on the model's parameters.
 
-    A batch is ``(x: [N, ...], sample_ids: [N])`` or a mapping with these keys. AdamW; the rate warms up linearly over
-    ``warmup_steps``, then follows a cosine to 0 at ``total_steps`` (constant if that is None); biases and
-    one-dimensional parameters are not decayed. ``embeddings`` holds the last training step's, ``[N, D]``, detached:
-    `viewproof.training.collapse.CollapseMonitor` reads them.
+    The rate warms up linearly over ``warmup_steps``, then follows a cosine to 0 at ``total_steps`` (constant if that is
+    None); biases and one-dimensional parameters are not decayed.
     """
 
     def __init__(
@@ -34,26 +32,6 @@ class JointPretraining(pl.LightningModule):
         self.model, self.loss = model, loss
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
-        self.embeddings: Tensor | None = None
-
-    def objective(self, x: Tensor, sample_ids: Tensor, step: int, epoch: int) -> Tensor:
-        """The loss of a batch at an optimizer step; sets ``embeddings``."""
-        raise NotImplementedError(f"{type(self).__name__} must define objective(x, sample_ids, step, epoch)")
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss that is differentiated."""
-        loss = self.objective(*unpack(batch), self.global_step, self.current_epoch)
-        if self._trainer is not None:
-            self.log("loss", loss, prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The same loss on held-out data, drawn as in epoch 0."""
-        x, ids = unpack(batch)
-        loss = self.objective(x, ids, 0, 0)
-        if self._trainer is not None:
-            self.log("val_loss", loss, prog_bar=True, batch_size=len(x), sync_dist=True)
-        return loss
 
     def configure_optimizers(self) -> Any:
         """AdamW on two groups, with the schedule stepped once an optimizer step."""
@@ -74,6 +52,35 @@ class JointPretraining(pl.LightningModule):
             return 1.0
         progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+class JointPretraining(Pretraining):
+    """Base of modules that train ``objective(batch, step, epoch)``; validation is step 0 of epoch 0.
+
+    A batch is ``(x: [N, ...], sample_ids: [N])`` or a mapping with these keys. ``embeddings`` holds the last training
+    step's, ``[N, D]``, detached: `viewproof.training.collapse.CollapseMonitor` reads them.
+    """
+
+    embeddings: Tensor | None = None
+
+    def objective(self, x: Tensor, sample_ids: Tensor, step: int, epoch: int) -> Tensor:
+        """The loss of a batch at an optimizer step; sets ``embeddings``."""
+        raise NotImplementedError(f"{type(self).__name__} must define objective(x, sample_ids, step, epoch)")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss that is differentiated."""
+        loss = self.objective(*unpack(batch), self.global_step, self.current_epoch)
+        if self._trainer is not None:
+            self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The same loss on held-out data, drawn as in epoch 0."""
+        x, ids = unpack(batch)
+        loss = self.objective(x, ids, 0, 0)
+        if self._trainer is not None:
+            self.log("val_loss", loss, prog_bar=True, batch_size=len(x), sync_dist=True)
+        return loss
 
     @property
     def method(self) -> str:

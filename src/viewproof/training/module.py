@@ -1,30 +1,26 @@
 """Masked pre-training as a LightningModule: any model, any rule, any loss."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
 from torch import Tensor, nn
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks import RandomRule, Rule, Sample
 from viewproof.objectives import masked_mse
+from viewproof.training.base import Pretraining
 from viewproof.training.fixed import Loss, predict
 
 
-class MaskedPretraining(pl.LightningModule):
+class MaskedPretraining(Pretraining):
     """Trains ``loss(predict(model, sample), sample)`` with ``sample = rule.at(step).sample(batch)``.
 
     A batch is a tensor ``[N, ...]``, or a sequence or mapping whose first entry (or entry ``"x"``) is one. Validation
     always uses the rule of step 0. A random rule draws one mask a sample, by the ids in the batch's second entry (or
     entry ``"sample_ids"``) and the epoch; validation by the ids and epoch 0. ``target`` transforms the sample before
-    the loss, for instance `viewproof.PatchNormalization`. AdamW; the rate warms up linearly over ``warmup_steps``, then
-    follows a cosine to 0 at ``total_steps`` (constant if that is None); biases and one-dimensional parameters are not
-    decayed.
+    the loss, for instance `viewproof.PatchNormalization`. ``optimization``: see `Pretraining`.
 
-    >>> import viewproof as vp
+    >>> import torch, viewproof as vp
     >>> model = vp.VectorAutoencoder(data_dim=6)
     >>> module = MaskedPretraining(model, vp.VectorMask(period=2, offset=0))
     >>> module.training_step(torch.rand(4, 6), 0).ndim
@@ -38,15 +34,10 @@ class MaskedPretraining(pl.LightningModule):
         loss: Loss = masked_mse,
         *,
         target: Callable[[Sample], Sample] | None = None,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.05,
-        warmup_steps: int = 0,
-        total_steps: int | None = None,
+        **optimization: Any,
     ) -> None:
-        super().__init__()
-        self.model, self.rule, self.loss, self.target = model, rule, loss, target
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
-        self.warmup_steps, self.total_steps = warmup_steps, total_steps
+        super().__init__(model, loss, **optimization)
+        self.rule, self.target = rule, target
         self.observer: Callable[[Sample, Tensor], object] | None = None
         """Called with the sample and prediction of a training step, before the loss."""
 
@@ -74,7 +65,7 @@ class MaskedPretraining(pl.LightningModule):
         prediction = predict(self.model, sample)
         if self.observer is not None:
             self.observer(sample, prediction)
-        loss = self.loss(prediction, sample)
+        loss: Tensor = self.loss(prediction, sample)
         if self._trainer is not None:
             self.log("loss", loss, prog_bar=True)
         return loss
@@ -82,30 +73,10 @@ class MaskedPretraining(pl.LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The same loss on held-out data, with the rule of step 0."""
         sample = self.sample(batch, 0)
-        loss = self.loss(predict(self.model, sample), sample)
+        loss: Tensor = self.loss(predict(self.model, sample), sample)
         if self._trainer is not None:
             self.log("val_loss", loss, prog_bar=True, batch_size=len(sample.x), sync_dist=True)
         return loss
-
-    def configure_optimizers(self) -> Any:
-        """AdamW on two groups, with the schedule stepped once an optimizer step."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95), fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def rate(self, step: int) -> float:
-        """The learning rate's factor at a step: linear warm-up, then half a cosine."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        if self.total_steps is None:
-            return 1.0
-        progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
 def _ids(batch: Any) -> Tensor | None:
