@@ -17,7 +17,7 @@ from viewproof.methods import default_blocks
 from viewproof.training.base import JointPretraining
 from viewproof.training.callbacks import ClipGradient
 
-METHODS = ["ijepa", "vicreg", "barlow", "sigreg"]
+METHODS = ["ijepa", "vicreg", "barlow", "sigreg", "supervised"]
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]
 SMALL += ["--decoder-heads", "2", "--projector-dim", "12", "--batch-size", "20", "--threads", "1"]
 
@@ -124,6 +124,29 @@ def test_options_of_the_engine_reach_it(images: str, tmp_path: Path) -> None:
     assert (module.pair.min_area, module.pair.flip) == (0.5, False)  # type: ignore[union-attr]
 
 
+def test_steps_end_a_run_within_an_epoch_and_resolve_to_themselves(images: str, tmp_path: Path) -> None:
+    assert pretrain("supervised", images, "--steps", "6", "--out", str(tmp_path / "run")) == 0
+    config = runs.read_config(tmp_path / "run")
+    assert (config.steps, config.epochs) == (6, None)
+    assert runs._module(runs.prepare(config, tmp_path / "run"), 4).total_steps == 6
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
+
+
+def test_labels_are_those_of_the_samples_and_must_exist(
+    images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.load(images)["x"]
+    np.save(tmp_path / "bare.npy", x)
+    assert pretrain("supervised", str(tmp_path / "bare.npy"), "--out", str(tmp_path / "run")) == 2
+    assert "needs labels" in capsys.readouterr().err
+    assert (
+        pretrain("supervised", images, "--epochs", "20", "--learning-rate", "0.01", "--out", str(tmp_path / "b")) == 0
+    )
+    run = runs.load_run(tmp_path / "b")
+    logits = run.model(run.dataset.fetch("test", np.arange(len(run.dataset.test))))
+    assert (logits.argmax(1).numpy() == run.dataset.test.labels).mean() > 0.9
+
+
 def test_ijepa_is_evaluated_by_its_target_encoder(images: str, tmp_path: Path) -> None:
     assert pretrain("ijepa", images, "--epochs", "2", "--momentum", "0.5", "--out", str(tmp_path / "run")) == 0
     run, x = runs.load_run(tmp_path / "run"), torch.randn(3, 2, 8, 12)
@@ -154,6 +177,9 @@ BAD = [
     ("sigreg", ["--min-area", "1.5"], "min_area=1.5 must lie above 0"),
     ("vicreg", ["--clip", "0"], "clip=0.0 must be positive"),
     ("simclr", [], "simclr"),
+    ("mae", ["--epochs", "2", "--steps", "3"], "epochs=2 and steps=3 both end the run; pass one of them"),
+    ("mae", ["--steps", "0"], "steps=0 must be positive"),
+    ("supervised", ["--mask", "PatchMask(4, 4, 2, 0)"], "supervised hides nothing"),
 ]
 
 

@@ -22,7 +22,8 @@ class PretrainConfig:
     Attributes:
         data: digits, photos, fashion-mnist[:FOLDER], cifar-10:FOLDER, a .npy or .npz file, or a folder of images
         method: the objective: mae reconstructs what the mask hides; ijepa predicts a moving target's representations of
-            hidden blocks; vicreg, barlow and sigreg compare two random views; all but mae need images
+            hidden blocks; vicreg, barlow and sigreg compare two random views; all but mae need images; supervised,
+            the yardstick, learns the labels
         model: the network; left open: masked-autoencoder for images, vector for everything else; vit for other methods
         decoder: of the masked-autoencoder: self-attention (MAE) or cross-attention (CrossMAE)
         mask: the rule that hides, for instance "~Rotating(PatchMask(4, 4, 4, 0))"; ~ hides what the rule shows
@@ -41,6 +42,7 @@ class PretrainConfig:
         min_area: of two views, the least share of the image that a view shows; left open: 0.3, and 0.6 for digits
         flip: of two views, whether every second one is mirrored; left open: yes, and not for digits
         epochs: passes over the training part
+        steps: optimizer steps, in place of epochs
         batch_size: samples a step
         learning_rate: peak rate of AdamW
         weight_decay: decay of matrices; biases and norms are not decayed
@@ -57,7 +59,7 @@ class PretrainConfig:
 
     data: str
     _: KW_ONLY
-    method: Literal["mae", "ijepa", "vicreg", "barlow", "sigreg"] = "mae"
+    method: Literal["mae", "ijepa", "vicreg", "barlow", "sigreg", "supervised"] = "mae"
     model: Literal["masked-autoencoder", "vit", "resnet", "conv", "vector"] | None = None
     decoder: Literal["self-attention", "cross-attention"] = "self-attention"
     mask: str | None = None
@@ -75,6 +77,7 @@ class PretrainConfig:
     min_area: float | None = None
     flip: bool | None = None
     epochs: OptionalCount = None
+    steps: OptionalCount = None
     batch_size: OptionalCount = None
     learning_rate: float | None = None
     weight_decay: float = 0.05

@@ -1,4 +1,4 @@
-"""From a configuration to the networks and modules of the joint-embedding methods: ijepa, vicreg, barlow, sigreg."""
+"""From a configuration to the networks and modules of every method but mae: they learn embeddings."""
 
 from typing import Any
 
@@ -14,6 +14,7 @@ from viewproof.training.augment import RandomViews
 from viewproof.training.base import JointPretraining
 from viewproof.training.ema import MomentumSchedule
 from viewproof.training.ijepa import IJEPA, JEPANetwork
+from viewproof.training.supervised import Classifier, Supervised
 from viewproof.training.two_view import ProjectedEncoder, TwoView
 
 
@@ -28,6 +29,10 @@ def check_joint(config: PretrainConfig, dataset: Dataset) -> None:
         return
     if config.mask is not None:
         raise InvalidArgument(f"mask={config.mask!r} is for mae and ijepa; {name} hides nothing, leave mask out")
+    if name == "supervised":
+        if not dataset.classes or dataset.train.labels is None or dataset.test.labels is None:
+            raise InvalidArgument(f"method='supervised' needs labels, and {config.data} has none")
+        return
     if config.batch_size == 1 or len(dataset.test) == 1:
         raise InvalidArgument(
             f"batch_size={config.batch_size}, {len(dataset.test)} held-out samples: {name} has statistics over a "
@@ -47,10 +52,13 @@ def default_blocks(shape: tuple[int, ...], patch: int, seed: int = 0) -> str:
     return f"MultiBlockMask({patch}, {patch}, {context}, ({low}, {high}), ({least}, {total}), seed={seed})"
 
 
-def build_joint(config: PretrainConfig, shape: tuple[int, ...]) -> nn.Module:
+def build_joint(config: PretrainConfig, shape: tuple[int, ...], classes: int | None = None) -> nn.Module:
     """The network of a resolved configuration for images of ``shape``."""
     assert config.patch_size and config.dim and config.depth and config.heads and config.projector_dim
     encoder = PatchEncoder(shape, (config.patch_size, config.patch_size), config.dim, config.depth, config.heads)
+    if config.method == "supervised":
+        assert classes
+        return Classifier(encoder, config.dim, classes)
     if config.method != "ijepa":
         return ProjectedEncoder(encoder, Projector(config.dim, config.projector_dim))
     assert config.decoder_dim and config.decoder_depth and config.decoder_heads
@@ -59,7 +67,12 @@ def build_joint(config: PretrainConfig, shape: tuple[int, ...]) -> nn.Module:
 
 
 def joint_module(
-    config: PretrainConfig, model: nn.Module, rule: Rule | None, total_steps: int = 1, **optimization: Any
+    config: PretrainConfig,
+    model: nn.Module,
+    rule: Rule | None,
+    dataset: Dataset,
+    total_steps: int = 1,
+    **optimization: Any,
 ) -> JointPretraining:
     """The module that trains ``model`` by the configuration's method; what does not fit is refused here."""
     assert config.momentum is not None and config.min_area is not None and config.flip is not None
@@ -67,6 +80,8 @@ def joint_module(
         assert rule is not None
         momentum = MomentumSchedule(config.momentum, steps=total_steps)
         return IJEPA(model, rule, momentum=momentum, total_steps=total_steps, **optimization)
+    if isinstance(model, Classifier):
+        return Supervised(model, dataset.train.labels, dataset.test.labels, total_steps=total_steps, **optimization)
     loss = {"vicreg": VICRegLoss(), "barlow": BarlowTwinsLoss(), "sigreg": SIGRegLoss(seed=config.seed)}[config.method]
     pair = RandomViews(config.min_area, config.flip, seed=config.seed)
     return TwoView(model, loss, pair, total_steps=total_steps, **optimization)

@@ -38,7 +38,10 @@ HIDDEN_SHARE = {"digits": 0.5}
 
 
 def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
-    """The configuration, checked; null stay only ``out``, ``clip``, and the mask of a method that hides nothing."""
+    """The configuration, checked.
+
+    Null stay only ``out``, ``clip``, one of ``steps`` and ``epochs``, and the mask of a method that hides nothing.
+    """
     shape = dataset.sample_shape
     image = len(shape) == 3
     if config.method != "mae":
@@ -57,6 +60,10 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
     recipe |= {"model": model, "patch_size": default_patch(shape) if image else 1}
     recipe["batch_size"] = min(int(recipe["batch_size"]), size)
     open_fields: Any = {name: value for name, value in recipe.items() if getattr(config, name) is None}
+    if config.steps is not None:
+        if config.epochs is not None:
+            raise InvalidArgument(f"epochs={config.epochs} and steps={config.steps} both end the run; pass one of them")
+        del open_fields["epochs"]
     config = replace(config, **open_fields)
     for name, value in asdict(config).items():
         least = 0 if name in MAY_BE_ZERO else math.nextafter(0, 1)
@@ -104,10 +111,10 @@ def default_mask(shape: tuple[int, ...], patch: int, seed: int = 0, share: float
     return f"Rotating(BlockMask({(1,) * len(shape)!r}, 2, 0))"
 
 
-def build_model(config: PretrainConfig, shape: tuple[int, ...]) -> nn.Module:
-    """The network of a resolved configuration for samples of ``shape``."""
+def build_model(config: PretrainConfig, shape: tuple[int, ...], classes: int | None = None) -> nn.Module:
+    """The network of a resolved configuration for samples of ``shape``, and of ``classes`` if it is supervised."""
     if config.method != "mae":
-        return build_joint(config, shape)
+        return build_joint(config, shape, classes)
     assert config.patch_size and config.dim and config.depth and config.heads
     assert config.decoder_dim and config.decoder_depth and config.decoder_heads
     patch = (config.patch_size, config.patch_size)

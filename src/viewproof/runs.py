@@ -64,9 +64,9 @@ def prepare(config: PretrainConfig, folder: Path) -> Run:
     rule = None if config.mask is None else parse_rule(config.mask)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build_model(config, dataset.sample_shape)
+        model = build_model(config, dataset.sample_shape, dataset.classes)
     if config.method != "mae":
-        joint_module(config, model, rule)
+        joint_module(config, model, rule, dataset)
     elif rule is not None:
         check_rule(config, rule, model, dataset.sample_shape)
     assert config.threads
@@ -98,14 +98,15 @@ def resume(folder: Path, say: Callable[[str], None] = print) -> int:
 
 def _train(run: Run, checkpoint: Path | None, say: Callable[[str], None]) -> int:
     config, data = run.config, run.dataset
-    assert config.batch_size and config.epochs and config.learning_rate
+    assert config.batch_size
     loader = partial(batches, data, seed=config.seed, num_workers=config.workers)
     train = loader("train", config.batch_size)
     # Statistics over samples need a whole batch: the last one may hold a single sample.
     held_out = loader("test", min(config.batch_size, len(data.test)), drop_last=config.method != "mae")
     module = _module(run, len(train))
     say(f"{config.data}: {len(data.train)} training and {len(data.test)} held-out samples of {data.sample_shape}")
-    drawn = "two random views" if config.mask is None else f"mask {config.mask}"
+    views = "labels" if config.method == "supervised" else "two random views"
+    drawn = views if config.mask is None else f"mask {config.mask}"
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
     if config.compile:
         run.model.compile()
@@ -137,15 +138,15 @@ def _train(run: Run, checkpoint: Path | None, say: Callable[[str], None]) -> int
 
 def _module(run: Run, steps_per_epoch: int) -> pl.LightningModule:
     config = run.config
-    assert config.epochs and config.learning_rate
+    assert config.learning_rate
     optimization: dict[str, Any] = {
         "learning_rate": config.learning_rate,
         "weight_decay": config.weight_decay,
         "warmup_steps": round(config.warmup_epochs * steps_per_epoch),
-        "total_steps": config.epochs * steps_per_epoch,
+        "total_steps": config.steps or (config.epochs or 0) * steps_per_epoch,
     }
     if config.method != "mae":
-        return joint_module(config, run.model, run.rule, **optimization)
+        return joint_module(config, run.model, run.rule, run.dataset, **optimization)
     assert run.rule is not None
     return MaskedPretraining(run.model, run.rule, LOSSES[config.loss], target=run.normalization, **optimization)
 
@@ -166,7 +167,8 @@ def _trainer(run: Run, say: Callable[[str], None]) -> pl.Trainer:
         # An accelerator that this configuration does not use, and workers that it chose to do without.
         warnings.filterwarnings("ignore", ".*(does not have many workers|available but not used).*")
         return pl.Trainer(
-            max_epochs=config.epochs,
+            max_epochs=config.epochs or -1,
+            max_steps=config.steps or -1,
             precision=config.precision,
             deterministic=True,
             callbacks=callbacks,

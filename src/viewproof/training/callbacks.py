@@ -97,7 +97,7 @@ class RunProgress(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar at the step that training starts from."""
-        total = (trainer.max_epochs or 0) * int(trainer.num_training_batches)
+        total = int(trainer.estimated_stepping_batches)
         pause = 0.1 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(
             total=total, initial=trainer.global_step, unit="step", disable=not self._enabled, mininterval=pause
