@@ -8,6 +8,7 @@ import certify_view
 import contract_guard
 import masking
 import prove
+import random_masks
 import startup
 import torch
 import training_step
@@ -16,7 +17,8 @@ import training_step
 def main() -> None:
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}", end=" ")
     print(f"with {torch.get_num_threads()} threads, Python {platform.python_version()}; medians\n", flush=True)
-    for benchmark in (startup, masking, training_step, certify_view, certify_encoder, contract_guard, prove):
+    benchmarks = (startup, masking, random_masks, training_step, certify_view, certify_encoder, contract_guard, prove)
+    for benchmark in benchmarks:
         print("\n".join([*benchmark.main(), ""]), flush=True)
 
 

@@ -71,6 +71,21 @@ class MaskedAutoencoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels height width"], view: Mask) -> Float[Tensor, "batch pixels"]:
         """The hidden patches' predicted pixels, flat, zero where ``view`` is visible."""
+        return self.decode(self.encode_visible(x, view), view)
+
+    def encode_visible(
+        self, x: Float[Tensor, "batch channels height width"], view: Mask
+    ) -> Float[Tensor, "batch visible dim"]:
+        """The encoded tokens of the patches that ``view`` leaves visible."""
+        return self.encode_patches(x, self._split(view)[0])
+
+    def decode(self, tokens: Float[Tensor, "batch visible dim"], view: Mask) -> Float[Tensor, "batch pixels"]:
+        """From the visible patches' tokens to the hidden patches' predicted pixels, as `forward` returns them."""
+        visible, hidden = self._split(view)
+        return self._place(self._decode(tokens, visible, hidden), hidden)
+
+    def _split(self, view: Mask) -> tuple[Tensor, Tensor]:
+        """The indices of visible and hidden patches; neither may be empty."""
         if tuple(view.data_shape) != self.image_shape:
             raise InvalidArgument(
                 f"view over {tuple(view.data_shape)} must lie over the image {self.image_shape}; pass sample.view"
@@ -83,8 +98,7 @@ class MaskedAutoencoder(nn.Module):
                 f"view made by {view.rule!r} leaves {seen} patches visible and {unseen} hidden; "
                 "both must be at least 1 (encode(x) sees everything)"
             )
-        predicted = self._decode(self.encode_patches(x, visible), visible, hidden)
-        return self._place(predicted, hidden)
+        return visible, hidden
 
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
         """The mean token of each whole image."""
