@@ -81,10 +81,10 @@ def evaluate(run: Path) -> int:
     Args:
         run: the run folder
     """
-    from viewproof import runs
+    from viewproof import reports, runs
 
     hush()
-    runs.report(runs.load_run(run))
+    reports.report(runs.load_run(run))
     return 0
 
 
