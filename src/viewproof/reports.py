@@ -11,25 +11,34 @@ import torch
 from torch import Tensor
 
 from viewproof import plots
-from viewproof.data import Dataset
-from viewproof.evaluation import encode_all, hidden_errors, probe
-from viewproof.masks import Sample
-from viewproof.masks.random.rule import one_for_all
+from viewproof.data import Dataset, batches
+from viewproof.evaluation import HiddenErrors, drawn, encode_all, hidden_errors, probe
+from viewproof.masks import Mask, Sample
 from viewproof.runs import Run, prepare, write_text
 from viewproof.training import predict
 
 
 def report(run: Run, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Measure the trained model on held-out data, draw reconstructions (of mae), print and write the table."""
+    """Measure the trained model on held-out data, draw it (of mae), print and write the table."""
     data = run.dataset
-    run.model.eval().cpu()
+    run.model.eval().to(device())
     lines: list[str] = []
     result: dict[str, Any] = {}
     if run.config.method == "mae":
-        result["hidden_error"] = errors = reconstruction_errors(run)
-        lines += ["", "held-out error on hidden values (mean squared, in training standard deviations)"]
-        lines += [f"  {name:<34} {error:8.4f}" for name, error in errors.items()]
+        errors = reconstruction_errors(run)
+        result |= {"hidden_error": errors.means, "hidden_error_draws": errors.draws}
+        over = "one draw of the mask" if errors.draws == 1 else f"mean over {errors.draws} draws of the mask"
+        lines += ["", f"held-out error on hidden values (mean squared, in training standard deviations; {over})"]
+        lines += [f"  {name:<34} {error:8.4f}" for name, error in errors.means.items()]
         if len(data.sample_shape) == 3:
+            patch = run.config.patch_size
+            assert patch
+            tables = errors.by_patch(patch, patch)
+            result["hidden_error_by_patch"] = {"patch_size": patch, **tables}
+            lines.append(
+                f"  the model's by patch of {patch} x {patch}: {_range(tables['model'])}; see patch-errors.png"
+            )
+            draw_patch_errors(run, errors, run.folder / "patch-errors.png")
             draw_reconstructions(run, run.folder / "reconstruction.png")
     result["accuracy"] = scores = {}
     if data.classes and data.train.labels is not None and data.test.labels is not None:
@@ -42,17 +51,28 @@ def report(run: Run, say: Callable[[str], None] = print) -> dict[str, Any]:
     return result
 
 
-def reconstruction_errors(run: Run) -> dict[str, float]:
-    """The error on hidden values of held-out samples, of the model and of plain baselines."""
-    data = run.dataset
+def device() -> torch.device:
+    """Where a report computes: the first GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _range(table: list[list[float | None]]) -> str:
+    known = [error for row in table for error in row if error is not None]
+    unseen = sum(error is None for row in table for error in row)
+    return f"{min(known):.4f} to {max(known):.4f}" + (f", {unseen} never hidden" if unseen else "")
+
+
+def reconstruction_errors(run: Run) -> HiddenErrors:
+    """The errors on hidden values of held-out samples, of the model and of plain baselines."""
     assert run.rule is not None
-    held_out = [data.fetch("test", part) for part in torch.split(torch.arange(len(data.test)), 256)]
-    return hidden_errors(held_out, one_for_all(run.rule.at(0)), mean_sample(data), partial(restore_prediction, run))
+    held_out = batches(run.dataset, "test", min(256, len(run.dataset.test)))
+    moved = ((x.to(device()), ids.to(device())) for x, ids in held_out)
+    return hidden_errors(moved, run.rule, mean_sample(run.dataset), partial(restore_prediction, run))
 
 
 def probe_table(run: Run) -> dict[str, dict[str, float]]:
     """Probe accuracy of the trained encoder, the same encoder untrained, and raw values."""
-    data, untrained = run.dataset, prepare(run.config, run.folder).model.eval()
+    data, untrained = run.dataset, prepare(run.config, run.folder).model.eval().to(device())
     train = torch.arange(len(data.train))
     if len(train) > run.config.probe_samples:
         train = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: run.config.probe_samples]
@@ -65,9 +85,14 @@ def probe_table(run: Run) -> dict[str, dict[str, float]]:
     }
     table = {}
     for name, encode in encoders.items():
-        features = [encode_all(encode, partial(data.fetch, p), i) for p, i in (("train", train), ("test", test))]
+        features = [encode_all(encode, partial(fetch, data, p), i) for p, i in (("train", train), ("test", test))]
         table[name] = asdict(probe(features[0], data.train.labels[train.numpy()], features[1], data.test.labels))
     return table
+
+
+def fetch(data: Dataset, part: str, indices: Tensor) -> Tensor:
+    """The samples, where the report computes."""
+    return data.fetch(part, indices).to(device())
 
 
 def restore_prediction(run: Run, sample: Sample) -> Tensor:
@@ -75,7 +100,16 @@ def restore_prediction(run: Run, sample: Sample) -> Tensor:
     prediction = predict(run.model, sample)
     if run.normalization is None:
         return prediction
-    return run.normalization.inverse(prediction, *run.normalization.visible_statistics(sample))
+    assert sample.view is not None
+    hidden, rows = sample.view.hidden, [slice(None)]
+    if sample.view.per_sample:
+        rows = [slice(n, n + 1) for n in range(len(sample.x))]
+    restored = []
+    for row in rows:
+        unseen = Mask((hidden[row][0] if sample.view.per_sample else hidden).flatten(), rule=sample.view.rule)
+        part = Sample(sample.x[row], sample.y[row], unseen)
+        restored.append(run.normalization.inverse(prediction[row], *run.normalization.visible_statistics(part)))
+    return torch.cat(restored)
 
 
 def mean_sample(data: Dataset) -> Tensor:
@@ -87,18 +121,26 @@ def mean_sample(data: Dataset) -> Tensor:
     return (total / len(order)).float()
 
 
+def draw_patch_errors(run: Run, errors: HiddenErrors, path: Path) -> None:
+    """The held-out error of each patch, of the model and of the baselines, as heat maps of one scale."""
+    patch = run.config.patch_size
+    assert patch
+    drawn_by = "one draw" if errors.draws == 1 else f"mean over {errors.draws} draws"
+    title = f"{run.config.data}, held-out squared error on hidden values\n{run.config.mask}, {drawn_by}"
+    plots.save_figure(plots.patch_error_figure(errors.by_patch(patch, patch), title), path)
+
+
 def draw_reconstructions(run: Run, path: Path, count: int = 6) -> None:
     """Held-out images spread over the test part: original, seen, reconstruction with visible pixels copied, error."""
     data = run.dataset
     assert run.rule is not None
     chosen = torch.linspace(0, len(data.test) - 1, min(count, len(data.test))).long()
-    sample = one_for_all(run.rule.at(0)).sample(data.fetch("test", chosen))
+    x = data.fetch("test", chosen).to(device())
+    sample = drawn(run.rule.at(0), x, chosen.to(x.device))
     assert sample.view is not None
     with torch.inference_mode():
-        predicted = restore_prediction(run, sample).reshape(sample.x.shape)
-    original = sample.y.reshape(sample.x.shape)
-    filled = torch.where(sample.view.hidden, predicted, original)
-    pictures = [data.restore(x) for x in (original, sample.x, filled)]
+        predicted = restore_prediction(run, sample).reshape(x.shape)
+    hidden = sample.view.hidden.expand(x.shape)
+    pictures = [data.restore(part).cpu() for part in (x, torch.where(hidden, predicted, x))]
     title = f"{run.config.data}, held out\n{run.config.mask}, step 0"
-    figure = plots.reconstruction_figure(pictures[0], pictures[1], sample.view.hidden, pictures[2], title)
-    plots.save_figure(figure, path)
+    plots.save_figure(plots.reconstruction_figure(pictures[0], hidden.cpu(), pictures[1], title), path)
