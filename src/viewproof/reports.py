@@ -7,12 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from viewproof import plots
 from viewproof.data import Dataset, batches
 from viewproof.evaluation import HiddenErrors, drawn, encode_all, hidden_errors, probe
+from viewproof.evaluation.export import check_target, write_table
+from viewproof.evaluation.fine_tune import check_labels, class_balanced, fine_tune
 from viewproof.masks import Mask, Sample
 from viewproof.runs import Run, prepare, write_text
 from viewproof.training import predict
@@ -88,6 +91,50 @@ def probe_table(run: Run) -> dict[str, dict[str, float]]:
         features = [encode_all(encode, partial(fetch, data, p), i) for p, i in (("train", train), ("test", test))]
         table[name] = asdict(probe(features[0], data.train.labels[train.numpy()], features[1], data.test.labels))
     return table
+
+
+def fine_tune_report(
+    run: Run, epochs: int, labels: int | None = None, seed: int = 0, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Fine-tune the trained encoder on ``labels`` samples (left open: all), and the same from scratch; print and write.
+
+    Both start with the same head, see the same samples in the same order, and from scratch means the weights that
+    pre-training started from.
+    """
+    data = run.dataset
+    check_labels(data)
+    assert data.train.labels is not None
+    chosen = class_balanced(data.train.labels, len(data.train) if labels is None else labels, seed)
+    starts = {"from the trained encoder": run.model, "from scratch": prepare(run.config, run.folder).model}
+    scores = {name: fine_tune(model, data, chosen, epochs, seed) for name, model in starts.items()}
+    result = {"labels": len(chosen), "epochs": epochs, "seed": seed, "accuracy": scores}
+    write_text(run.folder / "fine-tune.json", json.dumps(result, indent=2) + "\n")
+    lines = ["", f"held-out accuracy, encoder and linear head trained on {len(chosen)} labels for {epochs} epochs"]
+    lines += [f"  {name:<44} {100 * score:8.1f} %" for name, score in scores.items()]
+    say("\n".join([*lines, "", f"written to {run.folder / 'fine-tune.json'}"]))
+    return result
+
+
+def export_embeddings(run: Run, path: Path, say: Callable[[str], None] = print) -> None:
+    """Write the embeddings of all samples with their ids (the index in the part, by which masks are drawn) and labels.
+
+    Columns: embeddings ``[N, D]`` float32, sample_ids int64, split ("train" or "test"), and labels int64 if there are
+    any. A file that exists, a suffix other than .npz and .parquet, and a missing pyarrow raise `InvalidArgument`.
+    """
+    check_target(path)
+    data, model = run.dataset, run.model.eval().to(device())
+    parts = {name: np.arange(len(data.part(name))) for name in ("train", "test")}
+    encode: Callable[[Tensor], Tensor] = model.encode  # type: ignore[assignment]
+    columns = {
+        "embeddings": np.concatenate([encode_all(encode, partial(fetch, data, p), ids) for p, ids in parts.items()]),
+        "sample_ids": np.concatenate(list(parts.values())),
+        "split": np.repeat(list(parts), [len(ids) for ids in parts.values()]),
+    }
+    if data.train.labels is not None and data.test.labels is not None:
+        columns["labels"] = np.concatenate([data.train.labels, data.test.labels])
+    write_table(path, columns)
+    count, dim = columns["embeddings"].shape
+    say(f"{count} embeddings of {dim} values written to {path}")
 
 
 def fetch(data: Dataset, part: str, indices: Tensor) -> Tensor:
