@@ -53,6 +53,8 @@ class PretrainConfig:
         threads: of the CPU; left open: torch's choice, and 1 for digits, whose matrices are too small to share
         precision: 32-true, or bf16-mixed for autocast
         compile: train the network through torch.compile
+        online_probe: also train a linear classifier on each batch's embeddings, which the training does not see; its
+            accuracy is in metrics.csv
         probe_samples: labelled training samples that the k-NN and linear probes fit on, at most
         out: the run folder, which must not exist; left open: runs/DATA-METHOD, numbered
     """
@@ -88,5 +90,6 @@ class PretrainConfig:
     threads: OptionalCount = None
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
+    online_probe: bool = False
     probe_samples: Count = 10_000
     out: str | None = None

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -28,6 +29,7 @@ from viewproof.recipes import build_model, check_rule, resolve
 from viewproof.training.callbacks import ClipGradient, MetricsFile, RunProgress
 from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.module import MaskedPretraining
+from viewproof.training.online_probe import OnlineProbe
 from viewproof.views import PatchNormalization
 
 LOSSES = {"mse": masked_mse, "l1": masked_l1, "smooth-l1": masked_smooth_l1}
@@ -153,11 +155,13 @@ def _module(run: Run, steps_per_epoch: int) -> pl.LightningModule:
 def _trainer(run: Run, say: Callable[[str], None]) -> pl.Trainer:
     config = run.config
     monitor = None if config.method == "mae" else CollapseMonitor(say=say)
+    probe = OnlineProbe.of(run.model, run.dataset) if config.online_probe else None
+    watchers = [watcher for watcher in (monitor, probe) if watcher]
     callbacks: list[Callback] = [
         RunProgress(),
-        *([monitor] if monitor else []),
+        *watchers,
         *([ClipGradient(config.clip)] if config.clip else []),
-        MetricsFile(run.folder / "metrics.csv", extra=monitor.values if monitor else None),
+        MetricsFile(run.folder / "metrics.csv", extra=ChainMap(*(watcher.values for watcher in reversed(watchers)))),
         ModelCheckpoint(
             run.folder / CHECKPOINT.parent, CHECKPOINT.stem, save_on_train_epoch_end=True, enable_version_counter=False
         ),
