@@ -29,6 +29,8 @@ class PretrainConfig:
         mask: the rule that hides, for instance "~Rotating(PatchMask(4, 4, 4, 0))"; ~ hides what the rule shows
             (for ijepa a MultiBlockMask; two views hide nothing)
         loss: of mae, the distance that is summed over the hidden coordinates
+        guard: of mae, a geometry guard on the mean visible token: vicreg's variance and covariance, or sigreg's test
+        guard_weight: what the guard is multiplied by before it is added to the loss
         norm_pix: predict pixels normalised by their own patch's mean and variance (MAE's norm_pix_loss)
         patch_size: rows and columns of the encoder's patches; left open: a divisor of the image
         dim: width of the encoder
@@ -64,6 +66,8 @@ class PretrainConfig:
     decoder: Literal["self-attention", "cross-attention"] = "self-attention"
     mask: str | None = None
     loss: Literal["mse", "l1", "smooth-l1"] = "mse"
+    guard: Literal["vicreg", "sigreg"] | None = None
+    guard_weight: float = 0.01
     norm_pix: bool = False
     patch_size: OptionalCount = None
     dim: OptionalCount = None

@@ -24,7 +24,7 @@ from viewproof.evaluation import encode_all, hidden_errors, probe
 from viewproof.expressions import parse_rule
 from viewproof.masks import Rule, Sample
 from viewproof.masks.random.rule import one_for_all
-from viewproof.methods import joint_module
+from viewproof.methods import build_guard, joint_module
 from viewproof.objectives import masked_l1, masked_mse, masked_smooth_l1
 from viewproof.recipes import build_model, check_rule, resolve
 from viewproof.training import predict
@@ -148,12 +148,13 @@ def _module(run: Run, steps_per_epoch: int) -> pl.LightningModule:
     if config.method != "mae":
         return joint_module(config, run.model, run.rule, run.dataset, **optimization)
     assert run.rule is not None
-    return MaskedPretraining(run.model, run.rule, LOSSES[config.loss], target=run.normalization, **optimization)
+    loss, guard = LOSSES[config.loss], build_guard(config)
+    return MaskedPretraining(run.model, run.rule, loss, target=run.normalization, guard=guard, **optimization)
 
 
 def _trainer(run: Run, say: Callable[[str], None]) -> pl.Trainer:
     config = run.config
-    monitor = None if config.method == "mae" else CollapseMonitor(say=say)
+    monitor = CollapseMonitor(say=say) if config.method != "mae" or config.model == "masked-autoencoder" else None
     callbacks: list[Callback] = [
         RunProgress(),
         *([monitor] if monitor else []),
