@@ -45,7 +45,8 @@ class PretrainConfig:
         flip: of two views, whether every second one is mirrored; left open: yes, and not for digits
         epochs: passes over the training part
         steps: optimizer steps, in place of epochs
-        batch_size: samples a step
+        batch_size: samples a step, over all devices and parts
+        accumulate: equal parts in which a step's batch is taken, one after the other; no statistic spans two
         learning_rate: peak rate of AdamW
         weight_decay: decay of matrices; biases and norms are not decayed
         warmup_epochs: epochs of linear warm-up before the cosine
@@ -55,6 +56,11 @@ class PretrainConfig:
         threads: of the CPU; left open: torch's choice, and 1 for digits, whose matrices are too small to share
         precision: 32-true, or bf16-mixed for autocast
         compile: train the network through torch.compile
+        checkpoint_every: steps between two checkpoints within an epoch; left open: one at the end of each epoch
+        accelerator: where the network trains; auto takes cuda if there is one
+        devices: processes on this machine, each with its share of the batch
+        nodes: machines, on each of which the same command is started; see docs/scaling.md
+        strategy: of several devices: ddp, a copy of the network on each, or fsdp, its parameters shared out
         probe_samples: labelled training samples that the k-NN and linear probes fit on, at most
         out: the run folder, which must not exist; left open: runs/DATA-METHOD, numbered
     """
@@ -83,6 +89,7 @@ class PretrainConfig:
     epochs: OptionalCount = None
     steps: OptionalCount = None
     batch_size: OptionalCount = None
+    accumulate: Count = 1
     learning_rate: float | None = None
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
@@ -92,5 +99,15 @@ class PretrainConfig:
     threads: OptionalCount = None
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
+    checkpoint_every: OptionalCount = None
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Count = 1
+    nodes: Count = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     probe_samples: Count = 10_000
     out: str | None = None
+
+    @property
+    def ranks(self) -> int:
+        """The processes that train together."""
+        return self.devices * self.nodes

@@ -9,6 +9,7 @@ from torch import nn
 
 from viewproof.config import PretrainConfig
 from viewproof.data import Dataset
+from viewproof.data.checks import check_int
 from viewproof.errors import InvalidArgument
 from viewproof.expressions import parse_rule
 from viewproof.masks import Rule
@@ -42,7 +43,8 @@ HIDDEN_SHARE = {"digits": 0.5}
 def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
     """The configuration, checked.
 
-    Null stay only ``out``, ``clip``, one of ``steps`` and ``epochs``, and the mask of a method that hides nothing.
+    Null stay only ``out``, ``clip``, ``checkpoint_every``, one of ``steps`` and ``epochs``, and the mask of a method
+    that hides nothing.
     """
     shape = dataset.sample_shape
     image = len(shape) == 3
@@ -63,9 +65,14 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
         )
     size = len(dataset.train)
     recipe = {**GENERAL, **RECIPES.get(config.data.partition(":")[0], {})}
-    recipe = {"threads": torch.get_num_threads(), **recipe}
+    for name in ("accumulate", "devices", "nodes"):
+        check_int(name, getattr(config, name), 1)
+    if config.checkpoint_every is not None:
+        check_int("checkpoint_every", config.checkpoint_every, 1)
+    recipe = {"threads": max(1, torch.get_num_threads() // config.devices), **recipe}
     recipe |= {"model": model, "patch_size": default_patch(shape) if image else 1}
-    recipe["batch_size"] = min(int(recipe["batch_size"]), size)
+    shares = config.accumulate * config.ranks
+    recipe["batch_size"] = max(1, min(int(recipe["batch_size"]), size) // shares) * shares
     open_fields: Any = {name: value for name, value in recipe.items() if getattr(config, name) is None}
     if config.steps is not None:
         if config.epochs is not None:
