@@ -7,11 +7,13 @@ several processes use several cores. Each is a copy of one that has imported tor
 import gc
 import itertools
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from multiprocessing import connection, forkserver
 from typing import Any
 
@@ -23,24 +25,35 @@ _EXIT_INTERRUPTED = 130
 _Answers = Sequence[tuple[Any, ...]]
 """For each theorem of a group what `Settled` holds, without the theorem: it does not travel between processes."""
 
-_CONTEXT: Any = multiprocessing.get_context(
-    "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-)
+_SEVERAL = "forkserver" in multiprocessing.get_all_start_methods()
 
 
 def warm_up() -> None:
     """Have the process that the others are copies of import torch, Z3 and the theorems while this one does."""
-    if _CONTEXT.get_start_method() == "forkserver":
+    if _SEVERAL:
         forkserver.set_forkserver_preload([*PARTS, "viewproof.theory.warm"])
-        forkserver.ensure_running()
+        with _interrupts_held():
+            forkserver.ensure_running()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    # Ctrl-C reaches every process of a terminal. Those that start here are deaf to it, and this one, which ends them,
+    # hears it only once it knows them.
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
 
 def settle_all(theorems: Sequence[Theorem], processes: int) -> Generator[Settled, None, None]:
     """Every theorem settled, in order; with one process, or one group, all in this process."""
     groups = [list(group) for _, group in itertools.groupby(theorems, key=lambda t: (t.layer, t.program))]
-    if min(processes, len(groups)) < 2:
+    if min(processes, len(groups)) < 2 or not _SEVERAL:
         yield from map(settle_one, theorems)
         return
+    warm_up()
     answers: dict[int, _Answers] = {}
     with closing(_answered([[theorem.name for theorem in group] for group in groups], processes)) as arriving:
         for place, group in enumerate(groups):
@@ -55,14 +68,16 @@ def _answered(groups: Sequence[Sequence[str]], processes: int) -> Generator[tupl
     ends = itertools.chain.from_iterable(zip(range(len(groups)), reversed(range(len(groups))), strict=True))
     waiting = list(itertools.islice(ends, len(groups)))[::-1]
     running: dict[Any, tuple[int, Any]] = {}
+    context = multiprocessing.get_context("forkserver")
     try:
         while waiting or running:
             while waiting and len(running) < processes:
-                pipe, theirs = _CONTEXT.Pipe(duplex=False)
-                process = _CONTEXT.Process(target=_serve, args=(theirs, _answers, groups[waiting[-1]]))
-                process.start()
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(target=_serve, args=(theirs, _answers, groups[waiting[-1]]))
+                with _interrupts_held():
+                    process.start()
+                    running[ours] = waiting.pop(), process
                 theirs.close()
-                running[pipe] = waiting.pop(), process
             for pipe in connection.wait(list(running)):
                 place, process = running[pipe]
                 yield place, _received(pipe, process) or [(_ended(process), 0.0)] * len(groups[place])
@@ -85,20 +100,24 @@ def _received(pipe: Any, process: Any) -> Any:
 
 
 def _ended(process: Any) -> Outcome:
-    if process.exitcode in (_EXIT_INTERRUPTED, -signal.SIGINT):
+    if process.exitcode == _EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     return Outcome(Verdict.UNKNOWN, f"the process that checked it ended with exit code {process.exitcode}")
 
 
 def _serve(pipe: Any, answers: Callable[[Sequence[str]], _Answers], names: Sequence[str]) -> None:
-    # Ctrl-C reaches every process; the one that prints says so.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     gc.freeze()
     gc.disable()
     try:
         pipe.send(answers(names))
     except KeyboardInterrupt:
         sys.exit(_EXIT_INTERRUPTED)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _answers(names: Sequence[str]) -> _Answers:
