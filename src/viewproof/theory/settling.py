@@ -72,11 +72,11 @@ def _answered(groups: Sequence[Sequence[str]], processes: int) -> Generator[tupl
     try:
         while waiting or running:
             while waiting and len(running) < processes:
-                pipe, theirs = context.Pipe(duplex=False)
+                ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_serve, args=(theirs, _answers, groups[waiting[-1]]))
                 with _interrupts_held():
                     process.start()
-                    running[pipe] = waiting.pop(), process
+                    running[ours] = waiting.pop(), process
                 theirs.close()
             for pipe in connection.wait(list(running)):
                 place, process = running[pipe]
