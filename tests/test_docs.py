@@ -11,9 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "docs/guide.md", "docs/masks.md", "docs/evaluation.md", "docs/certify.md"]
-)
+PAGES = ["README.md", "docs/guide.md", "docs/masks.md", "docs/certify.md", "docs/methods.md", "docs/evaluation.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_python_block_runs(page):
     text = (ROOT / page).read_text()
     names = {"__name__": "page"}

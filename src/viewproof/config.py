@@ -29,6 +29,8 @@ class PretrainConfig:
         mask: the rule that hides, for instance "~Rotating(PatchMask(4, 4, 4, 0))"; ~ hides what the rule shows
             (for ijepa a MultiBlockMask; two views hide nothing)
         loss: of mae, the distance that is summed over the hidden coordinates
+        guard: of mae, a geometry guard on the mean visible token: vicreg's variance and covariance, or sigreg's test
+        guard_weight: what the guard is multiplied by before it is added to the loss
         norm_pix: predict pixels normalised by their own patch's mean and variance (MAE's norm_pix_loss)
         patch_size: rows and columns of the encoder's patches; left open: a divisor of the image
         dim: width of the encoder
@@ -43,7 +45,8 @@ class PretrainConfig:
         flip: of two views, whether every second one is mirrored; left open: yes, and not for digits
         epochs: passes over the training part
         steps: optimizer steps, in place of epochs
-        batch_size: samples a step
+        batch_size: samples a step, over all devices and parts
+        accumulate: equal parts in which a step's batch is taken, one after the other; no statistic spans two
         learning_rate: peak rate of AdamW
         weight_decay: decay of matrices; biases and norms are not decayed
         warmup_epochs: epochs of linear warm-up before the cosine
@@ -55,6 +58,11 @@ class PretrainConfig:
         compile: train the network through torch.compile
         online_probe: also train a linear classifier on each batch's embeddings, which the training does not see; its
             accuracy is in metrics.csv
+        checkpoint_every: steps between two checkpoints within an epoch; left open: one at the end of each epoch
+        accelerator: where the network trains; auto takes cuda if there is one
+        devices: processes on this machine, each with its share of the batch
+        nodes: machines, on each of which the same command is started; see docs/scaling.md
+        strategy: of several devices: ddp, a copy of the network on each, or fsdp, its parameters shared out
         probe_samples: labelled training samples that the k-NN and linear probes fit on, at most
         out: the run folder, which must not exist; left open: runs/DATA-METHOD, numbered
     """
@@ -66,6 +74,8 @@ class PretrainConfig:
     decoder: Literal["self-attention", "cross-attention"] = "self-attention"
     mask: str | None = None
     loss: Literal["mse", "l1", "smooth-l1"] = "mse"
+    guard: Literal["vicreg", "sigreg"] | None = None
+    guard_weight: float = 0.01
     norm_pix: bool = False
     patch_size: OptionalCount = None
     dim: OptionalCount = None
@@ -81,6 +91,7 @@ class PretrainConfig:
     epochs: OptionalCount = None
     steps: OptionalCount = None
     batch_size: OptionalCount = None
+    accumulate: Count = 1
     learning_rate: float | None = None
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
@@ -91,5 +102,15 @@ class PretrainConfig:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
     online_probe: bool = False
+    checkpoint_every: OptionalCount = None
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Count = 1
+    nodes: Count = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     probe_samples: Count = 10_000
     out: str | None = None
+
+    @property
+    def ranks(self) -> int:
+        """The processes that train together."""
+        return self.devices * self.nodes

@@ -9,6 +9,7 @@ from torch import nn
 
 from viewproof.config import PretrainConfig
 from viewproof.data import Dataset
+from viewproof.data.checks import check_int
 from viewproof.errors import InvalidArgument
 from viewproof.expressions import parse_rule
 from viewproof.masks import Rule
@@ -22,16 +23,9 @@ GENERAL: dict[str, Any] = {
     "epochs": 20, "batch_size": 256, "learning_rate": 1e-3,
 }  # fmt: skip
 MAY_BE_ZERO = (
-    "norm_pix",
-    "weight_decay",
-    "warmup_epochs",
-    "seed",
-    "workers",
-    "momentum",
-    "flip",
-    "compile",
+    "norm_pix", "guard_weight", "weight_decay", "warmup_epochs", "seed", "workers", "momentum", "flip", "compile",
     "online_probe",
-)
+)  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {
         "epochs": 80, "batch_size": 64, "dim": 64, "decoder_depth": 1, "learning_rate": 2e-3, "threads": 1,
@@ -50,7 +44,8 @@ HIDDEN_SHARE = {"digits": 0.5}
 def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
     """The configuration, checked.
 
-    Null stay only ``out``, ``clip``, one of ``steps`` and ``epochs``, and the mask of a method that hides nothing.
+    Null stay only ``out``, ``clip``, ``checkpoint_every``, one of ``steps`` and ``epochs``, and the mask of a method
+    that hides nothing.
     """
     shape = dataset.sample_shape
     image = len(shape) == 3
@@ -66,11 +61,25 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
         raise InvalidArgument(f"norm_pix needs images [C, H, W], the samples of {config.data} are {shape}")
     if config.online_probe and (dataset.classes or 0) < 2:
         raise InvalidArgument(f"online_probe needs labels of at least two classes, and {config.data} has none")
+    if config.online_probe and config.ranks > 1 and config.strategy == "fsdp":
+        raise InvalidArgument(
+            "online_probe needs the whole encoder on each device; pass strategy='ddp', or leave it out"
+        )
+    if config.guard is not None and (config.method, model) != ("mae", "masked-autoencoder"):
+        raise InvalidArgument(
+            f"guard={config.guard!r} is for mae with model='masked-autoencoder', whose visible tokens it reads; "
+            f"{config.method} with {model} has none, leave guard out"
+        )
     size = len(dataset.train)
     recipe = {**GENERAL, **RECIPES.get(config.data.partition(":")[0], {})}
-    recipe = {"threads": torch.get_num_threads(), **recipe}
+    for name in ("accumulate", "devices", "nodes"):
+        check_int(name, getattr(config, name), 1)
+    if config.checkpoint_every is not None:
+        check_int("checkpoint_every", config.checkpoint_every, 1)
+    recipe = {"threads": max(1, torch.get_num_threads() // config.devices), **recipe}
     recipe |= {"model": model, "patch_size": default_patch(shape) if image else 1}
-    recipe["batch_size"] = min(int(recipe["batch_size"]), size)
+    shares = config.accumulate * config.ranks
+    recipe["batch_size"] = max(1, min(int(recipe["batch_size"]), size) // shares) * shares
     open_fields: Any = {name: value for name, value in recipe.items() if getattr(config, name) is None}
     if config.steps is not None:
         if config.epochs is not None:

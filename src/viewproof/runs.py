@@ -1,39 +1,32 @@
 """One run folder: configuration, checkpoint, weights, metrics, pictures, table."""
 
 import json
-import warnings
-from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
 from viewproof import plots
 from viewproof.config import PretrainConfig
-from viewproof.data import Dataset, batches, load_dataset
+from viewproof.data import Dataset, load_dataset
+from viewproof.engine import CHECKPOINT, RunData, build_trainer, check_layout, leads
 from viewproof.errors import InvalidArgument
 from viewproof.expressions import parse_rule
 from viewproof.masks import Rule
-from viewproof.methods import joint_module
+from viewproof.methods import build_guard, joint_module
 from viewproof.objectives import masked_l1, masked_mse, masked_smooth_l1
 from viewproof.recipes import build_model, check_rule, resolve
-from viewproof.training.callbacks import ClipGradient, MetricsFile, RunProgress
-from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.module import MaskedPretraining
 from viewproof.training.online_probe import OnlineProbe
 from viewproof.views import PatchNormalization
 
 LOSSES = {"mse": masked_mse, "l1": masked_l1, "smooth-l1": masked_smooth_l1}
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 
 @dataclass(frozen=True)
@@ -75,8 +68,11 @@ def prepare(config: PretrainConfig, folder: Path) -> Run:
 
 def pretrain(config: PretrainConfig, say: Callable[[str], None] = print) -> int:
     """Train a new run from its configuration; return the exit code."""
+    if not leads(config):
+        return _train(prepare(config, Path(config.out or "runs")), None, silent)
     folder = new_folder(config)
     run = prepare(config, folder)
+    check_layout(run.config, run.dataset)
     folder.mkdir(parents=True)
     write_text(folder / "config.json", json.dumps(asdict(replace(run.config, out=None)), indent=2) + "\n")
     return _train(run, None, say)
@@ -91,27 +87,29 @@ def resume(folder: Path, say: Callable[[str], None] = print) -> int:
             f"{folder} is finished; evaluate it, or start another run with --config {folder}/config.json"
         )
     if not checkpoint.exists():
-        raise InvalidArgument(f"{folder} has no {CHECKPOINT}: it was stopped in its first epoch; start it again")
-    return _train(run, checkpoint, say)
+        raise InvalidArgument(f"{folder} has no {CHECKPOINT}: it was stopped before its first one; start it again")
+    check_layout(run.config, run.dataset)
+    return _train(run, checkpoint, say if leads(run.config) else silent)
+
+
+def silent(_: str) -> None:
+    """What every process but the first says."""
 
 
 def _train(run: Run, checkpoint: Path | None, say: Callable[[str], None]) -> int:
     config, data = run.config, run.dataset
-    assert config.batch_size
-    loader = partial(batches, data, seed=config.seed, num_workers=config.workers)
-    train = loader("train", config.batch_size)
-    # Statistics over samples need a whole batch: the last one may hold a single sample.
-    held_out = loader("test", min(config.batch_size, len(data.test)), drop_last=config.method != "mae")
-    module = _module(run, len(train))
+    loaders = RunData(config, data)
+    module = _module(run, loaders.steps_per_epoch)
     say(f"{config.data}: {len(data.train)} training and {len(data.test)} held-out samples of {data.sample_shape}")
     views = "labels" if config.method == "supervised" else "two random views"
     drawn = views if config.mask is None else f"mask {config.mask}"
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
     if config.compile:
         run.model.compile()
-    trainer = _trainer(run, say)
+    probe = OnlineProbe.of(run.model, data) if config.online_probe else None
+    trainer = build_trainer(config, run.folder, loaders.steps_per_epoch, say, probe)
     try:
-        trainer.fit(module, train, held_out, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, datamodule=loaders, ckpt_path=checkpoint, weights_only=True)
     except RuntimeError as error:
         if checkpoint is None or "state_dict" not in str(error):
             raise
@@ -121,20 +119,26 @@ def _train(run: Run, checkpoint: Path | None, say: Callable[[str], None]) -> int
             raise
     if trainer.interrupted:
         kept = f"resume with: viewproof pretrain --resume {run.folder}" if (run.folder / CHECKPOINT).exists() else ""
-        say(f"stopped in epoch {trainer.current_epoch}; {kept or 'no epoch was finished, nothing to resume'}")
+        say(f"stopped in epoch {trainer.current_epoch}; {kept or 'there is no checkpoint yet, nothing to resume'}")
         return 130
+    if leads(config):
+        _finish(run, say)
+    return 0
+
+
+def _finish(run: Run, say: Callable[[str], None]) -> None:
+    """Write the weights and what is drawn and measured with them."""
     weights = run.folder / "model.safetensors"
     aside = weights.with_name("model.part")
     aside.write_bytes(save({name: value.contiguous() for name, value in run.model.state_dict().items()}))
     aside.replace(weights)
-    figure = plots.loss_figure(run.folder / "metrics.csv", config.data)
-    if config.method != "mae":
-        figure.axes[0].set_ylabel(f"{config.method} loss")
+    figure = plots.loss_figure(run.folder / "metrics.csv", run.config.data)
+    if run.config.method != "mae":
+        figure.axes[0].set_ylabel(f"{run.config.method} loss")
     plots.save_figure(figure, run.folder / "loss.png")
     from viewproof.reports import report  # reports read runs
 
     report(run, say)
-    return 0
 
 
 def _module(run: Run, steps_per_epoch: int) -> pl.LightningModule:
@@ -149,37 +153,8 @@ def _module(run: Run, steps_per_epoch: int) -> pl.LightningModule:
     if config.method != "mae":
         return joint_module(config, run.model, run.rule, run.dataset, **optimization)
     assert run.rule is not None
-    return MaskedPretraining(run.model, run.rule, LOSSES[config.loss], target=run.normalization, **optimization)
-
-
-def _trainer(run: Run, say: Callable[[str], None]) -> pl.Trainer:
-    config = run.config
-    monitor = None if config.method == "mae" else CollapseMonitor(say=say)
-    probe = OnlineProbe.of(run.model, run.dataset) if config.online_probe else None
-    watchers = [watcher for watcher in (monitor, probe) if watcher]
-    callbacks: list[Callback] = [
-        RunProgress(),
-        *watchers,
-        *([ClipGradient(config.clip)] if config.clip else []),
-        MetricsFile(run.folder / "metrics.csv", extra=ChainMap(*(watcher.values for watcher in reversed(watchers)))),
-        ModelCheckpoint(
-            run.folder / CHECKPOINT.parent, CHECKPOINT.stem, save_on_train_epoch_end=True, enable_version_counter=False
-        ),
-    ]
-    with warnings.catch_warnings():
-        # An accelerator that this configuration does not use, and workers that it chose to do without.
-        warnings.filterwarnings("ignore", ".*(does not have many workers|available but not used).*")
-        return pl.Trainer(
-            max_epochs=config.epochs or -1,
-            max_steps=config.steps or -1,
-            precision=config.precision,
-            deterministic=True,
-            callbacks=callbacks,
-            logger=TensorBoardLogger(run.folder, name="tensorboard", version="", default_hp_metric=False),
-            log_every_n_steps=10,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
+    loss, guard = LOSSES[config.loss], build_guard(config)
+    return MaskedPretraining(run.model, run.rule, loss, target=run.normalization, guard=guard, **optimization)
 
 
 def load_run(folder: Path) -> Run:

@@ -132,3 +132,54 @@ def test_lightning_sets_the_epoch():
         sampler.set_epoch(epoch)
         expected += [order(sampler)]
     assert module.seen == expected and expected[0] != expected[1]
+
+
+@pytest.mark.parametrize(("world", "parts"), [(1, 1), (2, 1), (1, 3), (2, 3), (4, 3)])
+def test_ranks_and_parts_share_the_batches_of_one_rank(world, parts):
+    alone = list(EpochSampler(40, 12, seed=1))
+    ranks = [list(EpochSampler(40, 12, seed=1, rank=rank, world=world, parts=parts)) for rank in range(world)]
+    assert {len(ids) for rank in ranks for ids in rank} == {12 // (world * parts)}
+    assert all(len(rank) == len(alone) * parts for rank in ranks)
+    shared = [torch.cat([rank[k] for rank in ranks]) for k in range(len(alone) * parts)]
+    assert all(torch.equal(torch.cat(shared[parts * b : parts * (b + 1)]), alone[b]) for b in range(len(alone)))
+
+
+@pytest.mark.parametrize("size", range(3, 14))
+def test_held_out_shares_are_never_empty_and_lose_nothing(size):
+    ranks = [EpochSampler(size, 3, shuffle=False, drop_last=False, rank=rank, world=3) for rank in range(3)]
+    shares = [list(rank) for rank in ranks]
+    assert [len(share) for share in shares] == [len(rank) for rank in ranks]
+    assert min(len(ids) for share in shares for ids in share) > 0
+    assert [i for step in zip(*shares, strict=True) for ids in step for i in ids.tolist()] == list(range(size))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_loader_goes_on_within_an_epoch_and_then_starts_whole_ones(num_workers):
+    straight, resumed = (batches(numbered(20), "train", 4, seed=2, num_workers=num_workers) for _ in range(2))
+    straight.sampler.set_epoch(3)
+    given = iter(straight)
+    for _ in range(2):
+        next(given)
+    resumed.load_state_dict(state := straight.state_dict())
+    assert state == {"epoch": 3, "batch": 2}
+    rest = [ids.tolist() for _, ids in resumed]
+    assert rest == [ids.tolist() for _, ids in given] and len(rest) == 3
+    assert resumed.state_dict() == {"epoch": 3, "batch": 5} and len(resumed) == 5
+    assert len(list(resumed)) == 5
+
+
+SHARES = [
+    ({"world": 3}, "batch_size=8 must be a multiple of 3 ranks times 1 parts, so that every share is equal; pass 6"),
+    ({"world": 2, "parts": 3}, "batch_size=8 must be a multiple of 2 ranks times 3 parts"),
+    ({"world": 2, "rank": 2}, "rank=2 must be below world=2"),
+    ({"world": 11}, "world=11 is more than the 10 samples"),
+    ({"world": 0}, "world=0 must be an integer of at least 1"),
+    ({"parts": True}, "parts=True must be an integer of at least 1"),
+    ({"rank": -1}, "rank=-1 must be an integer of at least 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), SHARES, ids=[message for _, message in SHARES])
+def test_unequal_shares_are_refused(change, message):
+    with pytest.raises(InvalidArgument, match=f"^{message}"):
+        batches(numbered(10), "train", 8, **change)

@@ -71,7 +71,7 @@ def test_rankme_is_the_papers_without_its_floor() -> None:
 
 
 def step(monitor: CollapseMonitor, at: int, embeddings: Tensor | None) -> None:
-    trainer = Mock(spec=pl.Trainer, global_step=at, is_global_zero=True)
+    trainer = Mock(spec=pl.Trainer, global_step=at, is_global_zero=True, accumulate_grad_batches=1)
     monitor.on_train_batch_end(trainer, Mock(spec=pl.LightningModule, embeddings=embeddings), None, None, 0)
 
 

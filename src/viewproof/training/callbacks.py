@@ -15,6 +15,11 @@ from tqdm import tqdm
 FIELDS = ("step", "epoch", "loss", "val_loss", "learning_rate", "images_per_second")
 
 
+def between_steps(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether an optimizer step has just ended: of accumulated parts, after the last."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or batch_idx + 1 == trainer.num_training_batches
+
+
 class MetricsFile(pl.Callback):
     """Appends a row to ``metrics.csv`` every ``every`` steps and after each validation.
 
@@ -26,35 +31,44 @@ class MetricsFile(pl.Callback):
     def __init__(self, path: Path, every: int = 10, extra: Mapping[str, float] | None = None) -> None:
         self.path, self.every, self.extra = path, every, {} if extra is None else extra
         self._since, self._images = 0.0, 0
+        self._loss: Any = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the rows up to the step that training starts from."""
+        self._since, self._images, self._loss = time.perf_counter(), 0, 0
+        if not trainer.is_global_zero:
+            return
         rows = []
         if self.path.exists():
             with self.path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= trainer.global_step]
+                whole = (row for row in csv.DictReader(file) if None not in row.values())
+                rows = [row for row in whole if int(row["step"]) <= trainer.global_step]
         aside = self.path.with_suffix(".part")
         with aside.open("w", newline="") as file:
             writer = csv.DictWriter(file, [*FIELDS, *self.extra])
             writer.writeheader()
             writer.writerows(rows)
         aside.replace(self.path)
-        self._since, self._images = time.perf_counter(), 0
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """One row every few steps, with the images per second since the last one."""
-        self._images += len(batch if hasattr(batch, "shape") else batch[0])
+        """One row every few steps, with the loss over all parts and ranks and the images per second since the last."""
+        self._images += len(batch if hasattr(batch, "shape") else batch[0]) * trainer.world_size
+        # The trainer has divided a part's loss by their number.
+        self._loss = self._loss + outputs["loss"]
+        if not between_steps(trainer, batch_idx):
+            return
+        loss, self._loss = self._loss, 0
         if trainer.global_step % self.every:
             return
+        loss = float(trainer.strategy.reduce(loss, reduce_op="mean"))
         now = time.perf_counter()
         speed = self._images / (now - self._since)
         self._since, self._images = now, 0
         pl_module.log("images/s", speed, prog_bar=True, logger=False)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        loss, speed = float(outputs["loss"]), round(speed, 1)
-        self._append(trainer, loss=loss, learning_rate=rate, images_per_second=speed, **self._extra(False))
+        self._append(trainer, loss=loss, learning_rate=rate, images_per_second=round(speed, 1), **self._extra(False))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One row with the held-out loss."""
@@ -101,7 +115,7 @@ class RunProgress(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar at the step that training starts from."""
-        total = int(trainer.estimated_stepping_batches)
+        total = int(getattr(pl_module, "total_steps", None) or trainer.estimated_stepping_batches)
         pause = 0.1 if sys.stderr.isatty() else 10.0
         self._bar = tqdm(
             total=total, initial=trainer.global_step, unit="step", disable=not self._enabled, mininterval=pause

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
+from viewproof.objectives.joint.ranks import all_rows
 from viewproof.shapes import Float
+from viewproof.training.callbacks import between_steps
 
 LEAST_RANK = 2.0
 LEAST_SPREAD = 1e-4
@@ -91,9 +93,9 @@ class CollapseMonitor(pl.Callback):
     ) -> None:
         """Measure, if this step's turn has come."""
         embeddings = getattr(pl_module, "embeddings", None)
-        if trainer.global_step % self.every or embeddings is None:
+        if trainer.global_step % self.every or embeddings is None or not between_steps(trainer, batch_idx):
             return
-        geometry = measure(embeddings)
+        geometry = measure(all_rows(embeddings))
         self.values.update(asdict(geometry))
         pl_module.log_dict(self.values, on_step=True)
         if geometry.collapsed != self.collapsed and trainer.is_global_zero:

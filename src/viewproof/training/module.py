@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks import RandomRule, Rule, Sample
 from viewproof.objectives import masked_mse
+from viewproof.objectives.joint.ranks import all_rows
 from viewproof.training.base import Pretraining
 from viewproof.training.fixed import Loss, predict
 
@@ -19,6 +21,11 @@ class MaskedPretraining(Pretraining):
     always uses the rule of step 0. A random rule draws one mask a sample, by the ids in the batch's second entry (or
     entry ``"sample_ids"``) and the epoch; validation by the ids and epoch 0. ``target`` transforms the sample before
     the loss, for instance `viewproof.PatchNormalization`. ``optimization``: see `Pretraining`.
+
+    ``guard(embeddings, step)`` is added to the training loss: a geometry guard on the mean visible token of every
+    sample of all ranks, ``[N, D]`` in float32, for instance ``lambda z, step: 0.01 * VICRegLoss().guard(z)``. It needs
+    a model with ``gives_tokens = True``, as `viewproof.models.MaskedAutoencoder` is; without one, ``embeddings`` stays
+    None. The sum is the objective of `viewproof.objectives.joint.mae_batch_predictive_contract` with that guard.
 
     >>> import torch, viewproof as vp
     >>> model = vp.VectorAutoencoder(data_dim=6)
@@ -34,10 +41,19 @@ class MaskedPretraining(Pretraining):
         loss: Loss = masked_mse,
         *,
         target: Callable[[Sample], Sample] | None = None,
+        guard: Callable[[Tensor, int], Tensor] | None = None,
         **optimization: Any,
     ) -> None:
         super().__init__(model, loss, **optimization)
-        self.rule, self.target = rule, target
+        self.rule, self.target, self.guard = rule, target, guard
+        self.gives_tokens = getattr(model, "gives_tokens", False)
+        if guard is not None and not self.gives_tokens:
+            raise InvalidArgument(
+                f"guard needs a model that gives its visible tokens, and {type(model).__name__} does not; pass a "
+                "MaskedAutoencoder, or a model with gives_tokens = True"
+            )
+        self.embeddings: Tensor | None = None
+        """The last training step's mean visible tokens, ``[N, D]``, detached, for `CollapseMonitor`."""
         self.observer: Callable[[Sample, Tensor], object] | None = None
         """Called with the sample and prediction of a training step, before the loss."""
 
@@ -62,10 +78,18 @@ class MaskedPretraining(Pretraining):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss that is differentiated."""
         sample = self.sample(batch, self.global_step, self.current_epoch)
-        prediction = predict(self.model, sample)
+        if self.gives_tokens:
+            prediction, tokens = self.model(sample.x, sample.view, with_tokens=True)
+            embeddings = tokens.mean(1)
+            self.embeddings = embeddings.detach()
+        else:
+            prediction = predict(self.model, sample)
         if self.observer is not None:
             self.observer(sample, prediction)
         loss: Tensor = self.loss(prediction, sample)
+        if self.guard is not None:
+            with torch.autocast(embeddings.device.type, enabled=False):
+                loss = loss + self.guard(all_rows(embeddings.float()), self.global_step)
         if self._trainer is not None:
             self.log("loss", loss, prog_bar=True)
         return loss

@@ -102,9 +102,11 @@ class OnlineProbe(pl.Callback):
         self._seen += len(x)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The accuracy over all held-out batches."""
-        if self._seen:
-            self.values["val_probe_accuracy"] = self._right / self._seen
+        """The accuracy over all held-out batches of all processes."""
+        counts = torch.tensor([self._right, self._seen], device=trainer.strategy.root_device)
+        right, seen = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        if seen:
+            self.values["val_probe_accuracy"] = right / seen
             pl_module.log("val_probe_accuracy", self.values["val_probe_accuracy"], sync_dist=True)
 
     def logits(self, model: nn.Module, x: Tensor) -> Tensor:

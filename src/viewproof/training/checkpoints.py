@@ -1,0 +1,75 @@
+"""Checkpoints from which a killed run goes on bit for bit: when they are written, and that each is whole."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from viewproof.masks.finite import check_count
+from viewproof.training.callbacks import between_steps
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes a checkpoint beside its name, flushes it to the disk, then renames it: the last one is always whole.
+
+    Lightning's own writing goes through the system's temporary folder, from where a file is copied, not renamed, when
+    that is another file system. Pass it to a trainer as ``plugins=[WholeFiles()]``.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(path.name + ".part")
+        with aside.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+
+
+class Checkpoints(Checkpoint):
+    """Keeps the last checkpoint of a run at ``path``: at the end of each epoch and, if given, ``every`` steps.
+
+    None is written between the last step of an epoch and its validation: the one at the epoch's end holds both. With
+    gradients accumulated, a checkpoint stands between two optimizer steps.
+
+    >>> Checkpoints(Path("last.ckpt"), every=50).every
+    50
+    """
+
+    def __init__(self, path: Path, every: int | None = None) -> None:
+        self.path, self.every = path, None if every is None else check_count("every", every, "never write one")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write one if this step's turn has come."""
+        last = trainer.should_stop or batch_idx + 1 == trainer.num_training_batches
+        if self.every and not last and between_steps(trainer, batch_idx) and trainer.global_step % self.every == 0:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write one."""
+        trainer.save_checkpoint(self.path)
+
+
+class StopAtStep(pl.Callback):
+    """Ends a run after ``steps`` optimizer steps, wherever in an epoch, with the validation that an epoch's end has.
+
+    >>> StopAtStep(100).steps
+    100
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = check_count("steps", steps, "not train")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop if the last step is done."""
+        trainer.should_stop = trainer.should_stop or trainer.global_step >= self.steps
