@@ -173,6 +173,10 @@ def test_bad_input(images, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "online_probe needs labels of at least two classes" in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+    words = [str(images / "images.npz"), "--devices", "2", "--strategy", "fsdp", "--online-probe"]
+    assert main(["pretrain", *words, "--out", str(tmp_path / "run")]) == 2
+    assert "online_probe needs the whole encoder on each device" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(vp.InvalidArgument, match="labels from 0 to 2 must lie from 0 to 1"):
         OnlineProbe([0, 2], [0], classes=2, dim=3)
     with pytest.raises(vp.InvalidArgument, match="held_out from -1 to 0"):
