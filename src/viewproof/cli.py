@@ -58,7 +58,7 @@ def pretrain(
     """Pre-train an encoder on DATA and write a run folder.
 
     The folder holds config.json, metrics.csv, model.safetensors, loss.png, evaluation.json, the last checkpoint and,
-    for mae, reconstruction.png; the table at the end is measured on held-out samples.
+    for mae, reconstruction.png and patch-errors.png; the table at the end is measured on held-out samples.
 
     Args:
         config: a run's config.json, to repeat that run; flags override it

@@ -61,6 +61,8 @@ class PretrainConfig:
         devices: processes on this machine, each with its share of the batch
         nodes: machines, on each of which the same command is started; see docs/scaling.md
         strategy: of several devices: ddp, a copy of the network on each, or fsdp, its parameters shared out
+        online_probe: also train a linear classifier on each batch's embeddings, which the training does not see; its
+            accuracy is in metrics.csv
         probe_samples: labelled training samples that the k-NN and linear probes fit on, at most
         out: the run folder, which must not exist; left open: runs/DATA-METHOD, numbered
     """
@@ -104,6 +106,7 @@ class PretrainConfig:
     devices: Count = 1
     nodes: Count = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
+    online_probe: bool = False
     probe_samples: Count = 10_000
     out: str | None = None
 

@@ -23,7 +23,8 @@ GENERAL: dict[str, Any] = {
     "epochs": 20, "batch_size": 256, "learning_rate": 1e-3,
 }  # fmt: skip
 MAY_BE_ZERO = (
-    "norm_pix", "guard_weight", "weight_decay", "warmup_epochs", "seed", "workers", "momentum", "flip", "compile"
+    "norm_pix", "guard_weight", "weight_decay", "warmup_epochs", "seed", "workers", "momentum", "flip", "compile",
+    "online_probe",
 )  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {
@@ -63,6 +64,8 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
             f"guard={config.guard!r} is for mae with model='masked-autoencoder', whose visible tokens it reads; "
             f"{config.method} with {model} has none, leave guard out"
         )
+    if config.online_probe and (dataset.classes or 0) < 2:
+        raise InvalidArgument(f"online_probe needs labels of at least two classes, and {config.data} has none")
     size = len(dataset.train)
     recipe = {**GENERAL, **RECIPES.get(config.data.partition(":")[0], {})}
     for name in ("accumulate", "devices", "nodes"):

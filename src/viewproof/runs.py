@@ -22,7 +22,9 @@ from viewproof.masks import Rule
 from viewproof.methods import build_guard, joint_module
 from viewproof.objectives import masked_l1, masked_mse, masked_smooth_l1
 from viewproof.recipes import build_model, check_rule, resolve
+from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.module import MaskedPretraining
+from viewproof.training.online_probe import OnlineProbe
 from viewproof.views import PatchNormalization
 
 LOSSES = {"mse": masked_mse, "l1": masked_l1, "smooth-l1": masked_smooth_l1}
@@ -105,7 +107,7 @@ def _train(run: Run, checkpoint: Path | None, say: Callable[[str], None]) -> int
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
     if config.compile:
         run.model.compile()
-    trainer = build_trainer(config, run.folder, loaders.steps_per_epoch, say)
+    trainer = build_trainer(config, run.folder, loaders.steps_per_epoch, _watchers(run, say))
     try:
         trainer.fit(module, datamodule=loaders, ckpt_path=checkpoint, weights_only=True)
     except RuntimeError as error:
@@ -153,6 +155,15 @@ def _module(run: Run, steps_per_epoch: int) -> pl.LightningModule:
     assert run.rule is not None
     loss, guard = LOSSES[config.loss], build_guard(config)
     return MaskedPretraining(run.model, run.rule, loss, target=run.normalization, guard=guard, **optimization)
+
+
+def _watchers(run: Run, say: Callable[[str], None]) -> list[CollapseMonitor | OnlineProbe]:
+    watchers: list[CollapseMonitor | OnlineProbe] = []
+    if run.config.method != "mae" or run.config.model == "masked-autoencoder":
+        watchers.append(CollapseMonitor(say=say))
+    if run.config.online_probe:
+        watchers.append(OnlineProbe.of(run.model, run.dataset))
+    return watchers
 
 
 def load_run(folder: Path) -> Run:

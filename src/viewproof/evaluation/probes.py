@@ -13,8 +13,8 @@ from torch import Tensor
 from viewproof.errors import InvalidArgument
 from viewproof.evaluation.torch_probes import CHUNK, knn_predict, logistic_regression, standardizer
 
-LARGE = 100_000
-"""Training samples above which torch is chosen without a GPU: its memory beyond the features is bounded."""
+LARGE = 10**8
+"""Training samples times classes above which torch is chosen without a GPU: scikit-learn holds such a matrix."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ def predict_labels(
 
     The first labels are k-NN's, a vote among the ``neighbours`` nearest by Euclidean distance; the second the linear
     probe's, a logistic regression with an L2 penalty (C = 1), run to at most 1,000 iterations. ``engine`` is
-    scikit-learn, and torch where a CUDA device is there or for more than `LARGE` training samples; both solve the same
-    two problems. ``device`` is torch's. Labels of one class, and features and labels that do not fit each other, raise
-    `InvalidArgument`.
+    scikit-learn, and torch where a CUDA device is there or where training samples times classes exceed `LARGE`; both
+    solve the same two problems. ``device`` is torch's. Labels of one class, and features and labels that do not fit
+    each other, raise `InvalidArgument`.
 
     >>> x = np.array([[0.0], [0.1], [1.0], [1.1]])
     >>> [labels.tolist() for labels in predict_labels(x, [3, 3, 7, 7], x, neighbours=1, engine="torch")]
@@ -72,7 +72,7 @@ def predict_labels(
     if len(names) < 2:
         raise InvalidArgument("train_labels must hold at least two classes; probes need something to tell apart")
     cuda = torch.cuda.is_available()
-    torch_wins = cuda or len(train) > LARGE
+    torch_wins = cuda or len(train) * len(names) > LARGE
     neighbours = min(neighbours, len(train))
     if (engine or ("torch" if torch_wins else "scikit-learn")) == "scikit-learn":
         knn, linear = _with_sklearn(train, classes, test, neighbours)
