@@ -119,6 +119,10 @@ def _train(run: Run, checkpoint: Path | None, say: Callable[[str], None]) -> int
     except (KeyboardInterrupt, SystemExit):
         if not trainer.interrupted:
             raise
+    finally:
+        # What is measured afterwards is measured by one rank alone.
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     if trainer.interrupted:
         kept = f"resume with: viewproof pretrain --resume {run.folder}" if (run.folder / CHECKPOINT).exists() else ""
         say(f"stopped in epoch {trainer.current_epoch}; {kept or 'there is no checkpoint yet, nothing to resume'}")
