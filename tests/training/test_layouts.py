@@ -136,6 +136,30 @@ def test_collapse_is_measured_on_the_rows_of_all_ranks(method: str, folder: Path
         assert losses(folder / f"{method}2", column) == pytest.approx(losses(alone[method].folder, column), rel=1e-3)
 
 
+@pytest.mark.parametrize(("method", "parts"), [("mae", 4), ("ijepa", 2)])
+def test_the_parts_of_a_batch_are_the_batch(
+    method: str, parts: int, folder: Path, alone: dict[str, One], tmp_path: Path
+) -> None:
+    """Equal parts with equally many hidden coordinates: the mean of their means is the mean, but for rounding."""
+    seen = run([*words(folder, method), "--accumulate", str(parts), "--out", str(tmp_path / "run")])
+    assert len(seen) == parts * len(alone[method].seen)
+    for (ids, hidden), (wanted, mask) in zip(by_step(seen), by_step(alone[method].seen), strict=True):
+        assert torch.equal(ids, wanted)
+        assert hidden is None or (mask is not None and torch.equal(hidden, mask))
+    for column in ("loss", "val_loss", "learning_rate"):
+        assert losses(tmp_path / "run", column) == pytest.approx(losses(alone[method].folder, column), rel=2e-5)
+    ours, theirs = (
+        torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
+        for out in (tmp_path / "run", alone[method].folder)
+    )
+    assert ours["global_step"] == theirs["global_step"] == 18
+    left, right = (
+        [state["exp_avg"] for state in kept["optimizer_states"][0]["state"].values()] for kept in (ours, theirs)
+    )
+    size = max(float(mean.abs().max()) for mean in right)
+    assert all((a - b).abs().max() < 1e-5 * size for a, b in zip(left, right, strict=True))
+
+
 def test_only_the_first_rank_writes_and_speaks(folder: Path) -> None:
     assert (folder / "said1").read_text() == ""
     assert (folder / "said0").read_text().count("finished") == len(METHODS)
@@ -203,9 +227,10 @@ BAD = [
 
 @pytest.mark.parametrize(("words", "message"), BAD, ids=[words for words, _ in BAD])
 def test_bad_input_is_refused_before_anything_is_written(
-    words: str, message: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["pretrain", str(folder / "images.npy"), *SMALL.split(), *words.split(), "--out", str(tmp_path / "run")]
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).normal(size=(60, 1, 8, 8)).astype(np.float32))
+    given = ["pretrain", str(tmp_path / "images.npy"), *SMALL.split(), *words.split(), "--out", str(tmp_path / "run")]
     assert main(given) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("viewproof: ") and error.count("\n") == 1
