@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 
 from viewproof.config import PretrainConfig
 from viewproof.data import Dataset, batches
@@ -110,4 +110,8 @@ def build_trainer(
 
 
 def _strategy(config: PretrainConfig) -> Strategy | str:
-    return "ddp" if config.ranks > 1 else "auto"
+    if config.ranks == 1:
+        return "auto"
+    return (
+        "ddp" if config.strategy == "ddp" else ModelParallelStrategy(config.ranks, 1, save_distributed_checkpoint=False)
+    )
