@@ -124,7 +124,7 @@ def calibrate(store: dict[str, Any]) -> None:
         folder = RUNS / "calibrate"
         run = runs.prepare(bound.arguments["run"], folder)
         folder.mkdir(parents=True)
-        trainer, clock = build_trainer(run.config, folder, 468, print), Clock()
+        trainer, clock = build_trainer(run.config, folder, 468), Clock()
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         trainer.fit(runs._module(run, 468), batches(run.dataset, "train", BATCH))
         shutil.rmtree(folder)

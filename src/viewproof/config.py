@@ -56,13 +56,13 @@ class PretrainConfig:
         threads: of the CPU; left open: torch's choice, and 1 for digits, whose matrices are too small to share
         precision: 32-true, or bf16-mixed for autocast
         compile: train the network through torch.compile
-        online_probe: also train a linear classifier on each batch's embeddings, which the training does not see; its
-            accuracy is in metrics.csv
         checkpoint_every: steps between two checkpoints within an epoch; left open: one at the end of each epoch
         accelerator: where the network trains; auto takes cuda if there is one
         devices: processes on this machine, each with its share of the batch
         nodes: machines, on each of which the same command is started; see docs/scaling.md
         strategy: of several devices: ddp, a copy of the network on each, or fsdp, its parameters shared out
+        online_probe: also train a linear classifier on each batch's embeddings, which the training does not see; its
+            accuracy is in metrics.csv
         probe_samples: labelled training samples that the k-NN and linear probes fit on, at most
         out: the run folder, which must not exist; left open: runs/DATA-METHOD, numbered
     """
@@ -101,12 +101,12 @@ class PretrainConfig:
     threads: OptionalCount = None
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
-    online_probe: bool = False
     checkpoint_every: OptionalCount = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Count = 1
     nodes: Count = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
+    online_probe: bool = False
     probe_samples: Count = 10_000
     out: str | None = None
 

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 
 from viewproof.config import PretrainConfig
 from viewproof.data import Dataset, batches
@@ -75,17 +75,10 @@ def check_layout(config: PretrainConfig, dataset: Dataset) -> None:
 
 
 def build_trainer(
-    config: PretrainConfig,
-    folder: Path,
-    steps_per_epoch: int,
-    say: Callable[[str], None],
-    probe: OnlineProbe | None = None,
+    config: PretrainConfig, folder: Path, steps_per_epoch: int, watchers: Sequence[CollapseMonitor | OnlineProbe] = ()
 ) -> pl.Trainer:
-    """The trainer of a resolved configuration, whose files go to ``folder``; ``probe`` learns beside it."""
+    """The trainer of a resolved configuration, whose files go to ``folder``; what ``watchers`` measure joins them."""
     epochs = config.epochs or -(-(config.steps or 0) // steps_per_epoch)
-    seen = config.method != "mae" or config.model == "masked-autoencoder"
-    monitor = CollapseMonitor(say=say) if seen else None
-    watchers = [watcher for watcher in (monitor, probe) if watcher]
     callbacks: list[Callback] = [
         RunProgress(),
         *watchers,
@@ -117,4 +110,8 @@ def build_trainer(
 
 
 def _strategy(config: PretrainConfig) -> Strategy | str:
-    return "ddp" if config.ranks > 1 else "auto"
+    if config.ranks == 1:
+        return "auto"
+    return (
+        "ddp" if config.strategy == "ddp" else ModelParallelStrategy(config.ranks, 1, save_distributed_checkpoint=False)
+    )

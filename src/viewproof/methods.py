@@ -34,6 +34,11 @@ def check_joint(config: PretrainConfig, dataset: Dataset) -> None:
         if not dataset.classes or dataset.train.labels is None or dataset.test.labels is None:
             raise InvalidArgument(f"method='supervised' needs labels, and {config.data} has none")
         return
+    if config.accumulate > 1 and config.batch_size == config.accumulate:
+        raise InvalidArgument(
+            f"accumulate={config.accumulate} parts of 1 sample: {name} has statistics over a batch, of at least 2 "
+            "samples; pass fewer parts"
+        )
     if config.batch_size == 1 or len(dataset.test) == 1:
         raise InvalidArgument(
             f"batch_size={config.batch_size}, {len(dataset.test)} held-out samples: {name} has statistics over a "

@@ -59,16 +59,16 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
         )
     if config.norm_pix and not image:
         raise InvalidArgument(f"norm_pix needs images [C, H, W], the samples of {config.data} are {shape}")
-    if config.online_probe and (dataset.classes or 0) < 2:
-        raise InvalidArgument(f"online_probe needs labels of at least two classes, and {config.data} has none")
-    if config.online_probe and config.ranks > 1 and config.strategy == "fsdp":
-        raise InvalidArgument(
-            "online_probe needs the whole encoder on each device; pass strategy='ddp', or leave it out"
-        )
     if config.guard is not None and (config.method, model) != ("mae", "masked-autoencoder"):
         raise InvalidArgument(
             f"guard={config.guard!r} is for mae with model='masked-autoencoder', whose visible tokens it reads; "
             f"{config.method} with {model} has none, leave guard out"
+        )
+    if config.online_probe and (dataset.classes or 0) < 2:
+        raise InvalidArgument(f"online_probe needs labels of at least two classes, and {config.data} has none")
+    if config.online_probe and config.ranks > 1 and config.strategy == "fsdp":
+        raise InvalidArgument(
+            "online_probe needs the whole encoder on each device; pass strategy='ddp' or leave it out"
         )
     size = len(dataset.train)
     recipe = {**GENERAL, **RECIPES.get(config.data.partition(":")[0], {})}

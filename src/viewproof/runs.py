@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from viewproof import plots
 from viewproof.config import PretrainConfig
@@ -22,6 +23,8 @@ from viewproof.masks import Rule
 from viewproof.methods import build_guard, joint_module
 from viewproof.objectives import masked_l1, masked_mse, masked_smooth_l1
 from viewproof.recipes import build_model, check_rule, resolve
+from viewproof.training.base import whole_weights
+from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.module import MaskedPretraining
 from viewproof.training.online_probe import OnlineProbe
 from viewproof.views import PatchNormalization
@@ -106,8 +109,7 @@ def _train(run: Run, checkpoint: Path | None, say: Callable[[str], None]) -> int
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
     if config.compile:
         run.model.compile()
-    probe = OnlineProbe.of(run.model, data) if config.online_probe else None
-    trainer = build_trainer(config, run.folder, loaders.steps_per_epoch, say, probe)
+    trainer = build_trainer(config, run.folder, loaders.steps_per_epoch, _watchers(run, say))
     try:
         trainer.fit(module, datamodule=loaders, ckpt_path=checkpoint, weights_only=True)
     except RuntimeError as error:
@@ -117,21 +119,28 @@ def _train(run: Run, checkpoint: Path | None, say: Callable[[str], None]) -> int
     except (KeyboardInterrupt, SystemExit):
         if not trainer.interrupted:
             raise
+    else:
+        weights = {} if trainer.interrupted else whole_weights(run.model)
+    finally:
+        # What is measured afterwards is measured by one rank alone.
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     if trainer.interrupted:
         kept = f"resume with: viewproof pretrain --resume {run.folder}" if (run.folder / CHECKPOINT).exists() else ""
         say(f"stopped in epoch {trainer.current_epoch}; {kept or 'there is no checkpoint yet, nothing to resume'}")
         return 130
     if leads(config):
-        _finish(run, say)
+        _finish(run, weights, say)
     return 0
 
 
-def _finish(run: Run, say: Callable[[str], None]) -> None:
+def _finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) -> None:
     """Write the weights and what is drawn and measured with them."""
-    weights = run.folder / "model.safetensors"
-    aside = weights.with_name("model.part")
-    aside.write_bytes(save({name: value.contiguous() for name, value in run.model.state_dict().items()}))
-    aside.replace(weights)
+    aside = run.folder / "model.part"
+    aside.write_bytes(save(weights))
+    aside.replace(run.folder / "model.safetensors")
+    if isinstance(run.model, FSDPModule):
+        run = load_run(run.folder)
     figure = plots.loss_figure(run.folder / "metrics.csv", run.config.data)
     if run.config.method != "mae":
         figure.axes[0].set_ylabel(f"{run.config.method} loss")
@@ -155,6 +164,15 @@ def _module(run: Run, steps_per_epoch: int) -> pl.LightningModule:
     assert run.rule is not None
     loss, guard = LOSSES[config.loss], build_guard(config)
     return MaskedPretraining(run.model, run.rule, loss, target=run.normalization, guard=guard, **optimization)
+
+
+def _watchers(run: Run, say: Callable[[str], None]) -> list[CollapseMonitor | OnlineProbe]:
+    watchers: list[CollapseMonitor | OnlineProbe] = []
+    if run.config.method != "mae" or run.config.model == "masked-autoencoder":
+        watchers.append(CollapseMonitor(say=say))
+    if run.config.online_probe:
+        watchers.append(OnlineProbe.of(run.model, run.dataset))
+    return watchers
 
 
 def load_run(folder: Path) -> Run:

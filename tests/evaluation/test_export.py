@@ -26,7 +26,8 @@ def test_npz_holds_the_columns(tmp_path):
 
 
 def test_parquet_holds_the_columns(tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is an optional extra: viewproof[parquet]")
+    import pyarrow.parquet as parquet
+
     path = tmp_path / "embeddings.parquet"
     write_table(path, COLUMNS)
     read = parquet.read_table(path)

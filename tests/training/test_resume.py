@@ -119,7 +119,7 @@ class Seen:
         self.steps: list[tuple[int, list[int], Tensor | None]] = []
         for kind in (JointPretraining, MaskedPretraining):
             monkeypatch.setattr(kind, "training_step", self.watched(kind.training_step))
-        monkeypatch.setattr(runs, "_finish", lambda run, say: None)
+        monkeypatch.setattr(runs, "_finish", lambda run, weights, say: None)
 
     def watched(self, step: Any) -> Any:
         def training_step(module: Any, batch: Any, batch_idx: int) -> Tensor:

@@ -7,8 +7,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 
 from viewproof.errors import InvalidArgument
+from viewproof.models.vit import Block
 
 
 class Pretraining(pl.LightningModule):
@@ -33,6 +36,16 @@ class Pretraining(pl.LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
 
+    def configure_model(self) -> None:
+        """Under a `ModelParallelStrategy` share every parameter out over the ranks; blocks are gathered one by one."""
+        mesh = self.device_mesh
+        if mesh is None or isinstance(self.model, FSDPModule):
+            return
+        # A decoder enters its last block in parts, which hooks on the block would not see: it goes with the rest.
+        blocks = [m for name, m in self.model.named_modules() if isinstance(m, Block) and "decoder" not in name]
+        for part in [*blocks, self.model]:
+            fully_shard(part, mesh=mesh["data_parallel"])
+
     def configure_optimizers(self) -> Any:
         """AdamW on two groups, with the schedule stepped once an optimizer step."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -52,6 +65,16 @@ class Pretraining(pl.LightningModule):
             return 1.0
         progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state with every shared-out parameter gathered; all ranks must ask.
+
+    >>> whole_weights(nn.Linear(2, 1))["weight"].shape
+    torch.Size([1, 2])
+    """
+    state = model.state_dict()
+    return {name: (v.full_tensor() if isinstance(v, DTensor) else v).contiguous() for name, v in state.items()}
 
 
 class JointPretraining(Pretraining):

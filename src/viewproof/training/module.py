@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from viewproof.errors import InvalidArgument
 from viewproof.masks import RandomRule, Rule, Sample
 from viewproof.objectives import masked_mse
-from viewproof.objectives.joint.ranks import all_rows
+from viewproof.objectives.joint.ranks import all_rows, rank_share, total_count, world_size
 from viewproof.training.base import Pretraining
 from viewproof.training.fixed import Loss, predict
 
@@ -20,7 +20,9 @@ class MaskedPretraining(Pretraining):
     A batch is a tensor ``[N, ...]``, or a sequence or mapping whose first entry (or entry ``"x"``) is one. Validation
     always uses the rule of step 0. A random rule draws one mask a sample, by the ids in the batch's second entry (or
     entry ``"sample_ids"``) and the epoch; validation by the ids and epoch 0. ``target`` transforms the sample before
-    the loss, for instance `viewproof.PatchNormalization`. ``optimization``: see `Pretraining`.
+    the loss, for instance `viewproof.PatchNormalization`. ``optimization``: see `Pretraining`. On several ranks the
+    loss is taken for a mean over the mask: each rank's counts by its share of all selected coordinates, so that the
+    ranks' average is the mean over all.
 
     ``guard(embeddings, step)`` is added to the training loss: a geometry guard on the mean visible token of every
     sample of all ranks, ``[N, D]`` in float32, for instance ``lambda z, step: 0.01 * VICRegLoss().guard(z)``. It needs
@@ -87,6 +89,8 @@ class MaskedPretraining(Pretraining):
         if self.observer is not None:
             self.observer(sample, prediction)
         loss: Tensor = self.loss(prediction, sample)
+        if world_size() > 1:
+            loss = loss * rank_share(_selected(sample), loss.device)
         if self.guard is not None:
             with torch.autocast(embeddings.device.type, enabled=False):
                 loss = loss + self.guard(all_rows(embeddings.float()), self.global_step)
@@ -99,8 +103,14 @@ class MaskedPretraining(Pretraining):
         sample = self.sample(batch, 0)
         loss: Tensor = self.loss(predict(self.model, sample), sample)
         if self._trainer is not None:
-            self.log("val_loss", loss, prog_bar=True, batch_size=len(sample.x), sync_dist=True)
+            rows, share = total_count(len(sample.x), loss.device), rank_share(len(sample.x), loss.device)
+            self.log("val_loss", loss * share, prog_bar=True, batch_size=rows, sync_dist=True)
         return loss
+
+
+def _selected(sample: Sample) -> int:
+    """The coordinates that a mean over the mask divides by."""
+    return sample.mask.count * (1 if sample.mask.per_sample else len(sample.x))
 
 
 def _ids(batch: Any) -> Tensor | None:

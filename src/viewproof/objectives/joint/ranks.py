@@ -4,6 +4,8 @@
 W times the gradient of its own rows, and the average is the gradient of one rank that holds everything.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -26,14 +28,53 @@ def all_rows(rows: Float[Tensor, "own dims"]) -> Float[Tensor, "all dims"]:
     world = world_size()
     if world == 1:
         return rows
-    from torch.distributed.nn.functional import all_gather
-
     own = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.empty_like(own) for _ in range(world)]
     dist.all_gather(counts, own)
     lengths = [int(count) for count in counts]
-    padded = all_gather(F.pad(rows, (0, 0, 0, max(lengths) - len(rows))))  # type: ignore[no-untyped-call]
+    padded = _Gather.apply(F.pad(rows, (0, 0, 0, max(lengths) - len(rows))))  # type: ignore[no-untyped-call]
     return torch.cat([part[:length] for part, length in zip(padded, lengths, strict=True)])
+
+
+class _Gather(torch.autograd.Function):
+    """Equal parts of all ranks, stacked; a part's gradient is the sum of what every rank's loss asks of it."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        parts = [torch.empty_like(own) for _ in range(world_size())]
+        dist.all_gather(parts, own.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[dist.get_rank()]
+
+
+def total_count(count: int, device: torch.device) -> int:
+    """The sum of a count over all ranks.
+
+    >>> total_count(3, torch.device("cpu"))
+    3
+    """
+    if world_size() == 1:
+        return count
+    counts = torch.tensor(count, device=device)
+    dist.all_reduce(counts)
+    return int(counts)
+
+
+def rank_share(count: int, device: torch.device) -> float:
+    """What a rank's mean over ``count`` things is multiplied by: the ranks' average is then the mean over all of them.
+
+    Exactly 1 where all counts are equal.
+
+    >>> rank_share(3, torch.device("cpu"))
+    1.0
+    """
+    total = total_count(count, device)
+    return world_size() * count / total if total else 1.0
 
 
 def rank_mean(total: Float[Tensor, ""], count: int) -> Float[Tensor, ""]:
@@ -42,9 +83,4 @@ def rank_mean(total: Float[Tensor, ""], count: int) -> Float[Tensor, ""]:
     >>> rank_mean(torch.tensor(6.0), 3)
     tensor(2.)
     """
-    world = world_size()
-    if world == 1:
-        return total / count
-    counts = torch.tensor(count, device=total.device)
-    dist.all_reduce(counts)
-    return total * (world / int(counts))
+    return total / count if world_size() == 1 else total * (world_size() / total_count(count, total.device))
