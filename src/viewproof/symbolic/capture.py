@@ -22,6 +22,7 @@ import z3
 from torch._dynamo import config as dynamo_config
 from torch.fx import config as fx_config
 from torch.fx.experimental import _config as shape_config
+from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from viewproof.symbolic.expressions import translate
@@ -143,6 +144,8 @@ def _decisions() -> Iterator[list[tuple[sympy.Basic, Any]]]:
         # With symbolic sizes its keys cost more than it saves: captures take half the time without it.
         stack.enter_context(dynamo_config.patch(fake_tensor_cache_enabled=False))
         stack.enter_context(patch.object(fx_config, "do_not_emit_stack_traces", True))
+        # Nobody reads the memory layout that is noted beside each node, and with symbolic sizes it is slow to find out.
+        stack.enter_context(patch.object(proxy_tensor, "_extract_tensor_metadata", lambda value: None, create=True))
         yield decided
 
 

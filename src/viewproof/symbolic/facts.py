@@ -23,6 +23,10 @@ class BoundedSum:
     body: Callable[[Term], Any]
 
 
+_ENTAILED: dict[tuple[int, ...], tuple[tuple[z3.ExprRef, ...], bool]] = {}
+"""What premises settle, for all paths and programs that ask the same."""
+
+
 @dataclass
 class Facts:
     """The premises of every goal about one captured path."""
@@ -33,7 +37,6 @@ class Facts:
     needs: list[tuple[str, Term]] = field(default_factory=list)
     sums: dict[str, BoundedSum] = field(default_factory=dict)
     splits: dict[int, tuple[Term, Term, Term]] = field(default_factory=dict)
-    asked: dict[Any, tuple[z3.BoolRef, bool]] = field(default_factory=dict)
     kept: list[z3.ExprRef] = field(default_factory=list)
     count: int = 0
 
@@ -45,7 +48,6 @@ class Facts:
     def assume(self, *facts: Term) -> None:
         """Add premises; a fact that is known to be false makes every goal hold."""
         self.assumed += [z3.BoolVal(f) if known(f) else f for f in facts if not (known(f) and f)]
-        self.asked.clear()
 
     @contextmanager
     def given(self, *facts: Term) -> Iterator[None]:
@@ -56,7 +58,6 @@ class Facts:
             yield
         finally:
             del self.assumed[length:]
-            self.asked.clear()
 
     def need(self, what: str, condition: Term) -> None:
         """An operator is defined only where the condition holds; it must follow from the premises."""
@@ -84,14 +85,15 @@ class Facts:
         """Whether the premises settle that the condition holds; a doubt counts as no."""
         if known(condition):
             return bool(condition)
-        key = condition.get_id()
-        if key not in self.asked:
+        terms = (*self.assumed, condition)
+        key = tuple(term.get_id() for term in terms)
+        if key not in _ENTAILED:
             solver = z3.Solver()
             solver.set("timeout", milliseconds)
             solver.add(*self.assumed, z3.Not(condition))
-            # The term is kept with the answer: Z3 gives the number of a dead term to the next one.
-            self.asked[key] = condition, solver.check() == z3.unsat
-        return self.asked[key][1]
+            # The terms are kept with the answer: Z3 gives the number of a dead term to the next one.
+            _ENTAILED[key] = terms, solver.check() == z3.unsat
+        return _ENTAILED[key][1]
 
     def same_size(self, a: Term, b: Term) -> bool:
         """Whether two sizes are equal for certain."""

@@ -38,7 +38,7 @@ def follows(facts: Facts, goal: Term, sizes: Sequence[z3.ArithRef] = (), seconds
     terms = [negated, *facts.assumed]
     if not _sums_in(facts, terms):
         return _decide(facts, negated, sizes, seconds)
-    if not _sums_in(facts, [negated]) and _check(facts, negated, seconds)[1] == z3.unsat:
+    if not _sums_in(facts, [negated]) and _impossible(facts, negated, seconds):
         return Answer("proved")
     if _equated(facts, negated, terms, seconds):
         return Answer("proved")
@@ -126,7 +126,7 @@ def _equated(facts: Facts, negated: z3.BoolRef, terms: Sequence[Term], seconds: 
         # The equations are often all it takes, and the premises hold much arithmetic of coordinates.
         for premises, most in ((Facts(), 0.1), (facts, seconds)):
             with premises.given(*equations):
-                if _check(premises, negated, most)[1] == z3.unsat:
+                if _impossible(premises, negated, most):
                     return True
     return False
 
@@ -164,6 +164,21 @@ def _check(
             break
         most *= 2
     return solver, result
+
+
+_IMPOSSIBLE: dict[tuple[int, ...], tuple[tuple[z3.ExprRef, ...], bool]] = {}
+
+
+def _impossible(facts: Facts, negated: z3.BoolRef, seconds: float) -> bool:
+    """Whether the premises leave no room for the negated goal; a mutant's sums ask much that was asked before."""
+    terms = (*facts.assumed, negated)
+    key = tuple(term.get_id() for term in terms)
+    if key not in _IMPOSSIBLE:
+        result = _check(facts, negated, seconds)[1]
+        if result == z3.unknown:
+            return False
+        _IMPOSSIBLE[key] = terms, result == z3.unsat
+    return _IMPOSSIBLE[key][1]
 
 
 def _smallest(solver: z3.Solver, sizes: Sequence[z3.ArithRef]) -> Answer:
