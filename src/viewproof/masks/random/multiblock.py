@@ -123,8 +123,8 @@ def _tables(rule: MultiBlockMask, rows: int, cols: int) -> tuple[Sizes, Sizes]:
     for name in ("target_area", "context_area"):
         if (most := getattr(rule, name)[1]) > rows * cols:
             raise InvalidArgument(
-                f"{name}={getattr(rule, name)}: a block of {most} patches does not fit a {rows} x {cols} grid; pass areas"
-                f" up to {rows * cols}"
+                f"{name}={getattr(rule, name)}: a block of {most} patches does not fit a {rows} x {cols} grid; pass"
+                f" areas up to {rows * cols}"
             )
     low, high = map(Fraction, rule.target_aspect)
     aspects = tuple(low + (high - low) * i / (_ASPECTS - 1) for i in range(_ASPECTS))
