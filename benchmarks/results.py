@@ -108,6 +108,7 @@ def calibrate(store: dict[str, Any]) -> None:
     from viewproof import runs
     from viewproof.cli import app, hush
     from viewproof.data import batches
+    from viewproof.engine import build_trainer
 
     class Clock(pl.Callback):
         def __init__(self) -> None:
@@ -123,7 +124,7 @@ def calibrate(store: dict[str, Any]) -> None:
         folder = RUNS / "calibrate"
         run = runs.prepare(bound.arguments["run"], folder)
         folder.mkdir(parents=True)
-        trainer, clock = runs._trainer(run, print), Clock()
+        trainer, clock = build_trainer(run.config, folder, 468), Clock()
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
         trainer.fit(runs._module(run, 468), batches(run.dataset, "train", BATCH))
         shutil.rmtree(folder)

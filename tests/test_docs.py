@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/masks.md", "docs/certify.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{name}.md" for name in ("guide", "masks", "methods", "evaluation", "certify"))]
+)
 def test_every_python_block_runs(page):
     text = (ROOT / page).read_text()
     names = {"__name__": "page"}

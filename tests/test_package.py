@@ -103,7 +103,16 @@ NAMES = {
         "view_graph_energy",
         "with_geometry_guard",
     ],
-    "models": ["ConvAutoencoder", "MaskedAutoencoder", "ResNet", "VectorAutoencoder", "ViTReconstructor"],
+    "models": [
+        "ConvAutoencoder",
+        "MaskedAutoencoder",
+        "PatchEncoder",
+        "PatchPredictor",
+        "Projector",
+        "ResNet",
+        "VectorAutoencoder",
+        "ViTReconstructor",
+    ],
     "certify": [
         "Contract",
         "Finding",

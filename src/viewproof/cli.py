@@ -11,7 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Json
 
 from viewproof import __version__
-from viewproof.config import PretrainConfig
+from viewproof.config import Count, OptionalCount, PretrainConfig
 
 INSTALL = "pip install 'viewproof[all]'"
 
@@ -58,7 +58,7 @@ def pretrain(
     """Pre-train an encoder on DATA and write a run folder.
 
     The folder holds config.json, metrics.csv, model.safetensors, loss.png, evaluation.json, the last checkpoint and,
-    for mae, reconstruction.png; the table at the end is measured on held-out samples.
+    for mae, reconstruction.png and patch-errors.png; the table at the end is measured on held-out samples.
 
     Args:
         config: a run's config.json, to repeat that run; flags override it
@@ -75,16 +75,44 @@ def pretrain(
 
 
 @app.command
-def evaluate(run: Path) -> int:
-    """Measure a finished run again on held-out samples; of mae, draw its reconstructions.
+def evaluate(
+    run: Path,
+    *,
+    fine_tune: OptionalCount = None,
+    labels: OptionalCount = None,
+    seed: Count = 0,
+    export: Path | None = None,
+) -> int:
+    """Measure a finished run again on held-out samples; of mae, draw its reconstructions and its error by patch.
+
+    With --fine-tune or --export only that is done.
 
     Args:
         run: the run folder
+        fine_tune: train the encoder and a linear head for so many epochs, and the same from scratch; fine-tune.json
+        labels: how many labelled training samples fine-tuning sees, drawn class-balanced; left open: all
+        seed: of the draw of these samples, their order and the head's first weights
+        export: write the embeddings of all samples to this .npz or .parquet file; it must not exist
     """
-    from viewproof import runs
+    from viewproof import reports, runs
+    from viewproof.evaluation.export import check_target
 
+    if fine_tune is None and labels is not None:
+        return complain(f"labels={labels} is of fine-tuning; pass --fine-tune EPOCHS too")
+    if fine_tune is not None and fine_tune < 1:
+        return complain(f"fine_tune={fine_tune} must be positive: the epochs to train")
+    if not 0 <= seed < 2**32:
+        return complain(f"seed={seed} must be from 0 to 2**32 - 1")
+    if export is not None:
+        check_target(export)
     hush()
-    runs.report(runs.load_run(run))
+    loaded = runs.load_run(run)
+    if fine_tune is not None:
+        reports.fine_tune_report(loaded, fine_tune, labels, seed)
+    if export is not None:
+        reports.export_embeddings(loaded, export)
+    if fine_tune is None and export is None:
+        reports.report(loaded)
     return 0
 
 

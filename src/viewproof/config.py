@@ -29,6 +29,8 @@ class PretrainConfig:
         mask: the rule that hides, for instance "~Rotating(PatchMask(4, 4, 4, 0))"; ~ hides what the rule shows
             (for ijepa a MultiBlockMask; two views hide nothing)
         loss: of mae, the distance that is summed over the hidden coordinates
+        guard: of mae, a geometry guard on the mean visible token: vicreg's variance and covariance, or sigreg's test
+        guard_weight: what the guard is multiplied by before it is added to the loss
         norm_pix: predict pixels normalised by their own patch's mean and variance (MAE's norm_pix_loss)
         patch_size: rows and columns of the encoder's patches; left open: a divisor of the image
         dim: width of the encoder
@@ -59,6 +61,8 @@ class PretrainConfig:
         devices: processes on this machine, each with its share of the batch
         nodes: machines, on each of which the same command is started; see docs/scaling.md
         strategy: of several devices: ddp, a copy of the network on each, or fsdp, its parameters shared out
+        online_probe: also train a linear classifier on each batch's embeddings, which the training does not see; its
+            accuracy is in metrics.csv
         probe_samples: labelled training samples that the k-NN and linear probes fit on, at most
         out: the run folder, which must not exist; left open: runs/DATA-METHOD, numbered
     """
@@ -70,6 +74,8 @@ class PretrainConfig:
     decoder: Literal["self-attention", "cross-attention"] = "self-attention"
     mask: str | None = None
     loss: Literal["mse", "l1", "smooth-l1"] = "mse"
+    guard: Literal["vicreg", "sigreg"] | None = None
+    guard_weight: float = 0.01
     norm_pix: bool = False
     patch_size: OptionalCount = None
     dim: OptionalCount = None
@@ -100,6 +106,7 @@ class PretrainConfig:
     devices: Count = 1
     nodes: Count = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
+    online_probe: bool = False
     probe_samples: Count = 10_000
     out: str | None = None
 

@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.training.callbacks import ClipGradient, MetricsFile, RunProgress
 from viewproof.training.checkpoints import Checkpoints, StopAtStep, WholeFiles
 from viewproof.training.collapse import CollapseMonitor
+from viewproof.training.online_probe import OnlineProbe
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
@@ -72,16 +74,17 @@ def check_layout(config: PretrainConfig, dataset: Dataset) -> None:
         raise InvalidArgument(f"devices={config.devices} is more than the {cuda} CUDA devices here; pass fewer")
 
 
-def build_trainer(config: PretrainConfig, folder: Path, steps_per_epoch: int, say: Callable[[str], None]) -> pl.Trainer:
-    """The trainer of a resolved configuration, whose files go to ``folder``."""
+def build_trainer(
+    config: PretrainConfig, folder: Path, steps_per_epoch: int, watchers: Sequence[CollapseMonitor | OnlineProbe] = ()
+) -> pl.Trainer:
+    """The trainer of a resolved configuration, whose files go to ``folder``; what ``watchers`` measure joins them."""
     epochs = config.epochs or -(-(config.steps or 0) // steps_per_epoch)
-    monitor = None if config.method == "mae" else CollapseMonitor(say=say)
     callbacks: list[Callback] = [
         RunProgress(),
-        *([monitor] if monitor else []),
+        *watchers,
         *([ClipGradient(config.clip)] if config.clip else []),
         *([StopAtStep(config.steps)] if config.steps else []),
-        MetricsFile(folder / "metrics.csv", extra=monitor.values if monitor else None),
+        MetricsFile(folder / "metrics.csv", extra=ChainMap(*(watcher.values for watcher in reversed(watchers)))),
         Checkpoints(folder / CHECKPOINT, config.checkpoint_every),
     ]
     with warnings.catch_warnings():

@@ -1,8 +1,9 @@
 """From a configuration to the networks and modules of every method but mae: they learn embeddings."""
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from viewproof.config import PretrainConfig
 from viewproof.data import Dataset
@@ -69,6 +70,17 @@ def build_joint(config: PretrainConfig, shape: tuple[int, ...], classes: int | N
     assert config.decoder_dim and config.decoder_depth and config.decoder_heads
     sizes = (config.decoder_dim, config.decoder_depth, config.decoder_heads)
     return JEPANetwork(encoder, PatchPredictor(encoder.grid, config.dim, *sizes))
+
+
+def build_guard(config: PretrainConfig) -> Callable[[Tensor, int], Tensor] | None:
+    """What the configuration adds to mae's loss, of the mean visible tokens ``[N, D]`` and the step."""
+    if config.guard == "vicreg":
+        variance = VICRegLoss()
+        return lambda z, step: config.guard_weight * variance.guard(z)
+    if config.guard == "sigreg":
+        statistic = SIGRegLoss(seed=config.seed)
+        return lambda z, step: config.guard_weight * statistic.guard(z, step=step)
+    return None
 
 
 def joint_module(

@@ -1,12 +1,14 @@
 """Pictures: a mask, a loss curve, reconstructions. Written aside, then renamed."""
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
@@ -57,11 +59,38 @@ def loss_figure(metrics: Path, title: str) -> Figure:
     return figure
 
 
-def reconstruction_figure(original: Tensor, seen: Tensor, hidden: Tensor, filled: Tensor, title: str) -> Figure:
+def patch_error_figure(tables: Mapping[str, Sequence[Sequence[float | None]]], title: str) -> Figure:
+    """Heat maps side by side, of one scale from 0: a table of patches each, None (never hidden) left grey.
+
+    Numbers stand in the patches where there are at most 12 a row.
+    """
+    grids = {name: np.array(table, dtype=float) for name, table in tables.items()}
+    top = max([1e-12, *(float(grid[~np.isnan(grid)].max(initial=0.0)) for grid in grids.values())])
+    rows, cols = next(iter(grids.values())).shape
+    side = 4.2 if cols <= 12 else 3.6
+    figure = Figure(figsize=(side * len(grids) + 0.8, max(1.6, side * rows / cols) + 0.9), layout="constrained")
+    panels = figure.subplots(1, len(grids), squeeze=False)[0]
+    for axes, (name, grid) in zip(panels, grids.items(), strict=True):
+        axes.set_facecolor("0.75")
+        image = axes.imshow(grid, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
+        axes.set(title=name, xlabel="patch column", ylabel="patch row")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
+        for (row, col), error in np.ndenumerate(grid) if cols <= 12 else ():
+            shown = "" if np.isnan(error) else f"{error:.2f}"
+            axes.text(
+                col, row, shown, ha="center", va="center", fontsize=8, color="black" if error > 0.6 * top else "white"
+            )
+    figure.colorbar(image, ax=panels, shrink=0.9)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def reconstruction_figure(original: Tensor, hidden: Tensor, filled: Tensor, title: str) -> Figure:
     """Rows of held-out images: the original, what the model saw, its reconstruction, the absolute error.
 
-    ``original``, ``filled``: ``[n, C, H, W]`` in the data's units, ``filled`` with visible pixels copied; ``seen`` and
-    ``hidden`` (``[C, H, W]``) mark what was hidden, drawn grey.
+    All are ``[n, C, H, W]``: ``original`` and ``filled`` in the data's units, ``filled`` with visible pixels copied;
+    ``hidden`` marks what was hidden, drawn grey.
     """
     low, high = float(original.min()), float(original.max())
     error = (filled - original).abs() * hidden
@@ -69,11 +98,11 @@ def reconstruction_figure(original: Tensor, seen: Tensor, hidden: Tensor, filled
     figure = Figure(figsize=(7.2, 1.75 * len(original) + 0.6), layout="constrained")
     grid = figure.subplots(len(original), 4, squeeze=False)
     for row, axes_row in enumerate(grid):
-        pictures = (original[row], seen[row], filled[row], error[row])
+        pictures = (original[row], original[row], filled[row], error[row])
         for axes, picture, name in zip(axes_row, pictures, columns, strict=True):
             top = max(float(error.max()), 1e-12) if name == columns[3] else high
             bottom = 0.0 if name == columns[3] else low
-            image = _image(picture, bottom, top, hidden if name == columns[1] else None, heat=name == columns[3])
+            image = _image(picture, bottom, top, hidden[row] if name == columns[1] else None, heat=name == columns[3])
             axes.imshow(image, interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])

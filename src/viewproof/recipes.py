@@ -22,7 +22,10 @@ GENERAL: dict[str, Any] = {
     "projector_dim": 256, "momentum": 0.996, "min_area": 0.3, "flip": True,
     "epochs": 20, "batch_size": 256, "learning_rate": 1e-3,
 }  # fmt: skip
-MAY_BE_ZERO = ("norm_pix", "weight_decay", "warmup_epochs", "seed", "workers", "momentum", "flip", "compile")
+MAY_BE_ZERO = (
+    "norm_pix", "guard_weight", "weight_decay", "warmup_epochs", "seed", "workers", "momentum", "flip", "compile",
+    "online_probe",
+)  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {
         "epochs": 80, "batch_size": 64, "dim": 64, "decoder_depth": 1, "learning_rate": 2e-3, "threads": 1,
@@ -56,6 +59,13 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> PretrainConfig:
         )
     if config.norm_pix and not image:
         raise InvalidArgument(f"norm_pix needs images [C, H, W], the samples of {config.data} are {shape}")
+    if config.guard is not None and (config.method, model) != ("mae", "masked-autoencoder"):
+        raise InvalidArgument(
+            f"guard={config.guard!r} is for mae with model='masked-autoencoder', whose visible tokens it reads; "
+            f"{config.method} with {model} has none, leave guard out"
+        )
+    if config.online_probe and (dataset.classes or 0) < 2:
+        raise InvalidArgument(f"online_probe needs labels of at least two classes, and {config.data} has none")
     size = len(dataset.train)
     recipe = {**GENERAL, **RECIPES.get(config.data.partition(":")[0], {})}
     for name in ("accumulate", "devices", "nodes"):

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,15 @@ from viewproof.config import PretrainConfig
 from viewproof.data import Dataset, load_dataset
 from viewproof.engine import CHECKPOINT, RunData, build_trainer, check_layout, leads
 from viewproof.errors import InvalidArgument
-from viewproof.evaluation import encode_all, hidden_errors, probe
 from viewproof.expressions import parse_rule
-from viewproof.masks import Rule, Sample
-from viewproof.masks.random.rule import one_for_all
-from viewproof.methods import joint_module
+from viewproof.masks import Rule
+from viewproof.methods import build_guard, joint_module
 from viewproof.objectives import masked_l1, masked_mse, masked_smooth_l1
 from viewproof.recipes import build_model, check_rule, resolve
-from viewproof.training import predict
 from viewproof.training.base import whole_weights
+from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.module import MaskedPretraining
+from viewproof.training.online_probe import OnlineProbe
 from viewproof.views import PatchNormalization
 
 LOSSES = {"mse": masked_mse, "l1": masked_l1, "smooth-l1": masked_smooth_l1}
@@ -111,7 +109,7 @@ def _train(run: Run, checkpoint: Path | None, say: Callable[[str], None]) -> int
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
     if config.compile:
         run.model.compile()
-    trainer = build_trainer(config, run.folder, loaders.steps_per_epoch, say)
+    trainer = build_trainer(config, run.folder, loaders.steps_per_epoch, _watchers(run, say))
     try:
         trainer.fit(module, datamodule=loaders, ckpt_path=checkpoint, weights_only=True)
     except RuntimeError as error:
@@ -147,6 +145,8 @@ def _finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) ->
     if run.config.method != "mae":
         figure.axes[0].set_ylabel(f"{run.config.method} loss")
     plots.save_figure(figure, run.folder / "loss.png")
+    from viewproof.reports import report  # reports read runs
+
     report(run, say)
 
 
@@ -162,7 +162,17 @@ def _module(run: Run, steps_per_epoch: int) -> pl.LightningModule:
     if config.method != "mae":
         return joint_module(config, run.model, run.rule, run.dataset, **optimization)
     assert run.rule is not None
-    return MaskedPretraining(run.model, run.rule, LOSSES[config.loss], target=run.normalization, **optimization)
+    loss, guard = LOSSES[config.loss], build_guard(config)
+    return MaskedPretraining(run.model, run.rule, loss, target=run.normalization, guard=guard, **optimization)
+
+
+def _watchers(run: Run, say: Callable[[str], None]) -> list[CollapseMonitor | OnlineProbe]:
+    watchers: list[CollapseMonitor | OnlineProbe] = []
+    if run.config.method != "mae" or run.config.model == "masked-autoencoder":
+        watchers.append(CollapseMonitor(say=say))
+    if run.config.online_probe:
+        watchers.append(OnlineProbe.of(run.model, run.dataset))
+    return watchers
 
 
 def load_run(folder: Path) -> Run:
@@ -177,91 +187,6 @@ def load_run(folder: Path) -> Run:
         reason = str(error).splitlines()[-1].strip()
         raise InvalidArgument(f"{folder}: config.json does not match model.safetensors ({reason})") from error
     return run
-
-
-def report(run: Run, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Measure the trained model on held-out data, draw reconstructions (of mae), print and write the table."""
-    data = run.dataset
-    run.model.eval().cpu()
-    lines: list[str] = []
-    result: dict[str, Any] = {}
-    if run.config.method == "mae":
-        result["hidden_error"] = errors = reconstruction_errors(run)
-        lines += ["", "held-out error on hidden values (mean squared, in training standard deviations)"]
-        lines += [f"  {name:<34} {error:8.4f}" for name, error in errors.items()]
-        if len(data.sample_shape) == 3:
-            draw_reconstructions(run, run.folder / "reconstruction.png")
-    result["accuracy"] = scores = {}
-    if data.classes and data.train.labels is not None and data.test.labels is not None:
-        result["accuracy"] = scores = probe_table(run)
-        used = min(run.config.probe_samples, len(data.train))
-        lines += ["", f"held-out accuracy, probes fit on {used} samples {'k-NN':>12} {'linear':>9}"]
-        lines += [f"  {name:<44} {100 * s['knn']:8.1f} % {100 * s['linear']:6.1f} %" for name, s in scores.items()]
-    write_text(run.folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
-    say("\n".join([*lines, "", f"written to {run.folder}"]))
-    return result
-
-
-def reconstruction_errors(run: Run) -> dict[str, float]:
-    """The error on hidden values of held-out samples, of the model and of plain baselines."""
-    data = run.dataset
-    assert run.rule is not None
-    held_out = [data.fetch("test", part) for part in torch.split(torch.arange(len(data.test)), 256)]
-    return hidden_errors(held_out, one_for_all(run.rule.at(0)), mean_sample(data), partial(restore_prediction, run))
-
-
-def probe_table(run: Run) -> dict[str, dict[str, float]]:
-    """Probe accuracy of the trained encoder, the same encoder untrained, and raw values."""
-    data, untrained = run.dataset, prepare(run.config, run.folder).model.eval()
-    train = torch.arange(len(data.train))
-    if len(train) > run.config.probe_samples:
-        train = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: run.config.probe_samples]
-    test = torch.arange(len(data.test))
-    assert data.train.labels is not None and data.test.labels is not None
-    encoders: dict[str, Callable[[Tensor], Tensor]] = {
-        "trained encoder": run.model.encode,  # type: ignore[dict-item]
-        "the same encoder, untrained": untrained.encode,  # type: ignore[dict-item]
-        "raw values": partial(torch.flatten, start_dim=1),
-    }
-    table = {}
-    for name, encode in encoders.items():
-        features = [encode_all(encode, partial(data.fetch, p), i) for p, i in (("train", train), ("test", test))]
-        table[name] = asdict(probe(features[0], data.train.labels[train.numpy()], features[1], data.test.labels))
-    return table
-
-
-def restore_prediction(run: Run, sample: Sample) -> Tensor:
-    """The model's prediction in the sample's units; de-normalised with what is visible, never with what is hidden."""
-    prediction = predict(run.model, sample)
-    if run.normalization is None:
-        return prediction
-    return run.normalization.inverse(prediction, *run.normalization.visible_statistics(sample))
-
-
-def mean_sample(data: Dataset) -> Tensor:
-    """The mean training sample, standardised, in one chunked pass."""
-    order = torch.arange(len(data.train))
-    total = torch.zeros(data.sample_shape, dtype=torch.float64)
-    for part in torch.split(order, 1024):
-        total += data.fetch("train", part).double().sum(0)
-    return (total / len(order)).float()
-
-
-def draw_reconstructions(run: Run, path: Path, count: int = 6) -> None:
-    """Held-out images spread over the test part: original, seen, reconstruction with visible pixels copied, error."""
-    data = run.dataset
-    assert run.rule is not None
-    chosen = torch.linspace(0, len(data.test) - 1, min(count, len(data.test))).long()
-    sample = one_for_all(run.rule.at(0)).sample(data.fetch("test", chosen))
-    assert sample.view is not None
-    with torch.inference_mode():
-        predicted = restore_prediction(run, sample).reshape(sample.x.shape)
-    original = sample.y.reshape(sample.x.shape)
-    filled = torch.where(sample.view.hidden, predicted, original)
-    pictures = [data.restore(x) for x in (original, sample.x, filled)]
-    title = f"{run.config.data}, held out\n{run.config.mask}, step 0"
-    figure = plots.reconstruction_figure(pictures[0], pictures[1], sample.view.hidden, pictures[2], title)
-    plots.save_figure(figure, path)
 
 
 def new_folder(config: PretrainConfig) -> Path:

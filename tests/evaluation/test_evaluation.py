@@ -35,8 +35,9 @@ def test_nothing_visible_to_fill_from():
 
 def test_hidden_errors_are_means_over_hidden_coordinates_of_all_batches():
     rule, mean = vp.VectorMask(period=2, offset=0), torch.tensor([1.0, 5.0, 1.0])
-    batches = [torch.tensor([[0.0, 9.0, 3.0]]), torch.tensor([[2.0, 9.0, 2.0], [1.0, 9.0, 1.0]])]
-    errors = hidden_errors(batches, rule, mean, lambda sample: torch.full_like(sample.y, 2.0))
+    parts = [torch.tensor([[0.0, 9.0, 3.0]]), torch.tensor([[2.0, 9.0, 2.0], [1.0, 9.0, 1.0]])]
+    batches = [(parts[0], torch.tensor([0])), (parts[1], torch.tensor([1, 2]))]
+    errors = hidden_errors(batches, rule, mean, lambda sample: torch.full_like(sample.y, 2.0)).means
     assert errors["model"] == pytest.approx((4 + 1 + 0 + 0 + 1 + 1) / 6)
     assert errors["mean of the training samples"] == pytest.approx((1 + 4 + 1 + 1 + 0 + 0) / 6)
     assert errors["nearest visible value"] == pytest.approx((81 + 36 + 49 + 49 + 64 + 64) / 6)
@@ -44,7 +45,9 @@ def test_hidden_errors_are_means_over_hidden_coordinates_of_all_batches():
 
 def test_an_empty_rule_has_no_error():
     with pytest.raises(vp.InvalidArgument, match="hides nothing"):
-        hidden_errors([torch.zeros(1, 3)], vp.VectorMask(0, 0), torch.zeros(3), lambda sample: sample.y)
+        hidden_errors(
+            [(torch.zeros(1, 3), torch.tensor([0]))], vp.VectorMask(0, 0), torch.zeros(3), lambda sample: sample.y
+        )
 
 
 def test_features_come_in_the_order_of_the_indices():

@@ -1,6 +1,8 @@
 """Theorems settled in several processes: the same answers, in order, and no silence when a process ends."""
 
+import multiprocessing
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 pytest.importorskip("z3")
 
 from viewproof.theory import registered, settling
-from viewproof.theory.registry import Theorem, Verdict
+from viewproof.theory.registry import Outcome, Theorem, Verdict
 
 NAMES = ["sq_dist_self", "empty_mask_not_selected", "vector_mae_hidden_mask_selected_iff"]
 
@@ -53,3 +55,19 @@ def test_an_interrupt_in_a_process_is_passed_on(theorems: list[Theorem], monkeyp
     monkeypatch.setattr(settling, "_answers", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(settling.settle_all(theorems, 2))
+
+
+def answers_once(names: Sequence[str]) -> list[Any]:
+    time.sleep(0 if names[0] == NAMES[0] else 600)
+    return [(Outcome(Verdict.PROVED), 1.0)]
+
+
+def test_whoever_takes_no_more_leaves_no_process_behind(
+    theorems: list[Theorem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "_answers", answers_once)
+    settled = settling.settle_all(theorems, 2)
+    assert next(settled).theorem is theorems[0]
+    assert multiprocessing.active_children()
+    settled.close()
+    assert not multiprocessing.active_children()

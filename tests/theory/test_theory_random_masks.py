@@ -10,9 +10,9 @@ pytest.importorskip("z3")
 
 from viewproof.masks.random import blocks, blockwise, draws, rule, tokens
 from viewproof.symbolic.operators import TABLE
-from viewproof.theory import Verdict, decide, random_masks, settle
+from viewproof.theory import Verdict, decide, random_choices, random_masks, settle
 
-THEOREMS = {theorem.name: theorem for theorem in random_masks.THEOREMS}
+THEOREMS = {theorem.name: theorem for theorem in (*random_choices.THEOREMS, *random_masks.THEOREMS)}
 
 
 @pytest.fixture(autouse=True)

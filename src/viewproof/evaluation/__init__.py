@@ -1,6 +1,16 @@
 """What a trained encoder knows and how well it predicts what was hidden, beside plain baselines."""
 
-from viewproof.evaluation.probes import ProbeScores, encode_all, probe
-from viewproof.evaluation.reconstruction import hidden_errors, nearest_visible_fill
+from viewproof.evaluation.probes import ProbeScores, encode_all, predict_labels, probe
+from viewproof.evaluation.reconstruction import HiddenErrors, drawn, draws, hidden_errors, nearest_visible_fill
 
-__all__ = ["ProbeScores", "encode_all", "hidden_errors", "nearest_visible_fill", "probe"]
+__all__ = [
+    "HiddenErrors",
+    "ProbeScores",
+    "drawn",
+    "draws",
+    "encode_all",
+    "hidden_errors",
+    "nearest_visible_fill",
+    "predict_labels",
+    "probe",
+]

@@ -1,4 +1,4 @@
-"""k-NN and linear probes of frozen features (scikit-learn)."""
+"""k-NN and linear probes of frozen features: scikit-learn, and torch on a GPU or for large sets."""
 
 import warnings
 from collections.abc import Callable
@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
+from viewproof.evaluation.torch_probes import CHUNK, knn_predict, logistic_regression, standardizer
+
+LARGE = 10**8
+"""Training samples times classes above which torch is chosen without a GPU: scikit-learn holds such a matrix."""
 
 
 @dataclass(frozen=True)
@@ -35,32 +40,88 @@ def encode_all(
         ).numpy()
 
 
-def probe(
-    train_features: Any, train_labels: Any, test_features: Any, test_labels: Any, neighbours: int = 20
-) -> ProbeScores:
-    """Fit both probes on the training features, standardised by their own statistics, and score the test features.
+def predict_labels(
+    train_features: Any,
+    train_labels: Any,
+    test_features: Any,
+    neighbours: int = 20,
+    engine: str | None = None,
+    device: torch.device | str | None = None,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Fit both probes on the training features, standardised by their own statistics, and label the test features.
 
-    k-NN votes among the ``neighbours`` nearest by Euclidean distance; the linear probe is a logistic regression with
-    an L2 penalty (C = 1), run to at most 1,000 iterations.
+    The first labels are k-NN's, a vote among the ``neighbours`` nearest by Euclidean distance; the second the linear
+    probe's, a logistic regression with an L2 penalty (C = 1), run to at most 1,000 iterations. ``engine`` is
+    scikit-learn, and torch where a CUDA device is there or where training samples times classes exceed `LARGE`; both
+    solve the same two problems. ``device`` is torch's. Labels of one class, and features and labels that do not fit
+    each other, raise `InvalidArgument`.
 
     >>> x = np.array([[0.0], [0.1], [1.0], [1.1]])
-    >>> probe(x, [0, 0, 1, 1], x, [0, 0, 1, 1], neighbours=1)
-    ProbeScores(knn=1.0, linear=1.0)
+    >>> [labels.tolist() for labels in predict_labels(x, [3, 3, 7, 7], x, neighbours=1, engine="torch")]
+    [[3, 3, 7, 7], [3, 3, 7, 7]]
     """
+    train, test, labels = np.asarray(train_features), np.asarray(test_features), np.asarray(train_labels)
+    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1] or labels.shape != train.shape[:1]:
+        raise InvalidArgument(
+            f"train_features {train.shape}, train_labels {labels.shape} and test_features {test.shape} must be [N, D], "
+            "[N] and [M, D]"
+        )
+    if engine not in (None, "scikit-learn", "torch"):
+        raise InvalidArgument(f"engine={engine!r} must be 'scikit-learn' or 'torch'; leave it out to have it chosen")
+    names, classes = np.unique(labels, return_inverse=True)
+    if len(names) < 2:
+        raise InvalidArgument("train_labels must hold at least two classes; probes need something to tell apart")
+    cuda = torch.cuda.is_available()
+    torch_wins = cuda or len(train) * len(names) > LARGE
+    neighbours = min(neighbours, len(train))
+    if (engine or ("torch" if torch_wins else "scikit-learn")) == "scikit-learn":
+        knn, linear = _with_sklearn(train, classes, test, neighbours)
+    else:
+        knn, linear = _with_torch(train, classes, test, neighbours, device or ("cuda" if cuda else "cpu"))
+    return names[knn], names[linear]
+
+
+def _with_sklearn(train: Any, classes: Any, test: Any, neighbours: int) -> list[Any]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if len(np.unique(train_labels)) < 2:
-        raise InvalidArgument("train_labels must hold at least two classes; probes need something to tell apart")
-    scores = []
-    for classifier in (
-        KNeighborsClassifier(min(neighbours, len(train_features))), LogisticRegression(max_iter=1000)
-    ):  # fmt: skip
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            fitted = make_pipeline(StandardScaler(), classifier).fit(train_features, train_labels)
-        scores.append(float(fitted.score(test_features, test_labels)))
-    return ProbeScores(*scores)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return [
+            make_pipeline(StandardScaler(), classifier).fit(train, classes).predict(test)
+            for classifier in (KNeighborsClassifier(neighbours), LogisticRegression(max_iter=1000))
+        ]
+
+
+def _with_torch(train: Any, classes: Any, test: Any, neighbours: int, device: torch.device | str) -> list[Any]:
+    x, y, queries = (torch.as_tensor(array, device=device) for array in (train, classes, test))
+    mean, std = standardizer(x)
+    x, queries = ((part - mean.to(part.dtype)) / std.to(part.dtype) for part in (x.float(), queries.float()))
+    weights, bias = logistic_regression(x, y)
+    linear = torch.cat([(part.double() @ weights.T + bias).argmax(1) for part in torch.split(queries, CHUNK)])
+    return [knn_predict(x, y, queries, neighbours).cpu().numpy(), linear.cpu().numpy()]
+
+
+def probe(
+    train_features: Any,
+    train_labels: Any,
+    test_features: Any,
+    test_labels: Any,
+    neighbours: int = 20,
+    engine: str | None = None,
+    device: torch.device | str | None = None,
+) -> ProbeScores:
+    """The share of the test samples that each probe labels right; see `predict_labels`.
+
+    >>> x = np.array([[0.0], [0.1], [1.0], [1.1]])
+    >>> probe(x, [0, 0, 1, 1], x, [0, 0, 1, 1], neighbours=1)
+    ProbeScores(knn=1.0, linear=1.0)
+    """
+    wanted = np.asarray(test_labels)
+    if wanted.shape != np.shape(test_features)[:1]:
+        raise InvalidArgument(f"test_labels of shape {wanted.shape} must be one a test sample; pass [M]")
+    predicted = predict_labels(train_features, train_labels, test_features, neighbours, engine, device)
+    return ProbeScores(*(float((labels == wanted).mean()) for labels in predicted))

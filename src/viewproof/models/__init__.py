@@ -2,7 +2,17 @@
 
 from viewproof.models.conv import ConvAutoencoder, ResNet
 from viewproof.models.masked_autoencoder import MaskedAutoencoder
+from viewproof.models.patches import PatchEncoder, PatchPredictor, Projector
 from viewproof.models.vector import VectorAutoencoder
 from viewproof.models.vit import ViTReconstructor
 
-__all__ = ["ConvAutoencoder", "MaskedAutoencoder", "ResNet", "VectorAutoencoder", "ViTReconstructor"]
+__all__ = [
+    "ConvAutoencoder",
+    "MaskedAutoencoder",
+    "PatchEncoder",
+    "PatchPredictor",
+    "Projector",
+    "ResNet",
+    "VectorAutoencoder",
+    "ViTReconstructor",
+]

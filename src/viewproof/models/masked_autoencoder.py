@@ -34,6 +34,7 @@ class MaskedAutoencoder(nn.Module):
     """
 
     takes_view = True
+    gives_tokens = True
     positions: Tensor
     decoder_positions: Tensor
 
@@ -69,9 +70,16 @@ class MaskedAutoencoder(nn.Module):
         initialise(self)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, x: Float[Tensor, "batch channels height width"], view: Mask) -> Float[Tensor, "batch pixels"]:
-        """The hidden patches' predicted pixels, flat, zero where ``view`` is visible."""
-        return self.decode(self.encode_visible(x, view), view)
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"], view: Mask, with_tokens: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The hidden patches' predicted pixels ``[N, pixels]``, flat, zero where ``view`` is visible.
+
+        ``with_tokens``: beside the visible patches' encoded tokens ``[N, visible, dim]``, of the same pass.
+        """
+        tokens = self.encode_visible(x, view)
+        prediction = self.decode(tokens, view)
+        return (prediction, tokens) if with_tokens else prediction
 
     def encode_visible(
         self, x: Float[Tensor, "batch channels height width"], view: Mask

@@ -10,8 +10,8 @@ __all__ = ["PARTS", "Mutant", "Outcome", "Settled", "Theorem", "Verdict", "regis
 PARTS = [
     f"viewproof.theory.{part}"
     for part in (
-        *("masks", "samples", "geometry", "laws", "counts", "bridges", "tokens", "training", "random_masks"),
-        "algebra",
+        *("masks", "samples", "geometry", "laws", "counts", "bridges", "tokens", "training"),
+        *("random_choices", "random_masks", "algebra"),
     )
 ]
 

@@ -5,6 +5,7 @@ Every extent is 0, 1 and 2 at least once, and so is every parameter: sizes at wh
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -32,8 +33,8 @@ def disagreement(subject: Subject, program: Any, captures: Sequence[Capture]) ->
     generator = torch.Generator().manual_seed(0)
     for sizes in _points(subject):
         arguments = [argument(kind, sizes[name], generator) for name, kind in subject.signature.items()]
-        terms = _substitution(subject, sizes)
-        capture = next((c for c in captures if _true(c.path, terms)), None)
+        model = _at(subject, sizes)
+        capture = next((c for c in captures if _true(c.path, model)), None)
         if capture is None or not satisfies(subject, sizes):
             continue
         expected = _attempt(lambda: list(subject.observe(program, *arguments)))  # noqa: B023
@@ -71,14 +72,15 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a, b)
 
 
-def _hypotheses(subject: Subject) -> Sequence[Any]:
-    return subject.hypotheses(symbolic_inputs(subject.signature, Facts(subject.arithmetic)))
-
-
 def satisfies(subject: Subject, sizes: dict[str, Any]) -> bool:
     """Whether the hypotheses hold at these sizes and numbers."""
-    terms = _substitution(subject, sizes)
-    return all(bool(h) if known(h) else _true(h, terms) for h in _hypotheses(subject))
+    return _true(_hypotheses(subject), _at(subject, sizes))
+
+
+@lru_cache
+def _hypotheses(subject: Subject) -> z3.BoolRef:
+    hypotheses = subject.hypotheses(symbolic_inputs(subject.signature, Facts(subject.arithmetic)))
+    return z3.And([z3.BoolVal(h) if known(h) else h for h in hypotheses])
 
 
 def _points(subject: Subject) -> Iterator[dict[str, Any]]:
@@ -105,14 +107,20 @@ def argument(kind: Any, size: Any, generator: torch.Generator) -> Any:
     return torch.zeros(size, dtype=kind.dtype)
 
 
-def _substitution(subject: Subject, sizes: dict[str, Any]) -> list[tuple[z3.ExprRef, z3.ExprRef]]:
-    pairs: list[tuple[z3.ExprRef, z3.ExprRef]] = []
-    for name, terms in unknowns(subject.signature).items():
-        own = terms if isinstance(terms, tuple) else (terms,)
-        values = sizes[name] if isinstance(terms, tuple) else (sizes[name],)
-        pairs += [(term, z3.IntVal(value)) for term, value in zip(own, values, strict=True)]
-    return pairs
+@lru_cache
+def _unknowns(subject: Subject) -> dict[str, Any]:
+    return unknowns(subject.signature)
 
 
-def _true(term: z3.BoolRef, pairs: list[tuple[z3.ExprRef, z3.ExprRef]]) -> bool:
-    return bool(z3.is_true(z3.simplify(z3.substitute(term, pairs))))
+def _at(subject: Subject, sizes: dict[str, Any]) -> z3.ModelRef:
+    """The sizes and numbers as values of the unknowns."""
+    model = z3.Model()
+    for name, terms in _unknowns(subject).items():
+        several = isinstance(terms, tuple)
+        for term, value in zip(terms, sizes[name], strict=True) if several else [(terms, sizes[name])]:
+            model.update_value(term, z3.IntVal(value))
+    return model
+
+
+def _true(term: z3.BoolRef, model: z3.ModelRef) -> bool:
+    return bool(z3.is_true(model.eval(term)))

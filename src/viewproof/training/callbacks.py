@@ -23,8 +23,9 @@ def between_steps(trainer: pl.Trainer, batch_idx: int) -> bool:
 class MetricsFile(pl.Callback):
     """Appends a row to ``metrics.csv`` every ``every`` steps and after each validation.
 
-    Columns are `FIELDS` and the keys of ``extra``, whose values are read when a training row is written. A resumed run
-    first drops the rows that lie behind its checkpoint, so that no step stands twice.
+    Columns are `FIELDS` and the keys of ``extra``, whose values are read when a row is written: of keys that start with
+    ``val_`` after a validation, of the others every ``every`` steps. A resumed run first drops the rows that lie behind
+    its checkpoint, so that no step stands twice.
     """
 
     def __init__(self, path: Path, every: int = 10, extra: Mapping[str, float] | None = None) -> None:
@@ -67,12 +68,15 @@ class MetricsFile(pl.Callback):
         self._since, self._images = now, 0
         pl_module.log("images/s", speed, prog_bar=True, logger=False)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self._append(trainer, loss=loss, learning_rate=rate, images_per_second=round(speed, 1), **self.extra)
+        self._append(trainer, loss=loss, learning_rate=rate, images_per_second=round(speed, 1), **self._extra(False))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One row with the held-out loss."""
         if not trainer.sanity_checking and "val_loss" in trainer.callback_metrics:
-            self._append(trainer, val_loss=float(trainer.callback_metrics["val_loss"]))
+            self._append(trainer, val_loss=float(trainer.callback_metrics["val_loss"]), **self._extra(True))
+
+    def _extra(self, validation: bool) -> dict[str, float]:
+        return {name: value for name, value in self.extra.items() if name.startswith("val_") == validation}
 
     def _append(self, trainer: pl.Trainer, **values: float) -> None:
         if trainer.is_global_zero:

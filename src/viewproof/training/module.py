@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks import RandomRule, Rule, Sample
 from viewproof.objectives import masked_mse
-from viewproof.objectives.joint.ranks import rank_share, total_count, world_size
+from viewproof.objectives.joint.ranks import all_rows, rank_share, total_count, world_size
 from viewproof.training.base import Pretraining
 from viewproof.training.fixed import Loss, predict
 
@@ -22,6 +23,11 @@ class MaskedPretraining(Pretraining):
     the loss, for instance `viewproof.PatchNormalization`. ``optimization``: see `Pretraining`. On several ranks the
     loss is taken for a mean over the mask: each rank's counts by its share of all selected coordinates, so that the
     ranks' average is the mean over all.
+
+    ``guard(embeddings, step)`` is added to the training loss: a geometry guard on the mean visible token of every
+    sample of all ranks, ``[N, D]`` in float32, for instance ``lambda z, step: 0.01 * VICRegLoss().guard(z)``. It needs
+    a model with ``gives_tokens = True``, as `viewproof.models.MaskedAutoencoder` is; without one, ``embeddings`` stays
+    None. The sum is the objective of `viewproof.objectives.joint.mae_batch_predictive_contract` with that guard.
 
     >>> import torch, viewproof as vp
     >>> model = vp.VectorAutoencoder(data_dim=6)
@@ -37,10 +43,19 @@ class MaskedPretraining(Pretraining):
         loss: Loss = masked_mse,
         *,
         target: Callable[[Sample], Sample] | None = None,
+        guard: Callable[[Tensor, int], Tensor] | None = None,
         **optimization: Any,
     ) -> None:
         super().__init__(model, loss, **optimization)
-        self.rule, self.target = rule, target
+        self.rule, self.target, self.guard = rule, target, guard
+        self.gives_tokens = getattr(model, "gives_tokens", False)
+        if guard is not None and not self.gives_tokens:
+            raise InvalidArgument(
+                f"guard needs a model that gives its visible tokens, and {type(model).__name__} does not; pass a "
+                "MaskedAutoencoder, or a model with gives_tokens = True"
+            )
+        self.embeddings: Tensor | None = None
+        """The last training step's mean visible tokens, ``[N, D]``, detached, for `CollapseMonitor`."""
         self.observer: Callable[[Sample, Tensor], object] | None = None
         """Called with the sample and prediction of a training step, before the loss."""
 
@@ -65,12 +80,20 @@ class MaskedPretraining(Pretraining):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss that is differentiated."""
         sample = self.sample(batch, self.global_step, self.current_epoch)
-        prediction = predict(self.model, sample)
+        if self.gives_tokens:
+            prediction, tokens = self.model(sample.x, sample.view, with_tokens=True)
+            embeddings = tokens.mean(1)
+            self.embeddings = embeddings.detach()
+        else:
+            prediction = predict(self.model, sample)
         if self.observer is not None:
             self.observer(sample, prediction)
         loss: Tensor = self.loss(prediction, sample)
         if world_size() > 1:
             loss = loss * rank_share(_selected(sample), loss.device)
+        if self.guard is not None:
+            with torch.autocast(embeddings.device.type, enabled=False):
+                loss = loss + self.guard(all_rows(embeddings.float()), self.global_step)
         if self._trainer is not None:
             self.log("loss", loss, prog_bar=True)
         return loss

@@ -1,0 +1,193 @@
+"""What a finished run is worth: held-out errors, probes, pictures, one table."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from viewproof import plots
+from viewproof.data import Dataset, batches
+from viewproof.evaluation import HiddenErrors, drawn, encode_all, hidden_errors, probe
+from viewproof.evaluation.export import check_target, write_table
+from viewproof.evaluation.fine_tune import check_labels, class_balanced, fine_tune
+from viewproof.masks import Mask, Sample
+from viewproof.runs import Run, prepare, write_text
+from viewproof.training import predict
+
+
+def report(run: Run, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Measure the trained model on held-out data, draw it (of mae), print and write the table."""
+    data = run.dataset
+    run.model.eval().to(device())
+    lines: list[str] = []
+    result: dict[str, Any] = {}
+    if run.config.method == "mae":
+        errors = reconstruction_errors(run)
+        result |= {"hidden_error": errors.means, "hidden_error_draws": errors.draws}
+        over = "one draw of the mask" if errors.draws == 1 else f"mean over {errors.draws} draws of the mask"
+        lines += ["", f"held-out error on hidden values (mean squared, in training standard deviations; {over})"]
+        lines += [f"  {name:<34} {error:8.4f}" for name, error in errors.means.items()]
+        if len(data.sample_shape) == 3:
+            patch = run.config.patch_size
+            assert patch
+            tables = errors.by_patch(patch, patch)
+            result["hidden_error_by_patch"] = {"patch_size": patch, **tables}
+            lines.append(
+                f"  the model's by patch of {patch} x {patch}: {_range(tables['model'])}; see patch-errors.png"
+            )
+            draw_patch_errors(run, errors, run.folder / "patch-errors.png")
+            draw_reconstructions(run, run.folder / "reconstruction.png")
+    result["accuracy"] = scores = {}
+    if data.classes and data.train.labels is not None and data.test.labels is not None:
+        result["accuracy"] = scores = probe_table(run)
+        used = min(run.config.probe_samples, len(data.train))
+        lines += ["", f"held-out accuracy, probes fit on {used} samples {'k-NN':>12} {'linear':>9}"]
+        lines += [f"  {name:<44} {100 * s['knn']:8.1f} % {100 * s['linear']:6.1f} %" for name, s in scores.items()]
+    write_text(run.folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    say("\n".join([*lines, "", f"written to {run.folder}"]))
+    return result
+
+
+def device() -> torch.device:
+    """Where a report computes: the first GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _range(table: list[list[float | None]]) -> str:
+    known = [error for row in table for error in row if error is not None]
+    unseen = sum(error is None for row in table for error in row)
+    return f"{min(known):.4f} to {max(known):.4f}" + (f", {unseen} never hidden" if unseen else "")
+
+
+def reconstruction_errors(run: Run) -> HiddenErrors:
+    """The errors on hidden values of held-out samples, of the model and of plain baselines."""
+    assert run.rule is not None
+    held_out = batches(run.dataset, "test", min(256, len(run.dataset.test)))
+    moved = ((x.to(device()), ids.to(device())) for x, ids in held_out)
+    return hidden_errors(moved, run.rule, mean_sample(run.dataset), partial(restore_prediction, run))
+
+
+def probe_table(run: Run) -> dict[str, dict[str, float]]:
+    """Probe accuracy of the trained encoder, the same encoder untrained, and raw values."""
+    data, untrained = run.dataset, prepare(run.config, run.folder).model.eval().to(device())
+    train = torch.arange(len(data.train))
+    if len(train) > run.config.probe_samples:
+        train = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: run.config.probe_samples]
+    test = torch.arange(len(data.test))
+    assert data.train.labels is not None and data.test.labels is not None
+    encoders: dict[str, Callable[[Tensor], Tensor]] = {
+        "trained encoder": run.model.encode,  # type: ignore[dict-item]
+        "the same encoder, untrained": untrained.encode,  # type: ignore[dict-item]
+        "raw values": partial(torch.flatten, start_dim=1),
+    }
+    table = {}
+    for name, encode in encoders.items():
+        features = [encode_all(encode, partial(fetch, data, p), i) for p, i in (("train", train), ("test", test))]
+        table[name] = asdict(probe(features[0], data.train.labels[train.numpy()], features[1], data.test.labels))
+    return table
+
+
+def fine_tune_report(
+    run: Run, epochs: int, labels: int | None = None, seed: int = 0, say: Callable[[str], None] = print
+) -> dict[str, Any]:
+    """Fine-tune the trained encoder on ``labels`` samples (left open: all), and the same from scratch; print and write.
+
+    Both start with the same head, see the same samples in the same order, and from scratch means the weights that
+    pre-training started from.
+    """
+    data = run.dataset
+    check_labels(data)
+    assert data.train.labels is not None
+    chosen = class_balanced(data.train.labels, len(data.train) if labels is None else labels, seed)
+    starts = {"from the trained encoder": run.model, "from scratch": prepare(run.config, run.folder).model}
+    scores = {name: fine_tune(model, data, chosen, epochs, seed) for name, model in starts.items()}
+    result = {"labels": len(chosen), "epochs": epochs, "seed": seed, "accuracy": scores}
+    write_text(run.folder / "fine-tune.json", json.dumps(result, indent=2) + "\n")
+    lines = ["", f"held-out accuracy, encoder and linear head trained on {len(chosen)} labels for {epochs} epochs"]
+    lines += [f"  {name:<44} {100 * score:8.1f} %" for name, score in scores.items()]
+    say("\n".join([*lines, "", f"written to {run.folder / 'fine-tune.json'}"]))
+    return result
+
+
+def export_embeddings(run: Run, path: Path, say: Callable[[str], None] = print) -> None:
+    """Write the embeddings of all samples with their ids (the index in the part, by which masks are drawn) and labels.
+
+    Columns: embeddings ``[N, D]`` float32, sample_ids int64, split ("train" or "test"), and labels int64 if there are
+    any. A file that exists, a suffix other than .npz and .parquet, and a missing pyarrow raise `InvalidArgument`.
+    """
+    check_target(path)
+    data, model = run.dataset, run.model.eval().to(device())
+    parts = {name: np.arange(len(data.part(name))) for name in ("train", "test")}
+    encode: Callable[[Tensor], Tensor] = model.encode  # type: ignore[assignment]
+    columns = {
+        "embeddings": np.concatenate([encode_all(encode, partial(fetch, data, p), ids) for p, ids in parts.items()]),
+        "sample_ids": np.concatenate(list(parts.values())),
+        "split": np.repeat(list(parts), [len(ids) for ids in parts.values()]),
+    }
+    if data.train.labels is not None and data.test.labels is not None:
+        columns["labels"] = np.concatenate([data.train.labels, data.test.labels])
+    write_table(path, columns)
+    count, dim = columns["embeddings"].shape
+    say(f"{count} embeddings of {dim} values written to {path}")
+
+
+def fetch(data: Dataset, part: str, indices: Tensor) -> Tensor:
+    """The samples, where the report computes."""
+    return data.fetch(part, indices).to(device())
+
+
+def restore_prediction(run: Run, sample: Sample) -> Tensor:
+    """The model's prediction in the sample's units; de-normalised with what is visible, never with what is hidden."""
+    prediction = predict(run.model, sample)
+    if run.normalization is None:
+        return prediction
+    assert sample.view is not None
+    hidden, rows = sample.view.hidden, [slice(None)]
+    if sample.view.per_sample:
+        rows = [slice(n, n + 1) for n in range(len(sample.x))]
+    restored = []
+    for row in rows:
+        unseen = Mask((hidden[row][0] if sample.view.per_sample else hidden).flatten(), rule=sample.view.rule)
+        part = Sample(sample.x[row], sample.y[row], unseen)
+        restored.append(run.normalization.inverse(prediction[row], *run.normalization.visible_statistics(part)))
+    return torch.cat(restored)
+
+
+def mean_sample(data: Dataset) -> Tensor:
+    """The mean training sample, standardised, in one chunked pass."""
+    order = torch.arange(len(data.train))
+    total = torch.zeros(data.sample_shape, dtype=torch.float64)
+    for part in torch.split(order, 1024):
+        total += data.fetch("train", part).double().sum(0)
+    return (total / len(order)).float()
+
+
+def draw_patch_errors(run: Run, errors: HiddenErrors, path: Path) -> None:
+    """The held-out error of each patch, of the model and of the baselines, as heat maps of one scale."""
+    patch = run.config.patch_size
+    assert patch
+    drawn_by = "one draw" if errors.draws == 1 else f"mean over {errors.draws} draws"
+    title = f"{run.config.data}, held-out squared error on hidden values\n{run.config.mask}, {drawn_by}"
+    plots.save_figure(plots.patch_error_figure(errors.by_patch(patch, patch), title), path)
+
+
+def draw_reconstructions(run: Run, path: Path, count: int = 6) -> None:
+    """Held-out images spread over the test part: original, seen, reconstruction with visible pixels copied, error."""
+    data = run.dataset
+    assert run.rule is not None
+    chosen = torch.linspace(0, len(data.test) - 1, min(count, len(data.test))).long()
+    x = data.fetch("test", chosen).to(device())
+    sample = drawn(run.rule.at(0), x, chosen.to(x.device))
+    assert sample.view is not None
+    with torch.inference_mode():
+        predicted = restore_prediction(run, sample).reshape(x.shape)
+    hidden = sample.view.hidden.expand(x.shape)
+    pictures = [data.restore(part).cpu() for part in (x, torch.where(hidden, predicted, x))]
+    title = f"{run.config.data}, held out\n{run.config.mask}, step 0"
+    plots.save_figure(plots.reconstruction_figure(pictures[0], hidden.cpu(), pictures[1], title), path)
