@@ -172,6 +172,11 @@ BAD = [
     ("ijepa", ["--mask", "MultiBlockMask(4, 4, 1, (1, 1), (6, 6))"], "of the encoder's patches"),
     ("ijepa", ["--patch-size", "2", "--mask", "MultiBlockMask(2, 2, 0, (2, 3), (20, 24))"], "context=0"),
     ("ijepa", ["--patch-size", "2", "--mask", "MultiBlockMask(2, 2, 30, (2, 3), (20, 24))"], "context=30"),
+    (
+        "ijepa",
+        ["--patch-size", "2", "--mask", "MultiBlockMask(2, 2, 5, (2, 3), (20, 25))"],
+        "does not fit a 4 x 6 grid",
+    ),
     ("vicreg", ["--mask", "PatchMask(4, 4, 2, 0)"], "vicreg hides nothing"),
     ("barlow", ["--model", "resnet"], "model='resnet' is for method='mae'"),
     ("barlow", ["--batch-size", "1"], "barlow has statistics over a batch, of at least 2 samples"),

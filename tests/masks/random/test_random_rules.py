@@ -247,6 +247,14 @@ BAD: list[tuple[Callable[[], Any], str]] = [
         mask(P.MultiBlockMask(1, 1, 60, (30, 39), (80, 100)), (1, 10, 10)),
         "of a 10 x 10 grid a context block may have 81 patches and a target 42; pass context=39 or less",
     ),
+    (
+        mask(P.MultiBlockMask(1, 1, 2, (2, 3), (8, 10)), (1, 3, 3)),
+        "context_area=(8, 10): a block of 10 patches does not",
+    ),
+    (
+        mask(P.MultiBlockMask(1, 1, 2, (2, 10), (8, 9)), (1, 3, 3)),
+        "target_area=(2, 10): a block of 10 patches does not",
+    ),
     (mask(P.MultiBlockMask(1, 1, 10, (2, 3), (8, 9)), (1, 3, 3)), "context=10 is more than the 9 patches"),
     (mask(P.SpanMask(2, 3), (6,)), "length 6 of sample 0: SpanMask(spans=2, width=3"),
     (mask(P.SpanMask(2, 3), (9,), lengths=torch.tensor([9, 6, 9])), "length 6 of sample 1"),

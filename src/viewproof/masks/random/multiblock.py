@@ -120,6 +120,12 @@ class MultiBlockMask(RandomRule):
 @lru_cache(maxsize=64)
 def _tables(rule: MultiBlockMask, rows: int, cols: int) -> tuple[Sizes, Sizes]:
     """All sizes that may be drawn, of the context and of targets; the worst of them must leave room for the context."""
+    for name in ("target_area", "context_area"):
+        if (most := getattr(rule, name)[1]) > rows * cols:
+            raise InvalidArgument(
+                f"{name}={getattr(rule, name)}: a block of {most} patches does not fit a {rows} x {cols} grid; pass"
+                f" areas up to {rows * cols}"
+            )
     low, high = map(Fraction, rule.target_aspect)
     aspects = tuple(low + (high - low) * i / (_ASPECTS - 1) for i in range(_ASPECTS))
     areas = [tuple(range(pair[0], pair[1] + 1)) for pair in (rule.context_area, rule.target_area)]
