@@ -118,7 +118,7 @@ def test_options_of_the_engine_reach_it(images: str, tmp_path: Path) -> None:
     words = ["--clip", "0.5", "--precision", "bf16-mixed", "--min-area", "0.5", "--no-flip"]
     assert pretrain("vicreg", images, "--epochs", "1", "--out", str(tmp_path / "run"), *words) == 0
     run = runs.load_run(tmp_path / "run")
-    trainer = build_trainer(run.config, run.folder, 4, print)
+    trainer = build_trainer(run.config, run.folder, 4)
     norms = [callback.norm for callback in trainer.callbacks if isinstance(callback, ClipGradient)]  # type: ignore[attr-defined]
     assert norms == [0.5] and trainer.precision == "bf16-mixed"
     module = runs._module(run, 4)
