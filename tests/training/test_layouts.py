@@ -223,6 +223,7 @@ BAD = [
     ("--checkpoint-every 0", "checkpoint_every=0 must be an integer of at least 1"),
     ("--checkpoint-every 2.5", "checkpoint-every"),
     ("--strategy zero", "zero"),
+    ("--strategy fsdp --devices 2 --online-probe", "online_probe reads whole weights"),
     ("--method vicreg --accumulate 8", "accumulate=8 parts of 1 sample: vicreg has statistics"),
 ]
 
@@ -231,8 +232,9 @@ BAD = [
 def test_bad_input_is_refused_before_anything_is_written(
     words: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    np.save(tmp_path / "images.npy", np.random.default_rng(0).normal(size=(60, 1, 8, 8)).astype(np.float32))
-    given = ["pretrain", str(tmp_path / "images.npy"), *SMALL.split(), *words.split(), "--out", str(tmp_path / "run")]
+    x = np.random.default_rng(0).normal(size=(60, 1, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "images.npz", x=x, y=np.arange(60) % 3)
+    given = ["pretrain", str(tmp_path / "images.npz"), *SMALL.split(), *words.split(), "--out", str(tmp_path / "run")]
     assert main(given) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("viewproof: ") and error.count("\n") == 1
