@@ -109,6 +109,7 @@ def calibrate(store: dict[str, Any]) -> None:
     from viewproof.cli import app, hush
     from viewproof.data import batches
     from viewproof.engine import build_trainer
+    from viewproof.pretraining import build_module
 
     class Clock(pl.Callback):
         def __init__(self) -> None:
@@ -126,7 +127,7 @@ def calibrate(store: dict[str, Any]) -> None:
         folder.mkdir(parents=True)
         trainer, clock = build_trainer(run.config, folder, 468), Clock()
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
-        trainer.fit(runs._module(run, 468), batches(run.dataset, "train", BATCH))
+        trainer.fit(build_module(run, 468), batches(run.dataset, "train", BATCH))
         shutil.rmtree(folder)
         each = (clock.times[-1] - clock.times[4]) / (len(clock.times) - 5)
         store["seconds"][method], store["steps"][method] = round(each, 4), int(SECONDS / each)

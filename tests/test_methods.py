@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from viewproof.cli import main
 from viewproof.engine import build_trainer
 from viewproof.expressions import parse_rule
 from viewproof.methods import default_blocks
+from viewproof.pretraining import build_module
 from viewproof.training.base import JointPretraining
 from viewproof.training.callbacks import ClipGradient
 
@@ -110,7 +112,7 @@ def test_a_config_repeats_a_run_bit_for_bit_and_its_seed_is_that_of_the_draws(im
     a, b = (load_file(run / "model.safetensors") for run in (first, second))
     assert all(torch.equal(a[name], b[name]) for name in a)
     config = runs.read_config(first)
-    module = runs._module(runs.prepare(runs.replace(config, seed=7), second), 4)
+    module = build_module(runs.prepare(replace(config, seed=7), second), 4)
     assert module.loss.seed == 7 and module.pair.seed == 7  # type: ignore[union-attr]
 
 
@@ -121,7 +123,7 @@ def test_options_of_the_engine_reach_it(images: str, tmp_path: Path) -> None:
     trainer = build_trainer(run.config, run.folder, 4)
     norms = [callback.norm for callback in trainer.callbacks if isinstance(callback, ClipGradient)]  # type: ignore[attr-defined]
     assert norms == [0.5] and trainer.precision == "bf16-mixed"
-    module = runs._module(run, 4)
+    module = build_module(run, 4)
     assert (module.pair.min_area, module.pair.flip) == (0.5, False)  # type: ignore[union-attr]
 
 
@@ -129,7 +131,7 @@ def test_steps_end_a_run_within_an_epoch_and_resolve_to_themselves(images: str, 
     assert pretrain("supervised", images, "--steps", "6", "--out", str(tmp_path / "run")) == 0
     config = runs.read_config(tmp_path / "run")
     assert (config.steps, config.epochs) == (6, None)
-    assert runs._module(runs.prepare(config, tmp_path / "run"), 4).total_steps == 6
+    assert build_module(runs.prepare(config, tmp_path / "run"), 4).total_steps == 6
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
 
 

@@ -68,10 +68,13 @@ def pretrain(
         return complain("--resume continues a run as it was configured; pass no other flag with it")
     if resume is None and run is None:
         return complain("pretrain needs DATA (digits, photos, fashion-mnist, a file or a folder), --config or --resume")
-    from viewproof import runs
+    from viewproof import pretraining
 
     hush()
-    return runs.resume(resume) if run is None and resume is not None else runs.pretrain(run)  # type: ignore[arg-type]
+    if run is not None:
+        return pretraining.pretrain(run)
+    assert resume is not None
+    return pretraining.resume(resume)
 
 
 @app.command

@@ -67,8 +67,6 @@ def check_layout(config: PretrainConfig, dataset: Dataset) -> None:
         )
     if len(dataset.test) < ranks:
         raise InvalidArgument(f"{len(dataset.test)} held-out samples are too few for {ranks} ranks; pass fewer devices")
-    if config.online_probe and config.strategy == "fsdp" and ranks > 1:
-        raise InvalidArgument("online_probe reads whole weights, which strategy='fsdp' shares out; pass one of them")
     cuda = torch.cuda.device_count() if config.accelerator != "cpu" else 0
     if config.accelerator == "cuda" and not cuda:
         raise InvalidArgument("accelerator='cuda' finds no CUDA device; pass cpu")

@@ -223,7 +223,6 @@ BAD = [
     ("--checkpoint-every 0", "checkpoint_every=0 must be an integer of at least 1"),
     ("--checkpoint-every 2.5", "checkpoint-every"),
     ("--strategy zero", "zero"),
-    ("--strategy fsdp --devices 2 --online-probe", "online_probe reads whole weights"),
     ("--method vicreg --accumulate 8", "accumulate=8 parts of 1 sample: vicreg has statistics"),
 ]
 

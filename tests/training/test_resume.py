@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from viewproof import runs
+from viewproof import pretraining
 from viewproof.cli import main
 from viewproof.training.base import JointPretraining
 from viewproof.training.module import MaskedPretraining
@@ -119,7 +119,7 @@ class Seen:
         self.steps: list[tuple[int, list[int], Tensor | None]] = []
         for kind in (JointPretraining, MaskedPretraining):
             monkeypatch.setattr(kind, "training_step", self.watched(kind.training_step))
-        monkeypatch.setattr(runs, "_finish", lambda run, weights, say: None)
+        monkeypatch.setattr(pretraining, "_finish", lambda run, weights, say: None)
 
     def watched(self, step: Any) -> Any:
         def training_step(module: Any, batch: Any, batch_idx: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 import viewproof as vp
-from viewproof import runs
+from viewproof import pretraining
 from viewproof.cli import main
 from viewproof.masks.random.draws import Draws
 from viewproof.masks.random.rule import RandomRule
@@ -48,7 +48,7 @@ def watch(seen: Seen, change: Callable[..., Any], die: Callable[[int], bool] = l
     for kind in (JointPretraining, MaskedPretraining):
         change(kind, "training_step", watched(kind.training_step))
     change(MetricsFile, "on_train_start", every_step(MetricsFile.on_train_start))
-    change(runs, "_finish", lambda run, weights, say: say("finished"))
+    change(pretraining, "_finish", lambda run, weights, say: say("finished"))
 
 
 def every_step(start: Any) -> Any:
