@@ -116,14 +116,19 @@ def test_gather_path_and_zero_filled_path_see_the_same_visible_tokens():
     model, sample = masked_autoencoder(), image_sample()
     visible, _ = split_patches(sample.view, 4, 2)
     gathered = model.gather(sample.x, visible)
-    assert torch.equal(gathered, vp.patchify(sample.x, 4, 2)[:, visible])
-    assert torch.equal(gathered, vp.patchify(sample.y.reshape(sample.x.shape), 4, 2)[:, visible])
+    assert torch.equal(gathered, by_channel(sample.x)[:, visible])
+    assert torch.equal(gathered, by_channel(sample.y.reshape(sample.x.shape))[:, visible])
     # With every token kept, attention restricted to visible keys must give the gather path's visible tokens.
     everything = torch.arange(len(visible) + sample.view.count // 24)
     tokens = model.embed(model.gather(sample.x, everything)) + model.positions
     for block in model.blocks:
         tokens = block(tokens, tokens_seen(block, tokens, visible))
     torch.testing.assert_close(model.norm(tokens)[:, visible], model.encode_patches(sample.x, visible))
+
+
+def by_channel(x):
+    """Patches of 4 x 2 with their values channel by channel; `patchify` has the channels last."""
+    return vp.patchify(x, 4, 2).unflatten(2, (8, 3)).transpose(2, 3).flatten(2)
 
 
 def tokens_seen(block, tokens, visible):
@@ -145,7 +150,7 @@ def test_predictions_land_on_their_own_patches(decoder):
     _, hidden = split_patches(sample.view, 4, 2)
     tokens = torch.arange(len(hidden) * 24.0).reshape(1, len(hidden), 24)
     placed = model._place(tokens, hidden).reshape(1, *SHAPE)
-    assert torch.equal(vp.patchify(placed, 4, 2)[:, hidden], tokens)
+    assert torch.equal(by_channel(placed)[:, hidden], tokens)
     assert not model(sample.x, sample.view)[:, ~sample.mask.hidden].any()
 
 

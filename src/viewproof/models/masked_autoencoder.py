@@ -11,7 +11,6 @@ from viewproof.masks import Mask, split_patches_by_sample
 from viewproof.masks.patches import split_patches
 from viewproof.models.vit import Block, initialise, patch_grid, sincos_positions
 from viewproof.shapes import Float, Int
-from viewproof.views import unpatchify
 
 Decoder = Literal["self-attention", "cross-attention"]
 
@@ -128,13 +127,13 @@ class MaskedAutoencoder(nn.Module):
     def gather(
         self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "*batch visible"]
     ) -> Float[Tensor, "batch visible values"]:
-        """The pixels of the patches in ``index``, in the order of `viewproof.patchify`."""
-        rows, cols = index // self.grid[1], index % self.grid[1]
+        """The pixels of the patches in ``index``, channel by channel: the order of a patch convolution's weights."""
         split = x.reshape(len(x), x.shape[1], self.grid[0], self.patch_size[0], self.grid[1], self.patch_size[1])
+        rows, cols = index // self.grid[1], index % self.grid[1]
         if index.dim() == 2:
             samples = torch.arange(len(x), device=x.device)[:, None]
-            return split.permute(0, 2, 4, 3, 5, 1)[samples, rows, cols].flatten(2)
-        return split.permute(2, 4, 0, 3, 5, 1)[rows, cols].transpose(0, 1).flatten(2)
+            return split[samples, :, rows, :, cols].flatten(2)
+        return split[:, :, rows, :, cols].transpose(0, 1).flatten(2)
 
     def _decode(self, encoded: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
         context = self.project(encoded) + self.decoder_positions[visible]
@@ -154,11 +153,13 @@ class MaskedAutoencoder(nn.Module):
         return out
 
     def _place(self, predicted: Tensor, hidden: Tensor) -> Tensor:
-        """Write predicted patches into an image of zeros, flat."""
-        tokens = predicted.new_zeros(len(predicted), self.grid[0] * self.grid[1], predicted.shape[2])
+        """Write predicted patches, in `gather`'s order, into an image of zeros, flat."""
+        channels, (rows, cols), (patch_h, patch_w) = self.image_shape[0], self.grid, self.patch_size
+        image = predicted.new_zeros(len(predicted), channels, rows, patch_h, cols, patch_w)
+        values = predicted.unflatten(2, (channels, patch_h, patch_w))
         if hidden.dim() == 2:
-            tokens = tokens.scatter(1, hidden[:, :, None].expand_as(predicted), predicted)
+            samples = torch.arange(len(predicted), device=hidden.device)[:, None]
+            image[samples, :, hidden // cols, :, hidden % cols] = values
         else:
-            tokens = tokens.index_copy(1, hidden, predicted)
-        image = unpatchify(tokens, *self.image_shape, *self.patch_size)
+            image[:, :, hidden // cols, :, hidden % cols] = values.transpose(0, 1)
         return image.flatten(1)
