@@ -26,6 +26,7 @@ SMALL = "--batch-size 8 --epochs 3 --dim 16 --depth 1 --heads 2 --decoder-dim 8 
 SMALL += " --projector-dim 12 --threads 1 --accelerator cpu --learning-rate 3e-4"
 METHODS = {
     "mae": "--method mae --mask RandomPatchMask(2,2,10)",
+    "mae, guard": "--method mae --mask RandomPatchMask(2,2,10) --guard vicreg --guard-weight 0.1",
     "ijepa": "--method ijepa --patch-size 2 --momentum 0.9",
     "vicreg": "--method vicreg",
     "barlow": "--method barlow",
