@@ -156,7 +156,7 @@ class MaskedAutoencoder(nn.Module):
         """Write predicted patches, in `gather`'s order, into an image of zeros, flat."""
         channels, (rows, cols), (patch_h, patch_w) = self.image_shape[0], self.grid, self.patch_size
         image = predicted.new_zeros(len(predicted), channels, rows, patch_h, cols, patch_w)
-        values = predicted.unflatten(2, (channels, patch_h, patch_w))
+        values = predicted.reshape(*predicted.shape[:2], channels, patch_h, patch_w)
         if hidden.dim() == 2:
             samples = torch.arange(len(predicted), device=hidden.device)[:, None]
             image[samples, :, hidden // cols, :, hidden % cols] = values
