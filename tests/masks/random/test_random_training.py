@@ -38,10 +38,11 @@ def test_gathered_tokens_are_the_visible_tokens_of_the_zero_filled_images() -> N
     sample = RULE.sample(x, sample_ids=torch.arange(6))
     assert sample.view is not None
     visible, hidden = vp.split_patches_by_sample(sample.view, *PATCH)
-    every = model.embed(vp.patchify(sample.x, *PATCH))
+    by_channel = vp.patchify(sample.x, *PATCH).unflatten(2, (-1, SHAPE[0])).transpose(2, 3).flatten(2)
+    every = model.embed(by_channel)
     gathered = model.gather(x, visible)
     assert torch.equal(gathered, model.gather(sample.x, visible))
-    assert torch.equal(gathered, vp.patchify(sample.x, *PATCH)[torch.arange(6)[:, None], visible])
+    assert torch.equal(gathered, by_channel[torch.arange(6)[:, None], visible])
     assert torch.allclose(model.embed(gathered), every[torch.arange(6)[:, None], visible], atol=1e-6)
     poisoned = torch.where(sample.view.hidden, torch.nan, x)
     assert torch.equal(model(x, sample.view), model(poisoned, sample.view))
