@@ -207,3 +207,13 @@ def test_tables_are_refused(method: str, tmp_path: Path, capsys: pytest.CaptureF
     np.save(tmp_path / "table.npy", np.random.default_rng(0).normal(size=(40, 6)))
     assert main(["pretrain", str(tmp_path / "table.npy"), "--method", method, "--out", str(tmp_path / "run")]) == 2
     assert f"method='{method}' needs images [C, H, W]" in capsys.readouterr().err
+
+
+def test_a_run_that_learned_all_labels_is_not_fine_tuned_on_a_few(
+    images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pretrain("supervised", images, "--steps", "2", "--out", str(tmp_path / "run")) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--fine-tune", "1", "--labels", "6"]) == 2
+    assert "was trained on all labels" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "fine-tune.json").exists()

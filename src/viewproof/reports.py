@@ -13,6 +13,7 @@ from torch import Tensor
 
 from viewproof import plots
 from viewproof.data import Dataset, batches
+from viewproof.errors import InvalidArgument
 from viewproof.evaluation import HiddenErrors, drawn, encode_all, hidden_errors, probe
 from viewproof.evaluation.export import check_target, write_table
 from viewproof.evaluation.fine_tune import check_labels, class_balanced, fine_tune
@@ -99,10 +100,14 @@ def fine_tune_report(
     """Fine-tune the trained encoder on ``labels`` samples (left open: all), and the same from scratch; print and write.
 
     Both start with the same head, see the same samples in the same order, and from scratch means the weights that
-    pre-training started from.
+    pre-training started from. A run that learned all labels already raises `InvalidArgument`.
     """
     data = run.dataset
     check_labels(data)
+    if run.config.method == "supervised":
+        raise InvalidArgument(
+            f"{run.folder} was trained on all labels; a few of them show nothing: fine-tune another run"
+        )
     assert data.train.labels is not None
     chosen = class_balanced(data.train.labels, len(data.train) if labels is None else labels, seed)
     starts = {"from the trained encoder": run.model, "from scratch": prepare(run.config, run.folder).model}
