@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from viewproof.certify import *
     from viewproof.errors import *
+    from viewproof.losses import *
     from viewproof.masks import *
     from viewproof.models import *
     from viewproof.objectives import *
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_LAYERS = ("errors", "masks", "views", "objectives", "models", "certify", "training")
+_LAYERS = ("errors", "masks", "views", "objectives", "losses", "models", "certify", "training")
 
 
 def __getattr__(name: str) -> Any:

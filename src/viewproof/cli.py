@@ -156,7 +156,7 @@ def prove(*, only: str | None = None, json: Path | None = None, show: str | None
         json: write verdicts, scopes, times, versions and graph hashes to this file
         show: print one theorem: statement, hypotheses, captured graph, Z3 goals, mutants and their witnesses
     """
-    from viewproof.theory.report import run
+    from viewproof.theorems.report import run
 
     return run(only, json, show, processes=min(4, os.cpu_count() or 1))
 

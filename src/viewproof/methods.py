@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from viewproof.config import PretrainConfig
 from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
+from viewproof.losses import BarlowTwinsLoss, SIGRegLoss, VICRegLoss
 from viewproof.masks import Rule
 from viewproof.models.patches import PatchEncoder, PatchPredictor, Projector
-from viewproof.objectives.joint import BarlowTwinsLoss, SIGRegLoss, VICRegLoss
 from viewproof.training.augment import RandomViews
 from viewproof.training.base import JointPretraining
 from viewproof.training.ema import MomentumSchedule

@@ -10,7 +10,7 @@ from viewproof.certify.pipeline import Pipeline, certify
 from viewproof.certify.report import Report
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Rule
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 
 def assert_certified(

@@ -13,7 +13,7 @@ from viewproof.bugzoo.run import Examined, examine, specimens
 from viewproof.bugzoo.specimen import Specimen
 from viewproof.certify.report import Contract
 from viewproof.cli import main
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 ROOT = Path(__file__).parents[2]
 SPECIMENS = {s.name: s for s in specimens()}

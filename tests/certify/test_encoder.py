@@ -16,7 +16,7 @@ from transformers import ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTModel
 from viewproof import InvalidArgument, Mask, MaskedAutoencoder, Sample, image_patch_mae_sample, tensor_prefix_mae_sample
 from viewproof.certify.encoder import _content, certify_encoder
 from viewproof.certify.report import Contract, Finding
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 PROVED, REFUTED, UNKNOWN, VACUOUS = Verdict
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ import viewproof as vp
 from viewproof.certify.geometry import INVERSE, LOST, POSITIONS, RESTORE, STATUS, TWICE, certify_geometry
 from viewproof.certify.report import Contract, Finding
 from viewproof.errors import InvalidArgument
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 IMAGES = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
 RULE = vp.PatchMask(4, 4, period=3, offset=1)

@@ -13,7 +13,7 @@ import viewproof as vp
 from viewproof.certify.loss import certify_loss
 from viewproof.certify.report import Contract, Finding, Report
 from viewproof.masks import Mask, Sample
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 SAMPLE = vp.VectorMask(3, 1).sample(torch.randn(3, 7, generator=torch.Generator().manual_seed(0)))
 PER_ROW = Sample(SAMPLE.x, SAMPLE.y, Mask(torch.rand(3, 7, generator=torch.Generator().manual_seed(1)) < 0.5, True))

@@ -11,7 +11,7 @@ from torch import Tensor
 from viewproof import InvalidArgument
 from viewproof.bugzoo.monitors import effective_rank
 from viewproof.certify.monitor import certify_monitor
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 
 def spread(z: Tensor) -> Tensor:

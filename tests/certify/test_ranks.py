@@ -10,7 +10,7 @@ from torch import Tensor
 from viewproof import InvalidArgument
 from viewproof.certify.objective import certify_objective
 from viewproof.certify.ranks import certify_ranks
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 
 def test_a_closure_cannot_be_sent() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 import viewproof as vp
 from viewproof.certify.report import Contract, Report
 from viewproof.certify.reproducible import certify_reproducible
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 SIZE = 20
 

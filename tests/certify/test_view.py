@@ -18,7 +18,7 @@ import viewproof as vp
 from viewproof.certify.report import Contract, Finding, Report
 from viewproof.certify.view import certify_view
 from viewproof.errors import InvalidArgument
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 PROVED, REFUTED, UNKNOWN, VACUOUS = Verdict.PROVED, Verdict.REFUTED, Verdict.UNKNOWN, Verdict.VACUOUS
 IMAGES = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import viewproof as vp
 from viewproof.certify.monitor import certify_monitor
-from viewproof.theory.registry import Verdict
 from viewproof.training.collapse import CollapseMonitor, measure, rankme
+from viewproof.verdict import Verdict
 
 
 def healthy(n: int = 200, d: int = 12) -> Tensor:

@@ -11,8 +11,8 @@ from torch import nn
 
 import viewproof as vp
 from viewproof.certify.target_branch import TargetBranch, certify_target_branch
-from viewproof.theory.registry import Verdict
 from viewproof.training.ema import MomentumSchedule, move_target
+from viewproof.verdict import Verdict
 
 
 def branches() -> tuple[nn.Module, nn.Module]:

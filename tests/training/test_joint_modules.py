@@ -18,9 +18,8 @@ from torch import Tensor, nn
 import viewproof as vp
 from viewproof.certify.target_branch import TargetBranch, certify_target_branch
 from viewproof.data import Dataset, Split, batches, make_dataset
+from viewproof.losses import BarlowTwinsLoss, JEPALoss, SIGRegLoss, VICRegLoss
 from viewproof.models.patches import PatchEncoder, PatchPredictor, Projector
-from viewproof.objectives.joint import BarlowTwinsLoss, JEPALoss, SIGRegLoss, VICRegLoss
-from viewproof.theory.registry import Verdict
 from viewproof.training.augment import RandomViews
 from viewproof.training.base import JointPretraining
 from viewproof.training.callbacks import ClipGradient
@@ -29,6 +28,7 @@ from viewproof.training.ema import MomentumSchedule, move_target
 from viewproof.training.ijepa import IJEPA, JEPANetwork
 from viewproof.training.module import MaskedPretraining
 from viewproof.training.two_view import ProjectedEncoder, TwoView
+from viewproof.verdict import Verdict
 
 SHAPE = (2, 8, 12)
 RULE = vp.MultiBlockMask(2, 2, context=8, target_area=(3, 5), context_area=(20, 24), targets=3)

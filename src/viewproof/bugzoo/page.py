@@ -5,7 +5,7 @@ from pathlib import Path
 
 from viewproof.bugzoo.run import Examined
 from viewproof.certify.pictures import pictures, png, strip
-from viewproof.theory.report import write
+from viewproof.theorems.report import write
 
 HEAD = """# The zoo
 

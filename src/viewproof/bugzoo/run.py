@@ -14,7 +14,7 @@ from typing import Any
 
 from viewproof.bugzoo.specimen import Specimen
 from viewproof.certify.report import Finding, Report
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 PARTS = ("views", "targets", "losses", "tokens", "geometry", "target_branches", "monitors", "draws", "model_leaks")
 WIDTH = 120

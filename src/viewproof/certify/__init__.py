@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from viewproof.certify.reproducible import certify_reproducible
     from viewproof.certify.target_branch import TargetBranch, certify_target_branch
     from viewproof.certify.view import certify_view
-    from viewproof.theory.registry import Verdict
+    from viewproof.verdict import Verdict
 
 _HOMES = {
     "Contract": "certify.report",
@@ -31,7 +31,7 @@ _HOMES = {
     "Pipeline": "certify.pipeline",
     "Report": "certify.report",
     "TargetBranch": "certify.target_branch",
-    "Verdict": "theory.registry",
+    "Verdict": "verdict",
     "Witness": "certify.report",
     "certify_encoder": "certify.encoder",
     "certify_geometry": "certify.geometry",

@@ -14,8 +14,8 @@ from viewproof.certify.pipeline import Pipeline, certify
 from viewproof.certify.report import Report
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Rule
-from viewproof.theory.registry import Verdict
-from viewproof.theory.report import write
+from viewproof.theorems.report import write
+from viewproof.verdict import Verdict
 
 
 def run(target: str, shape: str, html: Path | None, json: Path | None, rule: Rule | None) -> int:

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from viewproof.certify.dependence import Dependence
-from viewproof.certify.dependence_call import SCORE
-from viewproof.certify.isolation import isolated
+from viewproof.certify.flow.call import SCORE
+from viewproof.certify.flow.dependence import Dependence
+from viewproof.certify.flow.isolation import isolated
 from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
 from viewproof.certify.search import draws, others, place, poisons, spread_mask, unlike
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Sample
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 CLAIM = "the output does not depend on hidden content"
 

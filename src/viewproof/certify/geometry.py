@@ -8,12 +8,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from viewproof.certify.flow.trace import CONSTANT, Trace
 from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
 from viewproof.certify.search import others, place, spread_mask, unlike
-from viewproof.certify.trace import CONSTANT, Trace
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 LABELS = "labels moved with the data"
 

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from viewproof.certify.isolation import kept
+from viewproof.certify.flow.isolation import kept
 from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
 from viewproof.certify.search import drawn
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Sample
 from viewproof.objectives.losses import Reduction
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 Takes = Literal["sample", "tensors"]
 Distance = Callable[[Any], Any]
@@ -250,7 +250,7 @@ def traced(case: LossCase, finite: bool = False) -> str | None:
 
 def _followed(case: LossCase, finite: bool, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, str]:
     """Which elements of value and gradient may depend on these of prediction and target; why no one knows, or ''."""
-    from viewproof.certify.dependence import Dependence
+    from viewproof.certify.flow.dependence import Dependence
 
     leaf, y = case.predictions()[1].requires_grad_(), case.sample.y.detach().clone()
     mask = Mask(case.sample.mask.hidden.clone(), case.sample.mask.per_sample, case.sample.mask.rule)

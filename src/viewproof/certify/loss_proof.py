@@ -16,11 +16,12 @@ from viewproof.symbolic import explore
 from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, same
-from viewproof.theory.case import Case, Claim, Inputs, Subject
-from viewproof.theory.decide import decide
-from viewproof.theory.registry import Outcome, Verdict
-from viewproof.theory.spec import same_shape
-from viewproof.theory.subjects import INT
+from viewproof.theorems.registry import Outcome
+from viewproof.theorems.tensors.case import Case, Claim, Inputs, Subject
+from viewproof.theorems.tensors.decide import decide
+from viewproof.theorems.tensors.spec import same_shape
+from viewproof.theorems.tensors.subjects import INT
+from viewproof.verdict import Verdict
 
 Call = Callable[[Tensor, Tensor, Mask], Tensor]
 _PATHS = 12

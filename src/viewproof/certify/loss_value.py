@@ -15,7 +15,7 @@ from viewproof.certify.report import Contract, Finding, Witness
 from viewproof.masks import Mask, Sample
 from viewproof.objectives import predictive_view_objective, row_predictive_contract
 from viewproof.objectives.losses import rounding_bound
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 ROUNDINGS = 16
 """How often a term may be rounded; torch's own distances round at most five times."""

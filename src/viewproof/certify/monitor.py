@@ -11,7 +11,7 @@ from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
 from viewproof.certify.search import drawn
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 C7 = Contract.C7
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
 from viewproof.errors import InvalidArgument
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 _TOLERANCE = 1e-9
 _ROUNDINGS = 128

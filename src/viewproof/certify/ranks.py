@@ -17,7 +17,7 @@ from torch import Tensor
 
 from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
 from viewproof.errors import InvalidArgument
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 _SECONDS = 120
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 
 class Contract(StrEnum):

@@ -18,7 +18,7 @@ from viewproof.certify.report import Contract, Finding, Witness
 from viewproof.certify.search import drawn
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 Draw = Callable[..., Any]
 AXES = ("sample", "epoch", "seed")

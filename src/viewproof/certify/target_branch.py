@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from viewproof.certify import target_draws, target_moves
-from viewproof.certify.isolation import kept
+from viewproof.certify.flow.isolation import kept
 from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
 from viewproof.certify.search import drawn
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 Buffers = Literal["average", "copy", "keep"]
 C6 = Contract.C6

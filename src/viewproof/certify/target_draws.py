@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from viewproof.certify.report import Contract, Finding, Witness
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 if TYPE_CHECKING:
     from viewproof.certify.target_branch import TargetBranch

@@ -7,15 +7,15 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from viewproof.certify.flow.trace import Trace
 from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
 from viewproof.certify.search import Output, View, difference, drawn, draws
-from viewproof.certify.trace import Trace
 from viewproof.certify.view_case import Case, Declared
 from viewproof.certify.view_claims import CLAIMS
 from viewproof.certify.view_proof import extended
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Rule
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 DRAWS = 3
 """How many draws of a random view are looked at."""

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from viewproof.certify.flow.trace import CONSTANT, MIXED, Trace
 from viewproof.certify.report import Contract, Finding
 from viewproof.certify.search import Output, View, difference, others, place, spread_mask, unlike
-from viewproof.certify.trace import CONSTANT, MIXED, Trace
 from viewproof.masks import Mask, Rule
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 LABELS = "labels moved with the data"
 

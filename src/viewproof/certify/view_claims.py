@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from viewproof.certify.flow.trace import CONSTANT, MIXED, VISIBLE
 from viewproof.certify.report import Contract, Finding, Witness
 from viewproof.certify.search import difference, leak, place, unlike
-from viewproof.certify.trace import CONSTANT, MIXED, VISIBLE
 from viewproof.certify.view_case import LABELS, Case
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 TRIALS = "search for runs that break it"
 

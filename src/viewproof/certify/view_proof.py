@@ -18,7 +18,7 @@ from viewproof.certify.view_case import Declared
 from viewproof.certify.view_claims import LEAK, RULE, SCORED, SHOWN, TARGET
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Rule
-from viewproof.theory.registry import Verdict
+from viewproof.verdict import Verdict
 
 SECONDS = 10.0
 """No goal is begun after this long."""
@@ -55,8 +55,8 @@ def _proved(declared: Declared) -> tuple[frozenset[str], str]:
     from viewproof.symbolic.explore import explore
     from viewproof.symbolic.prove import follows
     from viewproof.symbolic.terms import inside
-    from viewproof.theory.agreement import disagreement, forget
-    from viewproof.theory.case import Subject
+    from viewproof.theorems.tensors.agreement import disagreement, forget
+    from viewproof.theorems.tensors.case import Subject
 
     kind = TensorInput(declared.example.dim(), declared.example.dtype)
     subject = Subject("view", {"x": kind, "z": kind}, lambda program, x, z: program(x, z), _same_sizes)
@@ -140,7 +140,7 @@ def _goals(facts: Any, x: Any, observed: Any) -> Iterator[Goal]:
     """Claim, extents, premise and formula of each goal."""
     from viewproof.symbolic.terms import iff, neg, product
     from viewproof.symbolic.values import agree
-    from viewproof.theory import spec
+    from viewproof.theorems.tensors import spec
 
     seen, y, mask, hidden, other, view = observed
     whole = y.rank == x.rank and x.rank != 2

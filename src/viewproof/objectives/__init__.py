@@ -1,4 +1,4 @@
-"""One objective algebra, finite and exact, and the losses that train."""
+"""One objective algebra, finite and exact, and the masked losses that train."""
 
 from viewproof.objectives.barlow import (
     BarlowGuard,
@@ -25,7 +25,6 @@ from viewproof.objectives.graph import (
     view_graph_energy,
 )
 from viewproof.objectives.jepa import jepa_as_predictive_view_contract, jepa_loss
-from viewproof.objectives.joint import BarlowTwinsLoss, JEPALoss, SIGRegLoss, VICRegLoss
 from viewproof.objectives.losses import masked_l1, masked_mse, masked_smooth_l1, rounding_bound
 from viewproof.objectives.mae import (
     block_mae_row_predictive_contract,
@@ -43,13 +42,9 @@ from viewproof.objectives.vicreg import VICRegGuard, variance_floor_penalty, var
 
 __all__ = [
     "BarlowGuard",
-    "BarlowTwinsLoss",
-    "JEPALoss",
     "PredictiveViewContract",
-    "SIGRegLoss",
     "SSLViewGraph",
     "VICRegGuard",
-    "VICRegLoss",
     "block_mae_row_predictive_contract",
     "coordinate_spread",
     "diagonal_redundancy_penalty",

@@ -118,7 +118,7 @@ class Facts:
     def join(self, quotient: Term, divisor: Term, remainder: Term) -> Term:
         """``quotient * divisor + remainder`` for ``0 <= remainder < divisor``, remembered for `floordiv`.
 
-        The lemma behind it, that the parts are unique, is `viewproof.theory.lemmas.row_major_division`.
+        The lemma behind it, that the parts are unique, is `viewproof.theorems.tensors.lemmas.row_major_division`.
         """
         if known(divisor) and divisor == 1:
             return plus(quotient, remainder)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
+from viewproof.losses.ranks import all_rows
 from viewproof.masks.finite import check_count
-from viewproof.objectives.joint.ranks import all_rows
 from viewproof.shapes import Float
 from viewproof.training.callbacks import between_steps
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from viewproof.errors import InvalidArgument
+from viewproof.losses import JEPALoss
 from viewproof.masks import MultiBlockMask, Rule, split_patches_by_sample
 from viewproof.models.patches import PatchEncoder, PatchPredictor
-from viewproof.objectives.joint import JEPALoss
 from viewproof.shapes import Float, Int
 from viewproof.training.base import JointPretraining
 from viewproof.training.ema import MomentumSchedule, move_target

@@ -45,7 +45,7 @@ class TwoView(JointPretraining):
     raises `InvalidArgument` before the first step. ``step`` counts optimizer steps.
 
     >>> import torch
-    >>> from viewproof.objectives.joint import VICRegLoss
+    >>> from viewproof.losses import VICRegLoss
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
     >>> TwoView(model, VICRegLoss()).training_step((torch.rand(3, 1, 4, 4), torch.arange(3)), 0).ndim
     0

@@ -1,0 +1,1 @@
+"""How data flows through a running program: labels of coordinates, dependence, isolation from the caller."""

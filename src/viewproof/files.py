@@ -1,0 +1,41 @@
+"""Writing a file so that it appears whole or not at all, whatever stands in its folder."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str], mode: str = "w", **how: Any) -> Iterator[IO[Any]]:
+    """Open a file for writing that takes the name ``path`` only once everything is on the disk.
+
+    ``mode`` is "w" (UTF-8 text) or "wb"; ``how`` goes to `open`. What is written first lies beside ``path`` under a
+    random name, opened so that a link or a file of that name is an error. After an exception it is gone and ``path`` is
+    as it was. A link at ``path`` is replaced; what it points to is not touched.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with whole_file(f"{folder}/a.txt") as file:
+    ...         _ = file.write("whole")
+    ...     Path(f"{folder}/a.txt").read_text(), len(os.listdir(folder))
+    ('whole', 1)
+    """
+    path = Path(path)
+    if "b" not in mode:
+        how = {"encoding": "utf-8", **how}
+    # Hidden, and as short as it can be: the name of a long path must not become too long.
+    aside = path.parent / f".{secrets.token_hex(8)}.part"
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        with os.fdopen(descriptor, mode, **how) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise

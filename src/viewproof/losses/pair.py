@@ -1,0 +1,65 @@
+"""The form of a loss on two views of one batch: checked shapes, wide numbers, the rows of all ranks."""
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from viewproof.errors import InvalidArgument
+from viewproof.losses.numbers import Rows
+from viewproof.losses.ranks import all_rows
+from viewproof.objectives.contract import PredictiveViewContract
+from viewproof.shapes import Float
+
+
+def check_constants(loss: Any, **least: float) -> None:
+    """Every named constant of a loss is a finite number of at least ``least``."""
+    for name, bound in least.items():
+        value = getattr(loss, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not bound <= value < math.inf:
+            raise InvalidArgument(f"{name}={value!r} must be a finite number of at least {bound:g}")
+
+
+class PairLoss:
+    """Base of losses on embeddings ``a, b: [N, D]`` of two views of one batch; subclasses define `value`.
+
+    ``loss(a, b, step)`` returns a scalar from the rows of all ranks, accumulated in float32 at least, also under
+    autocast. Shapes that differ and fewer than ``least_rows`` rows raise `InvalidArgument`.
+    """
+
+    least_rows: ClassVar[int] = 2
+
+    def __call__(self, a: Float[Tensor, "..."], b: Float[Tensor, "..."], step: int = 0) -> Float[Tensor, ""]:
+        """The loss; ``step`` is the optimizer step, for losses that draw."""
+        if a.shape != b.shape or a.dim() != 2:
+            raise InvalidArgument(
+                f"views with embeddings of shapes {tuple(a.shape)} and {tuple(b.shape)} must both be [N, D] of one "
+                "shape; row n of both comes from sample n"
+            )
+        with torch.autocast(a.device.type, enabled=False):
+            a, b = (all_rows(z.to(torch.promote_types(z.dtype, torch.float32))) for z in (a, b))
+            if len(a) < self.least_rows:
+                raise InvalidArgument(
+                    f"a batch of {len(a)} has no statistics over samples; {type(self).__name__} needs at least "
+                    f"{self.least_rows}"
+                )
+            return self.value(a, b, step)
+
+    def value(self, a: Float[Tensor, "rows dims"], b: Float[Tensor, "rows dims"], step: int) -> Float[Tensor, ""]:
+        """The formula, on the rows of all ranks."""
+        raise NotImplementedError(f"{type(self).__name__} must define value(a, b, step)")
+
+    def contract(self, a: Rows, b: Rows, step: int = 0) -> PredictiveViewContract:
+        """The same objective over plain numbers, on one rank."""
+        raise NotImplementedError(f"{type(self).__name__} must define contract(a, b, step)")
+
+
+def centred(z: Float[Tensor, "rows dims"]) -> Float[Tensor, "rows dims"]:
+    """The rows less their mean."""
+    return z - z.mean(0)
+
+
+def off_diagonal(square: Float[Tensor, "dims dims"]) -> Float[Tensor, "dims dims"]:
+    """The matrix with exact zeros on its diagonal, whatever stood there."""
+    return torch.where(torch.eye(len(square), dtype=torch.bool, device=square.device), 0, square)

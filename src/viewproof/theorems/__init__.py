@@ -1,0 +1,27 @@
+"""The named theorems, each checked by machine about the program that runs."""
+
+from functools import cache
+from importlib import import_module
+
+from viewproof.theorems.registry import Mutant, Outcome, Settled, Theorem, settle
+from viewproof.verdict import Verdict
+
+__all__ = ["PARTS", "Mutant", "Outcome", "Settled", "Theorem", "Verdict", "registered", "settle"]
+
+PARTS = [
+    *(
+        f"viewproof.theorems.tensors.{part}"
+        for part in (
+            *("masks", "samples", "geometry", "laws", "counts", "bridges", "tokens", "training"),
+            *("random_choices", "random_masks"),
+        )
+    ),
+    "viewproof.theorems.lists",
+]
+
+
+@cache
+def registered() -> dict[str, Theorem]:
+    """Every theorem by name; loads Z3."""
+    parts = map(import_module, PARTS)
+    return {theorem.name: theorem for part in parts for theorem in part.THEOREMS}

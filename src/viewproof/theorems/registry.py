@@ -1,0 +1,80 @@
+"""What a theorem is: a statement, the program it is about, a machine check, and mutants that it must reject."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from viewproof.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One answer. ``witness`` holds concrete inputs that break the statement, if it was refuted."""
+
+    verdict: Verdict
+    detail: str = ""
+    witness: Mapping[str, Any] | None = None
+    goals: tuple[str, ...] = ()
+    graphs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A program with one plausible bug; the theorem about it must be REFUTED."""
+
+    name: str
+    what: str
+    program: Any
+
+
+@dataclass(frozen=True)
+class Theorem:
+    """``prove(program)`` decides the statement; ``holds(program, witness)`` evaluates it on concrete inputs."""
+
+    name: str
+    layer: str
+    statement: str
+    hypotheses: tuple[str, ...]
+    scope: str
+    method: str
+    program: Any
+    prove: Callable[[Any], Outcome]
+    holds: Callable[[Any, Mapping[str, Any]], bool]
+    mutants: tuple[Mutant, ...]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A theorem's outcome, its mutants' outcomes, and how long both took."""
+
+    theorem: Theorem
+    outcome: Outcome
+    milliseconds: float
+    mutants: Mapping[str, Outcome] = field(default_factory=dict)
+    mutant_milliseconds: float = 0.0
+    complaints: tuple[str, ...] = ()
+
+    @property
+    def green(self) -> bool:
+        """PROVED, every mutant REFUTED, and every witness replayed."""
+        return self.outcome.verdict is Verdict.PROVED and not self.complaints
+
+
+def settle(theorem: Theorem) -> Settled:
+    """Prove the theorem, refute its mutants, and replay each witness on the mutant and on the real program."""
+    start = time.perf_counter()
+    outcome = theorem.prove(theorem.program)
+    proved = time.perf_counter()
+    mutants: dict[str, Outcome] = {}
+    complaints: list[str] = [] if theorem.mutants else ["no mutant shows that this theorem can fail"]
+    for mutant in theorem.mutants:
+        answer = mutants[mutant.name] = theorem.prove(mutant.program)
+        if answer.verdict is not Verdict.REFUTED or answer.witness is None:
+            complaints.append(f"mutant {mutant.name} came out {answer.verdict}: {answer.detail}")
+        elif theorem.holds(mutant.program, answer.witness):
+            complaints.append(f"mutant {mutant.name}: its witness does not replay")
+        elif not theorem.holds(theorem.program, answer.witness):
+            complaints.append(f"mutant {mutant.name}: its witness breaks the real program too")
+    end = time.perf_counter()
+    return Settled(theorem, outcome, 1e3 * (proved - start), mutants, 1e3 * (end - proved), tuple(complaints))

@@ -1,0 +1,210 @@
+"""What ``viewproof prove`` prints: the theorems, settled one by one.
+
+``python -m viewproof.theorems.report`` writes the pages that are generated from the registry.
+"""
+
+import fnmatch
+import hashlib
+import os
+import platform
+import sys
+import textwrap
+import time
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from importlib.metadata import version
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from viewproof import __version__
+from viewproof.errors import InvalidArgument
+from viewproof.theorems import registered
+from viewproof.theorems.registry import Outcome, Settled, Theorem
+from viewproof.theorems.workers import settle_all, warm_up
+from viewproof.verdict import Verdict
+
+NEEDS_Z3 = "proofs need Z3; pip install 'viewproof[prove]'"
+WIDTH = 120
+
+
+def run(only: str | None = None, json: Path | None = None, show: str | None = None, processes: int = 1) -> int:
+    """Settle the theorems and print the table; 0 if all are green, 1 if not, 2 without Z3, 130 if interrupted.
+
+    ``only`` is a shell pattern or a part of a name, ``show`` one name to print in full, ``json`` a file to write;
+    each of the ``processes`` takes up to 0.5 GB.
+    """
+    try:
+        import z3  # noqa: F401
+    except ModuleNotFoundError:
+        print(NEEDS_Z3, file=sys.stderr)
+        return 2
+    if processes > 1 and show is None:
+        warm_up()
+    theorems = registered()
+    if only is not None and show is not None:
+        raise InvalidArgument(f"only={only!r} and show={show!r} exclude each other; pass one of them")
+    if json is not None and not json.parent.is_dir():
+        raise InvalidArgument(f"json={str(json)!r} must be in a folder that exists; make {str(json.parent)!r} first")
+    wanted = chosen(theorems, only) if show is None else [named(theorems, show)]
+    settled: list[Settled] = []
+    start = time.perf_counter()
+    try:
+        for one in settle_all(wanted, processes):
+            if show is None:
+                print(end=heading(one.theorem, settled[-1].theorem if settled else None))
+            settled.append(one)
+            print(full(one) if show is not None else row(one), flush=True)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted: {len(settled)} of {len(wanted)} settled; {summary(settled, start)}")
+        return 130
+    print(f"\n{summary(settled, start)}")
+    if json is not None:
+        write(json, dumps(record(settled), indent=1, ensure_ascii=False) + "\n")
+    return 0 if all(one.green for one in settled) else 1
+
+
+def chosen(theorems: Mapping[str, Theorem], only: str | None) -> list[Theorem]:
+    """The theorems whose names match, layer by layer."""
+    order = list(dict.fromkeys(theorem.layer for theorem in theorems.values()))
+    matching = [t for t in theorems.values() if only is None or only in t.name or fnmatch.fnmatchcase(t.name, only)]
+    if not matching:
+        raise InvalidArgument(f"only={only!r} matches no theorem; the nearest is {_nearest(str(only), theorems)!r}")
+    return sorted(matching, key=lambda theorem: order.index(theorem.layer))
+
+
+def named(theorems: Mapping[str, Theorem], name: str) -> Theorem:
+    """The theorem of this name."""
+    if name not in theorems:
+        raise InvalidArgument(f"show={name!r} is not a theorem; the nearest is {_nearest(name, theorems)!r}")
+    return theorems[name]
+
+
+def _nearest(name: str, theorems: Iterable[str]) -> str:
+    return get_close_matches(name, list(theorems), n=1, cutoff=0)[0]
+
+
+def heading(theorem: Theorem, before: Theorem | None) -> str:
+    """The layer and the scope, where they are not those of the row before."""
+    lines = [] if before and before.layer == theorem.layer else [*([""] if before else []), theorem.layer]
+    if lines or before is None or before.scope != theorem.scope:
+        lines += _wrapped(f"scope: {theorem.scope}", 2)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def row(settled: Settled) -> str:
+    """A theorem in the table: verdict, time, name, mutants; what it says; what is wrong, if anything is."""
+    theorem, outcome = settled.theorem, settled.outcome
+    mutants = f"{sum(one.verdict is Verdict.REFUTED for one in settled.mutants.values())}/{len(theorem.mutants)}"
+    line = f"  {outcome.verdict:<8} {settled.milliseconds:>7.0f} ms  {theorem.name}"
+    line = f"{line:<100} mutants {mutants}"
+    lines = [_coloured(line, settled.green), *_wrapped(theorem.statement)]
+    if outcome.verdict is not Verdict.PROVED:
+        lines += _wrapped(f"{outcome.detail} {_plain(outcome.witness or {})}")
+    return "\n".join([*lines, *(line for complaint in settled.complaints for line in _wrapped(complaint))])
+
+
+def _wrapped(text: str, indent: int = 23) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent)
+
+
+def _coloured(text: str, green: bool) -> str:
+    if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
+        return text
+    return f"\x1b[{32 if green else 31}m{text}\x1b[0m"
+
+
+def summary(settled: list[Settled], start: float) -> str:
+    """One line: how many are what, and how long it took."""
+    verdicts = [one.outcome.verdict for one in settled]
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict if verdict in verdicts]
+    mutants = [outcome.verdict for one in settled for outcome in one.mutants.values()]
+    counts.append(f"{mutants.count(Verdict.REFUTED)} of {len(mutants)} mutants REFUTED")
+    red = sum(not one.green for one in settled)
+    end = f"{red} NOT GREEN" if red else "all green"
+    return f"{', '.join(counts)}; {end}; {time.perf_counter() - start:.1f} s"
+
+
+def full(settled: Settled) -> str:
+    """Everything about one theorem."""
+    theorem, outcome = settled.theorem, settled.outcome
+    sections = {
+        "says": [theorem.statement],
+        "given": list(theorem.hypotheses) or ["nothing"],
+        "scope": [theorem.scope],
+        "method": [theorem.method],
+        "verdict": [f"{outcome.verdict}, {settled.milliseconds:.0f} ms", outcome.detail, *settled.complaints],
+        "captured graph": list(outcome.graphs) or ["none: the Python function is run with symbolic entries"],
+        "goals": list(outcome.goals) or ["none"],
+        "mutants": [_mutant(settled, mutant.name, mutant.what) for mutant in theorem.mutants],
+    }
+    lines = [theorem.name]
+    for title, texts in sections.items():
+        lines += [f"\n{title}", *(textwrap.indent(text, "  ") for text in texts if text)]
+    return "\n".join(lines)
+
+
+def _mutant(settled: Settled, name: str, what: str) -> str:
+    outcome = settled.mutants.get(name, Outcome(Verdict.UNKNOWN, "not tried"))
+    witness = [f"  {key} = {value}" for key, value in _plain(outcome.witness or {}).items()]
+    return "\n".join([f"{name}: {what}", f"  {outcome.verdict}: {outcome.detail}", *witness])
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can hold it; exact fractions and tables as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "verdict": str(outcome.verdict),
+        "detail": outcome.detail,
+        "witness": None if outcome.witness is None else _plain(outcome.witness),
+    }
+
+
+def record(settled: list[Settled]) -> dict[str, Any]:
+    """The report as data: versions, and for each theorem what was asked and answered."""
+    return {
+        "viewproof": __version__,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "z3": version("z3-solver"),
+        "theorems": [_entry(one) for one in settled],
+    }
+
+
+def _entry(one: Settled) -> dict[str, Any]:
+    theorem = one.theorem
+    return {
+        **{key: getattr(theorem, key) for key in ("name", "layer", "statement", "scope", "method")},
+        "hypotheses": list(theorem.hypotheses),
+        **_outcome(one.outcome),
+        "green": one.green,
+        "complaints": list(one.complaints),
+        "milliseconds": round(one.milliseconds, 1),
+        "mutant_milliseconds": round(one.mutant_milliseconds, 1),
+        "graphs_sha256": [hashlib.sha256(graph.encode()).hexdigest() for graph in one.outcome.graphs],
+        "mutants": [
+            {"name": mutant.name, "what": mutant.what, **_outcome(one.mutants[mutant.name])}
+            for mutant in theorem.mutants
+            if mutant.name in one.mutants
+        ],
+    }
+
+
+def write(path: Path, text: str) -> None:
+    """Write aside, then rename: the file is the old one or the new one, never a part of it."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+if __name__ == "__main__":
+    from viewproof.theorems import pages
+
+    pages.update(Path(sys.argv[1]) if len(sys.argv) > 1 else Path.cwd())

@@ -1,0 +1,190 @@
+"""Decides a statement about a program: every path, every claim, then whether the paths cover all arguments."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import z3
+
+from viewproof.symbolic import explore
+from viewproof.symbolic.capture import Capture, CaptureFailed
+from viewproof.symbolic.facts import Facts
+from viewproof.symbolic.meaning import outputs, symbolic_inputs
+from viewproof.symbolic.prove import TIMEOUT, Answer, follows
+from viewproof.symbolic.tensor import SymTensor
+from viewproof.symbolic.terms import conj, implies, inside, known
+from viewproof.symbolic.values import NoMeaning
+from viewproof.theorems.registry import Outcome
+from viewproof.theorems.tensors import agreement
+from viewproof.theorems.tensors.case import Case, Claim
+from viewproof.theorems.tensors.lemmas import proved
+from viewproof.theorems.tensors.search import counterexample
+from viewproof.theorems.tensors.witness import broken, build, read_model
+from viewproof.verdict import Verdict
+
+_SHOWN = 12
+"""Goals and graphs that an outcome keeps in words; the rest are counted."""
+
+
+_MEANT: dict[Capture, tuple[Facts, dict[str, Any], list[Any]]] = {}
+"""What a capture means, its operators' needs settled: several theorems are about one capture."""
+
+
+def forget() -> None:
+    """Drop what is kept of captured programs; needed once their code has been changed."""
+    _MEANT.clear()
+    explore.forget()
+    agreement.forget()
+
+
+class _Refuted(Exception):
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.detail)
+        self.outcome = outcome
+
+
+class Record:
+    """What was asked on the way to a verdict."""
+
+    def __init__(self) -> None:
+        self.goals: list[str] = []
+        self.graphs: list[str] = []
+        self.count = 0
+        self.met: set[tuple[str, str]] = set()
+        self.wanted: set[tuple[str, str]] = set()
+
+    def goal(self, title: str, term: Any) -> None:
+        """Keep one goal."""
+        self.count += 1
+        if len(self.goals) < _SHOWN:
+            # Z3's own printer; the one in Python takes longer than most proofs.
+            self.goals.append(f"{title}\n{term if known(term) else z3.simplify(term).sexpr()}")
+
+    def graph(self, text: str) -> None:
+        """Keep one graph."""
+        if len(self.graphs) < _SHOWN and text not in self.graphs:
+            self.graphs.append(text)
+
+
+def prover(cases: Callable[[], Iterable[Case]]) -> Callable[[Any], Outcome]:
+    """The ``prove`` of a theorem about these cases."""
+    return lambda program: decide(list(cases()), program)
+
+
+def replayer(cases: Callable[[], Iterable[Case]]) -> Callable[[Any, Mapping[str, Any]], bool]:
+    """The ``holds`` of a theorem about these cases."""
+
+    def holds(program: Any, witness: Mapping[str, Any]) -> bool:
+        case = next(case for case in cases() if case.subject.name == witness["case"])
+        return broken(case, program, build(case, witness)) is None
+
+    return holds
+
+
+def decide(cases: Sequence[Case], program: Any) -> Outcome:
+    """PROVED if every claim of every case holds on every path, and the paths cover the hypotheses."""
+    record = Record()
+    try:
+        for case in cases:
+            _decide_case(case, program, record)
+    except _Refuted as refuted:
+        return refuted.outcome
+    except (NoMeaning, CaptureFailed) as error:
+        tried = next(filter(None, (counterexample(case, program) for case in cases)), None)
+        if tried is not None:
+            return Outcome(Verdict.REFUTED, *tried)
+        return Outcome(Verdict.UNKNOWN, str(error), None, tuple(record.goals), tuple(record.graphs))
+    idle = record.wanted - record.met
+    record.goals += proved()
+    detail = f"{record.count} goals"
+    if idle:
+        return Outcome(Verdict.VACUOUS, f"no argument meets the premise of {sorted(idle)}")
+    return Outcome(Verdict.PROVED, detail, None, tuple(record.goals), tuple(record.graphs))
+
+
+def _decide_case(case: Case, program: Any, record: Record) -> None:
+    subject = case.subject
+    facts = Facts(subject.arithmetic)
+    hypotheses = [h for h in subject.hypotheses(symbolic_inputs(subject.signature, facts)) if h is not True]
+    solver = z3.Solver()
+    solver.add(*facts.assumed, *hypotheses)
+    if solver.check() != z3.sat:
+        raise _Refuted(Outcome(Verdict.VACUOUS, f"{subject.name}: the hypotheses cannot hold"))
+    on_sizes = [*facts.assumed, *hypotheses]
+    captures: list[Capture] = []
+    watched = _watch(case, program)
+    for capture in explore.explore(watched, subject.signature, on_sizes, key=(subject, program)):
+        captures.append(capture)
+        record.graph(capture.text)
+        _decide_capture(case, program, capture, record)
+    different = agreement.disagreement(subject, program, captures)
+    if different is not None:
+        raise NoMeaning(f"{subject.name}: the captured graph is not the program: {different}")
+
+
+def _watch(case: Case, program: Any) -> Callable[..., Any]:
+    return lambda *arguments: case.subject.observe(program, *arguments)
+
+
+def _decide_capture(case: Case, program: Any, capture: Capture, record: Record) -> None:
+    if capture not in _MEANT:
+        facts = Facts(case.subject.arithmetic)
+        inputs = symbolic_inputs(case.subject.signature, facts)
+        facts.assume(*case.subject.hypotheses(inputs), capture.path)
+        if case.subject.given is not None:
+            facts.assume(*case.subject.given(inputs, facts))
+        observed = outputs(capture, inputs, facts)
+        for what, condition in facts.needs:
+            _ask(case, program, facts, inputs, f"defined: {what}", condition, record)
+        _MEANT[capture] = facts, inputs, observed
+    facts, inputs, observed = _MEANT[capture]
+    for claim in case.claims(inputs, observed, facts):
+        _decide_claim(case, program, facts, inputs, claim, record)
+
+
+def _decide_claim(case: Case, program: Any, facts: Facts, inputs: Any, claim: Claim, record: Record) -> None:
+    place = tuple(facts.fresh("at", z3.IntSort()) for _ in claim.extents)
+    within = inside(place, claim.extents)
+    premise = True if claim.premise is None else claim.premise(*place)
+    name = case.subject.name, claim.what
+    if claim.premise is not None:
+        record.wanted.add(name)
+        if name not in record.met and _can_hold([*facts.assumed, within, premise], _sizes(inputs)):
+            record.met.add(name)
+    with facts.given(within, premise):
+        _ask(case, program, facts, inputs, claim.what, claim.holds(*place), record)
+
+
+def _can_hold(conditions: Sequence[Any], sizes: Sequence[Any]) -> bool:
+    solver = z3.Solver()
+    solver.set("timeout", 2000)
+    solver.add(*(z3.BoolVal(c) if known(c) else c for c in conditions))
+    return any(solver.check(*(size <= bound for size in sizes)) == z3.sat for bound in (1, 2, 3, 1000))
+
+
+def _sizes(inputs: Any) -> list[Any]:
+    return [d for i in inputs.values() for d in (i.shape if isinstance(i, SymTensor) else (i,)) if not known(d)]
+
+
+def _ask(case: Case, program: Any, facts: Facts, inputs: Any, what: str, goal: Any, record: Record) -> None:
+    record.goal(f"{case.subject.name}: {what}", implies(conj(*facts.assumed), goal) if not known(goal) else goal)
+    answer = follows(facts, goal, _sizes(inputs), seconds=1.0)
+    if answer.kind == "unknown":
+        tried = counterexample(case, program)
+        if tried is not None:
+            raise _Refuted(Outcome(Verdict.REFUTED, *tried, tuple(record.goals[-1:]), tuple(record.graphs[-1:])))
+    for seconds in (4.0, TIMEOUT):
+        if answer.kind == "unknown":
+            answer = follows(facts, goal, _sizes(inputs), seconds)
+    if answer.kind == "unknown":
+        raise NoMeaning(f"{case.subject.name}: {what}: {answer.reason}")
+    if answer.kind == "refuted":
+        raise _Refuted(_refuted(case, program, inputs, what, answer, record))
+
+
+def _refuted(case: Case, program: Any, inputs: Any, what: str, answer: Answer, record: Record) -> Outcome:
+    assert answer.model is not None
+    witness = {"case": case.subject.name, **read_model(answer.model, inputs, case.subject.arithmetic == "real")}
+    seen = broken(case, program, build(case, witness))
+    if seen is None:
+        return Outcome(Verdict.UNKNOWN, f"{case.subject.name}: {what}: the counterexample does not replay", witness)
+    return Outcome(Verdict.REFUTED, seen, witness, tuple(record.goals[-1:]), tuple(record.graphs[-1:]))

@@ -1,0 +1,67 @@
+"""The theorems about random masks: settled, and failing on changes of the real code."""
+
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+import torch
+
+pytest.importorskip("z3")
+
+from viewproof.masks.random import blocks, blockwise, draws, rule, tokens
+from viewproof.symbolic.operators import TABLE
+from viewproof.theorems import Verdict, settle
+from viewproof.theorems.tensors import decide, random_choices, random_masks
+
+THEOREMS = {theorem.name: theorem for theorem in (*random_choices.THEOREMS, *random_masks.THEOREMS)}
+
+
+@pytest.fixture(autouse=True)
+def _symbols_are_arguments() -> Iterator[None]:
+    """The shape checker of the test run refuses a symbol where a signature says int."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    decide.forget()
+    yield
+    decide.forget()
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("name", THEOREMS)
+def test_theorem_is_proved_and_its_mutants_are_refuted(name: str) -> None:
+    settled = settle(THEOREMS[name])
+    assert settled.outcome.verdict is Verdict.PROVED, settled.outcome.detail
+    assert settled.green, settled.complaints
+    assert settled.outcome.goals and settled.outcome.graphs
+    assert "aten.kthvalue.default" not in TABLE
+
+
+def test_documented_theorems_exist() -> None:
+    for module in (blocks, blockwise, draws, rule, tokens):
+        for function in vars(module).values():
+            own = getattr(function, "__module__", "") == module.__name__
+            text = (getattr(function, "__doc__", None) or "") if own else ""
+            for line in text.split("Theorem")[1:]:
+                names = [word for word in line.split("``")[1::2] if "_" in word]
+                assert names and set(names) <= set(THEOREMS), (module, names)
+
+
+def test_a_changed_line_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = [
+        ("exactly_count_places_are_first", draws, "first", lambda keys, k: keys > keys.kthvalue(k, 1, True).values),
+        ("padding_is_never_hidden", rule, "inside", lambda lengths, shape, axis: torch.ones((), dtype=torch.bool)),
+    ]
+    for name, module, attribute, wrong in changes:
+        with monkeypatch.context() as patched:
+            patched.setattr(module, attribute, wrong)
+            decide.forget()
+            assert THEOREMS[name].prove(THEOREMS[name].program).verdict is Verdict.REFUTED
+
+
+def test_what_the_smallest_key_is_assumed_to_be_is_true_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        keys = torch.randint(-3, 4, (2, 5), generator=generator)
+        for k in range(1, 6):
+            value, place = keys.kthvalue(k, 1, keepdim=True)
+            assert torch.equal(keys.gather(1, place), value)
+            assert ((keys < value).sum(1) <= k - 1).all() and ((keys <= value).sum(1) >= k).all()
