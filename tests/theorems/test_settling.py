@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("z3")
 
-from viewproof.theorems import registered
+from viewproof.theorems import registered, workers
 from viewproof.theorems.registry import Outcome, Theorem
 from viewproof.verdict import Verdict
 
