@@ -3,7 +3,7 @@
 from functools import cache
 from importlib import import_module
 
-from viewproof.theorems.registry import Mutant, Outcome, Settled, Theorem, settle
+from viewproof.theorems.registry import THEOREMS, Mutant, Outcome, Settled, Theorem, register, settle
 from viewproof.verdict import Verdict
 
 __all__ = ["PARTS", "Mutant", "Outcome", "Settled", "Theorem", "Verdict", "registered", "settle"]
@@ -23,5 +23,8 @@ PARTS = [
 @cache
 def registered() -> dict[str, Theorem]:
     """Every theorem by name; loads Z3."""
-    parts = map(import_module, PARTS)
-    return {theorem.name: theorem for part in parts for theorem in part.THEOREMS}
+    for part in map(import_module, PARTS):
+        for theorem in getattr(part, "THEOREMS", ()):
+            if theorem.name not in THEOREMS:
+                register(theorem)
+    return dict(THEOREMS)

@@ -44,6 +44,17 @@ class Theorem:
     mutants: tuple[Mutant, ...]
 
 
+THEOREMS: dict[str, Theorem] = {}
+"""Every theorem of the modules that have been imported, by name."""
+
+
+def register(theorem: Theorem) -> Theorem:
+    """Add a theorem under its name, which must be new, and return it."""
+    assert theorem.name not in THEOREMS, f"two theorems are called {theorem.name}"
+    THEOREMS[theorem.name] = theorem
+    return theorem
+
+
 @dataclass(frozen=True)
 class Settled:
     """A theorem's outcome, its mutants' outcomes, and how long both took."""
