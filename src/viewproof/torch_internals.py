@@ -1,7 +1,120 @@
-"""Every private name of torch that this library uses: the versions it was checked on, and what is done without it.
+"""Every private name of torch that this library uses, each behind one function or constant.
 
-Nothing else in the package touches ``torch._*`` or an attribute that begins with an underscore of a torch object.
+Nothing else in the package touches ``torch._*`` or an attribute that begins with an underscore of a torch object. Each
+entry says on which versions it was checked, and what is done where a version of torch lacks the name. What is heavy to
+import is imported inside the function, because the core imports this module too.
 """
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
 
 CHECKED = ("2.13.0", "2.14.1")
 """The versions of torch that the tests were run on."""
+
+OpOverload = torch._ops.OpOverload
+"""The class of one overload of an operator, such as ``torch.ops.aten.add.Tensor``.
+
+Checked on 2.13.0 and 2.14.1. Without it: importing viewproof fails.
+"""
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of a class or a module of torch, and set it back at the end.
+
+    For the whole process, hence for other threads as well. An ``AttributeError`` says that the owner has no such name.
+    """
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextmanager
+def size_decisions(program_file: str) -> Iterator[list[tuple[Any, Any]]]:
+    """Collect what a program decides about symbolic sizes while torch exports it: (sympy expression, result).
+
+    Every decision goes by the hints. Those of an operator's shape or layout rule are not collected; the program is what
+    a function ``forward`` of ``program_file`` calls. Two methods of ``ShapeEnv`` are replaced meanwhile: torch keeps
+    the guards of an export, but simplifies them and drops what it thinks redundant, so that they are no exact path
+    condition, and there is no hook at the place where Python's ``if`` asks.
+
+    Checked on 2.13.0 and 2.14.1. Without one of the methods or of the settings: ``AttributeError``, which a capture
+    reports as a failure, and the theorem is UNKNOWN.
+    """
+    import sympy  # type: ignore[import-untyped]
+    from torch._dynamo import config as dynamo_config
+    from torch.fx import config as fx_config
+    from torch.fx.experimental import _config as shape_config
+    from torch.fx.experimental import proxy_tensor
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    decided: list[tuple[Any, Any]] = []
+    evaluate, check = ShapeEnv.evaluate_sym_node, ShapeEnv.guard_or_defer_runtime_assert
+
+    def record(self: ShapeEnv, node: Any, *rest: Any, **options: Any) -> Any:
+        if not isinstance(node.hint, bool):
+            # A size that becomes a number in the graph is one wherever the graph is the program.
+            expression = node.expr
+            result = evaluate(self, node, *rest, **options)
+            decided.append((expression, result))
+            return result
+        if _asked_by(program_file, sys._getframe(1)):
+            decided.append((node.expr, node.hint))
+        return sympy.true if node.hint else sympy.false
+
+    def recorded_check(self: ShapeEnv, expression: Any, *rest: Any, **options: Any) -> bool:
+        known_sizes = expression.xreplace(self.backed_var_to_val)
+        if known_sizes not in (sympy.true, sympy.false):
+            return check(self, expression, *rest, **options)
+        if _asked_by(program_file, sys._getframe(1)):
+            decided.append((expression, bool(known_sizes)))
+        return bool(known_sizes)
+
+    with ExitStack() as stack:
+        stack.enter_context(replaced(ShapeEnv, "evaluate_sym_node", record))
+        stack.enter_context(replaced(ShapeEnv, "guard_or_defer_runtime_assert", recorded_check))
+        # Read when torch makes the symbols: sizes of 0 and 1 get one too.
+        stack.enter_context(shape_config.patch(backed_size_oblivious=True))  # type: ignore[attr-defined]
+        # With symbolic sizes its keys cost more than it saves: captures take half the time without it.
+        stack.enter_context(dynamo_config.patch(fake_tensor_cache_enabled=False))
+        stack.enter_context(replaced(fx_config, "do_not_emit_stack_traces", True))
+        # Nobody reads the memory layout that is noted beside each node, and with symbolic sizes it is slow to find out.
+        stack.enter_context(replaced(proxy_tensor, "_extract_tensor_metadata", lambda value: None))
+        yield decided
+
+
+@contextmanager
+def no_unknown_slices() -> Iterator[None]:
+    """Let a slice of a symbolic size have the size that follows, inside `size_decisions` once all symbols exist.
+
+    Where it stays oblivious to sizes 0 and 1, torch makes a new unknown for the size of a slice. Checked on 2.13.0 and
+    2.14.1. Without it: as in `size_decisions`.
+    """
+    from torch.fx.experimental import _config as shape_config
+
+    with shape_config.patch(backed_size_oblivious=False):  # type: ignore[attr-defined]
+        yield
+
+
+_OPERATOR_RULES = ("_subclasses", "_refs", "_prims", "_prims_common", "_decomp", "_meta_registrations.py", "_ops.py")
+"""Where in torch the shape and layout rules of operators lie. A rule elsewhere counts as the program: more paths."""
+
+
+def _asked_by(program_file: str, frame: FrameType | None) -> bool:
+    """Whether a decision is the program's (``if size == 1``), and not that of an operator's shape or layout rule."""
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if "/torch/" in path and path.split("/torch/", 1)[1].split("/")[0] in _OPERATOR_RULES:
+            return False
+        if frame.f_code.co_name == "forward" and path == program_file:
+            return True
+        frame = frame.f_back
+    return False

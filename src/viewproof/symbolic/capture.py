@@ -8,23 +8,15 @@ rule settles on are kept, because torch rewrites later sizes by them. Sizes may 
 torch's size-oblivious mode.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
-from unittest.mock import patch
 
 import sympy  # type: ignore[import-untyped]
 import torch
 import z3
-from torch._dynamo import config as dynamo_config
-from torch.fx import config as fx_config
-from torch.fx.experimental import _config as shape_config
-from torch.fx.experimental import proxy_tensor
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from viewproof import torch_internals
 from viewproof.symbolic.expressions import translate
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, iff, known, same
@@ -92,11 +84,12 @@ def capture(
         else torch.export.Dim.AUTO
         for kind in signature.values()
     )
-    with _decisions() as decided:
-        try:
+    try:
+        with torch_internals.size_decisions(__file__) as decided:
             exported = torch.export.export(_Module(program), arguments, dynamic_shapes=(dynamic,), strict=False)
-        except Exception as error:
-            raise CaptureFailed(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CaptureFailed(f"{type(error).__name__}: {reason}".removesuffix(": ")) from error
     return _read(exported, signature, decided, hypotheses)
 
 
@@ -106,62 +99,8 @@ class _Module(torch.nn.Module):
         self.program = program
 
     def forward(self, *arguments: Any) -> tuple[torch.Tensor, ...]:
-        # Symbols exist by now; oblivious to sizes, torch would make new unknowns for slices.
-        with shape_config.patch(backed_size_oblivious=False):  # type: ignore[attr-defined]
+        with torch_internals.no_unknown_slices():
             return tuple(self.program(*arguments))
-
-
-@contextmanager
-def _decisions() -> Iterator[list[tuple[sympy.Basic, Any]]]:
-    """Collects what the program decides about symbols, while torch exports it; every decision goes by the hints."""
-    decided: list[tuple[sympy.Basic, Any]] = []
-    evaluate, check = ShapeEnv.evaluate_sym_node, ShapeEnv.guard_or_defer_runtime_assert
-
-    def record(self: ShapeEnv, node: Any, *rest: Any, **options: Any) -> Any:
-        if not isinstance(node.hint, bool):
-            # A size that becomes a number in the graph is one wherever the graph is the program.
-            expression = node.expr
-            result = evaluate(self, node, *rest, **options)
-            decided.append((expression, result))
-            return result
-        if _asked_by_program(sys._getframe(1)):
-            decided.append((node.expr, node.hint))
-        return sympy.true if node.hint else sympy.false
-
-    def recorded_check(self: ShapeEnv, expression: Any, *rest: Any, **options: Any) -> bool:
-        known_sizes = expression.xreplace(self.backed_var_to_val)
-        if known_sizes not in (sympy.true, sympy.false):
-            return check(self, expression, *rest, **options)
-        if _asked_by_program(sys._getframe(1)):
-            decided.append((expression, bool(known_sizes)))
-        return bool(known_sizes)
-
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(ShapeEnv, "evaluate_sym_node", record))
-        stack.enter_context(patch.object(ShapeEnv, "guard_or_defer_runtime_assert", recorded_check))
-        # Read when torch makes the symbols: sizes of 0 and 1 get one too.
-        stack.enter_context(shape_config.patch(backed_size_oblivious=True))  # type: ignore[attr-defined]
-        # With symbolic sizes its keys cost more than it saves: captures take half the time without it.
-        stack.enter_context(dynamo_config.patch(fake_tensor_cache_enabled=False))
-        stack.enter_context(patch.object(fx_config, "do_not_emit_stack_traces", True))
-        # Nobody reads the memory layout that is noted beside each node, and with symbolic sizes it is slow to find out.
-        stack.enter_context(patch.object(proxy_tensor, "_extract_tensor_metadata", lambda value: None, create=True))
-        yield decided
-
-
-_OPERATOR_RULES = ("_subclasses", "_refs", "_prims", "_prims_common", "_decomp", "_meta_registrations.py", "_ops.py")
-
-
-def _asked_by_program(frame: FrameType | None) -> bool:
-    """Whether a decision is the program's (``if size == 1``), and not that of an operator's shape or layout rule."""
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if "/torch/" in path and path.split("/torch/", 1)[1].split("/")[0] in _OPERATOR_RULES:
-            return False
-        if frame.f_code.co_name == "forward" and path == __file__:
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _read(

@@ -14,6 +14,7 @@ from viewproof.symbolic.operators import TABLE
 from viewproof.symbolic.tensor import Index, SymTensor
 from viewproof.symbolic.terms import fold, known
 from viewproof.symbolic.values import FLOATS, NoMeaning, constant, sort, width
+from viewproof.torch_internals import OpOverload
 
 
 def symbolic_inputs(signature: Signature, facts: Facts) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _check_shape(capture: Capture, node: torch.fx.Node, value: Any, facts: Facts
 
 def apply(target: Any, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The meaning of one operator on these arguments."""
-    name = str(target) if isinstance(target, torch._ops.OpOverload) else f"operator.{target.__name__}"
+    name = str(target) if isinstance(target, OpOverload) else f"operator.{target.__name__}"
     if name not in TABLE:
         raise NoMeaning(f"operator {name}")
     return TABLE[name](facts, *args, **kwargs)
