@@ -35,5 +35,5 @@ def test_a_program_that_stops_leaves_its_reason(error: Exception, message: str) 
 
 def test_a_torch_without_the_private_method_leaves_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(ShapeEnv, "evaluate_sym_node")
-    with pytest.raises(CaptureFailed, match="AttributeError: .*evaluate_sym_node"):
+    with pytest.raises(CaptureFailed, match=r"AttributeError: .*evaluate_sym_node"):
         capture(lambda x: [x + 1], {"x": TensorInput(1)}, {"x": (2,)})
