@@ -1,4 +1,4 @@
-"""Settles many theorems: those about one program together, each such group in a fresh process of its own.
+"""Proves many theorems: those about one program together, each such group in a fresh process of its own.
 
 A solver's time for one goal depends on what else it holds, so a fresh process makes a theorem's time its own; and
 several processes use several cores. Each is a copy of one that has imported torch, Z3 and the theorems.
@@ -9,12 +9,14 @@ import itertools
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
-from multiprocessing import connection, forkserver
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from typing import Any
 
 from viewproof.theorems import PARTS, registered
@@ -22,7 +24,6 @@ from viewproof.theorems.registry import Outcome, Settled, Theorem, settle
 from viewproof.verdict import Verdict
 
 INTERRUPTED = "interrupted from keyboard"
-_EXIT_INTERRUPTED = 130
 _Answers = Sequence[tuple[Any, ...]]
 """For each theorem of a group what `Settled` holds, without the theorem: it does not travel between processes."""
 
@@ -33,14 +34,13 @@ def warm_up() -> None:
     """Have the process that the others are copies of import torch, Z3 and the theorems while this one does."""
     if _SEVERAL:
         forkserver.set_forkserver_preload([*PARTS, "viewproof.theorems.warm"])
-        with _interrupts_held():
+        # Ctrl-C reaches every process of a terminal; this one alone acts on it, and stops the others.
+        with _blocked_interrupts():
             forkserver.ensure_running()
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    # Ctrl-C reaches every process of a terminal. Those that start here are deaf to it, and this one, which ends them,
-    # hears it only once it knows them.
+def _blocked_interrupts() -> Iterator[None]:
     signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -55,69 +55,42 @@ def settle_all(theorems: Sequence[Theorem], processes: int) -> Generator[Settled
         yield from map(settle_one, theorems)
         return
     warm_up()
-    answers: dict[int, _Answers] = {}
-    with closing(_answered([[theorem.name for theorem in group] for group in groups], processes)) as arriving:
-        for place, group in enumerate(groups):
-            while place not in answers:
-                answers.update([next(arriving)])
-            yield from (Settled(theorem, *answer) for theorem, answer in zip(group, answers.pop(place), strict=True))
-
-
-def _answered(groups: Sequence[Sequence[str]], processes: int) -> Generator[tuple[int, _Answers], None, None]:
-    """The place of each group and its answers, as they arrive; whoever takes no more ends what is running."""
+    lifeline, end = multiprocessing.Pipe(duplex=False)
     # From both ends, since the last groups take longest: the short ones keep all processes busy to the end.
     ends = itertools.chain.from_iterable(zip(range(len(groups)), reversed(range(len(groups))), strict=True))
-    waiting = list(itertools.islice(ends, len(groups)))[::-1]
-    running: dict[Any, tuple[int, Any]] = {}
-    context = multiprocessing.get_context("forkserver")
-    try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_serve, args=(theirs, _answers, groups[waiting[-1]]))
-                with _interrupts_held():
-                    process.start()
-                    running[ours] = waiting.pop(), process
-                theirs.close()
-            for pipe in connection.wait(list(running)):
-                place, process = running[pipe]
-                yield place, _received(pipe, process) or [(_ended(process), 0.0)] * len(groups[place])
-                del running[pipe]
-    finally:
-        for _, process in running.values():
-            process.kill()
-            process.join()
-
-
-def _received(pipe: Any, process: Any) -> Any:
-    """What the process sent, or nothing if it ended before."""
-    with pipe:
+    with lifeline, ThreadPoolExecutor(processes) as threads, end:
+        answers = {
+            place: threads.submit(_in_a_fresh_process, [theorem.name for theorem in groups[place]], lifeline)
+            for place in itertools.islice(ends, len(groups))
+        }
         try:
-            return pipe.recv()
-        except (EOFError, OSError):
-            return None
+            for place, group in enumerate(groups):
+                for theorem, answer in zip(group, answers[place].result(), strict=True):
+                    yield Settled(theorem, *answer)
         finally:
-            process.join()
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _ended(process: Any) -> Outcome:
-    if process.exitcode == _EXIT_INTERRUPTED:
-        raise KeyboardInterrupt
-    return Outcome(Verdict.UNKNOWN, f"the process that checked it ended with exit code {process.exitcode}")
+def _in_a_fresh_process(names: Sequence[str], lifeline: Connection) -> _Answers:
+    # One pool a group: a process that dies breaks its pool, and would take the other groups' answers with it.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver"), _start, (lifeline,)) as pool:
+        try:
+            return pool.submit(_answers, names).result()
+        except BrokenProcessPool as problem:
+            outcome = Outcome(Verdict.UNKNOWN, f"the process that checked it ended: {problem}")
+            return [(outcome, 0.0)] * len(names)
 
 
-def _serve(pipe: Any, answers: Callable[[Sequence[str]], _Answers], names: Sequence[str]) -> None:
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+def _start(lifeline: Connection) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
     gc.freeze()
     gc.disable()
-    try:
-        pipe.send(answers(names))
-    except KeyboardInterrupt:
-        sys.exit(_EXIT_INTERRUPTED)
 
 
-def _end_with(parent: Any) -> None:
-    parent.join()
+def _end_with(lifeline: Connection) -> None:
+    # It is readable once its other end is closed: nobody waits for the answers any more, or the parent died.
+    lifeline.poll(None)
     os._exit(1)
 
 
