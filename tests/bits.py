@@ -10,7 +10,8 @@ SMALL_FLOATS = [
     torch.float8_e4m3fnuz,
     torch.float8_e5m2,
     torch.float8_e5m2fnuz,
-    torch.float8_e8m0fnu,
+    # from torch 2.7
+    *([torch.float8_e8m0fnu] if hasattr(torch, "float8_e8m0fnu") else []),
 ]
 INTEGERS = [
     torch.int8,
