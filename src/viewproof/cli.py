@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Json
@@ -148,17 +148,24 @@ def masks(rule: str, shape: str, *, out: Path = Path("mask.png")) -> int:
 
 
 @app.command
-def prove(*, only: str | None = None, json: Path | None = None, show: str | None = None) -> int:
+def prove(
+    *,
+    only: str | None = None,
+    json: Path | None = None,
+    show: str | None = None,
+    solver: Literal["z3", "cvc5", "both"] = "z3",
+) -> int:
     """Check every theorem and its mutants by machine; exit 0 only if all are PROVED and all mutants REFUTED.
 
     Args:
         only: settle the theorems whose names match this pattern, such as 'vector_*'
         json: write verdicts, scopes, times, versions and graph hashes to this file
         show: print one theorem: statement, hypotheses, captured graph, Z3 goals, mutants and their witnesses
+        solver: which solver's word counts; with cvc5 or both every goal is settled by cvc5 too, which takes minutes
     """
     from viewproof.theorems.report import run
 
-    return run(only, json, show, processes=min(4, os.cpu_count() or 1))
+    return run(only, json, show, processes=min(4, os.cpu_count() or 1), solver=solver)
 
 
 @app.command

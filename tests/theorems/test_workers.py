@@ -38,7 +38,7 @@ def test_other_processes_answer_in_order(theorems: list[Theorem]) -> None:
     assert here.outcome == settled[0].outcome and here.mutants == settled[0].mutants
 
 
-def second_ends(names: Sequence[str]) -> list[Any]:
+def second_ends(names: Sequence[str], solver: str) -> list[Any]:
     if names[0] == NAMES[1]:
         os._exit(1)
     return [(Outcome(Verdict.PROVED), 1.0)] * len(names)
@@ -54,7 +54,7 @@ def test_a_process_that_ends_leaves_its_theorems_unknown_and_no_others(
     assert "the process that checked it ended" in settled[1].outcome.detail and not settled[1].green
 
 
-def interrupted(names: Sequence[str]) -> list[Any]:
+def interrupted(names: Sequence[str], solver: str) -> list[Any]:
     raise KeyboardInterrupt
 
 
@@ -64,7 +64,7 @@ def test_an_interrupt_in_a_process_is_passed_on(theorems: list[Theorem], monkeyp
         list(workers.settle_all(theorems, 2))
 
 
-def answers_once(names: Sequence[str]) -> list[Any]:
+def answers_once(names: Sequence[str], solver: str) -> list[Any]:
     time.sleep(0 if names[0] == NAMES[0] else 600)
     return [(Outcome(Verdict.PROVED), 1.0)]
 
@@ -85,7 +85,7 @@ import sys, time
 from pathlib import Path
 from viewproof.theorems import report, workers
 
-def endless(names):
+def endless(names, solver):
     Path(sys.argv[1], str(workers.os.getpid())).touch()
     time.sleep(600)
 

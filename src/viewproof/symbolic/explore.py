@@ -6,6 +6,7 @@ from typing import Any
 
 import z3
 
+from viewproof.symbolic import second_solver
 from viewproof.symbolic.capture import Capture, Program, Signature, TensorInput, capture, unknowns
 from viewproof.symbolic.terms import Term, known
 from viewproof.symbolic.values import NoMeaning
@@ -32,8 +33,10 @@ def explore(program: Program, signature: Signature, hypotheses: Sequence[Term], 
     found, done = _CACHE.setdefault(key, ([], False)) if key is not None else ([], False)
     yield from list(found)
     while not done:
-        hints = uncovered(signature, [*hypotheses, *(z3.Not(c.path) for c in found)])
+        conditions = [*hypotheses, *(z3.Not(c.path) for c in found)]
+        hints = uncovered(signature, conditions)
         if hints is None:
+            second_solver.note("the paths cover all arguments", [*_extents_from_0(signature), *conditions])
             done = True
             break
         if len(found) == LIMIT:
@@ -58,7 +61,7 @@ def uncovered(signature: Signature, conditions: Sequence[Term]) -> dict[str, Any
     numbers = [term for term in names.values() if not isinstance(term, tuple)]
     solver = z3.Solver()
     solver.set("timeout", 20_000)
-    solver.add(*(d >= 0 for d in extents), *(c if not known(c) else z3.BoolVal(c) for c in conditions))
+    solver.add(*_extents_from_0(signature), *(c if not known(c) else z3.BoolVal(c) for c in conditions))
     if solver.check() == z3.unsat:
         return None
     every = [*extents, *numbers]
@@ -78,6 +81,10 @@ def uncovered(signature: Signature, conditions: Sequence[Term]) -> dict[str, Any
         return model.eval(term, model_completion=True).as_long()
 
     return {n: tuple(map(value, t)) if isinstance(t, tuple) else value(t) for n, t in names.items()}
+
+
+def _extents_from_0(signature: Signature) -> list[z3.BoolRef]:
+    return [extent >= 0 for terms in unknowns(signature).values() if isinstance(terms, tuple) for extent in terms]
 
 
 def _give_up(solver: z3.Solver, wishes: list[list[Any]], blamed: list[Any], core: set[int]) -> None:

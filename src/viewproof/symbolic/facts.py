@@ -8,6 +8,7 @@ from typing import Any
 
 import z3
 
+from viewproof.symbolic import second_solver
 from viewproof.symbolic.terms import Term, conj, floordiv, fold, implies, inside, known, mod, plus, same, times
 
 Arithmetic = str
@@ -93,13 +94,20 @@ class Facts:
             solver.add(*self.assumed, z3.Not(condition))
             # The terms are kept with the answer: Z3 gives the number of a dead term to the next one.
             _ENTAILED[key] = terms, solver.check() == z3.unsat
+        if _ENTAILED[key][1]:
+            second_solver.note("sizes and indices", [*self.assumed, z3.Not(condition)])
         return _ENTAILED[key][1]
 
     def same_size(self, a: Term, b: Term) -> bool:
         """Whether two sizes are equal for certain."""
         if known(a) and known(b):
             return bool(a == b)
-        return same(a, b) is True or fold(a - b) == 0 or self.entails(a == b)
+        if same(a, b) is True:
+            return True
+        if fold(a - b) == 0:
+            second_solver.note("sizes", [a != b])
+            return True
+        return self.entails(a == b)
 
     def positive(self, divisor: Term) -> bool:
         """Whether a divisor is known to be positive, so that division needs no case split."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import z3
 
+from viewproof.symbolic import second_solver
 from viewproof.symbolic.facts import BoundedSum, Facts
 from viewproof.symbolic.terms import Term, conj, known, same
 
@@ -78,7 +79,10 @@ def _in_place_of(assumed: z3.ExprRef) -> list[tuple[z3.ExprRef, z3.ExprRef]]:
 def _plainly(facts: Facts, goal: z3.BoolRef) -> bool:
     """Whether the goal simplifies to True once what is assumed is put in its place."""
     put = [pair for term in facts.assumed for pair in _in_place_of(term)]
-    return bool(z3.is_true(z3.simplify(z3.substitute(goal, *put))))
+    if not z3.is_true(z3.simplify(z3.substitute(goal, *put))):
+        return False
+    second_solver.note("by simplification", [*facts.assumed, z3.Not(goal)])
+    return True
 
 
 _GENERAL: dict[int, tuple[z3.BoolRef, bool]] = {}
@@ -115,6 +119,8 @@ def _generally(goal: z3.BoolRef) -> bool:
         solver.set("timeout", 2000)
         solver.add(z3.Not(general))
         _GENERAL[general.get_id()] = general, solver.check() == z3.unsat
+    if _GENERAL[general.get_id()][1]:
+        second_solver.note("for all values", [z3.Not(general)])
     return _GENERAL[general.get_id()][1]
 
 
@@ -142,6 +148,7 @@ def _decide(facts: Facts, negated: z3.BoolRef, sizes: Sequence[z3.ArithRef], sec
         if result == z3.sat:
             return _smallest(solver, sizes)
         if result == z3.unsat and bound is None:
+            second_solver.note("the goal", [*facts.assumed, negated])
             return Answer("proved")
     return Answer("unknown", reason=f"{solver.reason_unknown()} after {time.perf_counter() - start:.1f} s")
 
@@ -178,6 +185,8 @@ def _impossible(facts: Facts, negated: z3.BoolRef, seconds: float) -> bool:
         if result == z3.unknown:
             return False
         _IMPOSSIBLE[key] = terms, result == z3.unsat
+    if _IMPOSSIBLE[key][1]:
+        second_solver.note("the goal, or equal summands", terms)
     return _IMPOSSIBLE[key][1]
 
 

@@ -9,14 +9,36 @@ from viewproof.verdict import Verdict
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How many goals both solvers answer alike, and in words those that cvc5 leaves open or answers otherwise."""
+
+    asked: int
+    agreed: int
+    unsettled: tuple[str, ...] = ()
+    disagreed: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.agreed}/{self.asked}"
+
+    @property
+    def text(self) -> str:
+        """All of it, one goal a line."""
+        return "\n".join([f"agrees on {self.agreed} of {self.asked} goals", *self.disagreed, *self.unsettled])
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """One answer. ``witness`` holds concrete inputs that break the statement, if it was refuted."""
+    """One answer. ``witness`` holds concrete inputs that break the statement, if it was refuted.
+
+    ``second`` says how far cvc5 agrees, if it was asked.
+    """
 
     verdict: Verdict
     detail: str = ""
     witness: Mapping[str, Any] | None = None
     goals: tuple[str, ...] = ()
     graphs: tuple[str, ...] = ()
+    second: Agreement | None = None
 
 
 @dataclass(frozen=True)

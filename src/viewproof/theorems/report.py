@@ -11,8 +11,10 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from difflib import get_close_matches
 from importlib.metadata import version
+from importlib.util import find_spec
 from json import dumps
 from pathlib import Path
 from typing import Any
@@ -25,19 +27,25 @@ from viewproof.theorems.workers import settle_all, warm_up
 from viewproof.verdict import Verdict
 
 NEEDS_Z3 = "proofs need Z3; pip install 'viewproof[prove]'"
+NEEDS_CVC5 = "a second opinion needs cvc5; pip install 'viewproof[cvc5]'"
 WIDTH = 120
 
 
-def run(only: str | None = None, json: Path | None = None, show: str | None = None, processes: int = 1) -> int:
-    """Settle the theorems and print the table; 0 if all are green, 1 if not, 2 without Z3, 130 if interrupted.
+def run(
+    only: str | None = None, json: Path | None = None, show: str | None = None, processes: int = 1, solver: str = "z3"
+) -> int:
+    """Settle the theorems and print the table; 0 if all are green, 1 if not, 2 without a solver, 130 if interrupted.
 
     ``only`` is a shell pattern or a part of a name, ``show`` one name to print in full, ``json`` a file to write;
-    each of the ``processes`` takes up to 0.5 GB.
+    each of the ``processes`` takes up to 0.5 GB. ``solver`` is ``z3``, ``cvc5`` or ``both``.
     """
     try:
         import z3  # noqa: F401
     except ModuleNotFoundError:
         print(NEEDS_Z3, file=sys.stderr)
+        return 2
+    if solver != "z3" and find_spec("cvc5") is None:
+        print(NEEDS_CVC5, file=sys.stderr)
         return 2
     if processes > 1 and show is None:
         warm_up()
@@ -50,7 +58,7 @@ def run(only: str | None = None, json: Path | None = None, show: str | None = No
     settled: list[Settled] = []
     start = time.perf_counter()
     try:
-        for one in settle_all(wanted, processes):
+        for one in settle_all(wanted, processes, solver):
             if show is None:
                 print(end=heading(one.theorem, settled[-1].theorem if settled else None))
             settled.append(one)
@@ -97,11 +105,13 @@ def row(settled: Settled) -> str:
     theorem, outcome = settled.theorem, settled.outcome
     mutants = f"{sum(one.verdict is Verdict.REFUTED for one in settled.mutants.values())}/{len(theorem.mutants)}"
     line = f"  {outcome.verdict:<8} {settled.milliseconds:>7.0f} ms  {theorem.name}"
-    line = f"{line:<100} mutants {mutants}"
+    line = f"{line:<100} mutants {mutants}" if outcome.second is None else f"{line:<86} mutants {mutants:<6}"
+    line += "" if outcome.second is None else f" cvc5 {outcome.second}"
     lines = [_coloured(line, settled.green), *_wrapped(theorem.statement)]
     if outcome.verdict is not Verdict.PROVED:
         lines += _wrapped(f"{outcome.detail} {_plain(outcome.witness or {})}")
-    return "\n".join([*lines, *(line for complaint in settled.complaints for line in _wrapped(complaint))])
+    opinions = [] if outcome.second is None else [*outcome.second.disagreed, *outcome.second.unsettled]
+    return "\n".join([*lines, *(line for text in (*settled.complaints, *opinions) for line in _wrapped(text))])
 
 
 def _wrapped(text: str, indent: int = 23) -> list[str]:
@@ -120,6 +130,9 @@ def summary(settled: list[Settled], start: float) -> str:
     counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict if verdict in verdicts]
     mutants = [outcome.verdict for one in settled for outcome in one.mutants.values()]
     counts.append(f"{mutants.count(Verdict.REFUTED)} of {len(mutants)} mutants REFUTED")
+    second = [one.outcome.second for one in settled if one.outcome.second is not None]
+    if second:
+        counts.append(f"cvc5 agrees on {sum(s.agreed for s in second)} of {sum(s.asked for s in second)} goals")
     red = sum(not one.green for one in settled)
     end = f"{red} NOT GREEN" if red else "all green"
     return f"{', '.join(counts)}; {end}; {time.perf_counter() - start:.1f} s"
@@ -134,6 +147,7 @@ def full(settled: Settled) -> str:
         "scope": [theorem.scope],
         "method": [theorem.method],
         "verdict": [f"{outcome.verdict}, {settled.milliseconds:.0f} ms", outcome.detail, *settled.complaints],
+        **({} if outcome.second is None else {"cvc5": [outcome.second.text]}),
         "captured graph": list(outcome.graphs) or ["none: the Python function is run with symbolic entries"],
         "goals": list(outcome.goals) or ["none"],
         "mutants": [_mutant(settled, mutant.name, mutant.what) for mutant in theorem.mutants],
@@ -189,6 +203,7 @@ def _entry(one: Settled) -> dict[str, Any]:
         "milliseconds": round(one.milliseconds, 1),
         "mutant_milliseconds": round(one.mutant_milliseconds, 1),
         "graphs_sha256": [hashlib.sha256(graph.encode()).hexdigest() for graph in one.outcome.graphs],
+        **({} if one.outcome.second is None else {"cvc5": asdict(one.outcome.second)}),
         "mutants": [
             {"name": mutant.name, "what": mutant.what, **_outcome(one.mutants[mutant.name])}
             for mutant in theorem.mutants

@@ -48,11 +48,12 @@ def _blocked_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
 
-def settle_all(theorems: Sequence[Theorem], processes: int) -> Generator[Settled, None, None]:
+def settle_all(theorems: Sequence[Theorem], processes: int, solver: str = "z3") -> Generator[Settled, None, None]:
     """Every theorem settled, in order; with one process, or one group, all in this process."""
     groups = [list(group) for _, group in itertools.groupby(theorems, key=lambda t: (t.layer, t.program))]
     if min(processes, len(groups)) < 2 or not _SEVERAL:
-        yield from map(settle_one, theorems)
+        for theorem in theorems:
+            yield settle_one(theorem, solver)
         return
     warm_up()
     lifeline, end = multiprocessing.Pipe(duplex=False)
@@ -60,7 +61,7 @@ def settle_all(theorems: Sequence[Theorem], processes: int) -> Generator[Settled
     ends = itertools.chain.from_iterable(zip(range(len(groups)), reversed(range(len(groups))), strict=True))
     with lifeline, ThreadPoolExecutor(processes) as threads, end:
         answers = {
-            place: threads.submit(_in_a_fresh_process, [theorem.name for theorem in groups[place]], lifeline)
+            place: threads.submit(_in_a_fresh_process, lifeline, solver, [theorem.name for theorem in groups[place]])
             for place in itertools.islice(ends, len(groups))
         }
         try:
@@ -71,11 +72,11 @@ def settle_all(theorems: Sequence[Theorem], processes: int) -> Generator[Settled
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _in_a_fresh_process(names: Sequence[str], lifeline: Connection) -> _Answers:
+def _in_a_fresh_process(lifeline: Connection, solver: str, names: Sequence[str]) -> _Answers:
     # One pool a group: a process that dies breaks its pool, and would take the other groups' answers with it.
     with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver"), _start, (lifeline,)) as pool:
         try:
-            return pool.submit(_answers, names).result()
+            return pool.submit(_answers, names, solver).result()
         except BrokenProcessPool as problem:
             outcome = Outcome(Verdict.UNKNOWN, f"the process that checked it ended: {problem}")
             return [(outcome, 0.0)] * len(names)
@@ -94,16 +95,23 @@ def _end_with(lifeline: Connection) -> None:
     os._exit(1)
 
 
-def _answers(names: Sequence[str]) -> _Answers:
+def _answers(names: Sequence[str], solver: str) -> _Answers:
     theorems = registered()
-    settled = [settle_one(theorems[name]) for name in names]
+    settled = [settle_one(theorems[name], solver) for name in names]
     return [(s.outcome, s.milliseconds, dict(s.mutants), s.mutant_milliseconds, s.complaints) for s in settled]
 
 
-def settle_one(theorem: Theorem) -> Settled:
-    """The theorem settled; a check that raises leaves it UNKNOWN, Ctrl-C is passed on."""
+def settle_one(theorem: Theorem, solver: str = "z3") -> Settled:
+    """The theorem settled; a check that raises leaves it UNKNOWN, Ctrl-C is passed on.
+
+    ``solver`` is ``z3``, ``cvc5`` or ``both``, see `second_opinion.with_second_opinion`.
+    """
     start = time.perf_counter()
     try:
+        if solver != "z3":
+            from viewproof.theorems.second_opinion import with_second_opinion
+
+            theorem = with_second_opinion(theorem, solver)
         settled = settle(theorem)
     except Exception as problem:
         outcome = Outcome(Verdict.UNKNOWN, f"the check stopped: {type(problem).__name__}: {problem}")

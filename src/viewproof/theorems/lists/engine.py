@@ -17,8 +17,9 @@ from typing import Any
 import z3
 
 from viewproof import objectives
+from viewproof.symbolic import second_solver
 from viewproof.theorems.lists.reference import LONGEST, REFERENCE, TIES
-from viewproof.theorems.lists.sequences import defined_in, lift, lower, unfolded
+from viewproof.theorems.lists.sequences import defined_in, lift, lower, symbols, unfolded
 from viewproof.theorems.lists.terms import BOOL, REAL, paths
 from viewproof.theorems.registry import Mutant, Outcome, Theorem
 from viewproof.verdict import Verdict
@@ -70,6 +71,9 @@ def _solve(goal: Any, what: str) -> Any:
     answer = solver.check()
     if answer == z3.unknown:
         raise Unsettled(f"{what}: Z3 gave up after {time.perf_counter() - start:.1f} s ({solver.reason_unknown()})")
+    if answer == z3.unsat and second_solver.active():
+        written = unfolded(goal)
+        second_solver.note(what, [written], weaker=any(name.startswith("any_") for name in symbols(written)))
     return solver.model() if answer == z3.sat else None
 
 
@@ -105,7 +109,9 @@ def _vacuous(claim: Claim, program: Any) -> bool:
     for shape in claim.shapes(least=1):
         world = _bounded(claim.inputs, shape)
         for taken, (given, _) in paths(partial(claim.says, program, world)):
-            if _solve(z3.And(taken, _term(given)), "the hypotheses") is not None:
+            hypotheses = z3.And(taken, _term(given))
+            if _solve(hypotheses, "the hypotheses") is not None:
+                second_solver.note("the hypotheses can hold", [hypotheses], satisfiable=True)
                 return False
     return True
 

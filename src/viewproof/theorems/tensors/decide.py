@@ -5,7 +5,7 @@ from typing import Any
 
 import z3
 
-from viewproof.symbolic import explore
+from viewproof.symbolic import explore, second_solver
 from viewproof.symbolic.capture import Capture, CaptureFailed
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.meaning import outputs, symbolic_inputs
@@ -34,6 +34,7 @@ def forget() -> None:
     _MEANT.clear()
     explore.forget()
     agreement.forget()
+    proved.cache_clear()
 
 
 class _Refuted(Exception):
@@ -109,6 +110,7 @@ def _decide_case(case: Case, program: Any, record: Record) -> None:
     solver.add(*facts.assumed, *hypotheses)
     if solver.check() != z3.sat:
         raise _Refuted(Outcome(Verdict.VACUOUS, f"{subject.name}: the hypotheses cannot hold"))
+    second_solver.note(f"{subject.name}: the hypotheses can hold", solver.assertions(), satisfiable=True)
     on_sizes = [*facts.assumed, *hypotheses]
     captures: list[Capture] = []
     watched = _watch(case, program)
@@ -158,7 +160,12 @@ def _can_hold(conditions: Sequence[Any], sizes: Sequence[Any]) -> bool:
     solver = z3.Solver()
     solver.set("timeout", 2000)
     solver.add(*(z3.BoolVal(c) if known(c) else c for c in conditions))
-    return any(solver.check(*(size <= bound for size in sizes)) == z3.sat for bound in (1, 2, 3, 1000))
+    for bound in (1, 2, 3, 1000):
+        if solver.check(*(size <= bound for size in sizes)) == z3.sat:
+            smaller = [size <= bound for size in sizes]
+            second_solver.note("a premise can hold", [*solver.assertions(), *smaller], satisfiable=True)
+            return True
+    return False
 
 
 def _sizes(inputs: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from functools import cache
 
 import z3
 
+from viewproof.symbolic import second_solver
 from viewproof.symbolic.terms import Term, known
 from viewproof.symbolic.values import NoMeaning
 
@@ -38,7 +39,7 @@ def _goals() -> dict[str, z3.BoolRef]:
     whole = q * n + r
     division = z3.Implies(z3.And(r >= 0, r < n), z3.And(whole / n == q, whole % n == r))
     a, other, total, total_other, shifted = (
-        z3.Function(name, z3.IntSort(), z3.RealSort()) for name in ("a", "a'", "P", "P'", "Q")
+        z3.Function(name, z3.IntSort(), z3.RealSort()) for name in ("a", "other", "P", "P_other", "Q")
     )
     value = z3.Real("value")
 
@@ -88,4 +89,5 @@ def proved() -> tuple[str, ...]:
         solver.add(z3.Not(goal))
         if solver.check() != z3.unsat:
             raise NoMeaning(f"lemma {name} is not settled")
+        second_solver.note(f"lemma {name}", solver.assertions())
     return tuple(f"lemma {name}\n{goal}" for name, goal in _goals().items())
