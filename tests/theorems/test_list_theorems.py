@@ -11,7 +11,17 @@ z3 = pytest.importorskip("z3")
 from viewproof import masked_loss, objectives, sq_dist, variance_term  # noqa: E402
 from viewproof.theorems.lists import engine, sums  # noqa: E402
 from viewproof.theorems.lists.engine import PROGRAM, definition_difference, lemma, mutant, prove  # noqa: E402
-from viewproof.theorems.lists.kinds import IndexLoss, Indices, Number, Numbers, Table, assuming, every  # noqa: E402
+from viewproof.theorems.lists.kinds import (  # noqa: E402
+    IndexLoss,
+    Indices,
+    Number,
+    Numbers,
+    OfIndex,
+    Table,
+    assuming,
+    every,
+)
+from viewproof.theorems.lists.reference import Contract  # noqa: E402
 from viewproof.theorems.lists.sequences import SymList, fold, list_sort  # noqa: E402
 from viewproof.theorems.lists.terms import REAL, Execution, Num, Truth, executions  # noqa: E402
 from viewproof.theorems.registry import THEOREMS, settle  # noqa: E402
@@ -173,6 +183,14 @@ def test_symbolic_arithmetic_is_python_s(value):
         (abs(value - x) ** 2, (Fraction(value) - 2) ** 2),
     ]:
         assert bool(ours == exact) and not bool(ours < exact) and not bool(ours != exact)
+
+
+def test_two_inputs_of_one_name_are_refused():
+    with pytest.raises(AssertionError, match="two inputs of one name"):
+
+        @lemma()
+        def about_two_targets(p, contract: Contract, target: OfIndex):
+            return p.predictive_loss(contract) == 0
 
 
 def test_a_definition_inside_another_is_refused():

@@ -71,8 +71,8 @@ class ListClaim:
 
     def sides(self, program: Program, world: World) -> tuple[Any, Any]:
         """Hypothesis and conclusion, evaluated on whatever form the inputs have."""
-        said = self.statement(program, *self.inputs.arguments(program, world))
-        return said if isinstance(said, tuple) else (True, said)
+        formula = self.statement(program, *self.inputs.arguments(program, world))
+        return formula if isinstance(formula, tuple) else (True, formula)
 
     def executions(self, program: Program, world: World) -> list[tuple[Any, Any, Any]]:
         """Every execution as Z3 terms: its condition, the hypothesis, the conclusion."""
@@ -194,7 +194,7 @@ def _implies(premises: Sequence[Any], conclusion: Any) -> Any:
     return conclusion if z3.is_true(premise) else z3.Implies(premise, conclusion)
 
 
-def _on(shape: tuple[int, ...]) -> str:
+def _lengths(shape: tuple[int, ...]) -> str:
     return f" on lists of length {', '.join(map(str, shape))}" if shape else ""
 
 
@@ -209,10 +209,10 @@ def _vacuous(claim: ListClaim, program: Program) -> bool:
 def _refutation(claim: ListClaim, program: Program) -> Outcome | None:
     for shape in claim.shapes(least=0):
         world = claim.inputs.bounded(shape)
-        model = _model(z3.Not(claim.formula(program, world)), f"the statement{_on(shape)}")
+        model = _model(z3.Not(claim.formula(program, world)), f"the statement{_lengths(shape)}")
         if model is not None:
             witness = {name: concrete(value, model) for name, value in world.items()}
-            return Outcome(Verdict.REFUTED, f"fails{_on(shape)}", witness)
+            return Outcome(Verdict.REFUTED, f"fails{_lengths(shape)}", witness)
     return None
 
 
@@ -234,7 +234,7 @@ def definition_difference(name: str, program: Program) -> str | None:
             for number, expected_number in zip(numbers, expected_numbers, strict=True)
         ]
         if _model(z3.Or(differ), name) is not None:
-            return f"{name} is not its definition{_on(shape)}"
+            return f"{name} is not its definition{_lengths(shape)}"
     return None
 
 
@@ -251,8 +251,8 @@ def goals_of(claim: ListClaim) -> dict[str, Any]:
     world = claim.inputs.unbounded()
     if not claim.induction:
         return {**goals, "unfolding": _implies(_lemmas(claim, world, None), claim.formula(reference, world))}
-    # The inputs' own names stand for what the statement holds of already; the step makes one list longer. Nothing is
-    # assumed of the other inputs, so their values may be any.
+    # The inputs' own names stand for those that the statement holds of already; the step makes one list longer, and so
+    # those in ``along``, of which the statement is assumed at the tail.
     on = claim.induction
     head = lift(z3.Const(f"{on}_head", world[on].sort.head.range()))
     shorter = {**world, **{name: world[name].tail for name in claim.along}}

@@ -22,7 +22,10 @@ class Inputs:
         self.parameters = dict(list(_kinds(function).items())[skip:])
         self.kinds: dict[str, Kind] = {}
         for name, kind in self.parameters.items():
-            self.kinds.update({name: kind} if isinstance(kind, Kind) else _kinds(kind))
+            added = {name: kind} if isinstance(kind, Kind) else _kinds(kind)
+            # Two inputs of one name would be one input: the statement would say less than it seems to.
+            assert self.kinds.keys().isdisjoint(added), f"{function.__name__} has two inputs of one name"
+            self.kinds.update(added)
 
     @property
     def axes(self) -> int:
