@@ -11,16 +11,7 @@ z3 = pytest.importorskip("z3")
 from viewproof import masked_loss, objectives, sq_dist, variance_term  # noqa: E402
 from viewproof.theorems.lists import engine, sums  # noqa: E402
 from viewproof.theorems.lists.engine import PROGRAM, definition_difference, lemma, mutant, prove  # noqa: E402
-from viewproof.theorems.lists.kinds import (  # noqa: E402
-    IndexLoss,
-    Indices,
-    Number,
-    Numbers,
-    OfIndex,
-    Table,
-    assuming,
-    every,
-)
+from viewproof.theorems.lists.kinds import IndexLoss, Indices, Number, Numbers, OfIndex, Table, assuming, every  # noqa: E402
 from viewproof.theorems.lists.reference import Contract  # noqa: E402
 from viewproof.theorems.lists.sequences import SymList, fold, list_sort  # noqa: E402
 from viewproof.theorems.lists.terms import REAL, Execution, Num, Truth, executions  # noqa: E402
