@@ -11,14 +11,13 @@ import pytest
 pytest.importorskip("z3")
 
 from viewproof.errors import InvalidArgument
-from viewproof.theorems import report
-from viewproof.theorems.lists import THEOREMS
+from viewproof.theorems import registered, report
 from viewproof.theorems.pages import LISTS, theorems_page, trust_page
 from viewproof.theorems.registry import Outcome
 from viewproof.theorems.workers import settle_one
 from viewproof.verdict import Verdict
 
-SMALL = {t.name: t for t in THEOREMS if t.name.startswith(("masked_loss", "variance_term_collapsed"))}
+SMALL = {t.name: t for t in registered().values() if t.name.startswith(("masked_loss", "variance_term_collapsed"))}
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +131,7 @@ def test_show_prints_statement_goal_and_witnesses(capsys):
     assert "variance_term of collapsed coordinates is positive." in out
     assert "vs is not empty" in out
     assert "base, vs empty:" in out and "step, from vs to vs_head :: vs:" in out
-    assert "variance_term(l0) := If(l0 == nil" in out
+    assert "define-funs-rec ( ( variance_term ((x!1 ListReal)) Real)" in out
     assert "min_for_max: min(0, gamma - v)" in out and "gamma = 1" in out and "vs = ['0']" in out
 
 

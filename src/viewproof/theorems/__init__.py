@@ -13,7 +13,7 @@ PARTS = [
         f"viewproof.theorems.tensors.{part}"
         for part in (
             *("masks", "samples", "geometry", "laws", "counts", "bridges", "tokens", "training"),
-            *("random_choices", "random_masks"),
+            *("random_choices", "random_masks", "finite_masks"),
         )
     ),
     "viewproof.theorems.lists",

@@ -1,209 +1,160 @@
 """The predictive-view contract: loss plus guard, and the methods that are instances of it."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
-from viewproof.theorems.lists.engine import PROGRAM, Claim, mutant, theorem
-from viewproof.theorems.lists.kinds import Number
-from viewproof.theorems.lists.reference import BARLOW, CONTRACT, JEPA, MAE, VICREG, contract, encoded, jepa, mae, vicreg
-from viewproof.theorems.registry import Theorem
+from viewproof import objectives
+from viewproof.theorems.lists.engine import Formula, Program, Public, mutant, theorem
+from viewproof.theorems.lists.kinds import Indices, Number, Numbers, Opaque, assuming
+from viewproof.theorems.lists.reference import BarlowArguments, Contract, ContractArguments, VICRegArguments
+from viewproof.theorems.lists.sums import JepaArguments, MaeArguments
 
 
-def _guarded(p: Any, w: Any) -> Any:
-    return contract(p, w, w.guard)
+@mutant("predictive_view_objective")
+def guard_subtracted(_: Public, contract: Contract) -> Number:
+    """The guard's sign is wrong."""
+    return objectives.predictive_loss(contract) - contract.geometry_guard
 
 
-def _replaced(p: Any, w: Any) -> Any:
-    return p.with_geometry_guard(_guarded(p, w), w.new)
+@mutant("predictive_view_objective")
+def guard_multiplies(_: Public, contract: Contract) -> Number:
+    """The guard weighs the loss."""
+    return objectives.predictive_loss(contract) * contract.geometry_guard
 
 
-def _barlow(p: Any, w: Any) -> Any:
-    return w.lambda_, w.diag, w.off_diag
+@mutant("predictive_loss")
+def guard_in_loss(_: Public, contract: Contract) -> Number:
+    """The loss has the guard in it."""
+    return objectives.predictive_view_objective(contract)
 
 
-_NEW = {**CONTRACT, "new": Number}
-_CLAIMS = {
-    "decomposes": Claim(
-        "predictive_view_objective_decomposes",
-        CONTRACT,
-        lambda p, w: (True, p.predictive_view_objective(_guarded(p, w)) == p.predictive_loss(_guarded(p, w)) + w.guard),
-    ),
-    "zero": Claim(
-        "predictive_view_objective_zero_geometry",
-        CONTRACT,
-        lambda p, w: (w.guard == 0, p.predictive_view_objective(_guarded(p, w)) == p.predictive_loss(_guarded(p, w))),
-    ),
-    "loss_with": Claim(
-        "predictive_loss_with_geometry_guard",
-        _NEW,
-        lambda p, w: (True, p.predictive_loss(_replaced(p, w)) == p.predictive_loss(_guarded(p, w))),
-    ),
-    "objective_with": Claim(
-        "predictive_view_objective_with_geometry_guard",
-        _NEW,
-        lambda p, w: (True, p.predictive_view_objective(_replaced(p, w)) == p.predictive_loss(_guarded(p, w)) + w.new),
-    ),
-    "mae_loss": Claim(
-        "mae_is_predictive_view_loss",
-        MAE,
-        lambda p, w: (True, p.predictive_loss(p.mae_as_predictive_view_contract(*mae(w))) == p.mae_loss(*mae(w))),
-        on="idxs",
-    ),
-    "mae_objective": Claim(
-        "mae_is_predictive_view_objective",
-        MAE,
-        lambda p, w: (
-            True,
-            p.predictive_view_objective(p.mae_as_predictive_view_contract(*mae(w))) == p.mae_loss(*mae(w)),
-        ),
-        on="idxs",
-    ),
-    "jepa_loss": Claim(
-        "jepa_is_predictive_view_loss",
-        JEPA,
-        lambda p, w: (True, p.predictive_loss(p.jepa_as_predictive_view_contract(*jepa(w))) == p.jepa_loss(*jepa(w))),
-        on="idxs",
-    ),
-    "jepa_objective": Claim(
-        "jepa_is_predictive_view_objective",
-        JEPA,
-        lambda p, w: (
-            True,
-            p.predictive_view_objective(p.jepa_as_predictive_view_contract(*jepa(w))) == p.jepa_loss(*jepa(w)),
-        ),
-        on="idxs",
-    ),
-    "encoded": Claim(
-        "encoded_target_predictive_view_contract_loss_eq_masked_loss",
-        CONTRACT,
-        lambda p, w: (
-            True,
-            p.predictive_loss(encoded(p, w))
-            == p.masked_loss(w.idxs, lambda i: w.distance(w.encoder(i, w.target(i)), w.predict(w.context, i))),
-        ),
-        on="idxs",
-    ),
-    "vicreg": Claim(
-        "predictive_view_objective_with_vicreg_guard",
-        {**CONTRACT, **VICREG},
-        lambda p, w: (
-            True,
-            p.predictive_view_objective(p.with_geometry_guard(_guarded(p, w), p.VICRegGuard(*vicreg(w)).value))
-            == p.predictive_loss(_guarded(p, w)) + p.vicreg_objective(*vicreg(w)),
-        ),
-    ),
-    "barlow": Claim(
-        "predictive_view_objective_with_barlow_guard",
-        {**CONTRACT, **BARLOW},
-        lambda p, w: (
-            True,
-            p.predictive_view_objective(p.with_geometry_guard(_guarded(p, w), p.BarlowGuard(*_barlow(p, w)).value))
-            == p.predictive_loss(_guarded(p, w)) + p.redundancy_reduction_objective(*_barlow(p, w)),
-        ),
-        upto=2,
-    ),
-}
-_real = PROGRAM
-_MINUS = mutant(
-    "guard_subtracted",
-    "the guard's sign is wrong",
-    predictive_view_objective=lambda c: _real.predictive_loss(c) - c.geometry_guard,
-)
-_TIMES = mutant(
-    "guard_multiplies",
-    "the guard weighs the loss",
-    predictive_view_objective=lambda c: _real.predictive_loss(c) * c.geometry_guard,
-)
-_TWICE = mutant("guard_in_loss", "the loss has the guard in it", predictive_loss=_real.predictive_view_objective)
-_KEPT = mutant("guard_dropped", "the new guard is dropped", with_geometry_guard=lambda c, guard: c)
-_ADDED = mutant(
-    "guard_added",
-    "the new guard is added to the old",
-    with_geometry_guard=lambda c, guard: replace(c, geometry_guard=c.geometry_guard + guard),
-)
-_MAE_INDEX = mutant(
-    "encodes_the_index",
-    "the target encoder returns the index",
-    mae_as_predictive_view_contract=lambda *a: replace(
-        _real.mae_as_predictive_view_contract(*a), target_encoder=lambda i, t: i
-    ),
-)
-_MAE_GUARD = mutant(
-    "guard_one",
-    "the guard is 1",
-    mae_as_predictive_view_contract=lambda *a: replace(_real.mae_as_predictive_view_contract(*a), geometry_guard=1),
-)
-_JEPA_CONTEXT = mutant(
-    "predicts_from_the_index",
-    "the predictor gets the index for the context",
-    jepa_as_predictive_view_contract=lambda idxs, context, target, predict, loss: (
-        _real.jepa_as_predictive_view_contract(idxs, context, target, lambda _, i: predict(i, i), loss)
-    ),
-)
-_JEPA_GUARD = mutant(
-    "guard_one",
-    "the guard is 1",
-    jepa_as_predictive_view_contract=lambda *a: replace(_real.jepa_as_predictive_view_contract(*a), geometry_guard=1),
-)
-_NO_ENCODER = mutant(
-    "encoder_dropped",
-    "the target is not encoded",
-    encoded_target_predictive_view_contract=lambda idxs, context, target, encoder, *rest: (
-        _real.encoded_target_predictive_view_contract(idxs, context, target, lambda _, t: t, *rest)
-    ),
-)
-_FIRST_TARGET = mutant(
-    "encoder_at_first_index",
-    "the encoder is told the first index",
-    encoded_target_predictive_view_contract=lambda idxs, context, target, encoder, *rest: (
-        _real.encoded_target_predictive_view_contract(idxs, context, target, lambda _, t: encoder(idxs[0], t), *rest)
-    ),
-)
-_VICREG_SWAPPED = mutant(
-    "weights_swapped",
-    "lambda and mu are swapped",
-    VICRegGuard=lambda lambda_, mu, *rest: _real.VICRegGuard(mu, lambda_, *rest),
-)
-_BARLOW_SWAPPED = mutant(
-    "diagonals_swapped",
-    "diagonal and off-diagonal are swapped",
-    BarlowGuard=lambda lambda_, diag, off: SimpleNamespace(
-        value=_real.redundancy_reduction_objective(lambda_, off, diag)
-    ),
-)
+@mutant("with_geometry_guard")
+def guard_dropped(_: Public, contract: Contract, guard: Number) -> Contract:
+    """The new guard is dropped."""
+    return contract
 
-THEOREMS: tuple[Theorem, ...] = (
-    theorem(_CLAIMS["decomposes"], "The objective is the predictive loss plus the guard.", _MINUS, _TIMES),
-    theorem(_CLAIMS["zero"], "With guard 0 the objective is the predictive loss.", _TIMES, given=("the guard is 0",)),
-    theorem(_CLAIMS["loss_with"], "Replacing the guard leaves the predictive loss alone.", _TWICE),
-    theorem(
-        _CLAIMS["objective_with"],
-        "With the guard replaced, the objective is the predictive loss plus the new guard.",
-        _KEPT,
-        _ADDED,
-        _MINUS,
-    ),
-    theorem(_CLAIMS["mae_loss"], "The predictive loss of MAE's contract is mae_loss.", _MAE_INDEX),
-    theorem(_CLAIMS["mae_objective"], "The objective of MAE's contract is mae_loss.", _MAE_INDEX, _MAE_GUARD),
-    theorem(_CLAIMS["jepa_loss"], "The predictive loss of JEPA's contract is jepa_loss.", _JEPA_CONTEXT),
-    theorem(_CLAIMS["jepa_objective"], "The objective of JEPA's contract is jepa_loss.", _JEPA_CONTEXT, _JEPA_GUARD),
-    theorem(
-        _CLAIMS["encoded"],
-        "With any target encoder the predictive loss is masked_loss of the distance to the encoded target.",
-        _NO_ENCODER,
-        _FIRST_TARGET,
-    ),
-    theorem(
-        _CLAIMS["vicreg"],
-        "With a VICReg guard the objective is the predictive loss plus vicreg_objective.",
-        _VICREG_SWAPPED,
-        _KEPT,
-    ),
-    theorem(
-        _CLAIMS["barlow"],
-        "With a Barlow guard the objective is the predictive loss plus redundancy_reduction_objective.",
-        _BARLOW_SWAPPED,
-        _KEPT,
-    ),
-)
+
+@mutant("with_geometry_guard")
+def guard_added(real: Public, contract: Contract, guard: Number) -> Contract:
+    """The new guard is added to the old."""
+    return real(contract, contract.geometry_guard + guard)
+
+
+@mutant("mae_as_predictive_view_contract")
+def encodes_the_index(real: Public, *arguments: Any) -> Contract:
+    """The target encoder returns the index."""
+    return replace(real(*arguments), target_encoder=lambda i, target: i)
+
+
+@mutant("mae_as_predictive_view_contract", "jepa_as_predictive_view_contract")
+def guard_one(real: Public, *arguments: Any) -> Contract:
+    """The guard is 1."""
+    return replace(real(*arguments), geometry_guard=1)
+
+
+@mutant("jepa_as_predictive_view_contract")
+def predicts_from_the_index(real: Public, *arguments: Any) -> Contract:
+    """The predictor gets the index for the context."""
+    contract = real(*arguments)
+    return replace(contract, predict=lambda _, i: contract.predict(i, i))
+
+
+@mutant("encoded_target_predictive_view_contract")
+def encoder_dropped(real: Public, *arguments: Any) -> Contract:
+    """The target is not encoded."""
+    return replace(real(*arguments), target_encoder=lambda i, target: target)
+
+
+@mutant("encoded_target_predictive_view_contract")
+def encoder_at_first_index(real: Public, idxs: Indices, *arguments: Any) -> Contract:
+    """The encoder is told the first index."""
+    contract = real(idxs, *arguments)
+    return replace(contract, target_encoder=lambda i, target: contract.target_encoder(idxs[0], target))
+
+
+@mutant("VICRegGuard")
+def weights_swapped(real: Public, lambda_: Number, mu: Number, *arguments: Any) -> Any:
+    """Lambda and mu are swapped."""
+    return real(mu, lambda_, *arguments)
+
+
+@mutant("BarlowGuard")
+def diagonals_swapped(real: Public, lambda_: Number, diag: Numbers, off_diag: Numbers) -> Any:
+    """Diagonal and off-diagonal are swapped."""
+    return real(lambda_, off_diag, diag)
+
+
+@theorem(mutants=[guard_subtracted, guard_multiplies])
+def predictive_view_objective_decomposes(p: Program, contract: Contract) -> Formula:
+    """The objective is the predictive loss plus the guard."""
+    return p.predictive_view_objective(contract) == p.predictive_loss(contract) + contract.geometry_guard
+
+
+@theorem(given=("the guard is 0",), mutants=[guard_multiplies])
+def predictive_view_objective_zero_geometry(p: Program, contract: Contract) -> Formula:
+    """With guard 0 the objective is the predictive loss."""
+    return assuming(
+        contract.geometry_guard == 0, then=p.predictive_view_objective(contract) == p.predictive_loss(contract)
+    )
+
+
+@theorem(mutants=[guard_in_loss])
+def predictive_loss_with_geometry_guard(p: Program, contract: Contract, guard: Number) -> Formula:
+    """Replacing the guard leaves the predictive loss alone."""
+    return p.predictive_loss(p.with_geometry_guard(contract, guard)) == p.predictive_loss(contract)
+
+
+@theorem(mutants=[guard_dropped, guard_added, guard_subtracted])
+def predictive_view_objective_with_geometry_guard(p: Program, contract: Contract, guard: Number) -> Formula:
+    """With the guard replaced, the objective is the predictive loss plus the new guard."""
+    return p.predictive_view_objective(p.with_geometry_guard(contract, guard)) == p.predictive_loss(contract) + guard
+
+
+@theorem(induction="idxs", mutants=[encodes_the_index])
+def mae_is_predictive_view_loss(p: Program, idxs: Indices, mae: MaeArguments) -> Formula:
+    """The predictive loss of MAE's contract is mae_loss."""
+    return p.predictive_loss(p.mae_as_predictive_view_contract(idxs, *mae)) == p.mae_loss(idxs, *mae)
+
+
+@theorem(induction="idxs", mutants=[encodes_the_index, guard_one])
+def mae_is_predictive_view_objective(p: Program, idxs: Indices, mae: MaeArguments) -> Formula:
+    """The objective of MAE's contract is mae_loss."""
+    return p.predictive_view_objective(p.mae_as_predictive_view_contract(idxs, *mae)) == p.mae_loss(idxs, *mae)
+
+
+@theorem(induction="idxs", mutants=[predicts_from_the_index])
+def jepa_is_predictive_view_loss(p: Program, idxs: Indices, jepa: JepaArguments) -> Formula:
+    """The predictive loss of JEPA's contract is jepa_loss."""
+    return p.predictive_loss(p.jepa_as_predictive_view_contract(idxs, *jepa)) == p.jepa_loss(idxs, *jepa)
+
+
+@theorem(induction="idxs", mutants=[predicts_from_the_index, guard_one])
+def jepa_is_predictive_view_objective(p: Program, idxs: Indices, jepa: JepaArguments) -> Formula:
+    """The objective of JEPA's contract is jepa_loss."""
+    return p.predictive_view_objective(p.jepa_as_predictive_view_contract(idxs, *jepa)) == p.jepa_loss(idxs, *jepa)
+
+
+@theorem(induction="target_idxs", mutants=[encoder_dropped, encoder_at_first_index])
+def encoded_target_predictive_view_contract_loss_eq_masked_loss(p: Program, fields: ContractArguments) -> Formula:
+    """With any target encoder the predictive loss is masked_loss of the distance to the encoded target."""
+
+    def distance_at(i: Opaque) -> Number:
+        return fields.distance(fields.target_encoder(i, fields.target(i)), fields.predict(fields.context, i))
+
+    contract = p.encoded_target_predictive_view_contract(*fields)
+    return p.predictive_loss(contract) == p.masked_loss(fields.target_idxs, distance_at)
+
+
+@theorem(mutants=[weights_swapped, guard_dropped])
+def predictive_view_objective_with_vicreg_guard(p: Program, contract: Contract, vicreg: VICRegArguments) -> Formula:
+    """With a VICReg guard the objective is the predictive loss plus vicreg_objective."""
+    guarded = p.with_geometry_guard(contract, p.VICRegGuard(*vicreg).value)
+    return p.predictive_view_objective(guarded) == p.predictive_loss(contract) + p.vicreg_objective(*vicreg)
+
+
+@theorem(mutants=[diagonals_swapped, guard_dropped])
+def predictive_view_objective_with_barlow_guard(p: Program, contract: Contract, barlow: BarlowArguments) -> Formula:
+    """With a Barlow guard the objective is the predictive loss plus redundancy_reduction_objective."""
+    guarded = p.with_geometry_guard(contract, p.BarlowGuard(*barlow).value)
+    objective = p.predictive_loss(contract) + p.redundancy_reduction_objective(*barlow)
+    return p.predictive_view_objective(guarded) == objective

@@ -1,4 +1,4 @@
-"""How a statement of the finite algebra is settled.
+"""How a statement of the finite algebra is checked.
 
 1. Its hypotheses can hold, with every list non-empty (else VACUOUS).
 2. The public functions, run on every list up to a small length with symbolic entries, satisfy it (else REFUTED).
@@ -7,62 +7,178 @@
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import product
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import z3
 
 from viewproof import objectives
 from viewproof.symbolic import second_solver
-from viewproof.theorems.lists.reference import LONGEST, REFERENCE, TIES
-from viewproof.theorems.lists.sequences import defined_in, lift, lower, symbols, unfolded
-from viewproof.theorems.lists.terms import BOOL, REAL, paths
-from viewproof.theorems.registry import Mutant, Outcome, Theorem
+from viewproof.theorems.lists import reference
+from viewproof.theorems.lists.inputs import Inputs, World
+from viewproof.theorems.lists.kinds import concrete, emptied, prepend
+from viewproof.theorems.lists.reference import LONGEST, SHAPES, observed
+from viewproof.theorems.lists.sequences import lift, lower, smt2, unfolded
+from viewproof.theorems.lists.terms import BOOL, REAL, conjunction, executions
+from viewproof.theorems.registry import Mutant, Outcome, Theorem, register
 from viewproof.verdict import Verdict
 
 SECONDS = 20
-Statement = Callable[[Any, Any], tuple[Any, Any]]
+"""How long Z3 may take for one goal."""
+
+Program = Any
+"""The public functions, as attributes: the real ones, a mutant's, or the definitions."""
+Formula = Any
+"""What a statement returns: its conclusion, or ``assuming(hypothesis, …, then=conclusion)``."""
+Public = Callable[..., Any]
+"""A public function that a mutant stands for."""
+
+PROGRAM = SimpleNamespace(
+    **{name: getattr(objectives, name) for name in objectives.__all__ if hasattr(reference, name)}
+)
+"""The public functions that have a recursive definition."""
 
 
-class Unsettled(Exception):
+class Undecided(Exception):
     """Z3 gave no answer, or the check does not apply: the reason."""
 
 
-@dataclass(frozen=True, eq=False)
-class Use:
-    """A lemma at an instance: ``at(tail_world, head)`` gives its inputs, the others are the theorem's own."""
-
-    lemma: "Claim"
-    at: Callable[[Any, Any], Mapping[str, Any]] = lambda w, head: {}
+LemmaInputs = Callable[[SimpleNamespace, Any], World]
+"""From a theorem's inputs, as its induction hypothesis has them, and the entry that a step adds: a lemma's inputs."""
 
 
 @dataclass(frozen=True, eq=False)
-class Claim:
-    """``says(program, inputs)`` is ``(hypothesis, conclusion)``, evaluated on whatever form the inputs have.
+class ListClaim:
+    """A statement about the program, for all values of its inputs.
 
-    ``on`` is the list of the induction (none: the definitions unfold to it); lists in ``along`` may change
-    from step to step. ``upto`` bounds the lists of the direct check.
+    The proof is by induction on the list named ``induction`` (none: the definitions unfold to it); the lists named in
+    ``along`` lose their heads together with it. ``uses`` are lemmas, each at the theorem's own inputs but for those
+    that its function gives.
     """
 
     name: str
-    inputs: Mapping[str, Any]
-    says: Statement
-    on: str = ""
-    along: tuple[str, ...] = ()
-    uses: tuple[Use, ...] = ()
-    upto: int = 3
+    statement: Callable[..., Formula]
+    inputs: Inputs
+    induction: str
+    along: Sequence[str]
+    uses: Mapping["ListClaim", LemmaInputs | None]
 
-    def shapes(self, least: int = 0) -> Iterable[tuple[int, ...]]:
+    def shapes(self, least: int) -> list[tuple[int, ...]]:
         """The lengths of the direct check, smallest first."""
-        axes = sum(kind.axes for kind in self.inputs.values())
-        return sorted(product(range(least, self.upto + 1), repeat=axes), key=lambda shape: (sum(shape), shape))
+        return self.inputs.shapes(least, 3 if self.inputs.axes < 3 else 2)
+
+    def sides(self, program: Program, world: World) -> tuple[Any, Any]:
+        """Hypothesis and conclusion, evaluated on whatever form the inputs have."""
+        formula = self.statement(program, *self.inputs.arguments(program, world))
+        return formula if isinstance(formula, tuple) else (True, formula)
+
+    def executions(self, program: Program, world: World) -> list[tuple[Any, Any, Any]]:
+        """Every execution as Z3 terms: its condition, the hypothesis, the conclusion."""
+        runs = executions(partial(self.sides, program, world))
+        return [(condition, *(lower(side, BOOL) for side in sides)) for condition, sides in runs]
+
+    def formula(self, program: Program, world: World) -> Any:
+        """The statement as a Z3 term."""
+        return conjunction([_implies(premises, then) for *premises, then in self.executions(program, world)])
+
+    def holds(self, program: Program, witness: Mapping[str, Any]) -> bool:
+        """Evaluate the statement on concrete inputs, by calling the program."""
+        hypothesis, conclusion = self.sides(program, witness)
+        return bool(conclusion) or not hypothesis
 
 
-def _solve(goal: Any, what: str) -> Any:
+def lemma(
+    induction: str = "", along: Sequence[str] = (), uses: Mapping[ListClaim, LemmaInputs | None] = MappingProxyType({})
+) -> Callable[[Callable[..., Formula]], ListClaim]:
+    """Make a function ``(program, *inputs)`` a claim that theorems may use; see `ListClaim` for the arguments."""
+
+    def enter(statement: Callable[..., Formula]) -> ListClaim:
+        inputs = Inputs(statement, skip=1)
+        return ListClaim(statement.__name__, statement, inputs, induction, along, uses)
+
+    return enter
+
+
+def theorem(
+    *, mutants: Sequence[Mutant], given: tuple[str, ...] = (), **proof: Any
+) -> Callable[[Callable[..., Formula]], ListClaim]:
+    """Register a function ``(program, *inputs)`` as the theorem of its name; its docstring is the statement in words.
+
+    ``given`` are its hypotheses in words, ``proof`` the arguments of `lemma`.
+    """
+
+    def enter(statement: Callable[..., Formula]) -> ListClaim:
+        claim = lemma(**proof)(statement)
+        lengths = f"; every length (definition), length 0 to {LONGEST} (Python)" if claim.inputs.axes else ""
+        register(
+            Theorem(
+                name=claim.name,
+                layer="algebra",
+                statement=" ".join(str(statement.__doc__).split()),
+                hypotheses=given,
+                scope=f"exact numbers{lengths}",
+                method=f"induction on {claim.induction}" if claim.induction else "the definitions unfold to it",
+                program=PROGRAM,
+                prove=partial(prove, claim),
+                holds=claim.holds,
+                mutants=tuple(mutants),
+            )
+        )
+        return claim
+
+    return enter
+
+
+def mutant(*replaced: str, name: str = "") -> Callable[[Callable[..., Any]], Mutant]:
+    """Make a function the program in which it stands for the public functions named; its docstring says what is wrong.
+
+    It is called with the function that it stands for, and then with that function's arguments.
+    """
+
+    def make(function: Callable[..., Any]) -> Mutant:
+        changes = {public: partial(function, getattr(PROGRAM, public)) for public in replaced}
+        what = str(function.__doc__).strip().removesuffix(".")
+        return Mutant(name or function.__name__, what, SimpleNamespace(**{**vars(PROGRAM), **changes}))
+
+    return make
+
+
+def prove(claim: ListClaim, program: Program) -> Outcome:
+    """Check the claim about the program."""
+    recorder = _CallRecorder(program)
+    try:
+        if refuted := _refutation(claim, recorder):
+            return refuted
+        if _vacuous(claim, program):
+            return Outcome(Verdict.VACUOUS, "the hypotheses hold of no non-empty lists")
+        for name in recorder.called:
+            # Many theorems are about the same functions of the one real program.
+            difference = _real_difference(name) if program is PROGRAM else definition_difference(name, program)
+            if difference:
+                return Outcome(Verdict.UNKNOWN, difference)
+        return Outcome(Verdict.PROVED, f"every length; program run on lengths 0 to {LONGEST}", goals=_discharged(claim))
+    except Undecided as reason:
+        return Outcome(Verdict.UNKNOWN, str(reason))
+    except Exception as problem:
+        return Outcome(Verdict.UNKNOWN, f"the program stopped: {type(problem).__name__}: {problem}")
+
+
+class _CallRecorder:
+    """The program, with a note of which of its functions are called."""
+
+    def __init__(self, program: Program) -> None:
+        self.program, self.called = program, dict[str, None]()
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self.program, name)
+        self.called[name] = None
+        return function
+
+
+def _model(goal: Any, what: str) -> Any:
     """A model of ``goal``, or None if there is none."""
     solver = z3.Solver()
     solver.set("timeout", int(1000 * SECONDS))
@@ -70,188 +186,98 @@ def _solve(goal: Any, what: str) -> Any:
     start = time.perf_counter()
     answer = solver.check()
     if answer == z3.unknown:
-        raise Unsettled(f"{what}: Z3 gave up after {time.perf_counter() - start:.1f} s ({solver.reason_unknown()})")
+        raise Undecided(f"{what}: Z3 gave up after {time.perf_counter() - start:.1f} s ({solver.reason_unknown()})")
     if answer == z3.unsat and second_solver.active():
         written = unfolded(goal)
-        second_solver.note(what, [written], weaker=any(name.startswith("any_") for name in symbols(written)))
+        second_solver.note(what, [written], weaker="any_" in written.sexpr())
     return solver.model() if answer == z3.sat else None
 
 
-def _bounded(inputs: Mapping[str, Any], shape: tuple[int, ...]) -> SimpleNamespace:
-    world: dict[str, Any] = {}
-    sizes = list(shape)
-    for name, kind in inputs.items():
-        own = [len(world[kind.like])] if getattr(kind, "like", "") else [sizes.pop(0) for _ in range(kind.axes)]
-        world[name] = kind.bounded(name, own)
-    return SimpleNamespace(**world, sizes=shape)
-
-
-def _term(condition: Any) -> Any:
-    return lower(condition, BOOL)
-
-
-def _formula(claim: Claim, program: Any, world: Any) -> Any:
-    runs = [(taken, *said) for taken, said in paths(partial(claim.says, program, world))]
-    return _all([_implies([taken, _term(given)], _term(then)) for taken, given, then in runs])
-
-
-def _all(parts: list[Any]) -> Any:
-    kept = [part for part in parts if not z3.is_true(part)]
-    return z3.And(kept) if len(kept) > 1 else kept[0] if kept else z3.BoolVal(True)
-
-
-def _implies(premises: list[Any], conclusion: Any) -> Any:
-    premise = _all(premises)
+def _implies(premises: Sequence[Any], conclusion: Any) -> Any:
+    premise = conjunction(premises)
     return conclusion if z3.is_true(premise) else z3.Implies(premise, conclusion)
 
 
-def _vacuous(claim: Claim, program: Any) -> bool:
+def _lengths(shape: tuple[int, ...]) -> str:
+    return f" on lists of length {', '.join(map(str, shape))}" if shape else ""
+
+
+def _vacuous(claim: ListClaim, program: Program) -> bool:
     for shape in claim.shapes(least=1):
-        world = _bounded(claim.inputs, shape)
-        for taken, (given, _) in paths(partial(claim.says, program, world)):
-            hypotheses = z3.And(taken, _term(given))
-            if _solve(hypotheses, "the hypotheses") is not None:
+        for condition, hypothesis, _ in claim.executions(program, claim.inputs.bounded(shape)):
+            hypotheses = z3.And(condition, hypothesis)
+            if _model(hypotheses, "the hypotheses") is not None:
                 second_solver.note("the hypotheses can hold", [hypotheses], satisfiable=True)
                 return False
     return True
 
 
-def _at(shape: tuple[int, ...]) -> str:
-    return f" on lists of length {', '.join(map(str, shape))}" if shape else ""
-
-
-def _refutation(claim: Claim, program: Any) -> Outcome | None:
-    for shape in claim.shapes():
-        world = _bounded(claim.inputs, shape)
-        model = _solve(z3.Not(_formula(claim, program, world)), f"the statement{_at(shape)}")
+def _refutation(claim: ListClaim, program: Program) -> Outcome | None:
+    for shape in claim.shapes(least=0):
+        world = claim.inputs.bounded(shape)
+        model = _model(z3.Not(claim.formula(program, world)), f"the statement{_lengths(shape)}")
         if model is not None:
-            witness = {name: kind.witness(getattr(world, name), model) for name, kind in claim.inputs.items()}
-            return Outcome(Verdict.REFUTED, f"fails{_at(shape)}", witness)
+            witness = {name: concrete(value, model) for name, value in world.items()}
+            return Outcome(Verdict.REFUTED, f"fails{_lengths(shape)}", witness)
     return None
 
 
-class _Recorder:
-    """The program, with a note of which of its functions are asked for."""
+def definition_difference(name: str, program: Program) -> str | None:
+    """Where the public function is not its recursive definition, if it is not."""
+    definition = getattr(reference, name)
+    inputs = Inputs(definition)
+    for shape in SHAPES.get(name) or inputs.shapes(0, LONGEST):
+        world = inputs.bounded(shape)
+        expected = definition(*inputs.arguments(reference, inputs.images(world)))
+        expected_numbers = observed(reference, expected, expected)
 
-    def __init__(self, program: Any) -> None:
-        self.program, self.asked = program, dict[str, None]()
+        def run(world: World = world, expected: Any = expected) -> list[Any]:
+            return observed(program, getattr(program, name)(*inputs.arguments(program, world)), expected)
 
-    def __getattr__(self, name: str) -> Any:
-        self.asked[name] = None
-        return getattr(self.program, name)
-
-
-def _asked(claim: Claim, program: Any) -> list[str]:
-    recorder = _Recorder(program)
-    list(paths(lambda: claim.says(recorder, _bounded(claim.inputs, next(iter(claim.shapes(least=1)))))))
-    return list(recorder.asked)
-
-
-def _difference(name: str, program: Any) -> str | None:
-    """Where the function is not its recursive definition."""
-    tie = TIES[name]
-    for shape in tie.shapes():
-        world = _bounded(tie.inputs, shape)
-        image = {key: kind.image(getattr(world, key)) for key, kind in tie.inputs.items()}
-        expected = tie.call(REFERENCE, SimpleNamespace(**image, sizes=shape))
-        pairs = [(taken, got, expected) for taken, got in paths(partial(tie.call, program, world))]
-        if _solve(z3.Or([z3.And(taken, _differ(got, want)) for taken, got, want in pairs]), name) is not None:
-            return f"{name} is not its definition{_at(shape)}"
+        differ = [
+            z3.And(condition, lower(number, REAL) != lower(expected_number, REAL))
+            for condition, numbers in executions(run)
+            for number, expected_number in zip(numbers, expected_numbers, strict=True)
+        ]
+        if _model(z3.Or(differ), name) is not None:
+            return f"{name} is not its definition{_lengths(shape)}"
     return None
 
 
 @cache
 def _real_difference(name: str) -> str | None:
-    # many theorems are about the same functions of the one real program
-    return _difference(name, PROGRAM)
+    return definition_difference(name, PROGRAM)
 
 
-def _differ(got: Any, want: Any) -> Any:
-    pairs = zip(got, want, strict=True) if isinstance(got, list) else [(got, want)]
-    return z3.Or([lower(a, REAL) != lower(b, REAL) for a, b in pairs])
+def goals_of(claim: ListClaim) -> dict[str, Any]:
+    """The formulas whose validity is the statement about lists of every length, those of its lemmas first."""
+    goals: dict[str, Any] = {}
+    for used in claim.uses:
+        goals.update({f"lemma {used.name}, {title}": goal for title, goal in goals_of(used).items()})
+    world = claim.inputs.unbounded()
+    if not claim.induction:
+        return {**goals, "unfolding": _implies(_lemmas(claim, world, None), claim.formula(reference, world))}
+    # The inputs' own names stand for those that the statement holds of already; the step makes one list longer, and so
+    # those in ``along``, of which the statement is assumed at the tail.
+    on = claim.induction
+    head = lift(z3.Const(f"{on}_head", world[on].sort.head.range()))
+    shorter = {**world, **{name: world[name].tail for name in claim.along}}
+    premises = [*_lemmas(claim, shorter, head), claim.formula(reference, shorter)]
+    step = claim.formula(reference, {**world, on: prepend(head, world[on])})
+    goals[f"base, {on} empty"] = claim.formula(reference, {**world, on: emptied(world[on])})
+    goals[f"step, from {on} to {on}_head :: {on}"] = _implies(premises, step)
+    return goals
 
 
-def _goals(claim: Claim) -> dict[str, Any]:
-    """The formulas whose validity is the statement about the definitions, for lists of every length."""
-    world = SimpleNamespace(**{name: kind.unbounded(name) for name, kind in claim.inputs.items()})
-
-    def at(changes: Mapping[str, Any], of: Claim = claim) -> Any:
-        return _formula(of, REFERENCE, SimpleNamespace(**{**vars(world), **changes}))
-
-    if not claim.on:
-        lemmas = [at(use.at(world, None), use.lemma) for use in claim.uses]
-        return {"unfolding": _implies(lemmas, at({}))}
-    kind, whole = claim.inputs[claim.on], getattr(world, claim.on)
-    head = lift(z3.Const(f"{claim.on}_head", kind.entry))
-    shorter = SimpleNamespace(**{**vars(world), **{name: getattr(world, name).tail for name in claim.along}})
-    lemmas = [at(use.at(shorter, head), use.lemma) for use in claim.uses]
-    return {
-        f"base, {claim.on} empty": at({claim.on: kind.empty(whole)}),
-        f"step, from {claim.on} to {claim.on}_head :: {claim.on}": _implies(
-            [*lemmas, at(vars(shorter))], at({claim.on: kind.grown(head, whole)})
-        ),
-    }
+def _lemmas(claim: ListClaim, world: World, head: Any) -> list[Any]:
+    changes = [(used, inputs(SimpleNamespace(**world), head) if inputs else {}) for used, inputs in claim.uses.items()]
+    return [used.formula(reference, {**world, **change}) for used, change in changes]
 
 
-def _induction(claim: Claim) -> tuple[str, ...]:
-    """Discharge the lemmas and the goals; the goals in readable form."""
-    shown: list[str] = []
-    for lemma in dict.fromkeys(use.lemma for use in claim.uses):
-        shown += [f"lemma {lemma.name}, {line}" for line in _induction(lemma)]
-    for name, goal in _goals(claim).items():
-        valid = _solve(z3.Not(unfolded(goal)), name) is None or _solve(z3.Not(goal), name) is None
-        if not valid:
-            raise Unsettled(f"{name}: the definitions do not satisfy it, or a lemma is missing")
-        shown.append("\n".join([f"{name}:", *defined_in(goal), f"valid: {goal}"]))
-    return tuple(shown)
-
-
-def prove(claim: Claim, program: Any) -> Outcome:
-    """Settle the claim about the program."""
-    try:
-        if refuted := _refutation(claim, program):
-            return refuted
-        if _vacuous(claim, program):
-            return Outcome(Verdict.VACUOUS, "the hypotheses hold of no non-empty lists")
-        for name in _asked(claim, program):
-            difference = _real_difference(name) if program is PROGRAM else _difference(name, program)
-            if difference:
-                return Outcome(Verdict.UNKNOWN, difference)
-        return Outcome(Verdict.PROVED, f"every length; program run on lengths 0 to {LONGEST}", goals=_induction(claim))
-    except Unsettled as reason:
-        return Outcome(Verdict.UNKNOWN, str(reason))
-    except Exception as problem:
-        return Outcome(Verdict.UNKNOWN, f"the program stopped: {type(problem).__name__}: {problem}")
-
-
-def holds(claim: Claim, program: Any, witness: Mapping[str, Any]) -> bool:
-    """Evaluate the claim on concrete inputs, by calling the program."""
-    given, then = claim.says(program, SimpleNamespace(**witness))
-    return bool(then) or not given
-
-
-def theorem(claim: Claim, statement: str, *mutants: Mutant, given: tuple[str, ...] = ()) -> Theorem:
-    """The registry entry of a claim."""
-    how = f"induction on {claim.on}" if claim.on else "the definitions unfold to it"
-    lists = any(kind.axes for kind in claim.inputs.values())
-    scope = f"exact numbers; every length (definition), length 0 to {LONGEST} (Python)" if lists else "exact numbers"
-    return Theorem(
-        name=claim.name,
-        layer="algebra",
-        statement=statement,
-        hypotheses=given,
-        scope=scope,
-        method=how,
-        program=PROGRAM,
-        prove=partial(prove, claim),
-        holds=partial(holds, claim),
-        mutants=mutants,
-    )
-
-
-PROGRAM = SimpleNamespace(**{name: getattr(objectives, name) for name in vars(REFERENCE)})
-
-
-def mutant(name: str, what: str, **changes: Any) -> Mutant:
-    """The public functions with some of them changed."""
-    return Mutant(name, what, SimpleNamespace(**{**vars(PROGRAM), **changes}))
+def _discharged(claim: ListClaim) -> tuple[str, ...]:
+    """Prove the goals of the claim and its lemmas, and return them as text."""
+    goals = goals_of(claim)
+    for title, goal in goals.items():
+        if _model(z3.Not(unfolded(goal)), title) is not None and _model(z3.Not(goal), title) is not None:
+            raise Undecided(f"{title}: the definitions do not satisfy it, or a lemma is missing")
+    return tuple(f"; {title}:\n{smt2(goal)}" for title, goal in goals.items())

@@ -4,258 +4,274 @@ from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
-from viewproof.theorems.lists.engine import PROGRAM, Claim, Use, mutant, theorem
-from viewproof.theorems.lists.kinds import Number, Numbers, both, every, length, nonempty, prepend
-from viewproof.theorems.lists.reference import BARLOW, VICREG, vicreg
-from viewproof.theorems.registry import Theorem
-
-_FLOOR = {"gamma": Number, "vs": Numbers}
-_DIAG, _OFF = {"diag": Numbers}, {"off_diag": Numbers}
-
-_PENALTY = Claim(
-    "variance_floor_penalty_zero",
-    {"gamma": Number, "v": Number},
-    lambda p, w: (
-        True,
-        both(
-            p.variance_floor_penalty(w.gamma, 0) == max(0, w.gamma),
-            p.variance_floor_penalty(w.gamma, w.v) == 0 if w.v >= w.gamma else True,
-        ),
-    ),
-)
-_NIL = Claim("variance_term_nil", {"gamma": Number}, lambda p, w: (True, p.variance_term(w.gamma, []) == 0))
-_CONS = Claim(
-    "variance_term_cons",
-    {**_FLOOR, "v": Number},
-    lambda p, w: (
-        True,
-        p.variance_term(w.gamma, prepend(w.v, w.vs))
-        == p.variance_floor_penalty(w.gamma, w.v) + p.variance_term(w.gamma, w.vs),
-    ),
-)
-_APPEND = Claim(
-    "variance_term_append",
-    {**_FLOOR, "more": Numbers},
-    lambda p, w: (
-        True,
-        p.variance_term(w.gamma, w.vs + w.more) == p.variance_term(w.gamma, w.vs) + p.variance_term(w.gamma, w.more),
-    ),
-    on="vs",
-    upto=2,
-)
-_REPLICATE = Claim(
-    "variance_term_replicate_zero",
-    _FLOOR,
-    lambda p, w: (every(w.vs, lambda v: v == 0), p.variance_term(w.gamma, w.vs) == length(w.vs) * max(0, w.gamma)),
-    on="vs",
-)
-_AT_LEAST_ZERO = Claim(
-    "variance_term_nonneg", _FLOOR, lambda p, w: (True, p.variance_term(w.gamma, w.vs) >= 0), on="vs"
-)
-_COLLAPSED = Claim(
-    "variance_term_collapsed_positive",
-    _FLOOR,
-    lambda p, w: (both(w.gamma > 0, nonempty(w.vs), every(w.vs, lambda v: v == 0)), p.variance_term(w.gamma, w.vs) > 0),
-    on="vs",
-    uses=(Use(_AT_LEAST_ZERO),),
-)
-_VICREG_ZERO = Claim("vicreg_objective_zero", {}, lambda p, w: (True, p.vicreg_objective(0, 0, 0, 0, 0, 0) == 0))
-_VICREG_POSITIVE = Claim(
-    "vicreg_objective_variance_positive",
-    VICREG,
-    lambda p, w: (
-        both(w.mu > 0, w.variance > 0, w.lambda_ * w.invariance >= 0, w.nu * w.covariance >= 0),
-        p.vicreg_objective(*vicreg(w)) > 0,
-    ),
-)
-_VICREG_GUARD = Claim(
-    "vicreg_guard_variance_only_positive",
-    {"mu": Number, "variance": Number},
-    lambda p, w: (both(w.mu > 0, w.variance > 0), p.VICRegGuard(0, w.mu, 0, 0, w.variance, 0).value > 0),
-)
-_ONE = Claim("diagonal_redundancy_penalty_one", {}, lambda p, w: (True, p.diagonal_redundancy_penalty(1) == 0))
-_OFF_ZERO = Claim(
-    "off_diagonal_redundancy_penalty_zero", {}, lambda p, w: (True, p.off_diagonal_redundancy_penalty(0) == 0)
-)
-_ZERO_POSITIVE = Claim(
-    "diagonal_redundancy_penalty_zero_positive", {}, lambda p, w: (True, p.diagonal_redundancy_penalty(0) > 0)
-)
-_ONES = Claim(
-    "diagonal_of_ones",
-    _DIAG,
-    lambda p, w: (every(w.diag, lambda c: c == 1), p.redundancy_reduction_objective(0, w.diag, []) == 0),
-    on="diag",
-)
-_DIAGONAL_AT_LEAST_ZERO = Claim(
-    "diagonal_nonneg", _DIAG, lambda p, w: (True, p.redundancy_reduction_objective(0, w.diag, []) >= 0), on="diag"
-)
-_ZEROS = Claim(
-    "off_diagonal_of_zeros",
-    _OFF,
-    lambda p, w: (every(w.off_diag, lambda c: c == 0), p.redundancy_reduction_objective(1, [], w.off_diag) == 0),
-    on="off_diag",
-)
+from viewproof import objectives
+from viewproof.theorems.lists.engine import Formula, Program, Public, lemma, mutant, theorem
+from viewproof.theorems.lists.kinds import Number, Numbers, all_equal, assuming, both, length, nonempty, prepend
+from viewproof.theorems.lists.reference import BarlowArguments, VICRegArguments
+from viewproof.theorems.lists.sums import starts_at_one
 
 
-def _identity(name: str, guard: bool) -> Claim:
-    return Claim(
-        name,
-        BARLOW,
-        lambda p, w: (
-            both(every(w.diag, lambda c: c == 1), every(w.off_diag, lambda c: c == 0)),
-            _redundancy(p, guard, w.lambda_, w.diag, w.off_diag) == 0,
-        ),
-        uses=(Use(_ONES), Use(_ZEROS)),
-        upto=2,
+@mutant("variance_floor_penalty", name="min_for_max")
+def penalty_min_for_max(real: Public, gamma: Number, v: Number) -> Number:
+    """min(0, gamma - v)."""
+    return min(0, gamma - v)
+
+
+@mutant("variance_floor_penalty")
+def no_floor(real: Public, gamma: Number, v: Number) -> Number:
+    """gamma - v, never cut off."""
+    return gamma - v
+
+
+@mutant("variance_term", name="min_for_max")
+def term_min_for_max(real: Public, gamma: Number, vs: Numbers) -> Number:
+    """min(0, gamma - v)."""
+    return sum(min(0, gamma - v) for v in vs)
+
+
+@mutant("variance_term")
+def arguments_reversed(real: Public, gamma: Number, vs: Numbers) -> Number:
+    """max(0, v - gamma)."""
+    return sum(objectives.variance_floor_penalty(v, gamma) for v in vs)
+
+
+@mutant("variance_term")
+def skips_first(real: Public, gamma: Number, vs: Numbers) -> Number:
+    """The first entry is left out."""
+    return real(gamma, vs[1:])
+
+
+@mutant("variance_term")
+def floor_of_the_sum(real: Public, gamma: Number, vs: Numbers) -> Number:
+    """One floor for the sum."""
+    return max(0, gamma * len(vs) - sum(vs))
+
+
+@mutant("vicreg_objective")
+def epsilon(real: Public, *arguments: Any) -> Number:
+    """An epsilon is added."""
+    return real(*arguments) + Fraction(1, 10**8)
+
+
+@mutant("vicreg_objective", "VICRegGuard")
+def variance_subtracted(real: Public, lambda_: Number, mu: Number, *arguments: Any) -> Any:
+    """The variance's sign is wrong."""
+    return real(lambda_, -mu, *arguments)
+
+
+@mutant("vicreg_objective", "VICRegGuard")
+def variance_dropped(
+    real: Public, lambda_: Number, mu: Number, nu: Number, invariance: Number, variance: Number, covariance: Number
+) -> Any:
+    """Mu multiplies the covariance."""
+    return real(lambda_, mu, nu, invariance, covariance, covariance)
+
+
+@mutant("diagonal_redundancy_penalty", name="target_zero")
+def penalty_target_zero(real: Public, c: Number) -> Number:
+    """|c| on the diagonal."""
+    return abs(c)
+
+
+@mutant("diagonal_redundancy_penalty", name="signed")
+def penalty_signed(real: Public, c: Number) -> Number:
+    """c - 1 without the absolute value."""
+    return c - 1
+
+
+@mutant("off_diagonal_redundancy_penalty")
+def target_one(real: Public, c: Number) -> Number:
+    """|c - 1| off the diagonal."""
+    return abs(c - 1)
+
+
+@mutant("redundancy_reduction_objective", "BarlowGuard", name="target_zero")
+def diagonal_target_zero(real: Public, lambda_: Number, diag: Numbers, off_diag: Numbers) -> Any:
+    """|c| on the diagonal."""
+    return real(lambda_, [c + 1 for c in diag], off_diag)
+
+
+@mutant("redundancy_reduction_objective", "BarlowGuard")
+def diagonal_included(real: Public, lambda_: Number, diag: Numbers, off_diag: Numbers) -> Any:
+    """The off-diagonal sum has the diagonal in it."""
+    return real(lambda_, diag, off_diag + diag)
+
+
+@mutant("redundancy_reduction_objective", "BarlowGuard")
+def first_left_out(real: Public, lambda_: Number, diag: Numbers, off_diag: Numbers) -> Any:
+    """The first diagonal entry is left out."""
+    return real(lambda_, diag[1:], off_diag)
+
+
+@mutant("redundancy_reduction_objective", name="signed")
+def objective_signed(real: Public, lambda_: Number, diag: Numbers, off_diag: Numbers) -> Number:
+    """No absolute values."""
+    return sum(c - 1 for c in diag) + lambda_ * sum(off_diag)
+
+
+@mutant("BarlowGuard", name="signed")
+def guard_signed(real: Public, lambda_: Number, diag: Numbers, off_diag: Numbers) -> SimpleNamespace:
+    """No absolute values."""
+    return SimpleNamespace(value=sum(c - 1 for c in diag) + lambda_ * sum(off_diag))
+
+
+@theorem(mutants=[penalty_min_for_max, no_floor])
+def variance_floor_penalty_zero(p: Program, gamma: Number, v: Number) -> Formula:
+    """The penalty of variance 0 is max(0, gamma); the penalty is 0 once the variance reaches gamma."""
+    zero_once_reached = p.variance_floor_penalty(gamma, v) == 0 if v >= gamma else True
+    return both(p.variance_floor_penalty(gamma, 0) == max(0, gamma), zero_once_reached)
+
+
+@theorem(mutants=[starts_at_one])
+def variance_term_nil(p: Program, gamma: Number) -> Formula:
+    """variance_term of the empty list is 0."""
+    return p.variance_term(gamma, []) == 0
+
+
+@theorem(mutants=[term_min_for_max, skips_first])
+def variance_term_cons(p: Program, gamma: Number, v: Number, vs: Numbers) -> Formula:
+    """variance_term of v :: rest is the penalty of v plus that of rest."""
+    return p.variance_term(gamma, prepend(v, vs)) == p.variance_floor_penalty(gamma, v) + p.variance_term(gamma, vs)
+
+
+@theorem(induction="vs", mutants=[starts_at_one, floor_of_the_sum])
+def variance_term_append(p: Program, gamma: Number, vs: Numbers, more: Numbers) -> Formula:
+    """variance_term of two lists joined is the sum of their terms."""
+    return p.variance_term(gamma, vs + more) == p.variance_term(gamma, vs) + p.variance_term(gamma, more)
+
+
+@theorem(induction="vs", given=("every entry of vs is 0",), mutants=[arguments_reversed, skips_first])
+def variance_term_replicate_zero(p: Program, gamma: Number, vs: Numbers) -> Formula:
+    """variance_term of n zeros is n * max(0, gamma)."""
+    return assuming(all_equal(vs, 0), then=p.variance_term(gamma, vs) == length(vs) * max(0, gamma))
+
+
+@lemma(induction="vs")
+def variance_term_nonneg(p: Program, gamma: Number, vs: Numbers) -> Formula:
+    """variance_term is not negative."""
+    return p.variance_term(gamma, vs) >= 0
+
+
+@theorem(
+    induction="vs",
+    given=("gamma > 0", "vs is not empty", "every entry of vs is 0"),
+    uses={variance_term_nonneg: None},
+    mutants=[term_min_for_max, skips_first],
+)
+def variance_term_collapsed_positive(p: Program, gamma: Number, vs: Numbers) -> Formula:
+    """variance_term of collapsed coordinates is positive."""
+    return assuming(gamma > 0, nonempty(vs), all_equal(vs, 0), then=p.variance_term(gamma, vs) > 0)
+
+
+@theorem(mutants=[epsilon])
+def vicreg_objective_zero(p: Program) -> Formula:
+    """vicreg_objective of zeros is 0."""
+    return p.vicreg_objective(0, 0, 0, 0, 0, 0) == 0
+
+
+@theorem(
+    given=("mu > 0", "variance > 0", "lambda * invariance >= 0", "nu * covariance >= 0"),
+    mutants=[variance_subtracted, variance_dropped],
+)
+def vicreg_objective_variance_positive(p: Program, vicreg: VICRegArguments) -> Formula:
+    """vicreg_objective is positive when the weighted variance is and the other terms are not negative."""
+    return assuming(
+        vicreg.mu > 0,
+        vicreg.variance > 0,
+        vicreg.lambda_ * vicreg.invariance >= 0,
+        vicreg.nu * vicreg.covariance >= 0,
+        then=p.vicreg_objective(*vicreg) > 0,
     )
 
 
-def _one_collapsed(name: str, guard: bool) -> Claim:
-    return Claim(
-        name,
-        BARLOW,
-        lambda p, w: (
-            every(w.off_diag, lambda c: c == 0),
-            _redundancy(p, guard, w.lambda_, prepend(0, w.diag), w.off_diag) > 0,
-        ),
-        uses=(Use(_DIAGONAL_AT_LEAST_ZERO), Use(_ZEROS)),
-        upto=2,
-    )
+@theorem(
+    given=("mu > 0", "variance > 0", "the other weights and summaries are 0"),
+    mutants=[variance_subtracted, variance_dropped],
+)
+def vicreg_guard_variance_only_positive(p: Program, mu: Number, variance: Number) -> Formula:
+    """A VICReg guard of variance alone is positive."""
+    return assuming(mu > 0, variance > 0, then=p.VICRegGuard(0, mu, 0, 0, variance, 0).value > 0)
 
 
-def _redundancy(p: Any, guard: bool, *fields: Any) -> Any:
-    return p.BarlowGuard(*fields).value if guard else p.redundancy_reduction_objective(*fields)
+@theorem(mutants=[penalty_target_zero])
+def diagonal_redundancy_penalty_one(p: Program) -> Formula:
+    """The diagonal penalty of 1 is 0."""
+    return p.diagonal_redundancy_penalty(1) == 0
 
 
-_real = PROGRAM
-_MIN = mutant("min_for_max", "min(0, gamma - v)", variance_floor_penalty=lambda gamma, v: min(0, gamma - v))
-_NO_FLOOR = mutant("no_floor", "gamma - v, never cut off", variance_floor_penalty=lambda gamma, v: gamma - v)
-_TERM_MIN = mutant(
-    "min_for_max", "min(0, gamma - v)", variance_term=lambda gamma, vs: sum(min(0, gamma - v) for v in vs)
-)
-_TERM_REVERSED = mutant(
-    "arguments_reversed", "max(0, v - gamma)", variance_term=lambda gamma, vs: sum(max(0, v - gamma) for v in vs)
-)
-_TERM_SKIPS = mutant(
-    "skips_first", "the first entry is left out", variance_term=lambda gamma, vs: _real.variance_term(gamma, vs[1:])
-)
-_TERM_ONE = mutant(
-    "starts_at_one", "the sum starts at 1", variance_term=lambda gamma, vs: 1 + _real.variance_term(gamma, vs)
-)
-_TERM_SUM_FIRST = mutant(
-    "floor_of_the_sum", "one floor for the sum", variance_term=lambda gamma, vs: max(0, gamma * len(vs) - sum(vs))
-)
-_EPSILON = mutant(
-    "epsilon",
-    "an epsilon is added",
-    vicreg_objective=lambda *fields: _real.vicreg_objective(*fields) + Fraction(1, 10**8),
-)
-_VARIANCE_MINUS = mutant(
-    "variance_subtracted",
-    "the variance's sign is wrong",
-    vicreg_objective=lambda lambda_, mu, *rest: _real.vicreg_objective(lambda_, -mu, *rest),
-    VICRegGuard=lambda lambda_, mu, *rest: _real.VICRegGuard(lambda_, -mu, *rest),
-)
-_VARIANCE_DROPPED = mutant(
-    "variance_dropped",
-    "mu multiplies the covariance",
-    vicreg_objective=lambda lam, mu, nu, i, v, c: lam * i + mu * c + nu * c,
-    VICRegGuard=lambda lam, mu, nu, i, v, c: SimpleNamespace(value=lam * i + mu * c + nu * c),
-)
-_AT_ZERO = mutant("target_zero", "|c| on the diagonal", diagonal_redundancy_penalty=abs)
-_SIGNED = mutant("signed", "c - 1 without the absolute value", diagonal_redundancy_penalty=lambda c: c - 1)
-_AT_ONE = mutant("target_one", "|c - 1| off the diagonal", off_diagonal_redundancy_penalty=lambda c: abs(c - 1))
+@theorem(mutants=[target_one])
+def off_diagonal_redundancy_penalty_zero(p: Program) -> Formula:
+    """The off-diagonal penalty of 0 is 0."""
+    return p.off_diagonal_redundancy_penalty(0) == 0
 
 
-def _both_forms(name: str, what: str, value: Any) -> Any:
-    return mutant(
-        name, what, redundancy_reduction_objective=value, BarlowGuard=lambda *f: SimpleNamespace(value=value(*f))
-    )
+@theorem(mutants=[penalty_target_zero, penalty_signed])
+def diagonal_redundancy_penalty_zero_positive(p: Program) -> Formula:
+    """The diagonal penalty of 0 is positive."""
+    return p.diagonal_redundancy_penalty(0) > 0
 
 
-_ALL_TO_ZERO = _both_forms(
-    "target_zero", "|c| on the diagonal", lambda w, diag, off: sum(map(abs, diag)) + w * sum(map(abs, off))
-)
-_DIAGONAL_IN_OFF = _both_forms(
-    "diagonal_included",
-    "the off-diagonal sum has the diagonal in it",
-    lambda w, diag, off: _real.redundancy_reduction_objective(w, diag, off + diag),
-)
-_SIGNED_SUM = _both_forms("signed", "no absolute values", lambda w, diag, off: sum(c - 1 for c in diag) + w * sum(off))
-_FIRST_LEFT_OUT = _both_forms(
-    "first_left_out",
-    "the first diagonal entry is left out",
-    lambda w, diag, off: _real.redundancy_reduction_objective(w, diag[1:], off),
-)
+@lemma(induction="diag")
+def diagonal_of_ones(p: Program, diag: Numbers) -> Formula:
+    """A diagonal of ones costs nothing."""
+    return assuming(all_equal(diag, 1), then=p.redundancy_reduction_objective(0, diag, []) == 0)
 
-_ALL_ZERO, _GAMMA = "every entry of vs is 0", "gamma > 0"
-_IDEAL = ("every diagonal entry is 1", "every off-diagonal entry is 0")
-_OFF_ZEROS = ("every off-diagonal entry is 0",)
 
-THEOREMS: tuple[Theorem, ...] = (
-    theorem(
-        _PENALTY,
-        "The penalty of variance 0 is max(0, gamma); the penalty is 0 once the variance reaches gamma.",
-        _MIN,
-        _NO_FLOOR,
-    ),
-    theorem(_NIL, "variance_term of the empty list is 0.", _TERM_ONE),
-    theorem(_CONS, "variance_term of v :: rest is the penalty of v plus that of rest.", _TERM_MIN, _TERM_SKIPS),
-    theorem(_APPEND, "variance_term of two lists joined is the sum of their terms.", _TERM_ONE, _TERM_SUM_FIRST),
-    theorem(
-        _REPLICATE, "variance_term of n zeros is n * max(0, gamma).", _TERM_REVERSED, _TERM_SKIPS, given=(_ALL_ZERO,)
-    ),
-    theorem(
-        _COLLAPSED,
-        "variance_term of collapsed coordinates is positive.",
-        _TERM_MIN,
-        _TERM_SKIPS,
-        given=(_GAMMA, "vs is not empty", _ALL_ZERO),
-    ),
-    theorem(_VICREG_ZERO, "vicreg_objective of zeros is 0.", _EPSILON),
-    theorem(
-        _VICREG_POSITIVE,
-        "vicreg_objective is positive when the weighted variance is and the other terms are not negative.",
-        _VARIANCE_MINUS,
-        _VARIANCE_DROPPED,
-        given=("mu > 0", "variance > 0", "lambda * invariance >= 0", "nu * covariance >= 0"),
-    ),
-    theorem(
-        _VICREG_GUARD,
-        "A VICReg guard of variance alone is positive.",
-        _VARIANCE_MINUS,
-        _VARIANCE_DROPPED,
-        given=("mu > 0", "variance > 0", "the other weights and summaries are 0"),
-    ),
-    theorem(_ONE, "The diagonal penalty of 1 is 0.", _AT_ZERO),
-    theorem(_OFF_ZERO, "The off-diagonal penalty of 0 is 0.", _AT_ONE),
-    theorem(_ZERO_POSITIVE, "The diagonal penalty of 0 is positive.", _AT_ZERO, _SIGNED),
-    theorem(
-        _identity("redundancy_reduction_objective_identity", guard=False),
-        "The redundancy objective of the identity correlation is 0.",
-        _ALL_TO_ZERO,
-        _DIAGONAL_IN_OFF,
-        given=_IDEAL,
-    ),
-    theorem(
-        _one_collapsed("redundancy_reduction_objective_collapsed_diag_positive", guard=False),
-        "The redundancy objective is positive if a diagonal entry is 0, whatever the rest of the diagonal.",
-        _SIGNED_SUM,
-        _FIRST_LEFT_OUT,
-        given=("the first diagonal entry is 0", *_OFF_ZEROS),
-    ),
-    theorem(
-        _identity("barlow_guard_identity_value_zero", guard=True),
-        "A Barlow guard of the identity correlation is 0.",
-        _ALL_TO_ZERO,
-        _DIAGONAL_IN_OFF,
-        given=_IDEAL,
-    ),
-    theorem(
-        _one_collapsed("barlow_guard_collapsed_diag_positive", guard=True),
-        "A Barlow guard is positive if a diagonal entry is 0, whatever the rest of the diagonal.",
-        _SIGNED_SUM,
-        _FIRST_LEFT_OUT,
-        given=("the first diagonal entry is 0", *_OFF_ZEROS),
-    ),
+@lemma(induction="diag")
+def diagonal_nonneg(p: Program, diag: Numbers) -> Formula:
+    """No diagonal has a negative cost."""
+    return p.redundancy_reduction_objective(0, diag, []) >= 0
+
+
+@lemma(induction="off_diag")
+def off_diagonal_of_zeros(p: Program, off_diag: Numbers) -> Formula:
+    """Off-diagonal zeros cost nothing."""
+    return assuming(all_equal(off_diag, 0), then=p.redundancy_reduction_objective(1, [], off_diag) == 0)
+
+
+IDENTITY = ("every diagonal entry is 1", "every off-diagonal entry is 0")
+COLLAPSED = ("the first diagonal entry is 0", "every off-diagonal entry is 0")
+
+
+@theorem(
+    given=IDENTITY,
+    uses={diagonal_of_ones: None, off_diagonal_of_zeros: None},
+    mutants=[diagonal_target_zero, diagonal_included],
 )
+def redundancy_reduction_objective_identity(p: Program, barlow: BarlowArguments) -> Formula:
+    """The redundancy objective of the identity correlation is 0."""
+    value = p.redundancy_reduction_objective(*barlow)
+    return assuming(all_equal(barlow.diag, 1), all_equal(barlow.off_diag, 0), then=value == 0)
+
+
+@theorem(
+    given=COLLAPSED,
+    uses={diagonal_nonneg: None, off_diagonal_of_zeros: None},
+    mutants=[objective_signed, first_left_out],
+)
+def redundancy_reduction_objective_collapsed_diag_positive(
+    p: Program, lambda_: Number, diag: Numbers, off_diag: Numbers
+) -> Formula:
+    """The redundancy objective is positive if a diagonal entry is 0, whatever the rest of the diagonal."""
+    value = p.redundancy_reduction_objective(lambda_, prepend(0, diag), off_diag)
+    return assuming(all_equal(off_diag, 0), then=value > 0)
+
+
+@theorem(
+    given=IDENTITY,
+    uses={diagonal_of_ones: None, off_diagonal_of_zeros: None},
+    mutants=[diagonal_target_zero, diagonal_included],
+)
+def barlow_guard_identity_value_zero(p: Program, barlow: BarlowArguments) -> Formula:
+    """A Barlow guard of the identity correlation is 0."""
+    value = p.BarlowGuard(*barlow).value
+    return assuming(all_equal(barlow.diag, 1), all_equal(barlow.off_diag, 0), then=value == 0)
+
+
+@theorem(
+    given=COLLAPSED, uses={diagonal_nonneg: None, off_diagonal_of_zeros: None}, mutants=[guard_signed, first_left_out]
+)
+def barlow_guard_collapsed_diag_positive(p: Program, lambda_: Number, diag: Numbers, off_diag: Numbers) -> Formula:
+    """A Barlow guard is positive if a diagonal entry is 0, whatever the rest of the diagonal."""
+    value = p.BarlowGuard(lambda_, prepend(0, diag), off_diag).value
+    return assuming(all_equal(off_diag, 0), then=value > 0)

@@ -1,17 +1,20 @@
 """The inputs of a statement, in the three forms it is evaluated in: bounded, of any length, and concrete.
 
-The helpers at the end are what statements say about lists (`every`, `length`, …) whichever form these have.
+A statement names the kind of each input in its signature: ``def masked_loss_nil(p: Program, loss: IndexLoss)``. The
+functions at the end are what statements say about lists (`every`, `length`, …), whichever form these have.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any
 
 import z3
 
-from viewproof.theorems.lists.sequences import EDGE, SymList, fold, lift, list_sort, lower
+from viewproof.theorems.lists.sequences import EDGE, SymList, fold, lift, list_sort, lower, recursive
 from viewproof.theorems.lists.terms import BOOL, REAL, TOKEN, Num, Token, Truth
+
+NUMBERS = list_sort(REAL)
 
 
 @dataclass(frozen=True)
@@ -34,50 +37,126 @@ class Table:
         return "{" + ", ".join([*rows, f"else -> {self.otherwise}"]) + "}"
 
 
-def concrete(value: Any) -> Any:
-    """The Python value of a Z3 value: an int, a Fraction or a pair."""
-    if value.sort() == EDGE:
-        return tuple(concrete(part) for part in value.children())
-    return (
-        value.as_long() if z3.is_int_value(value) else Fraction(value.numerator_as_long(), value.denominator_as_long())
-    )
+@dataclass(frozen=True)
+class Uninterpreted:
+    """A Z3 function that is called with Python values."""
+
+    symbol: Any
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Its application."""
+        sorts = map(self.symbol.domain, range(self.symbol.arity()))
+        return lift(self.symbol(*(lower(value, sort) for value, sort in zip(arguments, sorts, strict=True))))
+
+
+class BoundedViews(Sequence[Any]):
+    """Representations ``reps[view][coordinate]``; a symbolic view index picks as well as an int does."""
+
+    def __init__(self, size: int, vector: Callable[[Any], Any]) -> None:
+        self.size, self.vector = size, vector
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, view: Any) -> Any:
+        if isinstance(view, int) and not 0 <= view < self.size:
+            raise IndexError(view)
+        return self.vector(view)
 
 
 @dataclass(frozen=True)
-class Scalar:
+class UnboundedViews:
+    """Representations as the definitions take them: the vector of each view, and the list of columns."""
+
+    vector: Callable[[Any], SymList]
+    columns: SymList
+
+    @property
+    def sort(self) -> Any:
+        """The sort of the list that an induction is on."""
+        return self.columns.sort
+
+    def __getitem__(self, view: Any) -> SymList:
+        return self.vector(view)
+
+
+def concrete(value: Any, model: Any) -> Any:
+    """The value that a bounded input has in a model: numbers, lists of them, tables."""
+    if isinstance(value, Num | Token):
+        return _number(model.eval(value.term, model_completion=True))
+    if isinstance(value, Uninterpreted):
+        if value.symbol not in model.decls():
+            return Table({}, 0)
+        *rows, otherwise = model[value.symbol].as_list()
+        return Table({tuple(map(_number, row[:-1])): _number(row[-1]) for row in rows}, _number(otherwise))
+    entries = [concrete(entry, model) for entry in value]
+    return tuple(entries) if isinstance(value, tuple) else entries
+
+
+def _number(value: Any) -> int | Fraction:
+    if z3.is_int_value(value):
+        return int(value.as_long())
+    return Fraction(value.numerator_as_long(), value.denominator_as_long())
+
+
+class Kind:
+    """A kind of input; what is not overridden is right for inputs that are the same whatever the lengths."""
+
+    axes = 0
+    """How many lengths it has of its own."""
+    like = ""
+    """The list whose length it has instead."""
+
+    def bounded(self, name: str, sizes: Sequence[int]) -> Any:
+        """The input of these lengths, with symbolic entries."""
+        raise NotImplementedError
+
+    def unbounded(self, name: str) -> Any:
+        """The input of any length."""
+        return self.bounded(name, ())
+
+    def image(self, bounded: Any) -> Any:
+        """A bounded input in the form that the definitions take."""
+        return bounded
+
+
+@dataclass(frozen=True)
+class Scalar(Kind):
     """One number or one opaque value."""
 
     sort: Any
-    axes: int = 0
 
     def bounded(self, name: str, sizes: Sequence[int]) -> Any:
-        """The input itself: a constant."""
+        """A constant."""
         return lift(z3.Const(name, self.sort))
 
-    def unbounded(self, name: str) -> Any:
-        """The same constant."""
-        return self.bounded(name, ())
 
-    def image(self, value: Any) -> Any:
-        """The bounded value as the definitions take it."""
-        return value
+class Function(Kind):
+    """An arbitrary function, the last sort its result's."""
 
-    def witness(self, value: Any, model: Any) -> Any:
-        """Its value in a model."""
-        return concrete(model.eval(value.term, model_completion=True))
+    def __init__(self, *sorts: Any) -> None:
+        self.sorts = sorts
+
+    def bounded(self, name: str, sizes: Sequence[int]) -> Uninterpreted:
+        """An uninterpreted function."""
+        return Uninterpreted(z3.Function(name, *self.sorts))
 
 
-@dataclass(frozen=True)
-class ListOf:
+class Coordinate(Kind):
+    """A coordinate of representations: the length of its axis is the coordinate itself."""
+
+    axes = 1
+
+    def bounded(self, name: str, sizes: Sequence[int]) -> int:
+        """The coordinate."""
+        return sizes[0]
+
+
+class ListOf(Kind):
     """A list; ``like`` names another list whose length it has."""
 
-    entry: Any
-    like: str = ""
-
-    @property
-    def axes(self) -> int:
-        """How many lengths it has of its own."""
-        return 0 if self.like else 1
+    def __init__(self, entry: Any, like: str = "") -> None:
+        self.entry, self.like, self.axes = entry, like, 0 if like else 1
 
     def bounded(self, name: str, sizes: Sequence[int]) -> list[Any]:
         """A Python list of symbolic entries."""
@@ -87,120 +166,46 @@ class ListOf:
         """A list of any length."""
         return SymList(z3.Const(name, list_sort(self.entry)))
 
-    def image(self, value: list[Any]) -> SymList:
-        """The bounded list as a term."""
-        return SymList.of(value, self.entry)
-
-    def empty(self, value: SymList) -> SymList:
-        """The list where the induction starts."""
-        return SymList(value.sort.nil)
-
-    def grown(self, head: Any, value: SymList) -> Any:
-        """The list one step on."""
-        return prepend(head, value)
-
-    def witness(self, value: list[Any], model: Any) -> list[Any]:
-        """Its entries in a model."""
-        return [concrete(model.eval(lower(entry, self.entry), model_completion=True)) for entry in value]
+    def image(self, bounded: list[Any]) -> SymList:
+        """The list as a term."""
+        return SymList.of(bounded, self.entry)
 
 
-class Function:
-    """An arbitrary function, the last sort its result's."""
-
-    axes = 0
-
-    def __init__(self, *sorts: Any) -> None:
-        self.sorts = sorts
-
-    def bounded(self, name: str, sizes: Sequence[int]) -> Callable[..., Any]:
-        """A Python function that makes applications of an uninterpreted one."""
-        symbol = z3.Function(name, *self.sorts)
-
-        def apply(*arguments: Any) -> Any:
-            return lift(symbol(*(lower(value, sort) for value, sort in zip(arguments, self.sorts[:-1], strict=True))))
-
-        apply.symbol = symbol  # type: ignore[attr-defined]
-        return apply
-
-    def unbounded(self, name: str) -> Callable[..., Any]:
-        """The same function."""
-        return self.bounded(name, ())
-
-    def image(self, value: Any) -> Any:
-        """The same function."""
-        return value
-
-    def witness(self, value: Any, model: Any) -> Table:
-        """Its table in a model."""
-        if value.symbol not in model.decls():
-            return Table({}, 0)
-        *rows, otherwise = model[value.symbol].as_list()
-        return Table({tuple(map(concrete, row[:-1])): concrete(row[-1]) for row in rows}, concrete(otherwise))
-
-
-class Rows(Sequence[Any]):
-    """Representations ``reps[view][coordinate]``; a symbolic view index picks as well as an int does."""
-
-    def __init__(self, count: int, pick: Callable[[Any], Any]) -> None:
-        self.size, self.pick = count, pick
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, view: Any) -> Any:
-        if isinstance(view, int) and not 0 <= view < self.size:
-            raise IndexError(view)
-        return self.pick(view)
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """Representations as the definitions take them: a vector for each view, and the list of columns."""
-
-    pick: Callable[[Any], SymList]
-    columns: SymList
-
-    def __getitem__(self, view: Any) -> SymList:
-        return self.pick(view)
-
-
-class Views:
+class Representations(Kind):
     """Any representations: lengths are the number of views and of coordinates; induction is on the columns."""
 
     axes = 2
-    entry = list_sort(REAL)
 
-    def bounded(self, name: str, sizes: Sequence[int]) -> Rows:
-        """``views`` rows of ``coordinates`` symbolic entries."""
-        entries = [z3.Function(f"{name}_{place}", TOKEN, REAL) for place in range(sizes[1])]
-        return Rows(sizes[0], lambda view: [Num(entry(lower(view, TOKEN))) for entry in entries])
+    def bounded(self, name: str, sizes: Sequence[int]) -> BoundedViews:
+        """Views of symbolic entries, each entry a function of the view's index."""
+        entries = [Uninterpreted(z3.Function(f"{name}_{place}", TOKEN, REAL)) for place in range(sizes[1])]
+        return BoundedViews(sizes[0], lambda view: [entry(view) for entry in entries])
 
-    def unbounded(self, name: str) -> Vectors:
-        """Any vectors and any columns."""
-        vectors = z3.Function(name, TOKEN, list_sort(REAL))
-        columns = SymList(z3.Const(f"{name}_columns", list_sort(list_sort(REAL))))
-        return Vectors(lambda view: SymList(vectors(lower(view, TOKEN))), columns)
+    def unbounded(self, name: str) -> UnboundedViews:
+        """Any vectors and any columns.
 
-    def image(self, value: Rows) -> Vectors:
-        """The bounded rows, transposed for the columns."""
-        columns = [SymList.of(column, REAL) for column in zip(*value, strict=True)]
-        return Vectors(lambda view: SymList.of(value[view], REAL), SymList.of(columns, list_sort(REAL)))
+        They need not belong together, which only makes a statement about both stronger.
+        """
+        columns = SymList(z3.Const(f"{name}_columns", list_sort(NUMBERS)))
+        return UnboundedViews(Uninterpreted(z3.Function(name, TOKEN, NUMBERS)), columns)
 
-    def empty(self, value: Vectors) -> Vectors:
-        """No columns."""
-        return Vectors(value.pick, SymList(value.columns.sort.nil))
-
-    def grown(self, head: Any, value: Vectors) -> Vectors:
-        """One column more."""
-        return Vectors(value.pick, prepend(head, value.columns))
-
-    def witness(self, value: Rows, model: Any) -> list[list[Any]]:
-        """The rows in a model."""
-        return [[concrete(model.eval(entry.term, model_completion=True)) for entry in row] for row in value]
+    def image(self, bounded: BoundedViews) -> UnboundedViews:
+        """The same vectors, and their transpose for the columns."""
+        columns = [SymList.of(column, REAL) for column in zip(*bounded, strict=True)]
+        return UnboundedViews(lambda view: SymList.of(bounded[view], REAL), SymList.of(columns, NUMBERS))
 
 
-Number, Opaque = Scalar(REAL), Scalar(TOKEN)
-Numbers, Indices, Edges = ListOf(REAL), ListOf(TOKEN), ListOf(EDGE)
+# Static checkers see Any: the same parameter is a list of numbers, a list of symbolic numbers and a term.
+Number = Annotated[Any, Scalar(REAL)]
+Opaque = Annotated[Any, Scalar(TOKEN)]
+Numbers = Annotated[Any, ListOf(REAL)]
+Indices = Annotated[Any, ListOf(TOKEN)]
+Edges = Annotated[Any, ListOf(EDGE)]
+Views = Annotated[Any, Representations()]
+IndexLoss = Annotated[Any, Function(TOKEN, REAL)]
+Distance = Annotated[Any, Function(TOKEN, TOKEN, REAL)]
+OfIndex = Annotated[Any, Function(TOKEN, TOKEN)]
+OfIndexAndValue = Annotated[Any, Function(TOKEN, TOKEN, TOKEN)]
 
 
 def both(*conditions: Any) -> Any:
@@ -210,6 +215,11 @@ def both(*conditions: Any) -> Any:
     return Truth(z3.And([lower(condition, BOOL) for condition in conditions]))
 
 
+def assuming(*hypotheses: Any, then: Any) -> tuple[Any, Any]:
+    """The statement that ``then`` follows from the hypotheses."""
+    return both(*hypotheses), then
+
+
 def every(xs: Any, condition: Callable[[Any], Any]) -> Any:
     """``condition`` holds of every entry."""
     if not isinstance(xs, SymList):
@@ -217,11 +227,21 @@ def every(xs: Any, condition: Callable[[Any], Any]) -> Any:
     return Truth(fold("every", xs, lambda head, rest: z3.And(lower(condition(head), BOOL), rest), z3.BoolVal(True)))
 
 
+def all_equal(xs: Any, value: Any) -> Any:
+    """Every entry is this value."""
+    return every(xs, lambda x: x == value)
+
+
 def prepend(x: Any, xs: Any) -> Any:
-    """The list ``x :: xs``."""
-    if not isinstance(xs, SymList):
-        return [x, *xs]
-    return SymList(xs.sort.cons(lower(x, xs.sort.head.range()), xs.term))
+    """The list ``x :: xs``; of representations, ``xs`` with one column more."""
+    if isinstance(xs, UnboundedViews):
+        return UnboundedViews(xs.vector, prepend(x, xs.columns))
+    return SymList(xs.sort.cons(lower(x, xs.sort.head.range()), xs.term)) if isinstance(xs, SymList) else [x, *xs]
+
+
+def emptied(xs: Any) -> Any:
+    """The empty list of the same entries; of representations, those without a column."""
+    return UnboundedViews(xs.vector, emptied(xs.columns)) if isinstance(xs, UnboundedViews) else SymList(xs.sort.nil)
 
 
 def length(xs: Any) -> Any:
@@ -242,42 +262,36 @@ def nonempty(xs: Any) -> Any:
     return Truth(xs.term != xs.sort.nil) if isinstance(xs, SymList) else len(xs) > 0
 
 
-def dims(reps: Any) -> Any:
-    """How many coordinates the representations have."""
-    return length(reps.columns) if isinstance(reps, Vectors) else len(reps[0]) if len(reps) else 0
+def coordinates(reps: Any) -> Any:
+    """The list of coordinates; of representations of any length, the columns stand for them."""
+    if isinstance(reps, UnboundedViews):
+        return reps.columns
+    return range(len(reps[0]) if len(reps) else 0)
 
 
-def every_coordinate(reps: Any, condition: Callable[[Any], Any]) -> Any:
-    """``condition`` holds of every coordinate (of its column, where columns are what is there)."""
-    return every(reps.columns if isinstance(reps, Vectors) else range(dims(reps)), condition)
+_VIEWS, _X = z3.Const("views", list_sort(TOKEN)), z3.Const("x", REAL)
+_REPLICATE = recursive("replicate", [_VIEWS, _X], NUMBERS.nil, lambda _, again: NUMBERS.cons(_X, again(_X)))
 
 
-def has_coordinates(reps: Any) -> Any:
-    """At least one coordinate."""
-    return nonempty(reps.columns) if isinstance(reps, Vectors) else dims(reps) > 0
-
-
-def replicate(xs: SymList, x: Any) -> SymList:
-    """``x`` as often as ``xs`` is long."""
-    nil = list_sort(REAL).nil
-    return SymList(fold("replicate", xs, lambda _, rest, x: list_sort(REAL).cons(x.term, rest), nil, [x.term]))
+def replicate(views: SymList, x: Num) -> SymList:
+    """``x`` as often as there are ``views``."""
+    return SymList(_REPLICATE(views.term, x.term))
 
 
 def collapsed(vector: Any, views: Any) -> Any:
     """The representations in which every view is ``vector``."""
     if not isinstance(vector, SymList):
-        return Rows(len(views), lambda _: vector)
-    return Vectors(lambda _: vector, each(vector, list_sort(REAL), lambda x: replicate(views, x)))
+        return BoundedViews(len(views), lambda _: vector)
+    return UnboundedViews(lambda _: vector, each(vector, NUMBERS, lambda x: replicate(views, x)))
 
 
 def are_views(edges: Any, reps: Any) -> Any:
-    """Every edge joins two of the views; where a representation is a function of any index there is nothing to ask."""
-    if isinstance(reps, Vectors):
+    """Every edge joins two of the views; representations of any length have a vector at every index."""
+    if isinstance(reps, UnboundedViews):
         return True
-    return every(edges, lambda edge: both(*(condition for end in edge for condition in _inside(end, len(reps)))))
 
+    def joins_views(edge: Any) -> Truth:
+        ends = [lower(end, TOKEN) for end in edge]
+        return Truth(z3.And([z3.And(end >= 0, end < len(reps)) for end in ends]))
 
-def _inside(end: Any, count: int) -> tuple[Any, Any]:
-    if isinstance(end, Token):
-        return Truth(end.term >= 0), Truth(end.term < count)
-    return end >= 0, end < count
+    return every(edges, joins_views)

@@ -1,12 +1,13 @@
 """Lists of any length as Z3 terms, and recursive functions over them."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import z3
 
-from viewproof.theorems.lists.terms import BOOL, REAL, TOKEN, Num, Token, Truth, binders, real
+from viewproof.theorems.lists.terms import BOOL, REAL, TOKEN, Num, Token, Truth, real, writing_definition
 
 EDGE, _edge, (_first, _second) = z3.TupleSort("Edge", [TOKEN, TOKEN])
 
@@ -70,119 +71,76 @@ class SymList:
 
     def __getitem__(self, part: slice) -> "SymList":
         assert part == slice(None, None, -1), "of a list of unknown length only the reverse is a list"
-        return SymList(
-            fold(
-                "reverse",
-                self,
-                lambda head, rest: (SymList(rest) + SymList.of([head], self.sort.head.range())).term,
-                self.sort.nil,
-            )
-        )
+        return SymList(fold("reverse", self, self._with_last, self.sort.nil))
+
+    def _with_last(self, entry: Any, others: Any) -> Any:
+        return _append(self.sort)(others, lower([entry], self.sort))
 
 
-_folds: dict[tuple[int, ...], tuple[Any, Any]] = {}
 definitions: dict[str, tuple[Any, Sequence[Any], Any]] = {}
+"""Every recursive function by name: the function, its arguments, its body."""
 
 
-def recursive(name: str, arguments: Sequence[Any], result: Any, body: Callable[[Any], Any]) -> Any:
-    """A new recursive Z3 function; its name gets a number if it is taken."""
-    unique = name if name not in definitions else f"{name}_{len(definitions)}"
-    function = z3.RecFunction(unique, *(argument.sort() for argument in arguments), result)
-    definitions[unique] = function, arguments, body(function)
-    z3.RecAddDefinition(function, list(arguments), body(function))
+def recursive(name: str, arguments: Sequence[Any], zero: Any, step: Callable[..., Any]) -> Any:
+    """The function ``f(nil, *others) = zero``, ``f(head :: tail, *others) = step(head, again)`` of Z3 terms.
+
+    ``again(*others)`` is ``f(tail, *others)``. The name gets a number if it is taken.
+    """
+    name = name if name not in definitions else f"{name}_{len(definitions)}"
+    whole = SymList(arguments[0])
+    function = z3.RecFunction(name, *(argument.sort() for argument in arguments), zero.sort())
+    next_step = step(whole.sort.head(whole.term), lambda *others: function(whole.tail.term, *others))
+    body = z3.If(whole.term == whole.sort.nil, zero, next_step)
+    definitions[name] = function, arguments, body
+    z3.RecAddDefinition(function, list(arguments), body)
     return function
 
 
 @cache
 def _append(sort: Any) -> Any:
     xs, ys = z3.Consts("xs ys", sort)
-    return recursive(
-        f"append{sort.name()}",
-        [xs, ys],
-        sort,
-        lambda append: z3.If(xs == sort.nil, ys, sort.cons(sort.head(xs), append(sort.tail(xs), ys))),
-    )
+    return recursive(f"append{sort.name()}", [xs, ys], ys, lambda head, again: sort.cons(head, again(ys)))
 
 
-def symbols(term: Any) -> set[str]:
-    """The names of the functions and constants of a Z3 term."""
-    seen: dict[int, str] = {}
-    pending = [term]
-    while pending:
-        node = pending.pop()
-        if node.get_id() not in seen:
-            seen[node.get_id()] = node.decl().name()
-            pending += node.children()
-    return set(seen.values())
+_folds: dict[tuple[int, ...], tuple[Any, Any]] = {}
 
 
-def fold(name: str, xs: SymList, step: Callable[..., Any], zero: Any, given: Sequence[Any] = ()) -> Any:
-    """The recursive function ``f(nil) = zero``, ``f(head :: tail) = step(head, f(tail), *given)``, at ``xs``.
+def fold(name: str, xs: SymList, step: Callable[[Any, Any], Any], zero: Any) -> Any:
+    """The recursive function ``f(nil) = zero``, ``f(head :: tail) = step(head, f(tail))``, at ``xs``.
 
-    ``given`` are arguments of the function; every other constant of ``step`` is fixed. A fold inside another's
-    ``step`` takes the outer list as an argument of its own, so both are closed.
+    ``step`` may mention constants (a weight, a function). Where one fold stands inside another's step, the inner one
+    must be closed, with its arguments named: write it with `recursive`.
     """
-    outer = binders.get()
-    bound = z3.Const(f"l{len(outer)}_{xs.sort.name()}", xs.sort)
-    rest = z3.Const(f"rest{len(outer)}_{zero.sort()}", zero.sort())
-    own = [z3.Const(f"given{len(outer)}_{place}", term.sort()) for place, term in enumerate(given)]
-    token = binders.set((*outer, bound, rest, *own))
-    try:
-        body = step(lift(xs.sort.head(bound)), rest, *map(lift, own))
-    finally:
-        binders.reset(token)
-    used = symbols(body) | symbols(zero)
-    extra = [binder for binder in outer if str(binder) in used]
-    # names that do not depend on the depth, so that the same function at another depth is the same function
-    plain = [
-        z3.Const(f"{kind}{place}", part.sort())
-        for kind, parts in (("l", [bound]), ("rest", [rest]), ("outer", extra), ("given", own))
-        for place, part in enumerate(parts)
-    ]
-    body, zero = (z3.substitute(t, *zip([bound, rest, *extra, *own], plain, strict=True)) for t in (body, zero))
-    bound, rest, *arguments = plain
-    key = (bound.get_id(), body.get_id(), zero.get_id(), *(argument.get_id() for argument in arguments))
+    # No input is called so: what the step mentions by these names is the list and the result for its tail.
+    whole, rest = z3.Const("bound.list", xs.sort), z3.Const("bound.rest", zero.sort())
+    with writing_definition():
+        body = step(lift(xs.sort.head(whole)), rest)
+    # Two statements that write the same step must mean the same function: a lemma about one is used for the other.
+    key = whole.get_id(), body.get_id(), zero.get_id()
     if key not in _folds:
-
-        def step_unfolded(function: Any) -> Any:
-            again = function(xs.sort.tail(bound), *arguments)
-            return z3.If(bound == xs.sort.nil, zero, z3.substitute(body, (rest, again)))
-
-        function = recursive(name, [bound, *arguments], zero.sort(), step_unfolded)
-        # ids of Z3 terms are only unique among living ones: keep what the key is made of
-        _folds[key] = (function, (plain, body, zero))
-    return _folds[key][0](xs.term, *extra, *given)
-
-
-def defined_in(term: Any) -> list[str]:
-    """The recursive definitions that a term rests on."""
-    needed: dict[str, str] = {}
-    pending = symbols(term)
-    while pending:
-        name = pending.pop()
-        if name in definitions and name not in needed:
-            function, arguments, body = definitions[name]
-            needed[name] = f"{function(*arguments)} := {body}"
-            pending |= symbols(body)
-    return [needed[name] for name in sorted(needed)]
+        function = recursive(name, [whole], zero, lambda _, again: z3.substitute(body, (rest, again())))
+        # Ids of Z3 terms are only unique among living ones: keep what the key is made of.
+        _folds[key] = function, (whole, body, zero)
+    return _folds[key][0](xs.term)
 
 
 def unfolded(term: Any) -> Any:
     """The term with each definition applied where the list is known to be empty or not, and arbitrary elsewhere.
 
-    It says more than the term, so if it is valid the term is; Z3 does not unfold the rest without end.
+    An uninterpreted function may be any function, the defined one among them: if the result is valid, so is the
+    term. Z3 decides it at once, where it would unfold the definitions without end.
     """
-    done: dict[int, Any] = {}
+    results: dict[int, Any] = {}
 
     def visit(node: Any) -> Any:
-        if node.get_id() not in done:
-            done[node.get_id()] = node, _rewritten(node, visit)
-        return done[node.get_id()][1]
+        if node.get_id() not in results:
+            results[node.get_id()] = node, _unfolded_node(node, visit)
+        return results[node.get_id()][1]
 
     return visit(z3.simplify(term))
 
 
-def _rewritten(node: Any, visit: Callable[[Any], Any]) -> Any:
+def _unfolded_node(node: Any, visit: Callable[[Any], Any]) -> Any:
     if not z3.is_app(node) or node.num_args() == 0:
         return node
     parts = [visit(child) for child in node.children()]
@@ -193,3 +151,11 @@ def _rewritten(node: Any, visit: Callable[[Any], Any]) -> Any:
     if parts[0].decl().name() in ("nil", "cons"):
         return visit(z3.simplify(z3.substitute(body, *zip(arguments, parts, strict=True))))
     return z3.Function(f"any_{name}", *(part.sort() for part in parts), node.sort())(*parts)
+
+
+def smt2(goal: Any) -> str:
+    """The question whether the goal can fail, as SMT-LIB 2 text with the sorts and definitions that it rests on."""
+    solver = z3.Solver()
+    solver.add(z3.Not(goal))
+    # Z3 numbers recursive functions as if they were indexed; no other solver reads that.
+    return re.sub(r"\(_ (\S+) 0\)", r"\1", solver.sexpr()) + "(check-sat)"

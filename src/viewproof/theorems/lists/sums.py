@@ -1,161 +1,172 @@
 """Masked sums: `masked_loss`, and the reconstruction and representation losses made of it."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
-from viewproof.theorems.lists.engine import PROGRAM, Claim, Use, mutant, theorem
-from viewproof.theorems.lists.kinds import Function, Indices, Opaque, every, prepend
-from viewproof.theorems.lists.reference import JEPA, MAE
-from viewproof.theorems.lists.sequences import SymList
-from viewproof.theorems.lists.terms import REAL, TOKEN
-from viewproof.theorems.registry import Mutant, Theorem
-
-MASKED = {"idxs": Indices, "loss": Function(TOKEN, REAL)}
-Loss = Callable[[Any, Any, Any], Any]
-
-
-def _masked(p: Any, idxs: Any, w: Any) -> Any:
-    return p.masked_loss(idxs, w.loss)
-
-
-def _mae(p: Any, idxs: Any, w: Any) -> Any:
-    return p.mae_loss(idxs, w.target, w.pred, w.patch_loss)
+from viewproof.theorems.lists.engine import Formula, Program, Public, mutant, theorem
+from viewproof.theorems.lists.inputs import World
+from viewproof.theorems.lists.kinds import (
+    Distance,
+    IndexLoss,
+    Indices,
+    Number,
+    OfIndex,
+    OfIndexAndValue,
+    Opaque,
+    assuming,
+    every,
+    prepend,
+)
 
 
-def _jepa(p: Any, idxs: Any, w: Any) -> Any:
-    return p.jepa_loss(idxs, w.context, w.target, w.predict, w.rep_loss)
+class MaeArguments(NamedTuple):
+    """What `mae_loss` takes besides the indices."""
+
+    target: OfIndex
+    pred: OfIndex
+    patch_loss: Distance
 
 
-def _starts_at_one(name: str) -> Mutant:
-    real = getattr(PROGRAM, name)
-    return mutant("starts_at_one", "the sum starts at 1", **{name: lambda *arguments: 1 + real(*arguments)})
+class JepaArguments(NamedTuple):
+    """What `jepa_loss` takes besides the indices."""
+
+    context: Opaque
+    target: OfIndex
+    predict: OfIndexAndValue
+    rep_loss: Distance
 
 
-def _skips_first(name: str) -> Mutant:
-    real = getattr(PROGRAM, name)
-    return mutant("skips_first", "the first entry is left out", **{name: lambda idxs, *rest: real(idxs[1:], *rest)})
+@mutant("masked_loss", "mae_loss", "jepa_loss", "variance_term")
+def starts_at_one(real: Public, *arguments: Any) -> Number:
+    """The sum starts at 1."""
+    return 1 + real(*arguments)
 
 
-def _first_counts_double(name: str) -> Mutant:
-    real = getattr(PROGRAM, name)
-    return mutant(
-        "first_counts_double", "the sum starts at the first entry", **{name: lambda idxs, *r: real(idxs[:1] + idxs, *r)}
+@mutant("masked_loss", "mae_loss", "jepa_loss")
+def skips_first(real: Public, idxs: Indices, *arguments: Any) -> Number:
+    """The first entry is left out."""
+    return real(idxs[1:], *arguments)
+
+
+@mutant("masked_loss", "mae_loss", "jepa_loss")
+def first_counts_double(real: Public, idxs: Indices, *arguments: Any) -> Number:
+    """The sum starts at the first entry."""
+    return real(idxs[:1] + idxs, *arguments)
+
+
+@mutant("mae_loss")
+def swapped_arguments(real: Public, idxs: Indices, target: OfIndex, pred: OfIndex, patch_loss: Distance) -> Number:
+    """The patch loss gets (prediction, target)."""
+    return real(idxs, pred, target, patch_loss)
+
+
+@mutant("mae_loss")
+def stale_target(real: Public, idxs: Indices, target: OfIndex, pred: OfIndex, patch_loss: Distance) -> Number:
+    """Every prediction is compared with the first index's target."""
+    return real(idxs, lambda _: target(idxs[0]), pred, patch_loss)
+
+
+@mutant("jepa_loss")
+def target_of_context(real: Public, idxs: Indices, context: Opaque, target: OfIndex, *arguments: Any) -> Number:
+    """The target is read at the context."""
+    return real(idxs, context, lambda _: target(context), *arguments)
+
+
+def at_its_end(w: SimpleNamespace, head: Any) -> World:
+    """The reverse of ``head :: idxs`` is the reverse of ``idxs``, joined with the list of ``head`` alone."""
+    return {"idxs": w.idxs[::-1], "more": [head]}
+
+
+@theorem(mutants=[starts_at_one])
+def masked_loss_nil(p: Program, loss: IndexLoss) -> Formula:
+    """masked_loss of the empty list is 0."""
+    return p.masked_loss([], loss) == 0
+
+
+@theorem(induction="idxs", mutants=[starts_at_one, skips_first])
+def masked_loss_append(p: Program, idxs: Indices, more: Indices, loss: IndexLoss) -> Formula:
+    """masked_loss of two lists joined is the sum of their losses."""
+    return p.masked_loss(idxs + more, loss) == p.masked_loss(idxs, loss) + p.masked_loss(more, loss)
+
+
+@theorem(induction="idxs", uses={masked_loss_append: at_its_end}, mutants=[skips_first, first_counts_double])
+def masked_loss_reverse(p: Program, idxs: Indices, loss: IndexLoss) -> Formula:
+    """masked_loss does not depend on the order being reversed."""
+    return p.masked_loss(idxs[::-1], loss) == p.masked_loss(idxs, loss)
+
+
+@theorem(mutants=[skips_first])
+def masked_loss_cons(p: Program, i: Opaque, idxs: Indices, loss: IndexLoss) -> Formula:
+    """masked_loss of i :: rest is the loss at i plus that of rest."""
+    return p.masked_loss(prepend(i, idxs), loss) == loss(i) + p.masked_loss(idxs, loss)
+
+
+@theorem(induction="idxs", given=("the loss is 0 at every index of the list",), mutants=[starts_at_one])
+def masked_loss_eq_zero_of_all_zero(p: Program, idxs: Indices, loss: IndexLoss) -> Formula:
+    """masked_loss is 0 if the loss is 0 at every index of the list."""
+    return assuming(every(idxs, lambda i: loss(i) == 0), then=p.masked_loss(idxs, loss) == 0)
+
+
+@theorem(mutants=[starts_at_one])
+def mae_loss_nil(p: Program, mae: MaeArguments) -> Formula:
+    """mae_loss of the empty list is 0."""
+    return p.mae_loss([], *mae) == 0
+
+
+@theorem(induction="idxs", mutants=[starts_at_one, skips_first])
+def mae_loss_append(p: Program, idxs: Indices, more: Indices, mae: MaeArguments) -> Formula:
+    """mae_loss of two lists joined is the sum of their losses."""
+    return p.mae_loss(idxs + more, *mae) == p.mae_loss(idxs, *mae) + p.mae_loss(more, *mae)
+
+
+@theorem(induction="idxs", uses={mae_loss_append: at_its_end}, mutants=[skips_first, first_counts_double])
+def mae_loss_reverse(p: Program, idxs: Indices, mae: MaeArguments) -> Formula:
+    """mae_loss does not depend on the order being reversed."""
+    return p.mae_loss(idxs[::-1], *mae) == p.mae_loss(idxs, *mae)
+
+
+@theorem(
+    induction="idxs",
+    given=("patch_loss(target(i), pred(i)) = 0 at every index of the list",),
+    mutants=[swapped_arguments],
+)
+def mae_loss_eq_zero_of_patch_losses_zero(p: Program, idxs: Indices, mae: MaeArguments) -> Formula:
+    """mae_loss is 0 if every listed patch's loss is 0."""
+    target, pred, patch_loss = mae
+    return assuming(every(idxs, lambda i: patch_loss(target(i), pred(i)) == 0), then=p.mae_loss(idxs, *mae) == 0)
+
+
+@theorem(
+    induction="idxs", given=("patch_loss(target(i), target(i)) = 0 at every index of the list",), mutants=[stale_target]
+)
+def exact_reconstruction_identity(p: Program, idxs: Indices, target: OfIndex, patch_loss: Distance) -> Formula:
+    """mae_loss of predicting the target itself is 0."""
+    no_loss = every(idxs, lambda i: patch_loss(target(i), target(i)) == 0)
+    return assuming(no_loss, then=p.mae_loss(idxs, target, target, patch_loss) == 0)
+
+
+@theorem(mutants=[starts_at_one])
+def jepa_loss_nil(p: Program, jepa: JepaArguments) -> Formula:
+    """jepa_loss of the empty list is 0."""
+    return p.jepa_loss([], *jepa) == 0
+
+
+@theorem(induction="idxs", mutants=[starts_at_one, skips_first])
+def jepa_loss_append(p: Program, idxs: Indices, more: Indices, jepa: JepaArguments) -> Formula:
+    """jepa_loss of two lists joined is the sum of their losses."""
+    return p.jepa_loss(idxs + more, *jepa) == p.jepa_loss(idxs, *jepa) + p.jepa_loss(more, *jepa)
+
+
+@theorem(induction="idxs", uses={jepa_loss_append: at_its_end}, mutants=[skips_first, first_counts_double])
+def jepa_loss_reverse(p: Program, idxs: Indices, jepa: JepaArguments) -> Formula:
+    """jepa_loss does not depend on the order being reversed."""
+    return p.jepa_loss(idxs[::-1], *jepa) == p.jepa_loss(idxs, *jepa)
+
+
+@theorem(induction="idxs", given=("the two targets agree at every index of the list",), mutants=[target_of_context])
+def jepa_loss_target_ext(p: Program, idxs: Indices, jepa: JepaArguments, other_target: OfIndex) -> Formula:
+    """jepa_loss depends on the target at the listed indices only."""
+    same_targets = every(idxs, lambda i: jepa.target(i) == other_target(i))
+    return assuming(
+        same_targets, then=p.jepa_loss(idxs, *jepa) == p.jepa_loss(idxs, *jepa._replace(target=other_target))
     )
-
-
-def list_laws(name: str, inputs: Mapping[str, Any], loss: Loss) -> tuple[Theorem, Theorem, Theorem]:
-    """What every sum over a list satisfies: nil, append, reverse."""
-    nil = Claim(
-        f"{name}_nil", {k: v for k, v in inputs.items() if k != "idxs"}, lambda p, w: (True, loss(p, [], w) == 0)
-    )
-    append = Claim(
-        f"{name}_append",
-        {**inputs, "more": Indices},
-        lambda p, w: (True, loss(p, w.idxs + w.more, w) == loss(p, w.idxs, w) + loss(p, w.more, w)),
-        on="idxs",
-    )
-    last = Use(append, lambda w, head: {"idxs": w.idxs[::-1], "more": SymList.of([head], TOKEN)})
-    reverse = Claim(
-        f"{name}_reverse",
-        inputs,
-        lambda p, w: (True, loss(p, w.idxs[::-1], w) == loss(p, w.idxs, w)),
-        on="idxs",
-        uses=(last,),
-    )
-    return (
-        theorem(nil, f"{name} of the empty list is 0.", _starts_at_one(name)),
-        theorem(
-            append, f"{name} of two lists joined is the sum of their losses.", _starts_at_one(name), _skips_first(name)
-        ),
-        theorem(
-            reverse,
-            f"{name} does not depend on the order being reversed.",
-            _skips_first(name),
-            _first_counts_double(name),
-        ),
-    )
-
-
-_CONS = Claim(
-    "masked_loss_cons",
-    {**MASKED, "i": Opaque},
-    lambda p, w: (True, _masked(p, prepend(w.i, w.idxs), w) == w.loss(w.i) + _masked(p, w.idxs, w)),
-)
-_ALL_ZERO = Claim(
-    "masked_loss_eq_zero_of_all_zero",
-    MASKED,
-    lambda p, w: (every(w.idxs, lambda i: w.loss(i) == 0), _masked(p, w.idxs, w) == 0),
-    on="idxs",
-)
-_PATCHES_ZERO = Claim(
-    "mae_loss_eq_zero_of_patch_losses_zero",
-    MAE,
-    lambda p, w: (every(w.idxs, lambda i: w.patch_loss(w.target(i), w.pred(i)) == 0), _mae(p, w.idxs, w) == 0),
-    on="idxs",
-)
-_EXACT = Claim(
-    "exact_reconstruction_identity",
-    {key: kind for key, kind in MAE.items() if key != "pred"},
-    lambda p, w: (
-        every(w.idxs, lambda i: w.patch_loss(w.target(i), w.target(i)) == 0),
-        p.mae_loss(w.idxs, w.target, w.target, w.patch_loss) == 0,
-    ),
-    on="idxs",
-)
-_TARGET_EXT = Claim(
-    "jepa_loss_target_ext",
-    {**JEPA, "other": Function(TOKEN, TOKEN)},
-    lambda p, w: (
-        every(w.idxs, lambda i: w.target(i) == w.other(i)),
-        _jepa(p, w.idxs, w) == p.jepa_loss(w.idxs, w.context, w.other, w.predict, w.rep_loss),
-    ),
-    on="idxs",
-)
-_SWAPPED = mutant(
-    "swapped_arguments",
-    "the patch loss gets (prediction, target)",
-    mae_loss=lambda idxs, target, pred, loss: PROGRAM.mae_loss(idxs, pred, target, loss),
-)
-_STALE_TARGET = mutant(
-    "stale_target",
-    "every prediction is compared with the first index's target",
-    mae_loss=lambda idxs, target, pred, loss: sum(loss(target(idxs[0]), pred(i)) for i in idxs),
-)
-_TARGET_OF_CONTEXT = mutant(
-    "target_of_context",
-    "the target is read at the context",
-    jepa_loss=lambda idxs, context, target, predict, loss: sum(
-        loss(target(context), predict(context, i)) for i in idxs
-    ),
-)
-
-THEOREMS: tuple[Theorem, ...] = (
-    *list_laws("masked_loss", MASKED, _masked),
-    theorem(_CONS, "masked_loss of i :: rest is the loss at i plus that of rest.", _skips_first("masked_loss")),
-    theorem(
-        _ALL_ZERO,
-        "masked_loss is 0 if the loss is 0 at every index of the list.",
-        _starts_at_one("masked_loss"),
-        given=("the loss is 0 at every index of the list",),
-    ),
-    *list_laws("mae_loss", MAE, _mae),
-    theorem(
-        _PATCHES_ZERO,
-        "mae_loss is 0 if every listed patch's loss is 0.",
-        _SWAPPED,
-        given=("patch_loss(target(i), pred(i)) = 0 at every index of the list",),
-    ),
-    theorem(
-        _EXACT,
-        "mae_loss of predicting the target itself is 0.",
-        _STALE_TARGET,
-        given=("patch_loss(target(i), target(i)) = 0 at every index of the list",),
-    ),
-    *list_laws("jepa_loss", JEPA, _jepa),
-    theorem(
-        _TARGET_EXT,
-        "jepa_loss depends on the target at the listed indices only.",
-        _TARGET_OF_CONTEXT,
-        given=("the two targets agree at every index of the list",),
-    ),
-)

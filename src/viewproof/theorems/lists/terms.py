@@ -1,13 +1,14 @@
 """Symbolic numbers: what the public functions run on.
 
 `Num` and `Token` are the entries a Python function is executed on; a `Truth` that decides a branch forks the
-execution (`paths`), so nothing about the branch is assumed.
+execution (`executions`), so nothing about the branch is assumed.
 """
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import z3
@@ -15,48 +16,59 @@ import z3
 REAL, TOKEN, BOOL = z3.RealSort(), z3.IntSort(), z3.BoolSort()
 
 
-class Trace:
-    """One execution: the branches it was told to take, and the conditions of those that it took."""
+class Execution:
+    """One execution: the branches it must take first, and the branch taken at each condition it met."""
 
     def __init__(self, prefix: Sequence[bool]) -> None:
         self.prefix = prefix
-        self.taken: dict[Any, bool] = {}
+        self.branches: dict[Any, bool] = {}
 
     def decide(self, condition: Any) -> bool:
         """The branch taken at ``condition``; a condition met before keeps its branch."""
-        if condition not in self.taken:
-            place = len(self.taken)
-            self.taken[condition] = self.prefix[place] if place < len(self.prefix) else True
-        return bool(self.taken[condition])
+        if condition not in self.branches:
+            place = len(self.branches)
+            self.branches[condition] = self.prefix[place] if place < len(self.prefix) else True
+        return self.branches[condition]
 
     @property
     def condition(self) -> Any:
         """What the entries must satisfy for this execution to be the one that happens."""
-        decided = [term if branch else z3.Not(term) for term, branch in self.taken.items()]
-        return z3.And(decided) if decided else z3.BoolVal(True)
+        return conjunction([term if branch else z3.Not(term) for term, branch in self.branches.items()])
 
 
-_trace: ContextVar[Trace | None] = ContextVar("_trace", default=None)
-binders: ContextVar[tuple[Any, ...]] = ContextVar("binders", default=())
-"""The arguments of the recursive definitions that are being written: no branch may depend on them."""
+_execution: ContextVar[Execution | None] = ContextVar("_execution", default=None)
+_writing: ContextVar[bool] = ContextVar("_writing", default=False)
 
 
-def paths(run: Callable[[], Any], limit: int = 4096) -> Iterator[tuple[Any, Any]]:
+def executions(run: Callable[[], Any], limit: int = 4096) -> Iterator[tuple[Any, Any]]:
     """Every execution of ``run`` as ``(condition, result)``; together the conditions cover all entries."""
     pending: list[list[bool]] = [[]]
     for _ in range(limit):
-        trace = Trace(pending.pop())
-        token = _trace.set(trace)
+        execution = Execution(pending.pop())
+        token = _execution.set(execution)
         try:
             result = run()
         finally:
-            _trace.reset(token)
-        branches = list(trace.taken.values())
-        pending += [[*branches[:place], False] for place in range(len(trace.prefix), len(branches))]
-        yield trace.condition, result
+            _execution.reset(token)
+        # Beyond its prefix an execution takes every branch as true; each of these may also be false.
+        branches = list(execution.branches.values())
+        pending += [[*branches[:place], False] for place in range(len(execution.prefix), len(branches))]
+        yield execution.condition, result
         if not pending:
             return
     raise RuntimeError(f"more than {limit} executions")
+
+
+@contextmanager
+def writing_definition() -> Iterator[None]:
+    """While a recursive definition is written, once for every list: a branch taken here would be lost."""
+    if _writing.get():
+        raise RuntimeError("a definition inside another's body would not be closed")
+    token = _writing.set(True)
+    try:
+        yield
+    finally:
+        _writing.reset(token)
 
 
 class Truth:
@@ -66,12 +78,27 @@ class Truth:
         self.term = term
 
     def __bool__(self) -> bool:
-        term, trace = z3.simplify(self.term), _trace.get()
+        term, execution = z3.simplify(self.term), _execution.get()
         if z3.is_true(term) or z3.is_false(term):
             return bool(z3.is_true(term))
-        if trace is None or binders.get():
+        if execution is None or _writing.get():
             raise RuntimeError(f"no execution to fork at {term}")
-        return trace.decide(term)
+        return execution.decide(term)
+
+
+class Token:
+    """An opaque value (an index, a patch, a representation): it may be handed on and compared, nothing else."""
+
+    def __init__(self, term: Any) -> None:
+        self.term = term
+
+    def __repr__(self) -> str:
+        return str(self.term)
+
+    def __eq__(self, other: object) -> Any:
+        return Truth(self.term == getattr(other, "term", other)) if isinstance(other, Token | int) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Num:
@@ -103,48 +130,23 @@ def real(value: Any) -> Any:
     return z3.Q(number.numerator, number.denominator)
 
 
-def _operator(make: Callable[[Any, Any], Any], kind: type) -> Callable[[Num, Any], Any]:
-    def apply(self: Num, other: Any) -> Any:
+def conjunction(terms: Sequence[Any]) -> Any:
+    """The Z3 conjunction, without the parts that are plainly true."""
+    parts = [term for term in terms if not z3.is_true(term)]
+    return z3.And(parts) if len(parts) > 1 else parts[0] if parts else z3.BoolVal(True)
+
+
+def _method(apply: Callable[[Any, Any], Any], result: type, reflected: bool = False) -> Callable[[Num, Any], Any]:
+    def method(self: Num, other: Any) -> Any:
         if not isinstance(other, Num | int | Fraction | float):
             return NotImplemented
-        return kind(make(self.term, real(other)))
+        return result(apply(real(other), self.term) if reflected else apply(self.term, real(other)))
 
-    return apply
-
-
-def _swapped(make: Callable[[Any, Any], Any], a: Any, b: Any) -> Any:
-    return make(b, a)
+    return method
 
 
-for _name, _make in {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "truediv": lambda a, b: a / b,
-}.items():
-    setattr(Num, f"__{_name}__", _operator(_make, Num))
-    setattr(Num, f"__r{_name}__", _operator(partial(_swapped, _make), Num))
-for _name, _make in {
-    "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b,
-    "gt": lambda a, b: a > b,
-    "ge": lambda a, b: a >= b,
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
-}.items():
-    setattr(Num, f"__{_name}__", _operator(_make, Truth))
-
-
-class Token:
-    """An opaque value (an index, a patch, a representation): it may be handed on and compared, nothing else."""
-
-    def __init__(self, term: Any) -> None:
-        self.term = term
-
-    def __repr__(self) -> str:
-        return str(self.term)
-
-    def __eq__(self, other: object) -> Any:
-        return Truth(self.term == getattr(other, "term", other)) if isinstance(other, Token | int) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
+for _name in ("add", "sub", "mul", "truediv"):
+    setattr(Num, f"__{_name}__", _method(getattr(operator, _name), Num))
+    setattr(Num, f"__r{_name}__", _method(getattr(operator, _name), Num, reflected=True))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
+    setattr(Num, f"__{_name}__", _method(getattr(operator, _name), Truth))
