@@ -18,13 +18,13 @@ from multiprocessing import connection, forkserver
 from typing import Any
 
 from viewproof.theorems import PARTS, registered
-from viewproof.theorems.registry import Outcome, Settled, Theorem, settle
+from viewproof.theorems.registry import Checked, Outcome, Theorem, check
 from viewproof.verdict import Verdict
 
 INTERRUPTED = "interrupted from keyboard"
 _EXIT_INTERRUPTED = 130
 _Answers = Sequence[tuple[Any, ...]]
-"""For each theorem of a group what `Settled` holds, without the theorem: it does not travel between processes."""
+"""For each theorem of a group what `Checked` holds, without the theorem: it does not travel between processes."""
 
 _SEVERAL = "forkserver" in multiprocessing.get_all_start_methods()
 
@@ -48,7 +48,7 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
 
-def settle_all(theorems: Sequence[Theorem], processes: int) -> Generator[Settled, None, None]:
+def settle_all(theorems: Sequence[Theorem], processes: int) -> Generator[Checked, None, None]:
     """Every theorem settled, in order; with one process, or one group, all in this process."""
     groups = [list(group) for _, group in itertools.groupby(theorems, key=lambda t: (t.layer, t.program))]
     if min(processes, len(groups)) < 2 or not _SEVERAL:
@@ -60,7 +60,7 @@ def settle_all(theorems: Sequence[Theorem], processes: int) -> Generator[Settled
         for place, group in enumerate(groups):
             while place not in answers:
                 answers.update([next(arriving)])
-            yield from (Settled(theorem, *answer) for theorem, answer in zip(group, answers.pop(place), strict=True))
+            yield from (Checked(theorem, *answer) for theorem, answer in zip(group, answers.pop(place), strict=True))
 
 
 def _answered(groups: Sequence[Sequence[str]], processes: int) -> Generator[tuple[int, _Answers], None, None]:
@@ -127,14 +127,14 @@ def _answers(names: Sequence[str]) -> _Answers:
     return [(s.outcome, s.milliseconds, dict(s.mutants), s.mutant_milliseconds, s.complaints) for s in settled]
 
 
-def settle_one(theorem: Theorem) -> Settled:
+def settle_one(theorem: Theorem) -> Checked:
     """The theorem settled; a check that raises leaves it UNKNOWN, Ctrl-C is passed on."""
     start = time.perf_counter()
     try:
-        settled = settle(theorem)
+        settled = check(theorem)
     except Exception as problem:
         outcome = Outcome(Verdict.UNKNOWN, f"the check stopped: {type(problem).__name__}: {problem}")
-        settled = Settled(theorem, outcome, 1e3 * (time.perf_counter() - start))
+        settled = Checked(theorem, outcome, 1e3 * (time.perf_counter() - start))
     # Z3 takes Ctrl-C for itself and answers "unknown"
     if any(INTERRUPTED in outcome.detail for outcome in (settled.outcome, *settled.mutants.values())):
         raise KeyboardInterrupt

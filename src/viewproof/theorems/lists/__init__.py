@@ -4,13 +4,10 @@ Each statement is written once and evaluated three ways: on the public functions
 their recursive definitions over lists of any length, and on concrete witnesses.
 """
 
-from viewproof.theorems.lists import contracts, graph, guards, masks, sums
-from viewproof.theorems.registry import Theorem
+from viewproof.theorems.lists import contracts, graph, guards, sums
+from viewproof.theorems.registry import Theorem, register
 
-THEOREMS: tuple[Theorem, ...] = (
-    *masks.THEOREMS,
-    *sums.THEOREMS,
-    *contracts.THEOREMS,
-    *guards.THEOREMS,
-    *graph.THEOREMS,
-)
+THEOREMS: tuple[Theorem, ...] = (*sums.THEOREMS, *contracts.THEOREMS, *guards.THEOREMS, *graph.THEOREMS)
+
+for _theorem in THEOREMS:
+    register(_theorem)
