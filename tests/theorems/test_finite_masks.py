@@ -1,20 +1,34 @@
 """The theorems about `Mask` itself are proved, and their mutants refuted."""
 
-import subprocess
-import sys
+from collections.abc import Iterator
 
+import jaxtyping
 import pytest
 
 pytest.importorskip("z3")
 
+from viewproof.theorems import check, registered
 
-def test_proved_and_every_mutant_refuted():
-    """In a process of its own: torch captures with symbolic extents, which this run's shape checks would refuse."""
-    code = (
-        "from viewproof.theorems.tensors.finite_masks import THEOREMS\n"
-        "from viewproof.theorems.registry import settle\n"
-        "for one in map(settle, THEOREMS): print(one.theorem.name, one.outcome.verdict, one.green, *one.complaints)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    names = ["all_mask_selected", "complement_selected_iff", "empty_mask_not_selected"]
-    assert sorted(done.stdout.splitlines()) == [f"{name} PROVED True" for name in names], done.stderr
+NAMES = ["all_mask_selected", "empty_mask_not_selected", "complement_selected_iff"]
+
+
+@pytest.fixture(autouse=True)
+def _symbols_are_arguments() -> Iterator[None]:
+    """The shape checker of the test run refuses a symbol where a signature says int."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_theorem_is_proved_and_its_mutants_are_refuted(name: str) -> None:
+    checked = check(registered()[name])
+    assert checked.green, (checked.outcome, checked.complaints)
+
+
+def test_a_mask_that_reads_another_coordinate_is_refuted_by_enumeration() -> None:
+    theorem = registered()["complement_selected_iff"]
+    backwards = next(mutant for mutant in theorem.mutants if mutant.name == "reads backwards")
+    witness = theorem.prove(backwards.program).witness
+    assert witness is not None and witness["case"] == "enumerated"
+    assert not theorem.holds(backwards.program, witness) and theorem.holds(theorem.program, witness)

@@ -164,14 +164,14 @@ def test_json_in_a_missing_folder_is_refused_before_any_proof(tmp_path):
         report.run(None, tmp_path / "missing" / "proofs.json", None)
 
 
-def test_interrupt_prints_what_was_settled_and_exits_130(capsys, registry, tmp_path):
+def test_interrupt_prints_what_was_checked_and_exits_130(capsys, registry, tmp_path):
     def interrupted(program):
         raise KeyboardInterrupt
 
     registry["masked_loss_reverse"] = dataclasses.replace(registry["masked_loss_reverse"], prove=interrupted)
     assert report.run(None, tmp_path / "proofs.json", None) == 130
     out = capsys.readouterr().out
-    assert "masked_loss_nil" in out and f"interrupted: 2 of {len(registry)} settled; 2 PROVED" in out
+    assert "masked_loss_nil" in out and f"interrupted: 2 of {len(registry)} checked; 2 PROVED" in out
     assert not (tmp_path / "proofs.json").exists()
 
 
@@ -183,12 +183,12 @@ def test_interrupt_that_z3_took_for_itself_counts_too(capsys, registry):
 
 
 def test_colour_on_a_terminal_only(monkeypatch):
-    settled = settle_one(SMALL["masked_loss_nil"])
+    checked = settle_one(SMALL["masked_loss_nil"])
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert "\x1b[32m" in report.row(settled)
+    assert "\x1b[32m" in report.row(checked)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b" not in report.row(settled)
+    assert "\x1b" not in report.row(checked)
 
 
 def test_without_z3_one_line_and_exit_2():

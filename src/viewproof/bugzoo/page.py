@@ -5,7 +5,7 @@ from pathlib import Path
 
 from viewproof.bugzoo.run import Examined
 from viewproof.certify.pictures import pictures, png, strip
-from viewproof.theorems.report import write
+from viewproof.files import whole_file
 
 HEAD = """# The zoo
 
@@ -85,4 +85,5 @@ def update(root: Path, examined: Sequence[Examined]) -> None:
             aside = path.with_suffix(".part")
             aside.write_bytes(png(strip(panels)))
             aside.replace(path)
-    write(root / "docs" / "bugzoo.md", zoo_page(examined))
+    with whole_file(root / "docs" / "bugzoo.md") as file:
+        file.write(zoo_page(examined))

@@ -13,8 +13,8 @@ from viewproof.certify.page import html_page
 from viewproof.certify.pipeline import Pipeline, certify
 from viewproof.certify.report import Report
 from viewproof.errors import InvalidArgument
+from viewproof.files import whole_file
 from viewproof.masks import Rule
-from viewproof.theorems.report import write
 from viewproof.verdict import Verdict
 
 
@@ -35,9 +35,11 @@ def run(target: str, shape: str, html: Path | None, json: Path | None, rule: Rul
     print(report)
     print(f"\n{summary(report)}")
     if html is not None:
-        write(html, html_page(report))
+        with whole_file(html) as file:
+            file.write(html_page(report))
     if json is not None:
-        write(json, report.json() + "\n")
+        with whole_file(json) as file:
+            file.write(report.json() + "\n")
     return 0 if all(f.verdict in (Verdict.PROVED, Verdict.VACUOUS) for f in report.findings) else 1
 
 

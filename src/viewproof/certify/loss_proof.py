@@ -17,10 +17,10 @@ from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, same
 from viewproof.theorems.registry import Outcome
-from viewproof.theorems.tensors.case import Case, Claim, Inputs, Subject
+from viewproof.theorems.tensors.case import Inputs, Subject, TensorCase, TensorClaim
 from viewproof.theorems.tensors.decide import decide
+from viewproof.theorems.tensors.signatures import INT
 from viewproof.theorems.tensors.spec import same_shape
-from viewproof.theorems.tensors.subjects import INT
 from viewproof.verdict import Verdict
 
 Call = Callable[[Tensor, Tensor, Mask], Tensor]
@@ -36,19 +36,19 @@ def prove_value(
     def observe(program: Call, prediction: Tensor, y: Tensor, hidden: Tensor, count: Any) -> Sequence[Tensor]:
         return [_run(program, prediction, y, hidden, per_sample, count), distance(prediction - y)]
 
-    def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
+    def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[TensorClaim]:
         loss, terms = observed
         zero = z3.RealVal(0)
 
         def term(*place: Term) -> Any:
             return z3.If(_selected(inputs, place), terms.at(place), zero)
 
-        each = Claim("a distance for each coordinate", (), lambda: same_shape(terms.shape, inputs["y"].shape))
+        each = TensorClaim("a distance for each coordinate", (), lambda: same_shape(terms.shape, inputs["y"].shape))
         if reduction == "rows":
             rows, *rest = inputs["y"].shape
             return [
                 each,
-                Claim(
+                TensorClaim(
                     "row n of the loss is the row's sum of distances",
                     (rows,),
                     lambda n: facts.equal(loss.at((n,)), _sum(facts, rest, lambda *place: term(n, *place), zero)),
@@ -58,7 +58,7 @@ def prove_value(
         whole = inputs["y"].shape
         return [
             each,
-            Claim(
+            TensorClaim(
                 "loss * selected coordinates == sum of distances over the mask",
                 (),
                 lambda: facts.equal(loss.at(()) * count, _sum(facts, whole, term, zero)),
@@ -72,10 +72,10 @@ def prove_value(
     kinds = {"prediction": TensorInput(y.dim(), y.dtype), "y": TensorInput(y.dim(), y.dtype)}
     signature: dict[str, Any] = {**kinds, "hidden": TensorInput(y.dim() - (not per_sample), torch.bool), "count": INT}
     given = _counted if reduction == "mean" else None
-    return _quietly(Case(Subject("loss", signature, observe, _fitting, "real", given, replay), claims), call)
+    return _quietly(TensorCase(Subject("loss", signature, observe, _fitting, "real", given, replay), claims), call)
 
 
-def _quietly(case: Case, call: Call) -> Outcome:
+def _quietly(case: TensorCase, call: Call) -> Outcome:
     disabled = logging.root.manager.disable
     # What torch prints of a program that it cannot export comes back as the reason of the outcome.
     logging.disable(logging.CRITICAL)

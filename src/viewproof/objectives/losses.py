@@ -48,7 +48,7 @@ def masked_mse(
     >>> masked_mse(torch.zeros(2, 3), sample), masked_mse(torch.zeros(2, 3), sample, reduction="rows")
     (tensor(15.5000), tensor([10., 52.]))
     """
-    return _masked(F.mse_loss, prediction, sample, reduction, over)
+    return masked_distance(F.mse_loss, prediction, sample, reduction, over)
 
 
 def masked_l1(
@@ -61,7 +61,7 @@ def masked_l1(
     >>> masked_l1(torch.zeros(1, 3), sample)
     tensor(2.)
     """
-    return _masked(F.l1_loss, prediction, sample, reduction, over)
+    return masked_distance(F.l1_loss, prediction, sample, reduction, over)
 
 
 def masked_smooth_l1(
@@ -81,13 +81,21 @@ def masked_smooth_l1(
     if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 < beta < math.inf:
         raise InvalidArgument(f"beta={beta!r} must be a positive number; use masked_l1 for its limit at 0")
 
-    return _masked(partial(F.smooth_l1_loss, beta=beta), prediction, sample, reduction, over)
+    return masked_distance(partial(F.smooth_l1_loss, beta=beta), prediction, sample, reduction, over)
 
 
-def _masked(
-    distance: Callable[..., Tensor], prediction: Tensor, sample: Sample, reduction: Reduction, over: Over
+def masked_distance(
+    distance: Callable[..., Tensor],
+    prediction: Tensor,
+    sample: Sample,
+    reduction: Reduction,
+    over: Over,
+    count: int | None = None,
 ) -> Tensor:
-    """Select, then measure from 0, then sum: torch's own distances have one pass forward and one back."""
+    """Any of torch's distances over the mask; see `masked_mse`. ``count`` is that of the mask, if the caller knows it.
+
+    Select, then measure from 0, then sum: torch's own distances have one pass forward and one back.
+    """
     if prediction.shape != sample.y.shape:
         raise InvalidArgument(
             f"prediction of shape {tuple(prediction.shape)} must have the target's shape {tuple(sample.y.shape)}; "
@@ -111,16 +119,18 @@ def _masked(
     if reduction == "sum":
         return terms.sum()
     rows = 1 if selection.per_sample else prediction.shape[0]
-    if torch.compiler.is_compiling():
-        count = selection.hidden.sum() * rows
-        torch._assert_async(count > 0, "the mean loss of an empty mask has no value")
-        return terms.sum() / count
-    if selection.count * rows == 0:
+    if count is None and torch.compiler.is_compiling():
+        total = selection.hidden.sum() * rows
+        torch._assert_async(total > 0, "the mean loss of an empty mask has no value")
+        return terms.sum() / total
+    if count is None:
+        count = selection.count
+    if count * rows == 0:
         raise InvalidArgument(
             f"mask made by {selection.rule!r} selects nothing in a batch of {prediction.shape[0]}: a mean over it has "
             "no value; check period and offset, or use reduction='sum'"
         )
-    return terms.sum() / (selection.count * rows)
+    return terms.sum() / (count * rows)
 
 
 def rounding_bound(

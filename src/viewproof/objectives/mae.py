@@ -1,6 +1,7 @@
 """Masked reconstruction: the finite loss, and rows of the running pipeline as contracts."""
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,9 @@ from viewproof.shapes import Shaped
 from viewproof.views import block_mae_sample, image_patch_mae_sample, patchify, vector_mae_sample
 
 Distance = Callable[[Any, Any], Any]
+Listing = Callable[..., Sequence[int]]
+"""From a mask to the indices that a contract sums over."""
+_SELECTED: Listing = attrgetter("selected_idxs")
 
 
 def mae_loss(
@@ -67,9 +71,17 @@ def matrix_row_as_prediction(yhat: Shaped[Tensor, "batch *target"], row: int) ->
 
 
 def row_predictive_contract(
-    sample: Sample, yhat: Shaped[Tensor, "batch *target"], row: int, patch_loss: Distance, over: Over = "hidden"
+    sample: Sample,
+    yhat: Shaped[Tensor, "batch *target"],
+    row: int,
+    patch_loss: Distance,
+    over: Over = "hidden",
+    *,
+    listing: Listing = _SELECTED,
 ) -> PredictiveViewContract:
     """Row ``row`` of any running pipeline with a flat target ``[N, D]``; the target comes from ``sample.y``.
+
+    ``listing`` makes the index list of the row's mask, here and below; proofs pass one of their own.
 
     >>> import torch
     >>> sample = vector_mae_sample(torch.tensor([[1.0, 2.0, 3.0]]), period=2, offset=0)
@@ -79,9 +91,8 @@ def row_predictive_contract(
     if yhat.shape != sample.y.shape:
         raise InvalidArgument(f"yhat of shape {tuple(yhat.shape)} must have the target's shape {tuple(sample.y.shape)}")
     target, prediction = matrix_row_as_patch_batch(sample.y, row), matrix_row_as_prediction(yhat, row)
-    return mae_as_predictive_view_contract(
-        sample.selection(over).row(row).selected_idxs, target, prediction, patch_loss
-    )
+    idxs = listing(sample.selection(over).row(row))
+    return mae_as_predictive_view_contract(idxs, target, prediction, patch_loss)
 
 
 def vector_mae_row_predictive_contract(
@@ -91,9 +102,11 @@ def vector_mae_row_predictive_contract(
     period: int,
     offset: int,
     patch_loss: Distance,
+    *,
+    listing: Listing = _SELECTED,
 ) -> PredictiveViewContract:
     """One row of the running vector MAE. Theorem: ``vector_mae_row_predictive_objective_eq_mae_loss``."""
-    return row_predictive_contract(vector_mae_sample(x, period, offset), yhat, row, patch_loss)
+    return row_predictive_contract(vector_mae_sample(x, period, offset), yhat, row, patch_loss, listing=listing)
 
 
 def image_patch_mae_row_predictive_contract(
@@ -107,10 +120,12 @@ def image_patch_mae_row_predictive_contract(
     patch_loss: Distance,
     recon_dim: int | None = None,
     over: Over = "hidden",
+    *,
+    listing: Listing = _SELECTED,
 ) -> PredictiveViewContract:
     """One row of the running image MAE. Theorem: ``image_patch_mae_row_predictive_objective_eq_mae_loss``."""
     sample = image_patch_mae_sample(x, patch_h, patch_w, period, offset, recon_dim)
-    return row_predictive_contract(sample, yhat, row, patch_loss, over)
+    return row_predictive_contract(sample, yhat, row, patch_loss, over, listing=listing)
 
 
 def block_mae_row_predictive_contract(
@@ -123,9 +138,12 @@ def block_mae_row_predictive_contract(
     patch_loss: Distance,
     recon_dim: int | None = None,
     over: Over = "hidden",
+    *,
+    listing: Listing = _SELECTED,
 ) -> PredictiveViewContract:
     """One row of the running block MAE. Theorem: ``block_mae_row_predictive_objective_eq_mae_loss``."""
-    return row_predictive_contract(block_mae_sample(x, blocks, period, offset, recon_dim), yhat, row, patch_loss, over)
+    sample = block_mae_sample(x, blocks, period, offset, recon_dim)
+    return row_predictive_contract(sample, yhat, row, patch_loss, over, listing=listing)
 
 
 def image_patch_token_row_predictive_contract(
@@ -137,6 +155,8 @@ def image_patch_token_row_predictive_contract(
     period: int,
     offset: int,
     patch_loss: Distance,
+    *,
+    listing: Listing = hidden_patch_idxs,
 ) -> PredictiveViewContract:
     """One row of a decoder that predicts patch tokens ``[N, patches, patch_h * patch_w * C]``.
 
@@ -155,7 +175,7 @@ def image_patch_token_row_predictive_contract(
         raise InvalidArgument(f"yhat_tokens of shape {tuple(yhat_tokens.shape)} must be {tuple(target.shape)}")
     assert sample.view is not None
     return mae_as_predictive_view_contract(
-        hidden_patch_idxs(sample.view, patch_h, patch_w),
+        listing(sample.view, patch_h, patch_w),
         matrix_row_as_patch_batch(target, row),
         matrix_row_as_prediction(yhat_tokens, row),
         patch_loss,

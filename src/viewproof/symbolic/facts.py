@@ -1,7 +1,7 @@
 """What holds on the path that was captured, what operators ask of their arguments, and the bounded sums met."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +40,10 @@ class Facts:
     splits: dict[int, tuple[Term, Term, Term]] = field(default_factory=dict)
     kept: list[z3.ExprRef] = field(default_factory=list)
     count: int = 0
+    meanings: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    """Meanings of operators for these goals alone, before those of the table."""
+    memo: dict[Any, Any] = field(default_factory=dict)
+    """What meanings state once for all goals, by keys of their own."""
 
     def fresh(self, name: str, sort: z3.SortRef) -> Any:
         """A constant that occurs nowhere else."""

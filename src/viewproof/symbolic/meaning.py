@@ -94,9 +94,10 @@ def _check_shape(capture: Capture, node: torch.fx.Node, value: Any, facts: Facts
 def apply(target: Any, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The meaning of one operator on these arguments."""
     name = str(target) if isinstance(target, OpOverload) else f"operator.{target.__name__}"
-    if name not in TABLE:
+    meaning = facts.meanings.get(name) or TABLE.get(name)
+    if meaning is None:
         raise NoMeaning(f"operator {name}")
-    return TABLE[name](facts, *args, **kwargs)
+    return meaning(facts, *args, **kwargs)
 
 
 def _resolve(argument: Any, held: Mapping[torch.fx.Node, Any]) -> Any:

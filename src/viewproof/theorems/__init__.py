@@ -3,28 +3,33 @@
 from functools import cache
 from importlib import import_module
 
-from viewproof.theorems.registry import THEOREMS, Mutant, Outcome, Settled, Theorem, register, settle
+from viewproof.theorems.registry import LAYERS, THEOREMS, Checked, Mutant, Outcome, Theorem, check
 from viewproof.verdict import Verdict
 
-__all__ = ["PARTS", "Mutant", "Outcome", "Settled", "Theorem", "Verdict", "registered", "settle"]
+__all__ = ["PARTS", "Checked", "Mutant", "Outcome", "Theorem", "Verdict", "check", "registered"]
 
 PARTS = [
-    *(
-        f"viewproof.theorems.tensors.{part}"
-        for part in (
-            *("masks", "samples", "geometry", "laws", "counts", "bridges", "tokens", "training"),
-            *("random_choices", "random_masks", "finite_masks"),
-        )
-    ),
+    "viewproof.theorems.tensors.masks",
+    "viewproof.theorems.tensors.samples",
+    "viewproof.theorems.tensors.geometry",
+    "viewproof.theorems.tensors.laws",
+    "viewproof.theorems.tensors.counts",
+    "viewproof.theorems.tensors.bridges",
+    "viewproof.theorems.tensors.tokens",
+    "viewproof.theorems.tensors.training",
+    "viewproof.theorems.tensors.random_choices",
+    "viewproof.theorems.tensors.random_masks",
+    "viewproof.theorems.tensors.finite_masks",
     "viewproof.theorems.lists",
 ]
+"""The modules that hold theorems: importing one registers them."""
 
 
 @cache
 def registered() -> dict[str, Theorem]:
-    """Every theorem by name; loads Z3."""
-    for part in map(import_module, PARTS):
-        for theorem in getattr(part, "THEOREMS", ()):
-            if theorem.name not in THEOREMS:
-                register(theorem)
-    return dict(THEOREMS)
+    """Every theorem by name, in the order of layers and modules; loads Z3."""
+    for part in PARTS:
+        import_module(part)
+    order = {part: place for place, part in enumerate(PARTS)}
+    theorems = sorted(THEOREMS.values(), key=lambda t: (LAYERS.index(t.layer), order.get(t.module, len(PARTS))))
+    return {theorem.name: theorem for theorem in theorems}

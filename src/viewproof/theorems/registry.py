@@ -1,11 +1,16 @@
 """What a theorem is: a statement, the program it is about, a machine check, and mutants that it must reject."""
 
+import inspect
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from viewproof.verdict import Verdict
+
+LAYERS = ("masks", "samples", "bridges", "algebra")
+"""The layers of theorems, in the order in which they are listed."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,18 @@ class Mutant:
     what: str
     program: Any
 
+    @classmethod
+    def of(cls, program: Any) -> "Mutant":
+        """The mutant that a function or class is: its name in words, and what its docstring says is wrong.
+
+        >>> def rows_rolled(x):
+        ...     "Row n predicts row n - 1."
+        >>> Mutant.of(rows_rolled).name, Mutant.of(rows_rolled).what
+        ('rows rolled', 'Row n predicts row n - 1')
+        """
+        words = re.sub("(?<=[a-z])(?=[A-Z])", " ", program.__name__).replace("_", " ").lower()
+        return cls(words, first_paragraph(program).removesuffix("."), program)
+
 
 @dataclass(frozen=True)
 class Theorem:
@@ -64,6 +81,8 @@ class Theorem:
     prove: Callable[[Any], Outcome]
     holds: Callable[[Any, Mapping[str, Any]], bool]
     mutants: tuple[Mutant, ...]
+    module: str = ""
+    """Where it is written."""
 
 
 THEOREMS: dict[str, Theorem] = {}
@@ -77,8 +96,13 @@ def register(theorem: Theorem) -> Theorem:
     return theorem
 
 
+def first_paragraph(described: Any) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join((inspect.getdoc(described) or "").split("\n\n")[0].split())
+
+
 @dataclass(frozen=True)
-class Settled:
+class Checked:
     """A theorem's outcome, its mutants' outcomes, and how long both took."""
 
     theorem: Theorem
@@ -94,7 +118,7 @@ class Settled:
         return self.outcome.verdict is Verdict.PROVED and not self.complaints
 
 
-def settle(theorem: Theorem) -> Settled:
+def check(theorem: Theorem) -> Checked:
     """Prove the theorem, refute its mutants, and replay each witness on the mutant and on the real program."""
     start = time.perf_counter()
     outcome = theorem.prove(theorem.program)
@@ -110,4 +134,4 @@ def settle(theorem: Theorem) -> Settled:
         elif not theorem.holds(theorem.program, answer.witness):
             complaints.append(f"mutant {mutant.name}: its witness breaks the real program too")
     end = time.perf_counter()
-    return Settled(theorem, outcome, 1e3 * (proved - start), mutants, 1e3 * (end - proved), tuple(complaints))
+    return Checked(theorem, outcome, 1e3 * (proved - start), mutants, 1e3 * (end - proved), tuple(complaints))

@@ -1,4 +1,4 @@
-"""What ``viewproof prove`` prints: the theorems, settled one by one.
+"""What ``viewproof prove`` prints: the theorems, checked one by one.
 
 ``python -m viewproof.theorems.report`` writes the pages that are generated from the registry.
 """
@@ -21,8 +21,9 @@ from typing import Any
 
 from viewproof import __version__
 from viewproof.errors import InvalidArgument
-from viewproof.theorems import registered
-from viewproof.theorems.registry import Outcome, Settled, Theorem
+from viewproof.files import whole_file
+from viewproof.theorems import pages, registered
+from viewproof.theorems.registry import Checked, Outcome, Theorem
 from viewproof.theorems.workers import settle_all, warm_up
 from viewproof.verdict import Verdict
 
@@ -34,7 +35,7 @@ WIDTH = 120
 def run(
     only: str | None = None, json: Path | None = None, show: str | None = None, processes: int = 1, solver: str = "z3"
 ) -> int:
-    """Settle the theorems and print the table; 0 if all are green, 1 if not, 2 without a solver, 130 if interrupted.
+    """Check the theorems and print the table; 0 if all are green, 1 if not, 2 without a solver, 130 if interrupted.
 
     ``only`` is a shell pattern or a part of a name, ``show`` one name to print in full, ``json`` a file to write;
     each of the ``processes`` takes up to 0.5 GB. ``solver`` is ``z3``, ``cvc5`` or ``both``.
@@ -54,22 +55,23 @@ def run(
         raise InvalidArgument(f"only={only!r} and show={show!r} exclude each other; pass one of them")
     if json is not None and not json.parent.is_dir():
         raise InvalidArgument(f"json={str(json)!r} must be in a folder that exists; make {str(json.parent)!r} first")
-    wanted = chosen(theorems, only) if show is None else [named(theorems, show)]
-    settled: list[Settled] = []
+    selected = chosen(theorems, only) if show is None else [named(theorems, show)]
+    checked: list[Checked] = []
     start = time.perf_counter()
     try:
-        for one in settle_all(wanted, processes, solver):
+        for one in settle_all(selected, processes, solver):
             if show is None:
-                print(end=heading(one.theorem, settled[-1].theorem if settled else None))
-            settled.append(one)
+                print(end=heading(one.theorem, checked[-1].theorem if checked else None))
+            checked.append(one)
             print(full(one) if show is not None else row(one), flush=True)
     except KeyboardInterrupt:
-        print(f"\ninterrupted: {len(settled)} of {len(wanted)} settled; {summary(settled, start)}")
+        print(f"\ninterrupted: {len(checked)} of {len(selected)} checked; {summary(checked, start)}")
         return 130
-    print(f"\n{summary(settled, start)}")
+    print(f"\n{summary(checked, start)}")
     if json is not None:
-        write(json, dumps(record(settled), indent=1, ensure_ascii=False) + "\n")
-    return 0 if all(one.green for one in settled) else 1
+        with whole_file(json) as file:
+            file.write(dumps(record(checked), indent=1, ensure_ascii=False) + "\n")
+    return 0 if all(one.green for one in checked) else 1
 
 
 def chosen(theorems: Mapping[str, Theorem], only: str | None) -> list[Theorem]:
@@ -100,18 +102,18 @@ def heading(theorem: Theorem, before: Theorem | None) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def row(settled: Settled) -> str:
+def row(checked: Checked) -> str:
     """A theorem in the table: verdict, time, name, mutants; what it says; what is wrong, if anything is."""
-    theorem, outcome = settled.theorem, settled.outcome
-    mutants = f"{sum(one.verdict is Verdict.REFUTED for one in settled.mutants.values())}/{len(theorem.mutants)}"
-    line = f"  {outcome.verdict:<8} {settled.milliseconds:>7.0f} ms  {theorem.name}"
+    theorem, outcome = checked.theorem, checked.outcome
+    mutants = f"{sum(one.verdict is Verdict.REFUTED for one in checked.mutants.values())}/{len(theorem.mutants)}"
+    line = f"  {outcome.verdict:<8} {checked.milliseconds:>7.0f} ms  {theorem.name}"
     line = f"{line:<100} mutants {mutants}" if outcome.second is None else f"{line:<86} mutants {mutants:<6}"
     line += "" if outcome.second is None else f" cvc5 {outcome.second}"
-    lines = [_coloured(line, settled.green), *_wrapped(theorem.statement)]
+    lines = [_coloured(line, checked.green), *_wrapped(theorem.statement)]
     if outcome.verdict is not Verdict.PROVED:
         lines += _wrapped(f"{outcome.detail} {_plain(outcome.witness or {})}")
     opinions = [] if outcome.second is None else [*outcome.second.disagreed, *outcome.second.unsettled]
-    return "\n".join([*lines, *(line for text in (*settled.complaints, *opinions) for line in _wrapped(text))])
+    return "\n".join([*lines, *(line for text in (*checked.complaints, *opinions) for line in _wrapped(text))])
 
 
 def _wrapped(text: str, indent: int = 23) -> list[str]:
@@ -124,33 +126,33 @@ def _coloured(text: str, green: bool) -> str:
     return f"\x1b[{32 if green else 31}m{text}\x1b[0m"
 
 
-def summary(settled: list[Settled], start: float) -> str:
+def summary(checked: list[Checked], start: float) -> str:
     """One line: how many are what, and how long it took."""
-    verdicts = [one.outcome.verdict for one in settled]
+    verdicts = [one.outcome.verdict for one in checked]
     counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict if verdict in verdicts]
-    mutants = [outcome.verdict for one in settled for outcome in one.mutants.values()]
+    mutants = [outcome.verdict for one in checked for outcome in one.mutants.values()]
     counts.append(f"{mutants.count(Verdict.REFUTED)} of {len(mutants)} mutants REFUTED")
-    second = [one.outcome.second for one in settled if one.outcome.second is not None]
+    second = [one.outcome.second for one in checked if one.outcome.second is not None]
     if second:
         counts.append(f"cvc5 agrees on {sum(s.agreed for s in second)} of {sum(s.asked for s in second)} goals")
-    red = sum(not one.green for one in settled)
+    red = sum(not one.green for one in checked)
     end = f"{red} NOT GREEN" if red else "all green"
     return f"{', '.join(counts)}; {end}; {time.perf_counter() - start:.1f} s"
 
 
-def full(settled: Settled) -> str:
+def full(checked: Checked) -> str:
     """Everything about one theorem."""
-    theorem, outcome = settled.theorem, settled.outcome
+    theorem, outcome = checked.theorem, checked.outcome
     sections = {
         "says": [theorem.statement],
         "given": list(theorem.hypotheses) or ["nothing"],
         "scope": [theorem.scope],
         "method": [theorem.method],
-        "verdict": [f"{outcome.verdict}, {settled.milliseconds:.0f} ms", outcome.detail, *settled.complaints],
+        "verdict": [f"{outcome.verdict}, {checked.milliseconds:.0f} ms", outcome.detail, *checked.complaints],
         **({} if outcome.second is None else {"cvc5": [outcome.second.text]}),
         "captured graph": list(outcome.graphs) or ["none: the Python function is run with symbolic entries"],
         "goals": list(outcome.goals) or ["none"],
-        "mutants": [_mutant(settled, mutant.name, mutant.what) for mutant in theorem.mutants],
+        "mutants": [_mutant(checked, mutant.name, mutant.what) for mutant in theorem.mutants],
     }
     lines = [theorem.name]
     for title, texts in sections.items():
@@ -158,8 +160,8 @@ def full(settled: Settled) -> str:
     return "\n".join(lines)
 
 
-def _mutant(settled: Settled, name: str, what: str) -> str:
-    outcome = settled.mutants.get(name, Outcome(Verdict.UNKNOWN, "not tried"))
+def _mutant(checked: Checked, name: str, what: str) -> str:
+    outcome = checked.mutants.get(name, Outcome(Verdict.UNKNOWN, "not tried"))
     witness = [f"  {key} = {value}" for key, value in _plain(outcome.witness or {}).items()]
     return "\n".join([f"{name}: {what}", f"  {outcome.verdict}: {outcome.detail}", *witness])
 
@@ -181,18 +183,18 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def record(settled: list[Settled]) -> dict[str, Any]:
+def record(checked: list[Checked]) -> dict[str, Any]:
     """The report as data: versions, and for each theorem what was asked and answered."""
     return {
         "viewproof": __version__,
         "python": platform.python_version(),
         "torch": version("torch"),
         "z3": version("z3-solver"),
-        "theorems": [_entry(one) for one in settled],
+        "theorems": [_entry(one) for one in checked],
     }
 
 
-def _entry(one: Settled) -> dict[str, Any]:
+def _entry(one: Checked) -> dict[str, Any]:
     theorem = one.theorem
     return {
         **{key: getattr(theorem, key) for key in ("name", "layer", "statement", "scope", "method")},
@@ -212,14 +214,5 @@ def _entry(one: Settled) -> dict[str, Any]:
     }
 
 
-def write(path: Path, text: str) -> None:
-    """Write aside, then rename: the file is the old one or the new one, never a part of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
-
-
 if __name__ == "__main__":
-    from viewproof.theorems import pages
-
     pages.update(Path(sys.argv[1]) if len(sys.argv) > 1 else Path.cwd())

@@ -8,7 +8,7 @@ from functools import partial
 
 import viewproof as vp
 from viewproof.symbolic.capture import CaptureFailed, TensorInput, capture
-from viewproof.theorems.tensors.subjects import IMAGE_SAMPLE, VECTOR_SAMPLE
+from viewproof.theorems.tensors.samples import IMAGE_SAMPLE, VECTOR_SAMPLE
 
 for _subject, _program in ((VECTOR_SAMPLE, vp.vector_mae_sample), (IMAGE_SAMPLE, vp.image_patch_mae_sample)):
     _hints = {n: (2, 3, 4, 5)[: k.rank] if isinstance(k, TensorInput) else 3 for n, k in _subject.signature.items()}

@@ -20,12 +20,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from viewproof.theorems import PARTS, registered
-from viewproof.theorems.registry import Outcome, Settled, Theorem, settle
+from viewproof.theorems.registry import Checked, Outcome, Theorem, check
 from viewproof.verdict import Verdict
 
 INTERRUPTED = "interrupted from keyboard"
 _Answers = Sequence[tuple[Any, ...]]
-"""For each theorem of a group what `Settled` holds, without the theorem: it does not travel between processes."""
+"""For each theorem of a group what `Checked` holds, without the theorem: it does not travel between processes."""
 
 _SEVERAL = "forkserver" in multiprocessing.get_all_start_methods()
 
@@ -48,7 +48,7 @@ def _blocked_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
 
-def settle_all(theorems: Sequence[Theorem], processes: int, solver: str = "z3") -> Generator[Settled, None, None]:
+def settle_all(theorems: Sequence[Theorem], processes: int, solver: str = "z3") -> Generator[Checked, None, None]:
     """Every theorem settled, in order; with one process, or one group, all in this process."""
     groups = [list(group) for _, group in itertools.groupby(theorems, key=lambda t: (t.layer, t.program))]
     if min(processes, len(groups)) < 2 or not _SEVERAL:
@@ -67,7 +67,7 @@ def settle_all(theorems: Sequence[Theorem], processes: int, solver: str = "z3") 
         try:
             for place, group in enumerate(groups):
                 for theorem, answer in zip(group, answers[place].result(), strict=True):
-                    yield Settled(theorem, *answer)
+                    yield Checked(theorem, *answer)
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -101,7 +101,7 @@ def _answers(names: Sequence[str], solver: str) -> _Answers:
     return [(s.outcome, s.milliseconds, dict(s.mutants), s.mutant_milliseconds, s.complaints) for s in settled]
 
 
-def settle_one(theorem: Theorem, solver: str = "z3") -> Settled:
+def settle_one(theorem: Theorem, solver: str = "z3") -> Checked:
     """The theorem settled; a check that raises leaves it UNKNOWN, Ctrl-C is passed on.
 
     ``solver`` is ``z3``, ``cvc5`` or ``both``, see `second_opinion.with_second_opinion`.
@@ -112,10 +112,10 @@ def settle_one(theorem: Theorem, solver: str = "z3") -> Settled:
             from viewproof.theorems.second_opinion import with_second_opinion
 
             theorem = with_second_opinion(theorem, solver)
-        settled = settle(theorem)
+        settled = check(theorem)
     except Exception as problem:
         outcome = Outcome(Verdict.UNKNOWN, f"the check stopped: {type(problem).__name__}: {problem}")
-        settled = Settled(theorem, outcome, 1e3 * (time.perf_counter() - start))
+        settled = Checked(theorem, outcome, 1e3 * (time.perf_counter() - start))
     # Z3 takes Ctrl-C for itself and answers "unknown"
     if any(INTERRUPTED in outcome.detail for outcome in (settled.outcome, *settled.mutants.values())):
         raise KeyboardInterrupt

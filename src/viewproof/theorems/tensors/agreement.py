@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import z3
 
+from viewproof.bits import same_bits
 from viewproof.symbolic.capture import Capture, TensorInput, unknowns
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.meaning import symbolic_inputs
@@ -61,15 +62,6 @@ def run(capture: Capture, arguments: Sequence[Any]) -> list[torch.Tensor]:
     places = [node for node in capture.graph.nodes if node.op == "placeholder"]
     values = [capture.constants[n.name] if n.name in capture.constants else next(rest) for n in places]
     return list(torch.fx.Interpreter(capture.module).run(*values))
-
-
-def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equal shape, dtype and bits, every NaN payload included."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if a.dtype in FLOATS:
-        a, b = a.detach().contiguous().view(FLOATS[a.dtype][2]), b.detach().contiguous().view(FLOATS[a.dtype][2])
-    return torch.equal(a, b)
 
 
 def satisfies(subject: Subject, sizes: dict[str, Any]) -> bool:

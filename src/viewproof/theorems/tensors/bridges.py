@@ -1,10 +1,8 @@
 """Rows of the running pipeline as contracts: the objective built by the real functions is the MAE loss."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import z3
@@ -12,54 +10,38 @@ from torch import Tensor
 
 import viewproof as vp
 from viewproof.masks import Mask
-from viewproof.symbolic.capture import TensorInput
+from viewproof.masks.sample import Over
+from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.operators.table import TABLE, pointwise
+from viewproof.symbolic.operators.table import meaning, pointwise
 from viewproof.symbolic.tensor import SymTensor
 from viewproof.symbolic.terms import Term, product, same
 from viewproof.symbolic.values import FLOATS, alike, sort
-from viewproof.theorems.tensors import mutants
-from viewproof.theorems.tensors.case import Case, Claim, Inputs, Subject
-from viewproof.theorems.tensors.masks import ALL_SIZES, CAPTURED, theorem
-from viewproof.theorems.tensors.samples import same_tensors
-from viewproof.theorems.tensors.subjects import INT, PATCHES, PERIODIC, not_negative
-
-DISTANCE = "viewproof_theory.distance.default"
+from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_tensors
+from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative
+from viewproof.theorems.tensors.theorem import ALL_SIZES, CAPTURED, NOT_NEGATIVE, theorem
 
 
-class Listed(Sequence[int]):
-    """The ascending list of selected indices of a mask whose values are symbols: it holds the flat mask instead."""
+class EmptyListing:
+    """A contract's ``listing`` that lists nothing and keeps the mask: the length of its list would be a symbol."""
 
-    def __init__(self, flat: Tensor) -> None:
-        self.flat = flat
+    mask: Mask
 
-    def __len__(self) -> int:
-        raise TypeError("a list whose length depends on data")
-
-    def __getitem__(self, place: Any) -> Any:
-        raise TypeError("a list whose entries depend on data")
-
-    def replaced(self, contract: vp.PredictiveViewContract, idxs: list[int]) -> vp.PredictiveViewContract:
-        """The contract over a list that is known."""
-        return replace(contract, target_idxs=idxs)
-
-
-@contextmanager
-def listed() -> Iterator[None]:
-    """Inside, ``Mask.selected_idxs`` is `Listed`: what the list is about, where its length is a symbol."""
-    with patch.object(Mask, "selected_idxs", property(lambda mask: Listed(mask.hidden.reshape(-1)))):
-        yield
+    def __call__(self, mask: Mask, *sizes: int) -> list[int]:
+        """No index."""
+        self.mask = mask
+        return []
 
 
 def distance(target: Tensor, prediction: Tensor) -> Tensor:
     """A distance about which nothing is known: an operator of its own, and to the solver a function without a law."""
     if not hasattr(torch.ops.viewproof_theory, "distance"):
-        _define()
-    result: Tensor = torch.ops.viewproof_theory.distance(target, prediction)
-    return result
+        _define_distance()
+    number: Tensor = torch.ops.viewproof_theory.distance(target, prediction)
+    return number
 
 
-def _define() -> None:
+def _define_distance() -> None:
     library = torch.library.Library("viewproof_theory", "DEF")  # type: ignore[no-untyped-call]
     library.define("distance(Tensor target, Tensor prediction) -> Tensor")  # type: ignore[no-untyped-call]
 
@@ -72,167 +54,188 @@ def _define() -> None:
 
     library.impl("distance", mixed, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake("viewproof_theory::distance", lambda t, p: torch.empty_like(t), lib=library)
+    # The operator lives as long as its library.
     _LIBRARIES.append(library)
 
 
 _LIBRARIES: list[Any] = []
 
 
+@meaning("viewproof_theory.distance.default")
 def _unknown_distance(facts: Facts, target: SymTensor, prediction: SymTensor) -> SymTensor:
     value = sort(facts, target.dtype)
     function = z3.Function("distance", value, value, value)
     return pointwise(facts, function, [target, prediction], target.dtype, "distance")
 
 
-TABLE[DISTANCE] = _unknown_distance
-
-
-def _row_subject(name: str, signature: dict[str, Any], builder: Any, expected: Any, target_size: Any) -> Subject:
-    """A row contract at lists of 0, 1 and 2 indices, beside `mae_loss` over the indices and rows of the specification.
-
-    ``builder`` makes the contract from the program, the arguments, the row and a distance; ``expected`` gives the mask
-    whose indices are meant, and the flat target.
+def beside_mae_loss(
+    contract: vp.PredictiveViewContract, listed: Mask, expected: Mask, target: Tensor, yhat: Tensor, at: Sequence[int]
+) -> Sequence[Tensor]:
+    """The contract's mask and the expected one, flat; the objective over one and two indices, each beside `mae_loss`
+    of the row of ``target`` and ``yhat``; and the objective over none. ``at`` is the row and two indices.
     """
-
-    def observe(program: Any, x: Tensor, yhat: Tensor, row: int, i: int, k: int, *rest: int) -> Sequence[Tensor]:
-        with listed():
-            contract = builder(program, x, yhat, row, rest)
-            idxs: Any = contract.target_idxs
-            mask, target = expected(x, rest)
-        observed = [idxs.flat, mask.hidden.reshape(-1)]
-        for chosen in ([i], [i, k]):
-            observed.append(vp.predictive_view_objective(idxs.replaced(contract, chosen)))
-            observed.append(vp.mae_loss(chosen, target[row].__getitem__, yhat[row].__getitem__, distance))
-        nothing = vp.predictive_view_objective(idxs.replaced(contract, []))
-        return [*observed, torch.as_tensor(nothing, dtype=x.dtype)]
-
-    def hypotheses(inputs: Inputs) -> list[Term]:
-        size, rows = target_size(inputs), inputs["x"].shape[0]
-        fits = [*not_negative(inputs), *(same(a, b) for a, b in zip(inputs["yhat"].shape, (rows, size), strict=True))]
-        prefix = [size <= product(inputs["x"].shape[1:])] if "recon_dim" in inputs else []
-        return [*fits, *prefix, inputs["row"] < rows, inputs["i"] < size, inputs["k"] < size]
-
-    return Subject(name, signature, observe, hypotheses)
+    row, i, k = at
+    observed = [listed.hidden.reshape(-1), expected.hidden.reshape(-1)]
+    for idxs in ([i], [i, k]):
+        observed.append(vp.predictive_view_objective(replace(contract, target_idxs=idxs)))
+        observed.append(vp.mae_loss(idxs, target[row].__getitem__, yhat[row].__getitem__, distance))
+    nothing = vp.predictive_view_objective(replace(contract, target_idxs=[]))
+    return [*observed, torch.as_tensor(nothing, dtype=target.dtype)]
 
 
-def _objective_claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-    listed_by_contract, listed_by_spec, one, one_mae, two, two_mae, nothing = observed
-    zero = lambda: same(nothing.at(()), z3.BitVecVal(0, 32))  # noqa: E731
+def objective_is_mae_loss(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """What is claimed of what `beside_mae_loss` observes."""
+    listed, expected, one, one_mae, two, two_mae, nothing = observed
     return [
-        *same_tensors("the indices that are selected", listed_by_contract, listed_by_spec),
-        Claim("over no index the objective is 0", (), zero),
-        *(
-            Claim(
-                f"objective and MAE loss over {count}: the same number",
-                (),
-                lambda a=a, b=b: alike(a.at(()), b.at(()), a.dtype),
-            )
-            for count, a, b in (("one index", one, one_mae), ("two indices", two, two_mae))
+        *same_tensors("the indices that are selected", listed, expected),
+        TensorClaim("over no index the objective is 0", (), lambda: same(nothing.at(()), z3.BitVecVal(0, 32))),
+        TensorClaim(
+            "objective and MAE loss over one index: the same number",
+            (),
+            lambda: alike(one.at(()), one_mae.at(()), one.dtype),
+        ),
+        TensorClaim(
+            "objective and MAE loss over two indices: the same number",
+            (),
+            lambda: alike(two.at(()), two_mae.at(()), two.dtype),
         ),
     ]
 
 
-_ROW = {"yhat": TensorInput(2), "row": INT, "i": INT, "k": INT}
+def _row_exists(inputs: Inputs) -> list[Term]:
+    """The prediction has the target's shape, which is a prefix of the source; the row and both indices exist."""
+    x = inputs["x"].shape
+    rows, size = x[0], inputs.get("recon_dim", x[1])
+    fits = [*not_negative(inputs), *(same(a, b) for a, b in zip(inputs["yhat"].shape, (rows, size), strict=True))]
+    prefix = [size <= product(x[1:])] if "recon_dim" in inputs else []
+    return [*fits, *prefix, inputs["row"] < rows, inputs["i"] < size, inputs["k"] < size]
 
 
-def _vector(program: Any, x: Tensor, yhat: Tensor, row: int, rest: Sequence[int]) -> Any:
-    return program(x, yhat, row, *rest, distance)
+ROW: Signature = {"yhat": TensorInput(2), "row": INT, "i": INT, "k": INT}
+HYPOTHESES = (NOT_NEGATIVE, "yhat has the target's shape", "the row exists")
+METHOD = f"{CAPTURED}; lists of 0, 1 and 2 indices run with symbols, longer ones by masked_loss_append"
 
 
-def _image(over: Any) -> Any:
-    def build(program: Any, x: Tensor, yhat: Tensor, row: int, rest: Sequence[int]) -> Any:
-        return program(x, yhat, row, *rest[:4], distance, rest[4], over)
-
-    return build
-
-
-def _image_expected(over: str) -> Any:
-    def expected(x: Tensor, rest: Sequence[int]) -> Any:
-        mask = vp.PatchMask(*rest[:4]).mask(tuple(x.shape[1:])).prefix(rest[4])
-        chosen = mask if over == "hidden" else Mask.all((rest[4],))
-        return chosen, vp.flatten_batch_prefix(x, rest[4])
-
-    return expected
+def _vector_row(
+    program: Any, x: Tensor, yhat: Tensor, row: int, i: int, k: int, period: int, offset: int
+) -> Sequence[Tensor]:
+    listing = EmptyListing()
+    contract = program(x, yhat, row, period, offset, distance, listing=listing)
+    expected = vp.vector_mae_hidden_mask(x.shape[1], period, offset)
+    return beside_mae_loss(contract, listing.mask, expected, x, yhat, (row, i, k))
 
 
-def _block(program: Any, x: Tensor, yhat: Tensor, row: int, rest: Sequence[int]) -> Any:
-    return program(x, yhat, row, (rest[0], None, rest[1]), *rest[2:4], distance, rest[4])
+VECTOR_ROW = Subject("vector rows", {"x": TensorInput(2), **ROW, **PERIODIC}, _vector_row, _row_exists)
 
 
-def _block_expected(x: Tensor, rest: Sequence[int]) -> Any:
-    mask = vp.BlockMask((rest[0], None, rest[1]), *rest[2:4]).mask(tuple(x.shape[1:])).prefix(rest[4])
-    return mask, vp.flatten_batch_prefix(x, rest[4])
+def target_from_the_masked_tensor(
+    x: Tensor, yhat: Tensor, row: int, period: int, offset: int, patch_loss: Any, *, listing: Any
+) -> vp.PredictiveViewContract:
+    """The row predicts zeros."""
+    sample = vp.vector_mae_sample(x, period, offset)
+    return vp.row_predictive_contract(replace(sample, y=sample.x), yhat, row, patch_loss, listing=listing)
 
 
-def _recon(inputs: Inputs) -> Term:
-    return inputs["recon_dim"]
+def loss_over_the_complement(
+    x: Tensor, yhat: Tensor, row: int, period: int, offset: int, patch_loss: Any, *, listing: Any
+) -> vp.PredictiveViewContract:
+    """The visible indices are listed."""
+    sample = vp.vector_mae_sample(x, period, offset)
+    return vp.row_predictive_contract(replace(sample, mask=~sample.mask), yhat, row, patch_loss, listing=listing)
 
 
-VECTOR_ROWS = _row_subject(
-    "vector rows",
-    {"x": TensorInput(2), **_ROW, **PERIODIC},
-    _vector,
-    lambda x, rest: (vp.vector_mae_hidden_mask(x.shape[1], *rest), x),
-    lambda inputs: inputs["x"].shape[1],
+@theorem(
+    vp.vector_mae_row_predictive_contract,
+    layer="bridges",
+    on=VECTOR_ROW,
+    mutants=[target_from_the_masked_tensor, loss_over_the_complement],
+    given=HYPOTHESES,
+    scope=f"any distance; {ALL_SIZES}",
+    method=METHOD,
 )
-IMAGE_ROWS = {
-    over: _row_subject(
-        f"image rows over {over}",
-        {"x": TensorInput(4), **_ROW, **PATCHES, "recon_dim": INT},
-        _image(over),
-        _image_expected(over),
-        _recon,
-    )
-    for over in ("hidden", "all")
-}
-BLOCK_ROWS = _row_subject(
+def vector_mae_row_predictive_objective_eq_mae_loss(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """predictive_view_objective of the vector row contract is mae_loss over the selected indices of the row."""
+    return objective_is_mae_loss(inputs, observed, facts)
+
+
+def _image_rows(over: Over) -> Subject:
+    def observe(program: Any, x: Tensor, yhat: Tensor, row: int, i: int, k: int, *sizes: int) -> Sequence[Tensor]:
+        *patches, recon_dim = sizes
+        listing = EmptyListing()
+        contract = program(x, yhat, row, *patches, distance, recon_dim, over, listing=listing)
+        hidden = vp.PatchMask(*patches).mask(tuple(x.shape[1:])).prefix(recon_dim)
+        expected = hidden if over == "hidden" else Mask.all((recon_dim,))
+        target = vp.flatten_batch_prefix(x, recon_dim)
+        return beside_mae_loss(contract, listing.mask, expected, target, yhat, (row, i, k))
+
+    signature: Signature = {"x": TensorInput(4), **ROW, **PATCHES, "recon_dim": INT}
+    return Subject(f"image rows over {over}", signature, observe, _row_exists)
+
+
+def first_row(x: Tensor, yhat: Tensor, row: int, *sizes_and_loss: Any, listing: Any) -> vp.PredictiveViewContract:
+    """Every contract is about row 0."""
+    return vp.image_patch_mae_row_predictive_contract(x, yhat, 0, *sizes_and_loss, listing=listing)
+
+
+@theorem(
+    vp.image_patch_mae_row_predictive_contract,
+    layer="bridges",
+    on=[_image_rows("hidden"), _image_rows("all")],
+    mutants=[first_row],
+    given=HYPOTHESES,
+    scope=f"any distance; over hidden and all; {ALL_SIZES}",
+    method=METHOD,
+)
+def image_patch_mae_row_predictive_objective_eq_mae_loss(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """predictive_view_objective of the image row contract is mae_loss over the selected indices of the row."""
+    return objective_is_mae_loss(inputs, observed, facts)
+
+
+def _block_row(
+    program: Any,
+    x: Tensor,
+    yhat: Tensor,
+    row: int,
+    i: int,
+    k: int,
+    block_0: int,
+    block_2: int,
+    period: int,
+    offset: int,
+    recon_dim: int,
+) -> Sequence[Tensor]:
+    blocks = (block_0, None, block_2)
+    listing = EmptyListing()
+    contract = program(x, yhat, row, blocks, period, offset, distance, recon_dim, listing=listing)
+    expected = vp.BlockMask(blocks, period, offset).mask(tuple(x.shape[1:])).prefix(recon_dim)
+    target = vp.flatten_batch_prefix(x, recon_dim)
+    return beside_mae_loss(contract, listing.mask, expected, target, yhat, (row, i, k))
+
+
+BLOCK_ROW = Subject(
     "block rows",
-    {"x": TensorInput(4), **_ROW, "block_0": INT, "block_2": INT, **PERIODIC, "recon_dim": INT},
-    _block,
-    _block_expected,
-    _recon,
+    {"x": TensorInput(4), **ROW, "block_0": INT, "block_2": INT, **PERIODIC, "recon_dim": INT},
+    _block_row,
+    _row_exists,
 )
-_LISTS = "lists of 0, 1 and 2 indices run with symbols, longer ones by masked_loss_append"
 
 
-def _row_theorem(name: str, what: str, program: Any, subjects: Sequence[Subject], scope: str, *mutated: Any) -> Any:
-    return theorem(
-        name,
-        "bridges",
-        f"predictive_view_objective of the {what} row contract is mae_loss over the selected indices of the row.",
-        program,
-        lambda: [Case(subject, _objective_claims) for subject in subjects],
-        *mutated,
-        hypotheses=("period, offset and widths are non-negative", "yhat has the target's shape", "the row exists"),
-        scope=f"any distance; {scope}{ALL_SIZES}",
-        method=f"{CAPTURED}; {_LISTS}",
-    )
+def guard_not_zero(*arguments: Any, listing: Any) -> vp.PredictiveViewContract:
+    """The contract carries a guard."""
+    contract = vp.block_mae_row_predictive_contract(*arguments, listing=listing)
+    return vp.with_geometry_guard(contract, 1)
 
 
-THEOREMS = (
-    _row_theorem(
-        "vector_mae_row_predictive_objective_eq_mae_loss",
-        "vector",
-        vp.vector_mae_row_predictive_contract,
-        [VECTOR_ROWS],
-        "",
-        mutants.ROW_TARGET_MASKED,
-        mutants.ROW_VISIBLE,
-    ),
-    _row_theorem(
-        "image_patch_mae_row_predictive_objective_eq_mae_loss",
-        "image",
-        vp.image_patch_mae_row_predictive_contract,
-        list(IMAGE_ROWS.values()),
-        "over hidden and all; ",
-        mutants.IMAGE_ROW_FIRST,
-    ),
-    _row_theorem(
-        "block_mae_row_predictive_objective_eq_mae_loss",
-        "block",
-        vp.block_mae_row_predictive_contract,
-        [BLOCK_ROWS],
-        "blocks (k, None, k) over sources of 3 axes (other patterns: block_mask theorems); ",
-        mutants.BLOCK_ROW_GUARD,
-    ),
+@theorem(
+    vp.block_mae_row_predictive_contract,
+    layer="bridges",
+    on=BLOCK_ROW,
+    mutants=[guard_not_zero],
+    given=HYPOTHESES,
+    scope="any distance; blocks (k, None, k) over sources of 3 axes (other patterns: block_mask theorems); "
+    f"{ALL_SIZES}",
+    method=METHOD,
 )
+def block_mae_row_predictive_objective_eq_mae_loss(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """predictive_view_objective of the block row contract is mae_loss over the selected indices of the row."""
+    return objective_is_mae_loss(inputs, observed, facts)

@@ -1,6 +1,6 @@
 """Decides a statement about a program: every path, every claim, then whether the paths cover all arguments."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import z3
@@ -15,26 +15,24 @@ from viewproof.symbolic.terms import conj, implies, inside, known
 from viewproof.symbolic.values import NoMeaning
 from viewproof.theorems.registry import Outcome
 from viewproof.theorems.tensors import agreement
-from viewproof.theorems.tensors.case import Case, Claim
-from viewproof.theorems.tensors.lemmas import proved
-from viewproof.theorems.tensors.search import counterexample
-from viewproof.theorems.tensors.witness import broken, build, read_model
+from viewproof.theorems.tensors.case import TensorCase, TensorClaim
+from viewproof.theorems.tensors.lemmas import proved_lemmas
+from viewproof.theorems.tensors.witness import broken, build, counterexample, describe, read_model
 from viewproof.verdict import Verdict
 
 _SHOWN = 12
 """Goals and graphs that an outcome keeps in words; the rest are counted."""
 
-
-_MEANT: dict[Capture, tuple[Facts, dict[str, Any], list[Any]]] = {}
-"""What a capture means, its operators' needs settled: several theorems are about one capture."""
+_MEANINGS: dict[Capture, tuple[Facts, dict[str, Any], list[Any]]] = {}
+"""Facts, inputs and outputs of a capture whose operators are proved to be defined: theorems share captures."""
 
 
 def forget() -> None:
     """Drop what is kept of captured programs; needed once their code has been changed."""
-    _MEANT.clear()
+    _MEANINGS.clear()
     explore.forget()
     agreement.forget()
-    proved.cache_clear()
+    proved_lemmas.cache_clear()
 
 
 class _Refuted(Exception):
@@ -50,8 +48,8 @@ class Record:
         self.goals: list[str] = []
         self.graphs: list[str] = []
         self.count = 0
-        self.met: set[tuple[str, str]] = set()
-        self.wanted: set[tuple[str, str]] = set()
+        self.premises: set[tuple[str, str]] = set()
+        self.satisfiable_premises: set[tuple[str, str]] = set()
 
     def goal(self, title: str, term: Any) -> None:
         """Keep one goal."""
@@ -65,23 +63,13 @@ class Record:
         if len(self.graphs) < _SHOWN and text not in self.graphs:
             self.graphs.append(text)
 
-
-def prover(cases: Callable[[], Iterable[Case]]) -> Callable[[Any], Outcome]:
-    """The ``prove`` of a theorem about these cases."""
-    return lambda program: decide(list(cases()), program)
-
-
-def replayer(cases: Callable[[], Iterable[Case]]) -> Callable[[Any, Mapping[str, Any]], bool]:
-    """The ``holds`` of a theorem about these cases."""
-
-    def holds(program: Any, witness: Mapping[str, Any]) -> bool:
-        case = next(case for case in cases() if case.subject.name == witness["case"])
-        return broken(case, program, build(case, witness)) is None
-
-    return holds
+    def refuted(self, broken_claim: str, witness: dict[str, Any]) -> _Refuted:
+        """The end of a decision: the last goal, on the last graph, has this counterexample."""
+        last = tuple(self.goals[-1:]), tuple(self.graphs[-1:])
+        return _Refuted(Outcome(Verdict.REFUTED, broken_claim, witness, *last))
 
 
-def decide(cases: Sequence[Case], program: Any) -> Outcome:
+def decide(cases: Sequence[TensorCase], program: Any) -> Outcome:
     """PROVED if every claim of every case holds on every path, and the paths cover the hypotheses."""
     record = Record()
     try:
@@ -94,27 +82,29 @@ def decide(cases: Sequence[Case], program: Any) -> Outcome:
         if tried is not None:
             return Outcome(Verdict.REFUTED, *tried)
         return Outcome(Verdict.UNKNOWN, str(error), None, tuple(record.goals), tuple(record.graphs))
-    idle = record.wanted - record.met
-    record.goals += proved()
-    detail = f"{record.count} goals"
+    idle = record.premises - record.satisfiable_premises
     if idle:
         return Outcome(Verdict.VACUOUS, f"no argument meets the premise of {sorted(idle)}")
-    return Outcome(Verdict.PROVED, detail, None, tuple(record.goals), tuple(record.graphs))
+    goals = (*record.goals, *proved_lemmas())
+    return Outcome(Verdict.PROVED, f"{record.count} goals", None, goals, tuple(record.graphs))
 
 
-def _decide_case(case: Case, program: Any, record: Record) -> None:
+def _decide_case(case: TensorCase, program: Any, record: Record) -> None:
     subject = case.subject
+    for example in subject.examples:
+        broken_claim = broken(case, program, example)
+        if broken_claim is not None:
+            raise record.refuted(broken_claim, describe(case, example))
     facts = Facts(subject.arithmetic)
     hypotheses = [h for h in subject.hypotheses(symbolic_inputs(subject.signature, facts)) if h is not True]
+    on_sizes = [*facts.assumed, *hypotheses]
     solver = z3.Solver()
-    solver.add(*facts.assumed, *hypotheses)
+    solver.add(*on_sizes)
     if solver.check() != z3.sat:
         raise _Refuted(Outcome(Verdict.VACUOUS, f"{subject.name}: the hypotheses cannot hold"))
     second_solver.note(f"{subject.name}: the hypotheses can hold", solver.assertions(), satisfiable=True)
-    on_sizes = [*facts.assumed, *hypotheses]
     captures: list[Capture] = []
-    watched = _watch(case, program)
-    for capture in explore.explore(watched, subject.signature, on_sizes, key=(subject, program)):
+    for capture in explore.explore(_observed(case, program), subject.signature, on_sizes, key=(subject, program)):
         captures.append(capture)
         record.graph(capture.text)
         _decide_capture(case, program, capture, record)
@@ -123,35 +113,37 @@ def _decide_case(case: Case, program: Any, record: Record) -> None:
         raise NoMeaning(f"{subject.name}: the captured graph is not the program: {different}")
 
 
-def _watch(case: Case, program: Any) -> Callable[..., Any]:
+def _observed(case: TensorCase, program: Any) -> Callable[..., Any]:
     return lambda *arguments: case.subject.observe(program, *arguments)
 
 
-def _decide_capture(case: Case, program: Any, capture: Capture, record: Record) -> None:
-    if capture not in _MEANT:
-        facts = Facts(case.subject.arithmetic)
+def _decide_capture(case: TensorCase, program: Any, capture: Capture, record: Record) -> None:
+    if capture not in _MEANINGS:
+        facts = Facts(case.subject.arithmetic, meanings=case.subject.meanings)
         inputs = symbolic_inputs(case.subject.signature, facts)
         facts.assume(*case.subject.hypotheses(inputs), capture.path)
-        if case.subject.given is not None:
-            facts.assume(*case.subject.given(inputs, facts))
+        if case.subject.value_hypotheses is not None:
+            facts.assume(*case.subject.value_hypotheses(inputs, facts))
         observed = outputs(capture, inputs, facts)
         for what, condition in facts.needs:
             _ask(case, program, facts, inputs, f"defined: {what}", condition, record)
-        _MEANT[capture] = facts, inputs, observed
-    facts, inputs, observed = _MEANT[capture]
+        _MEANINGS[capture] = facts, inputs, observed
+    facts, inputs, observed = _MEANINGS[capture]
     for claim in case.claims(inputs, observed, facts):
         _decide_claim(case, program, facts, inputs, claim, record)
 
 
-def _decide_claim(case: Case, program: Any, facts: Facts, inputs: Any, claim: Claim, record: Record) -> None:
+def _decide_claim(
+    case: TensorCase, program: Any, facts: Facts, inputs: Any, claim: TensorClaim, record: Record
+) -> None:
     place = tuple(facts.fresh("at", z3.IntSort()) for _ in claim.extents)
     within = inside(place, claim.extents)
     premise = True if claim.premise is None else claim.premise(*place)
     name = case.subject.name, claim.what
     if claim.premise is not None:
-        record.wanted.add(name)
-        if name not in record.met and _can_hold([*facts.assumed, within, premise], _sizes(inputs)):
-            record.met.add(name)
+        record.premises.add(name)
+        if name not in record.satisfiable_premises and _can_hold([*facts.assumed, within, premise], _sizes(inputs)):
+            record.satisfiable_premises.add(name)
     with facts.given(within, premise):
         _ask(case, program, facts, inputs, claim.what, claim.holds(*place), record)
 
@@ -172,26 +164,27 @@ def _sizes(inputs: Any) -> list[Any]:
     return [d for i in inputs.values() for d in (i.shape if isinstance(i, SymTensor) else (i,)) if not known(d)]
 
 
-def _ask(case: Case, program: Any, facts: Facts, inputs: Any, what: str, goal: Any, record: Record) -> None:
+def _ask(case: TensorCase, program: Any, facts: Facts, inputs: Any, what: str, goal: Any, record: Record) -> None:
     record.goal(f"{case.subject.name}: {what}", implies(conj(*facts.assumed), goal) if not known(goal) else goal)
     answer = follows(facts, goal, _sizes(inputs), seconds=1.0)
     if answer.kind == "unknown":
         tried = counterexample(case, program)
         if tried is not None:
-            raise _Refuted(Outcome(Verdict.REFUTED, *tried, tuple(record.goals[-1:]), tuple(record.graphs[-1:])))
+            raise record.refuted(*tried)
     for seconds in (4.0, TIMEOUT):
         if answer.kind == "unknown":
             answer = follows(facts, goal, _sizes(inputs), seconds)
     if answer.kind == "unknown":
         raise NoMeaning(f"{case.subject.name}: {what}: {answer.reason}")
     if answer.kind == "refuted":
-        raise _Refuted(_refuted(case, program, inputs, what, answer, record))
+        raise _replayed(case, program, inputs, what, answer, record)
 
 
-def _refuted(case: Case, program: Any, inputs: Any, what: str, answer: Answer, record: Record) -> Outcome:
+def _replayed(case: TensorCase, program: Any, inputs: Any, what: str, answer: Answer, record: Record) -> _Refuted:
     assert answer.model is not None
     witness = {"case": case.subject.name, **read_model(answer.model, inputs, case.subject.arithmetic == "real")}
-    seen = broken(case, program, build(case, witness))
-    if seen is None:
-        return Outcome(Verdict.UNKNOWN, f"{case.subject.name}: {what}: the counterexample does not replay", witness)
-    return Outcome(Verdict.REFUTED, seen, witness, tuple(record.goals[-1:]), tuple(record.graphs[-1:]))
+    broken_claim = broken(case, program, build(case, witness))
+    if broken_claim is None:
+        detail = f"{case.subject.name}: {what}: the counterexample does not replay"
+        return _Refuted(Outcome(Verdict.UNKNOWN, detail, witness))
+    return record.refuted(broken_claim, witness)

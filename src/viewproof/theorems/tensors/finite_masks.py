@@ -4,157 +4,161 @@ What the tensor holds is decided on the captured program; that ``selected`` read
 enumerated, over every mask of up to six coordinates and rank up to 3.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
-from math import prod
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from viewproof.masks import Mask
-from viewproof.symbolic.capture import IntInput, TensorInput
+from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.terms import iff, neg
-from viewproof.theorems.registry import Mutant, Outcome, Theorem
-from viewproof.theorems.tensors import spec
-from viewproof.theorems.tensors.case import Case, Claim, Inputs, Subject
-from viewproof.theorems.tensors.decide import prover, replayer
-from viewproof.verdict import Verdict
+from viewproof.symbolic.terms import Term, iff, neg
+from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_extents
+from viewproof.theorems.tensors.signatures import INT, not_negative
+from viewproof.theorems.tensors.theorem import CAPTURED, Enumeration, theorem
 
-_SCOPE = "ranks 1 to 4, all extents from 0 (tensor); rank 0 to 3, every mask of up to 6 coordinates (reading one)"
-Reads = Callable[[Any, torch.Tensor, tuple[int, ...]], bool]
-
-
-def _constant(rank: int, method: str, value: bool) -> Case:
-    names = [f"extent_{axis}" for axis in range(rank)]
-    subject = Subject(
-        f"{method} of rank {rank}",
-        dict.fromkeys(names, IntInput()),
-        lambda program, *extents: [getattr(program, method)(extents).hidden],
-        lambda inputs: [extent >= 0 for extent in inputs.values()],
-    )
-
-    def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-        extents, hidden = tuple(inputs.values()), observed[0]
-        return [
-            Claim("the mask has the shape asked for", (), lambda: spec.same_shape(hidden.shape, extents)),
-            Claim(
-                f"every coordinate is {'' if value else 'not '}selected", extents, lambda *at: iff(hidden.at(at), value)
-            ),
-        ]
-
-    return Case(subject, claims)
+SCOPE = "ranks 1 to 4, all extents from 0 (tensor); rank 0 to 3, every mask of up to 6 coordinates (reading one)"
+METHOD = f"{CAPTURED}; reading one coordinate enumerated"
+NOT_NEGATIVE_EXTENTS = ("extents are non-negative",)
 
 
-def _complement(rank: int) -> Case:
-    subject = Subject(
-        f"complement of rank {rank}",
-        {"hidden": TensorInput(rank, torch.bool)},
-        lambda program, hidden: [(~program(hidden)).hidden],
-        lambda inputs: [],
-    )
-
-    def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-        before, after = inputs["hidden"], observed[0]
-        return [
-            Claim("the shape is kept", (), lambda: spec.same_shape(before.shape, after.shape)),
-            Claim("selected iff it was not", before.shape, lambda *place: iff(after.at(place), neg(before.at(place)))),
-        ]
-
-    return Case(subject, claims)
-
-
-def _small_masks() -> Iterator[torch.Tensor]:
+def _small_masks() -> Iterator[dict[str, Any]]:
+    """Every coordinate of every small mask."""
     for rank in range(4):
-        for shape in product(range(4), repeat=rank):
-            if prod(shape) <= 6:
-                for bits in product((False, True), repeat=prod(shape)):
-                    yield torch.tensor(bits, dtype=torch.bool).reshape(shape)
+        for shape in itertools.product(range(4), repeat=rank):
+            if math.prod(shape) <= 6:
+                for bits in itertools.product((False, True), repeat=math.prod(shape)):
+                    hidden = torch.tensor(bits, dtype=torch.bool).reshape(shape).tolist()
+                    for coordinate in itertools.product(*map(range, shape)):
+                        yield {"hidden": hidden, "coordinate": coordinate}
 
 
-def _misread(program: Any, reads: Reads) -> dict[str, Any] | None:
-    for hidden in _small_masks():
-        for place in product(*map(range, hidden.shape)):
-            if not reads(program, hidden, place):
-                return {"hidden": hidden.tolist(), "coordinate": list(place)}
-    return None
+def _reads_all(program: Any, at: Mapping[str, Any]) -> bool:
+    shape = torch.tensor(at["hidden"]).shape
+    return program.all(shape).selected(at["coordinate"]) is True
 
 
-def _theorem(name: str, statement: str, cases: Callable[[], list[Case]], reads: Reads, *mutants: Mutant) -> Theorem:
-    captured, replayed = prover(cases), replayer(cases)
-
-    def prove(program: Any) -> Outcome:
-        outcome = captured(program)
-        if outcome.verdict is not Verdict.PROVED:
-            return outcome
-        witness = _misread(program, reads)
-        return outcome if witness is None else Outcome(Verdict.REFUTED, "selected() reads something else", witness)
-
-    def holds(program: Any, witness: Mapping[str, Any]) -> bool:
-        if "case" in witness:
-            return replayed(program, witness)
-        return reads(program, torch.tensor(witness["hidden"], dtype=torch.bool), tuple(witness["coordinate"]))
-
-    method = "torch.export graph, its operators' coordinate meanings, Z3; reading one coordinate enumerated"
-    return Theorem(
-        name, "algebra", statement, ("extents are non-negative",), _SCOPE, method, Mask, prove, holds, mutants
-    )
+def _reads_empty(program: Any, at: Mapping[str, Any]) -> bool:
+    shape = torch.tensor(at["hidden"]).shape
+    return program.empty(shape).selected(at["coordinate"]) is False
 
 
-class _NothingForAll(Mask):
+def _reads_complement(program: Any, at: Mapping[str, Any]) -> bool:
+    mask = program(torch.tensor(at["hidden"]))
+    selected = mask.selected(at["coordinate"])
+    return selected is bool(mask.hidden[at["coordinate"]]) and (~mask).selected(at["coordinate"]) is not selected
+
+
+def _all(program: Any, *extents: int) -> Sequence[Tensor]:
+    return [program.all(extents).hidden]
+
+
+def _empty(program: Any, *extents: int) -> Sequence[Tensor]:
+    return [program.empty(extents).hidden]
+
+
+def _complement(program: Any, hidden: Tensor) -> Sequence[Tensor]:
+    return [(~program(hidden)).hidden]
+
+
+def _no_hypothesis(inputs: Inputs) -> list[Term]:
+    return []
+
+
+EXTENTS = {rank: {f"extent_{axis}": INT for axis in range(rank)} for rank in range(1, 5)}
+ALL = [Subject(f"all of rank {rank}", extents, _all, not_negative) for rank, extents in EXTENTS.items()]
+EMPTY = [Subject(f"empty of rank {rank}", extents, _empty, not_negative) for rank, extents in EXTENTS.items()]
+COMPLEMENT = [
+    Subject(f"complement of rank {rank}", {"hidden": TensorInput(rank, torch.bool)}, _complement, _no_hypothesis)
+    for rank in EXTENTS
+]
+
+
+class NothingForAll(Mask):
+    """Zeros for ones."""
+
     all = Mask.empty
 
 
-class _AllForNothing(Mask):
+@theorem(
+    Mask,
+    layer="algebra",
+    on=ALL,
+    mutants=[NothingForAll],
+    given=NOT_NEGATIVE_EXTENTS,
+    scope=SCOPE,
+    method=METHOD,
+    enumerated=Enumeration("selected() reads something else", _small_masks, _reads_all),
+)
+def all_mask_selected(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """Mask.all(shape) selects every coordinate."""
+    extents, hidden = tuple(inputs.values()), observed[0]
+    return [
+        same_extents("the mask has the shape asked for", hidden.shape, extents),
+        TensorClaim("every coordinate is selected", extents, lambda *place: iff(hidden.at(place), True)),
+    ]
+
+
+class AllForNothing(Mask):
+    """Ones for zeros."""
+
     empty = Mask.all
 
 
-class _NotInverted(Mask):
+@theorem(
+    Mask,
+    layer="algebra",
+    on=EMPTY,
+    mutants=[AllForNothing],
+    given=NOT_NEGATIVE_EXTENTS,
+    scope=SCOPE,
+    method=METHOD,
+    enumerated=Enumeration("selected() reads something else", _small_masks, _reads_empty),
+)
+def empty_mask_not_selected(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """Mask.empty(shape) selects no coordinate."""
+    extents, hidden = tuple(inputs.values()), observed[0]
+    return [
+        same_extents("the mask has the shape asked for", hidden.shape, extents),
+        TensorClaim("every coordinate is not selected", extents, lambda *place: neg(hidden.at(place))),
+    ]
+
+
+class NotInverted(Mask):
+    """The complement is the mask itself."""
+
     def __invert__(self) -> Mask:
         return self
 
 
-class _ReadsBackwards(Mask):
+class ReadsBackwards(Mask):
+    """The coordinate is read from the far end."""
+
     def selected(self, coordinate: int | Sequence[int]) -> bool:
+        """As if every axis ran the other way."""
         place = [coordinate] if isinstance(coordinate, int) else coordinate
         return super().selected([extent - 1 - at for extent, at in zip(self.hidden.shape, place, strict=True)])
 
 
-def _reads_all(program: Any, hidden: torch.Tensor, place: tuple[int, ...]) -> bool:
-    return program.all(hidden.shape).selected(place) is True
-
-
-def _reads_empty(program: Any, hidden: torch.Tensor, place: tuple[int, ...]) -> bool:
-    return program.empty(hidden.shape).selected(place) is False
-
-
-def _reads_complement(program: Any, hidden: torch.Tensor, place: tuple[int, ...]) -> bool:
-    kept = program(hidden).selected(place)
-    return kept is bool(hidden[place]) and (~program(hidden)).selected(place) is not kept
-
-
-_RANKS = range(1, 5)
-THEOREMS: tuple[Theorem, ...] = (
-    _theorem(
-        "all_mask_selected",
-        "Mask.all(shape) selects every coordinate.",
-        lambda: [_constant(rank, "all", True) for rank in _RANKS],
-        _reads_all,
-        Mutant("nothing_for_all", "zeros for ones", _NothingForAll),
-    ),
-    _theorem(
-        "empty_mask_not_selected",
-        "Mask.empty(shape) selects no coordinate.",
-        lambda: [_constant(rank, "empty", False) for rank in _RANKS],
-        _reads_empty,
-        Mutant("all_for_nothing", "ones for zeros", _AllForNothing),
-    ),
-    _theorem(
-        "complement_selected_iff",
-        "~mask selects a coordinate iff mask does not.",
-        lambda: [_complement(rank) for rank in _RANKS],
-        _reads_complement,
-        Mutant("not_inverted", "the complement is the mask itself", _NotInverted),
-        Mutant("reads_backwards", "the coordinate is read from the far end", _ReadsBackwards),
-    ),
+@theorem(
+    Mask,
+    layer="algebra",
+    on=COMPLEMENT,
+    mutants=[NotInverted, ReadsBackwards],
+    given=NOT_NEGATIVE_EXTENTS,
+    scope=SCOPE,
+    method=METHOD,
+    enumerated=Enumeration("selected() reads something else", _small_masks, _reads_complement),
 )
+def complement_selected_iff(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """~mask selects a coordinate iff mask does not."""
+    before, after = inputs["hidden"], observed[0]
+    return [
+        same_extents("the shape is kept", before.shape, after.shape),
+        TensorClaim(
+            "selected iff it was not", before.shape, lambda *place: iff(after.at(place), neg(before.at(place)))
+        ),
+    ]

@@ -1,204 +1,183 @@
 """The geometry of patches, and kernels that are one: statements about which coordinates are hidden."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 import viewproof as vp
-from viewproof.masks import BlockMask
+from viewproof.masks import BlockMask, PatchMask
+from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, conj, floordiv, iff, inside, product, same
-from viewproof.theorems.tensors import lemmas, mutants, spec
-from viewproof.theorems.tensors.case import Case, Claim, Inputs, Subject
-from viewproof.theorems.tensors.masks import theorem
-from viewproof.theorems.tensors.samples import same_tensors
-from viewproof.theorems.tensors.subjects import IMAGES, INT, PATCHES, VECTOR, not_negative
+from viewproof.theorems.tensors import lemmas, spec
+from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_tensors
+from viewproof.theorems.tensors.masks import block_view, floor_for_ceiling, offset_not_reduced
+from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative
+from viewproof.theorems.tensors.theorem import theorem
+from viewproof.theorems.tensors.wrong_patches import FloorForCeiling, HeightForWidth
 
-_IMAGE_SIZES = {"channels": INT, "height": INT, "width": INT}
 
-
-def _patches(inputs: Inputs) -> Term:
-    return product(_grid(inputs))
+def _status(program: Any, channels: int, height: int, width: int, *sizes: int) -> Sequence[Tensor]:
+    return [program(*sizes).mask((channels, height, width)).hidden]
 
 
 def _whole_period(inputs: Inputs) -> list[Term]:
     """Periods as long as there are patches: the offsets below the count then tell every two patches apart."""
     positive = [inputs[name] > 0 for name in ("patch_h", "patch_w")]
-    return [*not_negative(inputs), *positive, inputs["period"] >= _patches(inputs)]
+    return [*not_negative(inputs), *positive, inputs["period"] >= product(_grid(inputs))]
 
 
-def _status(program: Any, *sizes: int) -> Sequence[Tensor]:
-    return [program(*sizes[3:]).mask(sizes[:3]).hidden]
-
-
-def _patch_subject(name: str, hypotheses: Callable[[Inputs], Sequence[Term]]) -> Subject:
-    return Subject(name, {**_IMAGE_SIZES, **PATCHES}, _status, hypotheses)
-
-
-_WHOLE_PERIOD = (
-    "patch sizes are positive",
-    "period is at least the number of patches, so that offsets tell them apart",
-)
-PATCH_GRID = _patch_subject("patch grid", _whole_period)
-PATCH_STATUS = _patch_subject("patch status", not_negative)
-
-
-def _index(inputs: Inputs, row: Term, col: Term) -> Term:
-    return spec.patch_index(inputs["width"], inputs["patch_h"], inputs["patch_w"], row, col)
+_IMAGE: Signature = {"channels": INT, "height": INT, "width": INT, **PATCHES}
+PATCH_GRID = Subject("patch grid", _IMAGE, _status, _whole_period)
+PATCH_STATUS = Subject("patch status", _IMAGE, _status, not_negative)
+WHOLE_PERIOD = ("patch sizes are positive", "period is at least the number of patches, so that offsets tell them apart")
 
 
 def _extents(inputs: Inputs) -> tuple[Term, Term, Term]:
     return inputs["channels"], inputs["height"], inputs["width"]
 
 
-def _blocks(inputs: Inputs, row: Term, col: Term) -> tuple[Term, Term]:
-    pairs = ((row, inputs["patch_h"]), (col, inputs["patch_w"]))
-    rows, columns = (floordiv(place, width, positive=True) for place, width in pairs)
-    return rows, columns
-
-
 def _grid(inputs: Inputs) -> tuple[Term, Term]:
-    rows, columns = (spec.ceil_div(inputs[a], inputs[b]) for a, b in (("height", "patch_h"), ("width", "patch_w")))
-    return rows, columns
+    """How many rows and columns of patches there are."""
+    return spec.ceil_div(inputs["height"], inputs["patch_h"]), spec.ceil_div(inputs["width"], inputs["patch_w"])
 
 
-def _range_steps(inputs: Inputs, hidden: Any) -> list[Claim]:
-    """Each claim is proved with the one before as its premise."""
-
-    def block(_: Term, row: Term, col: Term) -> Term:
-        return inside(_blocks(inputs, row, col), _grid(inputs))
-
-    def within(_: Term, row: Term, col: Term) -> Term:
-        return conj(_index(inputs, row, col) >= 0, _index(inputs, row, col) < _patches(inputs))
-
-    def found(*pixel: Term) -> Term:
-        return iff(hidden.at(pixel), same(inputs["offset"], _index(inputs, *pixel[1:])))
-
-    def below(*pixel: Term) -> Term:
-        return conj(within(*pixel), inputs["offset"] < _patches(inputs))
-
-    return [
-        Claim("the patch of a pixel is in the grid of ceil(extent / patch) patches", _extents(inputs), block),
-        Claim("0 <= patch_index < the number of patches", _extents(inputs), within, block),
-        Claim(
-            "of the offsets below the number of patches, exactly patch_index hides it", _extents(inputs), found, below
-        ),
-    ]
-
-
-def _in_range(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-    return _range_steps(inputs, observed[0])
+def _patch(inputs: Inputs, row: Term, col: Term) -> tuple[Term, Term]:
+    """The row and the column, in the grid, of the patch that holds a pixel."""
+    return floordiv(row, inputs["patch_h"], positive=True), floordiv(col, inputs["patch_w"], positive=True)
 
 
 def _same_patch(inputs: Inputs, row: Term, col: Term, row2: Term, col2: Term) -> Term:
-    pairs = zip(_blocks(inputs, row, col), _blocks(inputs, row2, col2), strict=True)
+    pairs = zip(_patch(inputs, row, col), _patch(inputs, row2, col2), strict=True)
     return conj(*(same(a, b) for a, b in pairs))
 
 
-def _injective(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-    hidden = observed[0]
-    steps = _range_steps(inputs, hidden)
+def _range_steps(inputs: Inputs, hidden: Any) -> Claims:
+    """Each claim is proved with the one before as its premise."""
+    patches = product(_grid(inputs))
 
-    def both(c: Term, *places: Term) -> Term:
-        """Both are hidden, so both have the offset as index; its quotient by the columns is each one's row."""
-        pixels = (c, *places[:2]), (c, *places[2:])
-        known_of_each = [claim.holds(*pixel) for claim in (steps[0], steps[2]) for pixel in pixels]
-        rows = (_blocks(inputs, *pixel[1:])[0] for pixel in pixels)
-        division = lemmas.quotient(inputs["offset"], _grid(inputs)[1], *rows)
-        status = (hidden.at(pixel) for pixel in pixels)
-        return conj(inputs["offset"] < _patches(inputs), *known_of_each, division, *status)
+    def index(row: Term, col: Term) -> Term:
+        return spec.patch_index(inputs["width"], inputs["patch_h"], inputs["patch_w"], row, col)
 
+    def in_grid(_: Term, row: Term, col: Term) -> Term:
+        return inside(_patch(inputs, row, col), _grid(inputs))
+
+    def in_range(_: Term, row: Term, col: Term) -> Term:
+        return conj(index(row, col) >= 0, index(row, col) < patches)
+
+    def hidden_by_its_index(channel: Term, row: Term, col: Term) -> Term:
+        return iff(hidden.at((channel, row, col)), same(inputs["offset"], index(row, col)))
+
+    def offset_in_range(*pixel: Term) -> Term:
+        return conj(in_range(*pixel), inputs["offset"] < patches)
+
+    extents = _extents(inputs)
     return [
-        *steps,
-        Claim(
-            "pixels that one offset below the number of patches hides lie in one patch",
-            (*_extents(inputs), inputs["height"], inputs["width"]),
-            lambda c, *places: _same_patch(inputs, *places),
-            both,
+        TensorClaim("the patch of a pixel is in the grid of ceil(extent / patch) patches", extents, in_grid),
+        TensorClaim("0 <= patch_index < the number of patches", extents, in_range, in_grid),
+        TensorClaim(
+            "of the offsets below the number of patches, exactly patch_index hides it",
+            extents,
+            hidden_by_its_index,
+            offset_in_range,
         ),
     ]
 
 
-def _one_status(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
+@theorem(PatchMask, on=PATCH_GRID, mutants=[HeightForWidth, FloorForCeiling], given=WHOLE_PERIOD)
+def patch_index_in_range(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """0 <= patch_index < ceil(height / patch_h) * ceil(width / patch_w), and of the offsets below that bound exactly
+    patch_index hides the pixel.
+    """
+    return _range_steps(inputs, observed[0])
+
+
+@theorem(PatchMask, on=PATCH_GRID, mutants=[HeightForWidth, FloorForCeiling], given=WHOLE_PERIOD)
+def patch_index_injective_on_patches(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """Pixels with one patch_index lie in one patch: row // patch_h and col // patch_w agree."""
     hidden = observed[0]
+    steps = _range_steps(inputs, hidden)
+    in_grid, _, hidden_by_its_index = (step.holds for step in steps)
+
+    def both_hidden(channel: Term, *places: Term) -> Term:
+        """Both are hidden, so both have the offset as index; its quotient by the columns is each one's row."""
+        pixels = (channel, *places[:2]), (channel, *places[2:])
+        steps_of_each = [step(*pixel) for step in (in_grid, hidden_by_its_index) for pixel in pixels]
+        rows = (_patch(inputs, *pixel[1:])[0] for pixel in pixels)
+        division = lemmas.quotient(inputs["offset"], _grid(inputs)[1], *rows)
+        status = (hidden.at(pixel) for pixel in pixels)
+        return conj(inputs["offset"] < product(_grid(inputs)), *steps_of_each, division, *status)
+
     return [
-        Claim(
-            "pixels of one patch, in whatever channels, are hidden together",
-            (*_extents(inputs), *_extents(inputs)),
-            lambda c, row, col, c2, row2, col2: iff(hidden.at((c, row, col)), hidden.at((c2, row2, col2))),
-            lambda c, row, col, c2, row2, col2: conj(
-                inputs["patch_h"] != 0, inputs["patch_w"] != 0, _same_patch(inputs, row, col, row2, col2)
-            ),
-        )
+        *steps,
+        TensorClaim(
+            "pixels that one offset below the number of patches hides lie in one patch",
+            (*_extents(inputs), inputs["height"], inputs["width"]),
+            lambda channel, *places: _same_patch(inputs, *places),
+            both_hidden,
+        ),
     ]
 
 
-def _beside(subject: Subject, blocks: Callable[..., tuple[int | None, ...]]) -> Subject:
-    """The subject's program observed beside the block mask that it should equal."""
+class SwappedPatchSizes(PatchMask):
+    """patch_w for patch_h."""
 
-    def observe(program: Any, x: Tensor, *rest: int) -> Sequence[Tensor]:
-        *widths, period, offset = rest
-        mask = BlockMask(blocks(*widths), period, offset).mask(tuple(x.shape[1:]), device=x.device)
-        return [program(x, *rest), mask.apply(x)]
-
-    return replace(subject, name=f"{subject.name} beside blocks", observe=observe)
+    def _blocks(self) -> tuple[int | None, ...]:
+        return (None, self.patch_w, self.patch_h)
 
 
-VECTOR_BLOCKS = _beside(VECTOR, lambda: (1,))
-IMAGE_BLOCKS = _beside(IMAGES, lambda patch_h, patch_w: (None, patch_h, patch_w))
+class ChannelInTheIndex(PatchMask):
+    """Every channel hides other patches."""
+
+    def hidden(self, *grids: Tensor) -> Tensor | bool:
+        """As if the channels followed each other in the index."""
+        if self.period == 0 or self.patch_h == 0 or self.patch_w == 0:
+            return False
+        channel, row, col = grids
+        per_row = (col.shape[2] + self.patch_w - 1) // self.patch_w
+        index = (row // self.patch_h) * per_row + col // self.patch_w + channel
+        return index % self.period == self.offset % self.period
 
 
-def _equal_kernels(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-    return same_tensors("both masks", observed[0], observed[1])
+@theorem(PatchMask, on=PATCH_STATUS, mutants=[SwappedPatchSizes, ChannelInTheIndex])
+def pixels_of_one_patch_share_status(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """Pixels of one patch are hidden together, in every channel, for every period and offset."""
+    hidden = observed[0]
+
+    def same_status(channel: Term, row: Term, col: Term, channel2: Term, row2: Term, col2: Term) -> Term:
+        return iff(hidden.at((channel, row, col)), hidden.at((channel2, row2, col2)))
+
+    def one_patch(channel: Term, row: Term, col: Term, channel2: Term, row2: Term, col2: Term) -> Term:
+        return conj(inputs["patch_h"] != 0, inputs["patch_w"] != 0, _same_patch(inputs, row, col, row2, col2))
+
+    extents = (*_extents(inputs), *_extents(inputs))
+    return [
+        TensorClaim("pixels of one patch, in whatever channels, are hidden together", extents, same_status, one_patch)
+    ]
 
 
-THEOREMS = (
-    theorem(
-        "patch_index_in_range",
-        "masks",
-        "0 <= patch_index < ceil(height / patch_h) * ceil(width / patch_w), and of the offsets below that bound "
-        "exactly patch_index hides the pixel.",
-        vp.PatchMask,
-        lambda: [Case(PATCH_GRID, _in_range)],
-        mutants.PATCH_HEIGHT_FOR_WIDTH,
-        mutants.PATCH_FLOOR_FOR_CEILING,
-        hypotheses=_WHOLE_PERIOD,
-    ),
-    theorem(
-        "patch_index_injective_on_patches",
-        "masks",
-        "Pixels with one patch_index lie in one patch: row // patch_h and col // patch_w agree.",
-        vp.PatchMask,
-        lambda: [Case(PATCH_GRID, _injective)],
-        mutants.PATCH_HEIGHT_FOR_WIDTH,
-        mutants.PATCH_FLOOR_FOR_CEILING,
-        hypotheses=_WHOLE_PERIOD,
-    ),
-    theorem(
-        "pixels_of_one_patch_share_status",
-        "masks",
-        "Pixels of one patch are hidden together, in every channel, for every period and offset.",
-        vp.PatchMask,
-        lambda: [Case(PATCH_STATUS, _one_status)],
-        mutants.PATCH_SWAPPED,
-        mutants.PATCH_CHANNEL_OFFSET,
-    ),
-    theorem(
-        "vector_mask_eq_block_mask",
-        "masks",
-        "vector_mae_mask(x, period, offset) has the bits of BlockMask((1,), period, offset) applied to x.",
-        vp.vector_mae_mask,
-        lambda: [Case(VECTOR_BLOCKS, _equal_kernels)],
-        mutants.VECTOR_OFFSET_NOT_REDUCED,
-    ),
-    theorem(
-        "image_mask_eq_block_mask",
-        "masks",
-        "image_patch_mask(x, ...) has the bits of BlockMask((None, patch_h, patch_w), ...) applied to x.",
-        vp.image_patch_mask,
-        lambda: [Case(IMAGE_BLOCKS, _equal_kernels)],
-        mutants.IMAGE_FLOOR_FOR_CEILING,
-    ),
+def _vector_and_blocks(program: Any, x: Tensor, period: int, offset: int) -> Sequence[Tensor]:
+    return [program(x, period, offset), block_view(x, BlockMask((1,), period, offset))]
+
+
+def _image_and_blocks(program: Any, x: Tensor, patch_h: int, patch_w: int, *sizes: int) -> Sequence[Tensor]:
+    return [program(x, patch_h, patch_w, *sizes), block_view(x, BlockMask((None, patch_h, patch_w), *sizes))]
+
+
+VECTORS_AND_BLOCKS = Subject(
+    "vectors beside blocks", {"x": TensorInput(2), **PERIODIC}, _vector_and_blocks, not_negative
 )
+IMAGES_AND_BLOCKS = Subject("images beside blocks", {"x": TensorInput(4), **PATCHES}, _image_and_blocks, not_negative)
+
+
+@theorem(vp.vector_mae_mask, on=VECTORS_AND_BLOCKS, mutants=[offset_not_reduced])
+def vector_mask_eq_block_mask(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """vector_mae_mask(x, period, offset) has the bits of BlockMask((1,), period, offset) applied to x."""
+    return same_tensors("both masks", *observed)
+
+
+@theorem(vp.image_patch_mask, on=IMAGES_AND_BLOCKS, mutants=[floor_for_ceiling])
+def image_mask_eq_block_mask(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """image_patch_mask(x, ...) has the bits of BlockMask((None, patch_h, patch_w), ...) applied to x."""
+    return same_tensors("both masks", *observed)

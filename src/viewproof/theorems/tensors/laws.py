@@ -1,21 +1,21 @@
 """The algebra of masks: any Boolean tensor as a mask, and samples alone or in a batch."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from viewproof.masks import Mask, PatchMask, Rule, VectorMask
-from viewproof.symbolic.capture import TensorInput
+from viewproof.masks import Mask, PatchMask, Rule, Sample, VectorMask
+from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, conj, iff, ite, neg, same
 from viewproof.symbolic.values import agree
-from viewproof.theorems.tensors import mutants, spec
-from viewproof.theorems.tensors.case import Case, Claim, Inputs, Subject
-from viewproof.theorems.tensors.masks import ALL_SIZES, theorem
-from viewproof.theorems.tensors.samples import same_tensors
-from viewproof.theorems.tensors.subjects import INT, PATCHES, PERIODIC, not_negative
+from viewproof.theorems.tensors import spec
+from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_tensors
+from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative
+from viewproof.theorems.tensors.theorem import ALL_SIZES, theorem
 
 
 def _matching(inputs: Inputs) -> list[Term]:
@@ -23,37 +23,18 @@ def _matching(inputs: Inputs) -> list[Term]:
     return [same(a, b) for a, b in zip(hidden, x[len(x) - len(hidden) :], strict=True)]
 
 
-def _any_mask(name: str, rank: int, per_sample: bool, observe: Callable[[Any, Mask, Tensor], Sequence[Tensor]]) -> Case:
-    signature = {"hidden": TensorInput(rank + per_sample, torch.bool), "x": TensorInput(rank + 1)}
-    title = f"{name}, {'one mask a sample' if per_sample else 'one mask'} of rank {rank}"
-    subject = Subject(title, signature, lambda p, hidden, x: observe(p, Mask(hidden, per_sample), x), _matching)
-    return Case(subject, _ANY_MASK[name])
+def any_mask(name: str, observe: Callable[[Any, Mask, Tensor], Sequence[Tensor]]) -> list[Subject]:
+    """What ``observe`` sees of the program for any mask, shared or one a sample, and data of ranks 1 to 4."""
 
+    def subject(rank: int, per_sample: bool) -> Subject:
+        def observe_tensors(program: Any, hidden: Tensor, x: Tensor) -> Sequence[Tensor]:
+            return observe(program, Mask(hidden, per_sample), x)
 
-def _idempotent(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-    return same_tensors("masked twice and once", observed[1], observed[0])
+        signature = {"hidden": TensorInput(rank + per_sample, torch.bool), "x": TensorInput(rank + 1)}
+        title = f"{name}, {'one mask a sample' if per_sample else 'one mask'} of rank {rank}"
+        return Subject(title, signature, observe_tensors, _matching)
 
-
-def _partition(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-    x, (mask, other, kept, rest) = inputs["x"], observed
-
-    def one(*place: Term) -> Term:
-        return neg(iff(mask.at(place), other.at(place)))
-
-    def value(*place: Term) -> Term:
-        empty, full = (
-            conj(spec.is_zero(facts, a, place), agree(b.at(place), x.at(place), x.dtype))
-            for a, b in ((kept, rest), (rest, kept))
-        )
-        return ite(mask.at(place[x.rank - mask.rank :]), empty, full)
-
-    return [
-        Claim("a coordinate is in exactly one of mask and complement", mask.shape, one),
-        Claim("each view is +0.0 where its mask selects, else the value", x.shape, value),
-    ]
-
-
-_ANY_MASK: dict[str, Any] = {"mask twice": _idempotent, "mask and complement": _partition}
+    return [subject(rank, per_sample) for rank in range(1, 5) for per_sample in (False, True)]
 
 
 def _twice(program: Any, mask: Mask, x: Tensor) -> Sequence[Tensor]:
@@ -61,70 +42,105 @@ def _twice(program: Any, mask: Mask, x: Tensor) -> Sequence[Tensor]:
     return [once, program(mask, once)]
 
 
-def _both(program: Any, mask: Mask, x: Tensor) -> Sequence[Tensor]:
+def _complementary(program: Any, mask: Mask, x: Tensor) -> Sequence[Tensor]:
     other = program(mask)
     return [mask.hidden, other.hidden, mask.apply(x), other.apply(x)]
 
 
-ARBITRARY = [(rank, per_sample) for rank in range(1, 5) for per_sample in (False, True)]
-IDEMPOTENT = [_any_mask("mask twice", *form, _twice) for form in ARBITRARY]
-PARTITION = [_any_mask("mask and complement", *form, _both) for form in ARBITRARY]
+ANY_SCOPE = f"any Boolean tensor as mask, shared or one a sample, data ranks 1 to 4; {ALL_SIZES}"
 
 
-def _alone(rule: Callable[..., Rule]) -> Callable[..., Sequence[Tensor]]:
-    def observe(program: Any, x: Tensor, n: int, *rest: int) -> Sequence[Tensor]:
-        together, alone = (program(rule(*rest), rows) for rows in (x, x[n : n + 1]))
+def filled_from_a_neighbour(mask: Mask, x: Tensor) -> Tensor:
+    """Hidden values come from the previous sample."""
+    hidden = mask.hidden if mask.per_sample else mask.hidden.expand(x.shape)
+    return torch.where(hidden, x.roll(1, 0), x)
+
+
+@theorem(
+    Mask.apply,
+    on=any_mask("mask twice", _twice),
+    mutants=[filled_from_a_neighbour],
+    given=("the mask fits x",),
+    scope=ANY_SCOPE,
+)
+def mask_idempotent(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """Masking twice is masking once, bit for bit."""
+    once, twice = observed
+    return same_tensors("masked twice and once", twice, once)
+
+
+def not_negated(mask: Mask) -> Mask:
+    """The complement is the mask."""
+    return mask
+
+
+def everything(mask: Mask) -> Mask:
+    """The complement selects all."""
+    return Mask(torch.ones_like(mask.hidden), mask.per_sample)
+
+
+@theorem(
+    Mask.__invert__,
+    on=any_mask("mask and complement", _complementary),
+    mutants=[not_negated, everything],
+    given=("the mask fits x",),
+    scope=ANY_SCOPE,
+)
+def mask_then_complement_partition(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """Every coordinate is in exactly one of a mask and its complement; each view is +0.0 where its mask selects and the
+    value elsewhere.
+    """
+    x, (mask, complement, view, other_view) = inputs["x"], observed
+
+    def in_one(*place: Term) -> Term:
+        return neg(iff(mask.at(place), complement.at(place)))
+
+    def only_in(shown: Any, other: Any, place: tuple[Term, ...]) -> Term:
+        return conj(spec.is_zero(facts, other, place), agree(shown.at(place), x.at(place), x.dtype))
+
+    def value(*place: Term) -> Term:
+        hidden = mask.at(place[x.rank - mask.rank :])
+        return ite(hidden, only_in(other_view, view, place), only_in(view, other_view, place))
+
+    return [
+        TensorClaim("a coordinate is in exactly one of mask and complement", mask.shape, in_one),
+        TensorClaim("each view is +0.0 where its mask selects, else the value", x.shape, value),
+    ]
+
+
+def row_subject(name: str, rank: int, rule: Callable[..., Rule], sizes: Signature) -> Subject:
+    """A row of the sample of a batch, and the sample of that row alone."""
+
+    def observe(program: Any, x: Tensor, n: int, *numbers: int) -> Sequence[Tensor]:
+        together, alone = program(rule(*numbers), x), program(rule(*numbers), x[n : n + 1])
         return [together.x[n], alone.x[0], together.y[n], alone.y[0]]
 
-    return observe
+    return Subject(f"{name} alone", {"x": TensorInput(rank), "n": INT, **sizes}, observe, _one_row)
 
 
 def _one_row(inputs: Inputs) -> list[Term]:
     return [*not_negative(inputs), inputs["n"] < inputs["x"].shape[0]]
 
 
-def _commutes(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-    return [*same_tensors("input", *observed[:2]), *same_tensors("target", *observed[2:])]
+def offset_by_batch_size(rule: VectorMask | PatchMask, x: Tensor) -> Sample:
+    """The mask depends on how many samples there are."""
+    return replace(rule, offset=rule.offset + x.shape[0]).sample(x)
 
 
-ALONE = [
-    Case(Subject(f"{name} alone", {"x": TensorInput(rank), "n": INT, **sizes}, _alone(rule), _one_row), _commutes)
-    for name, rank, rule, sizes in (("vectors", 2, VectorMask, PERIODIC), ("images", 4, PatchMask, PATCHES))
-]
+def filled_from_the_batch(rule: Rule, x: Tensor) -> Sample:
+    """Hidden values come from the last sample."""
+    hidden = rule.mask(tuple(x.shape[1:])).hidden
+    return replace(rule.sample(x), x=torch.where(hidden, x[-1:], x))
 
-_ANY_SCOPE = f"any Boolean tensor as mask, shared or one a sample, data ranks 1 to 4; {ALL_SIZES}"
-THEOREMS = (
-    theorem(
-        "mask_idempotent",
-        "masks",
-        "Masking twice is masking once, bit for bit.",
-        Mask.apply,
-        lambda: IDEMPOTENT,
-        mutants.FILL_FROM_NEIGHBOUR,
-        hypotheses=("the mask fits x",),
-        scope=_ANY_SCOPE,
-    ),
-    theorem(
-        "mask_then_complement_partition",
-        "masks",
-        "Every coordinate is in exactly one of a mask and its complement; each view is +0.0 "
-        "where its mask selects and the value elsewhere.",
-        Mask.__invert__,
-        lambda: PARTITION,
-        mutants.COMPLEMENT_IS_ITSELF,
-        mutants.COMPLEMENT_IS_ALL,
-        hypotheses=("the mask fits x",),
-        scope=_ANY_SCOPE,
-    ),
-    theorem(
-        "masking_commutes_with_batch_selection",
-        "samples",
-        "The sample of one row alone is that row of the batch's sample, bit for bit.",
-        Rule.sample,
-        lambda: ALONE,
-        mutants.OFFSET_BY_BATCH_SIZE,
-        mutants.FILL_FROM_BATCH,
-        hypotheses=("0 <= n < batch",),
-        scope=f"VectorMask on vectors, PatchMask on images; {ALL_SIZES}",
-    ),
+
+@theorem(
+    Rule.sample,
+    layer="samples",
+    on=[row_subject("vectors", 2, VectorMask, PERIODIC), row_subject("images", 4, PatchMask, PATCHES)],
+    mutants=[offset_by_batch_size, filled_from_the_batch],
+    given=("0 <= n < batch",),
+    scope=f"VectorMask on vectors, PatchMask on images; {ALL_SIZES}",
 )
+def masking_commutes_with_batch_selection(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """The sample of one row alone is that row of the batch's sample, bit for bit."""
+    return [*same_tensors("input", *observed[:2]), *same_tensors("target", *observed[2:])]

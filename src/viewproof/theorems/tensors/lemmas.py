@@ -81,13 +81,13 @@ def _goals() -> dict[str, z3.BoolRef]:
 
 
 @cache
-def proved() -> tuple[str, ...]:
-    """Every lemma's name and goal, once Z3 has settled them; `NoMeaning` names one that it has not."""
+def proved_lemmas() -> tuple[str, ...]:
+    """Every lemma's name and goal, once Z3 has proved them; `NoMeaning` names one that it has not."""
     for name, goal in _goals().items():
         solver = z3.Solver()
         solver.set("timeout", 20_000)
         solver.add(z3.Not(goal))
         if solver.check() != z3.unsat:
-            raise NoMeaning(f"lemma {name} is not settled")
+            raise NoMeaning(f"lemma {name} is not proved")
         second_solver.note(f"lemma {name}", solver.assertions())
     return tuple(f"lemma {name}\n{goal}" for name, goal in _goals().items())

@@ -1,130 +1,142 @@
 """Masks as programs: what is hidden is exactly ``+0.0``, what is visible is the very same bits."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 import viewproof as vp
+from viewproof.masks import BlockMask, Mask, PatchMask, Rule, VectorMask
+from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.tensor import SymTensor
 from viewproof.symbolic.terms import Term, iff, neg
 from viewproof.symbolic.values import agree
-from viewproof.theorems.registry import Mutant, Theorem
-from viewproof.theorems.tensors import mutants, spec, subjects
-from viewproof.theorems.tensors.case import Case, Claim, Inputs
-from viewproof.theorems.tensors.decide import prover, replayer
+from viewproof.theorems.tensors import spec, wrong_patches
+from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_extents
+from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative, result
+from viewproof.theorems.tensors.theorem import ALL_SIZES, theorem
 
-ALL_SIZES = (
-    "all sizes from 0, all periods, offsets and widths from 0 (every path captured, coverage checked); every float32 "
-    "bit pattern; 64-bit indices do not overflow"
+
+def _hidden_of(program: Any, data_dim: int, period: int, offset: int) -> Sequence[Tensor]:
+    return [program(data_dim, period, offset).hidden]
+
+
+HIDDEN_MASK = Subject("vector mask", {"data_dim": INT, **PERIODIC}, _hidden_of, not_negative)
+VECTORS = Subject("vectors", {"x": TensorInput(2), **PERIODIC}, result, not_negative)
+IMAGES = Subject("images", {"x": TensorInput(4), **PATCHES}, result, not_negative)
+
+
+def block_subject(pattern: Sequence[bool]) -> Subject:
+    """A block mask over data of this rank: the axes marked True take part, with symbolic widths."""
+
+    def observe(program: Any, x: Tensor, *sizes: int) -> Sequence[Tensor]:
+        *widths, period, offset = sizes
+        remaining = iter(widths)
+        blocks = tuple(next(remaining) if takes_part else None for takes_part in pattern)
+        return [program(x, BlockMask(blocks, period, offset))]
+
+    widths = {f"block_{axis}": INT for axis, takes_part in enumerate(pattern) if takes_part}
+    name = f"blocks {tuple('k' if takes_part else None for takes_part in pattern)}"
+    return Subject(name, {"x": TensorInput(len(pattern) + 1), **widths, **PERIODIC}, observe, not_negative)
+
+
+BLOCKS = {
+    pattern: block_subject(pattern)
+    for rank in range(1, 5)
+    for pattern in itertools.product((True, False), repeat=rank)
+    if rank < 3 or pattern.count(False) in (0, 1, rank)
+}
+HIDING_BLOCKS = [subject for pattern, subject in BLOCKS.items() if any(pattern)]
+"""Without those of no participating axis, where nothing is hidden."""
+BLOCK_SCOPE = (
+    "ranks 1 to 4; of ranks 1 and 2 every choice of participating axes, of 3 and 4 all axes, all but one, none; "
+    f"{ALL_SIZES}"
 )
-CAPTURED = "torch.export graph, its operators' coordinate meanings, Z3"
 
-
-def theorem(
-    name: str,
-    layer: str,
-    statement: str,
-    program: Any,
-    cases: Callable[[], Iterable[Case]],
-    *mutated: Mutant,
-    hypotheses: Sequence[str] = ("period, offset and widths are non-negative",),
-    scope: str = ALL_SIZES,
-    method: str = CAPTURED,
-) -> Theorem:
-    """A theorem whose cases are decided on the captured program."""
-    return Theorem(
-        name, layer, statement, tuple(hypotheses), scope, method, program, prover(cases), replayer(cases), mutated
-    )
-
-
-Rule = Callable[[Inputs, Sequence[Term]], Term]
+Hides = Callable[[Inputs, Sequence[Term]], Term]
 """Whether the specification hides a coordinate (batch axis first)."""
 
 
-def vector_rule(inputs: Inputs, place: Sequence[Term]) -> Term:
-    """The vector mask of the specification."""
+def vector_hides(inputs: Inputs, place: Sequence[Term]) -> Term:
+    """Whether the vector mask of the specification hides it."""
     return spec.vector_hidden(place[1], inputs["period"], inputs["offset"])
 
 
-def image_rule(inputs: Inputs, place: Sequence[Term]) -> Term:
-    """The image mask of the specification."""
+def image_hides(inputs: Inputs, place: Sequence[Term]) -> Term:
+    """Whether the image mask of the specification hides it."""
     patch_h, patch_w, period, offset = (inputs[name] for name in ("patch_h", "patch_w", "period", "offset"))
     return spec.image_hidden(inputs["x"].shape[3], patch_h, patch_w, period, offset, place[2], place[3])
 
 
-def block_rule(pattern: Sequence[bool]) -> Rule:
-    """The block mask of the specification, for one pattern of participating axes."""
-
-    def rule(inputs: Inputs, place: Sequence[Term]) -> Term:
-        widths = [inputs[f"block_{axis}"] if part else None for axis, part in enumerate(pattern)]
-        extents = inputs["x"].shape[1:]
-        return spec.block_hidden(widths, extents, inputs["period"], inputs["offset"], place[1:])
-
-    return rule
+def block_hides(inputs: Inputs, place: Sequence[Term]) -> Term:
+    """Whether the block mask of the specification hides it; an axis without a width takes no part."""
+    extents = inputs["x"].shape[1:]
+    widths = [inputs.get(f"block_{axis}") for axis in range(len(extents))]
+    return spec.block_hidden(widths, extents, inputs["period"], inputs["offset"], place[1:])
 
 
-def if_selected(rule: Rule) -> Callable[..., list[Claim]]:
-    """Every value is ``+0.0`` if hidden, else the input's; and the shape is the input's."""
+def zero_or_input(hides: Hides, inputs: Inputs, out: Any, facts: Facts) -> Claims:
+    """Every value is ``+0.0`` if hidden, else the input's."""
+    x = inputs["x"]
 
-    def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-        x, out = inputs["x"], observed[0]
+    def holds(*place: Term) -> Term:
+        return agree(out.at(place), spec.selected(facts, hides(inputs, place), x, place), x.dtype)
 
-        def holds(*place: Term) -> Term:
-            return agree(out.at(place), spec.selected(facts, rule(inputs, place), x, place), x.dtype)
-
-        return [shape_kept(x, out), Claim("the value is 0 if hidden, else the input's", x.shape, holds)]
-
-    return claims
+    return [
+        same_extents("the shape is kept", x.shape, out.shape),
+        TensorClaim("the value is 0 if hidden, else the input's", x.shape, holds),
+    ]
 
 
-def hidden_zero(rule: Rule) -> Callable[..., list[Claim]]:
+def hidden_is_zero(hides: Hides, inputs: Inputs, out: Any, facts: Facts) -> Claims:
     """Every hidden value is ``+0.0``."""
-
-    def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-        x, out = inputs["x"], observed[0]
-        return [
-            shape_kept(x, out),
-            Claim(
-                "a hidden value is +0.0",
-                x.shape,
-                lambda *place: spec.is_zero(facts, out, place),
-                lambda *place: rule(inputs, place),
-            ),
-        ]
-
-    return claims
+    x = inputs["x"]
+    return [
+        same_extents("the shape is kept", x.shape, out.shape),
+        TensorClaim(
+            "a hidden value is +0.0",
+            x.shape,
+            holds=lambda *place: spec.is_zero(facts, out, place),
+            premise=lambda *place: hides(inputs, place),
+        ),
+    ]
 
 
-def visible_input(rule: Rule) -> Callable[..., list[Claim]]:
+def visible_is_input(hides: Hides, inputs: Inputs, out: Any, facts: Facts) -> Claims:
     """Every visible value is the input's, bit for bit."""
-
-    def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-        x, out = inputs["x"], observed[0]
-        return [
-            shape_kept(x, out),
-            Claim(
-                "a visible value is the input's bits",
-                x.shape,
-                lambda *place: agree(out.at(place), x.at(place), x.dtype),
-                lambda *place: neg(rule(inputs, place)),
-            ),
-        ]
-
-    return claims
+    x = inputs["x"]
+    return [
+        same_extents("the shape is kept", x.shape, out.shape),
+        TensorClaim(
+            "a visible value is the input's bits",
+            x.shape,
+            holds=lambda *place: agree(out.at(place), x.at(place), x.dtype),
+            premise=lambda *place: neg(hides(inputs, place)),
+        ),
+    ]
 
 
-def shape_kept(x: SymTensor, out: SymTensor) -> Claim:
-    """The output has the input's shape."""
-    return Claim("the shape is kept", (), lambda: spec.same_shape(x.shape, out.shape))
+def unreduced_offset(data_dim: int, period: int, offset: int) -> Mask:
+    """j % period is compared with offset itself."""
+    if period == 0:
+        return Mask.empty((data_dim,))
+    return Mask(torch.arange(data_dim) % period == offset)
 
 
-def _selected_iff(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
+def true_means_visible(data_dim: int, period: int, offset: int) -> Mask:
+    """The mask is the complement: True = visible."""
+    return ~vp.vector_mae_hidden_mask(data_dim, period, offset)
+
+
+@theorem(vp.vector_mae_hidden_mask, on=HIDDEN_MASK, mutants=[unreduced_offset, true_means_visible])
+def vector_mae_hidden_mask_selected_iff(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """vector_mae_hidden_mask selects j iff period != 0 and j % period == offset % period."""
     hidden, size = observed[0], inputs["data_dim"]
     return [
-        Claim("the mask lies over data_dim features", (), lambda: spec.same_shape(hidden.shape, (size,))),
-        Claim(
+        same_extents("the mask lies over data_dim features", hidden.shape, (size,)),
+        TensorClaim(
             "feature j is selected iff the rule hides it",
             (size,),
             lambda j: iff(hidden.at((j,)), spec.vector_hidden(j, inputs["period"], inputs["offset"])),
@@ -132,104 +144,120 @@ def _selected_iff(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list
     ]
 
 
-# Ranks 1 and 2: every choice of participating axes. Ranks 3 and 4: all axes, all but one, none.
-PATTERNS = [
-    pattern
-    for rank in range(1, 5)
-    for pattern in itertools.product((True, False), repeat=rank)
-    if rank < 3 or pattern.count(False) in (0, 1, rank)
-]
-BLOCK_SCOPE = (
-    "ranks 1 to 4; of ranks 1 and 2 every choice of participating axes, of 3 and 4 all axes, all but one, none; "
-    f"{ALL_SIZES}"
+def hidden_by(x: Tensor, *sizes: Any) -> Tensor:
+    """What the rule with these parameters hides of x: a vector mask's, a patch mask's, or a rule itself."""
+    rule: Rule = sizes[0] if len(sizes) == 1 else (VectorMask if len(sizes) == 2 else PatchMask)(*sizes)
+    return rule.mask(tuple(x.shape[1:]), device=x.device).hidden
+
+
+def select(hidden: Tensor, x: Tensor) -> Tensor:
+    """``+0.0`` where hidden, else x."""
+    return torch.where(hidden, x.new_zeros(()), x)
+
+
+def offset_not_reduced(x: Tensor, period: int, offset: int) -> Tensor:
+    """j % period is compared with offset itself."""
+    return select(unreduced_offset(x.shape[1], period, offset).hidden, x)
+
+
+def wrong_polarity(x: Tensor, *sizes: Any) -> Tensor:
+    """Visible values are zeroed."""
+    return select(~hidden_by(x, *sizes), x)
+
+
+def multiplication_for_selection(x: Tensor, *sizes: Any) -> Tensor:
+    """x * keep: NaN survives, -1 becomes -0.0."""
+    return x * ~hidden_by(x, *sizes)
+
+
+def adds_zero(x: Tensor, period: int, offset: int) -> Tensor:
+    """selected + 0.0 turns a visible -0.0 into +0.0."""
+    return vp.vector_mae_mask(x, period, offset) + 0.0
+
+
+@theorem(vp.vector_mae_mask, on=VECTORS, mutants=[offset_not_reduced, multiplication_for_selection])
+def vector_mae_mask_get_eq_if_selected_hidden(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """vector_mae_mask(x)[n, j] is +0.0 if j is hidden, else the bits of x[n, j]."""
+    return zero_or_input(vector_hides, inputs, observed[0], facts)
+
+
+@theorem(vp.vector_mae_mask, on=VECTORS, mutants=[multiplication_for_selection, wrong_polarity])
+def vector_mae_mask_hidden_get_eq_zero(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """A hidden feature of vector_mae_mask(x) is exactly +0.0, whatever x holds."""
+    return hidden_is_zero(vector_hides, inputs, observed[0], facts)
+
+
+@theorem(vp.vector_mae_mask, on=VECTORS, mutants=[wrong_polarity, adds_zero])
+def vector_mae_mask_visible_get_eq_input(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """A visible feature of vector_mae_mask(x) is the very bits of x."""
+    return visible_is_input(vector_hides, inputs, observed[0], facts)
+
+
+def height_for_width(x: Tensor, *sizes: int) -> Tensor:
+    """Patches per row from the height."""
+    return select(hidden_by(x, wrong_patches.HeightForWidth(*sizes)), x)
+
+
+def floor_for_ceiling(x: Tensor, *sizes: int) -> Tensor:
+    """A ragged last patch is not counted."""
+    return select(hidden_by(x, wrong_patches.FloorForCeiling(*sizes)), x)
+
+
+def swapped_patch_sizes(x: Tensor, patch_h: int, patch_w: int, period: int, offset: int) -> Tensor:
+    """patch_w for patch_h."""
+    return vp.image_patch_mask(x, patch_w, patch_h, period, offset)
+
+
+@theorem(vp.image_patch_mask, on=IMAGES, mutants=[height_for_width, floor_for_ceiling])
+def image_patch_mask_pixel_eq_if_hidden(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """image_patch_mask(x)[b, c, row, col] is +0.0 if the pixel's patch is hidden, else the bits of x."""
+    return zero_or_input(image_hides, inputs, observed[0], facts)
+
+
+@theorem(vp.image_patch_mask, on=IMAGES, mutants=[multiplication_for_selection, floor_for_ceiling])
+def image_patch_mask_hidden_pixel_eq_zero(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """A hidden pixel of image_patch_mask(x) is exactly +0.0, whatever x holds."""
+    return hidden_is_zero(image_hides, inputs, observed[0], facts)
+
+
+@theorem(vp.image_patch_mask, on=IMAGES, mutants=[wrong_polarity, swapped_patch_sizes])
+def image_patch_mask_visible_pixel_eq_input(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """A visible pixel of image_patch_mask(x) is the very bits of x."""
+    return visible_is_input(image_hides, inputs, observed[0], facts)
+
+
+def block_view(x: Tensor, rule: BlockMask) -> Tensor:
+    """The view that the rule's sample shows the model."""
+    return rule.mask(tuple(x.shape[1:]), device=x.device).apply(x)
+
+
+def column_major_blocks(x: Tensor, rule: BlockMask) -> Tensor:
+    """Block coordinates flattened last axis first."""
+    backwards = BlockMask(rule.blocks[::-1], rule.period, rule.offset)
+    hidden = backwards.mask(tuple(x.shape[:0:-1])).hidden
+    return select(hidden.permute(*reversed(range(hidden.dim()))), x)
+
+
+def everything_hidden(x: Tensor, rule: BlockMask) -> Tensor:
+    """No coordinate stays visible."""
+    return torch.zeros_like(x)
+
+
+@theorem(
+    block_view, on=list(BLOCKS.values()), mutants=[column_major_blocks, multiplication_for_selection], scope=BLOCK_SCOPE
 )
+def block_mask_apply_scalar_at(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """BlockMask(...).sample(x).x at a coordinate is +0.0 if its block is hidden, else the bits of x."""
+    return zero_or_input(block_hides, inputs, observed[0], facts)
 
 
-def block_cases(form: Callable[[Rule], Callable[..., list[Claim]]]) -> list[Case]:
-    """Every pattern of participating axes, ranks 1 to 4; nothing is hidden where no axis takes part."""
-    kept = [p for p in PATTERNS if any(p) or form is not hidden_zero]
-    return [Case(subjects.blocks(p), form(block_rule(p))) for p in kept]
+@theorem(block_view, on=HIDING_BLOCKS, mutants=[multiplication_for_selection], scope=BLOCK_SCOPE)
+def block_mask_hidden_scalar_eq_zero(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """A scalar in a hidden block is exactly +0.0 after masking, whatever x holds."""
+    return hidden_is_zero(block_hides, inputs, observed[0], facts)
 
 
-THEOREMS = (
-    theorem(
-        "vector_mae_hidden_mask_selected_iff",
-        "masks",
-        "vector_mae_hidden_mask selects j iff period != 0 and j % period == offset % period.",
-        vp.vector_mae_hidden_mask,
-        lambda: [Case(subjects.HIDDEN_MASK, _selected_iff)],
-        mutants.HIDDEN_OFFSET_NOT_REDUCED,
-        mutants.HIDDEN_WRONG_POLARITY,
-    ),
-    *(
-        theorem(name, "masks", statement, vp.vector_mae_mask, cases, *mutated)
-        for name, statement, cases, mutated in (
-            (
-                "vector_mae_mask_get_eq_if_selected_hidden",
-                "vector_mae_mask(x)[n, j] is +0.0 if j is hidden, else the bits of x[n, j].",
-                lambda: [Case(subjects.VECTOR, if_selected(vector_rule))],
-                (mutants.VECTOR_OFFSET_NOT_REDUCED, mutants.VECTOR_MULTIPLICATION),
-            ),
-            (
-                "vector_mae_mask_hidden_get_eq_zero",
-                "A hidden feature of vector_mae_mask(x) is exactly +0.0, whatever x holds.",
-                lambda: [Case(subjects.VECTOR, hidden_zero(vector_rule))],
-                (mutants.VECTOR_MULTIPLICATION, mutants.VECTOR_WRONG_POLARITY),
-            ),
-            (
-                "vector_mae_mask_visible_get_eq_input",
-                "A visible feature of vector_mae_mask(x) is the very bits of x.",
-                lambda: [Case(subjects.VECTOR, visible_input(vector_rule))],
-                (mutants.VECTOR_WRONG_POLARITY, mutants.VECTOR_ADDS_ZERO),
-            ),
-        )
-    ),
-    *(
-        theorem(name, "masks", statement, vp.image_patch_mask, cases, *mutated)
-        for name, statement, cases, mutated in (
-            (
-                "image_patch_mask_pixel_eq_if_hidden",
-                "image_patch_mask(x)[b, c, row, col] is +0.0 if the pixel's patch is hidden, else the bits of x.",
-                lambda: [Case(subjects.IMAGES, if_selected(image_rule))],
-                (mutants.IMAGE_HEIGHT_FOR_WIDTH, mutants.IMAGE_FLOOR_FOR_CEILING),
-            ),
-            (
-                "image_patch_mask_hidden_pixel_eq_zero",
-                "A hidden pixel of image_patch_mask(x) is exactly +0.0, whatever x holds.",
-                lambda: [Case(subjects.IMAGES, hidden_zero(image_rule))],
-                (mutants.IMAGE_MULTIPLICATION, mutants.IMAGE_FLOOR_FOR_CEILING),
-            ),
-            (
-                "image_patch_mask_visible_pixel_eq_input",
-                "A visible pixel of image_patch_mask(x) is the very bits of x.",
-                lambda: [Case(subjects.IMAGES, visible_input(image_rule))],
-                (mutants.IMAGE_WRONG_POLARITY, mutants.IMAGE_SWAPPED_PATCH),
-            ),
-        )
-    ),
-    *(
-        theorem(
-            name, "masks", statement, mutants.apply_block_mask, partial(block_cases, form), *mutated, scope=BLOCK_SCOPE
-        )
-        for name, statement, form, mutated in (
-            (
-                "block_mask_apply_scalar_at",
-                "BlockMask(...).sample(x).x at a coordinate is +0.0 if its block is hidden, else the bits of x.",
-                if_selected,
-                (mutants.BLOCK_COLUMN_MAJOR, mutants.BLOCK_MULTIPLICATION),
-            ),
-            (
-                "block_mask_hidden_scalar_eq_zero",
-                "A scalar in a hidden block is exactly +0.0 after masking, whatever x holds.",
-                hidden_zero,
-                (mutants.BLOCK_MULTIPLICATION,),
-            ),
-            (
-                "block_mask_visible_scalar_eq_input",
-                "A scalar in a visible block is the very bits of x after masking.",
-                visible_input,
-                (mutants.BLOCK_ALL_HIDDEN,),
-            ),
-        )
-    ),
-)
+@theorem(block_view, on=list(BLOCKS.values()), mutants=[everything_hidden], scope=BLOCK_SCOPE)
+def block_mask_visible_scalar_eq_input(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """A scalar in a visible block is the very bits of x after masking."""
+    return visible_is_input(block_hides, inputs, observed[0], facts)

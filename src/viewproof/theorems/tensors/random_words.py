@@ -16,6 +16,11 @@ def _int(value: Term) -> Any:
     return z3.IntVal(value) if known(value) else value
 
 
+def one_if(condition: Term) -> Any:
+    """1 where the condition holds, else 0."""
+    return z3.IntVal(int(condition)) if known(condition) else z3.If(condition, z3.IntVal(1), z3.IntVal(0))
+
+
 class Order:
     """The k-th smallest entry of a row, and how many entries of the row are below it or at most it.
 
@@ -23,61 +28,53 @@ class Order:
     ``torch.kthvalue``. Rows with equal entries at every index have one and the same.
     """
 
-    def __init__(self, facts: Facts, row: Callable[[Term], Any], extent: Term, k: Term, key: tuple[Any, ...]) -> None:
-        self.kept = facts, key
+    def __init__(self, facts: Facts, row: Callable[[Term], Any], extent: Term, k: Term) -> None:
         self.value, self.place = (facts.fresh(name, z3.IntSort()) for name in ("smallest", "place"))
 
-        def counted(test: Callable[[Any], Term]) -> Any:
-            return facts.sum(extent, lambda i: self.one_if(test(row(i))), z3.IntVal(0))
+        def is_below(i: Term) -> Any:
+            return one_if(row(i) < self.value)
 
-        self.below = counted(lambda entry: entry < self.value)
-        self.at_most = counted(lambda entry: entry <= self.value)
+        def is_at_most(i: Term) -> Any:
+            return one_if(row(i) <= self.value)
+
+        self.below = facts.sum(extent, is_below, z3.IntVal(0))
+        self.at_most = facts.sum(extent, is_at_most, z3.IntVal(0))
         inside = conj(self.place >= 0, self.place < extent)
         chosen = conj(inside, row(self.place) == self.value, self.below <= k - 1, self.at_most >= k)
         facts.assume(implies(conj(k >= 1, k <= extent), chosen))
-
-    @staticmethod
-    def one_if(condition: Term) -> Any:
-        """1 where the condition holds, else 0."""
-        return z3.IntVal(int(condition)) if known(condition) else z3.If(condition, z3.IntVal(1), z3.IntVal(0))
-
-
-_KEPT: dict[tuple[int, ...], Order] = {}
 
 
 def order(facts: Facts, row: Callable[[Term], Any], extent: Term, k: Term) -> Order:
     """The order statistic of a row, stated once."""
     terms = tuple(z3.simplify(_int(term)) for term in (row(z3.Int("any index")), extent, k))
-    key = (id(facts), *(term.get_id() for term in terms))
-    if key not in _KEPT:
-        _KEPT[key] = Order(facts, row, extent, k, terms)
-    return _KEPT[key]
-
-
-def forget() -> None:
-    """Drop what has been stated; needed before another proof."""
-    _KEPT.clear()
+    key = ("order", *(term.get_id() for term in terms))
+    if key not in facts.memo:
+        # The terms are kept with it: Z3 gives the number of a dead term to the next one.
+        facts.memo[key] = Order(facts, row, extent, k), terms
+    found: Order = facts.memo[key][0]
+    return found
 
 
 def _kthvalue(facts: Facts, x: SymTensor, k: Term, axis: int = -1, keepdim: bool = False) -> tuple[SymTensor, None]:
     axis = axis_of(axis, x.rank)
     assert x.rank == 2 and axis == 1 and keepdim
     facts.need("kthvalue: k from 1 to the extent", conj(k >= 1, k <= x.shape[1]))
-    values = SymTensor(
-        (x.shape[0], 1), x.dtype, lambda at: order(facts, lambda i: x.at((at[0], i)), x.shape[1], k).value
-    )
-    return values, None
+
+    def value(at: Index) -> Any:
+        return order(facts, lambda i: x.at((at[0], i)), x.shape[1], k).value
+
+    return SymTensor((x.shape[0], 1), x.dtype, value), None
 
 
 def _remembered(at: Callable[[Index], Any]) -> Callable[[Index], Any]:
     """Philox reads each word twice a round: asked anew, ten rounds would ask a thousand times."""
-    held: dict[tuple[int, ...], tuple[Index, Any]] = {}
+    entries: dict[tuple[int, ...], tuple[Index, Any]] = {}
 
     def once(index: Index) -> Any:
         key = tuple(i if known(i) else -1 - i.get_id() for i in index)
-        if key not in held:
-            held[key] = index, at(index)
-        return held[key][1]
+        if key not in entries:
+            entries[key] = index, at(index)
+        return entries[key][1]
 
     return once
 
@@ -98,10 +95,13 @@ def _shift(facts: Facts, x: SymTensor, places: int) -> SymTensor:
     return SymTensor(x.shape, x.dtype, lambda at: floordiv(_int(x.at(at)), 2**places))
 
 
-KTHVALUE = {"aten.kthvalue.default": _kthvalue}
-SHIFT = {"aten.__rshift__.Scalar": _shift}
-BITS = {
+KTHVALUE: dict[str, Callable[..., Any]] = {"aten.kthvalue.default": _kthvalue}
+SHIFT: dict[str, Callable[..., Any]] = {"aten.__rshift__.Scalar": _shift}
+BITS: dict[str, Callable[..., Any]] = {
     **KTHVALUE,
-    **{f"aten.{name}.{form}": _uninterpreted(name) for form in ("Scalar", "Tensor")
-       for name in ("__rshift__", "bitwise_xor", "bitwise_and", "__xor__", "__and__")},
-}  # fmt: skip
+    **{
+        f"aten.{name}.{form}": _uninterpreted(name)
+        for form in ("Scalar", "Tensor")
+        for name in ("__rshift__", "bitwise_xor", "bitwise_and", "__xor__", "__and__")
+    },
+}

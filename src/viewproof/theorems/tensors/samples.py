@@ -1,87 +1,207 @@
 """Samples as programs: what the model sees is the mask's view, what it must predict is the untouched source."""
 
+import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 import viewproof as vp
+from viewproof.masks import Sample
+from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.tensor import SymTensor
-from viewproof.symbolic.terms import Term, iff, neg
+from viewproof.symbolic.terms import Term, iff, neg, product
 from viewproof.symbolic.values import agree
-from viewproof.theorems.registry import Theorem
-from viewproof.theorems.tensors import mutants, spec, subjects
-from viewproof.theorems.tensors.case import Case, Claim, Inputs, Subject
-from viewproof.theorems.tensors.masks import ALL_SIZES, Rule, image_rule, theorem, vector_rule
+from viewproof.theorems.tensors import spec, wrong_patches
+from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_extents, same_tensors
+from viewproof.theorems.tensors.masks import hidden_by, image_hides, select, vector_hides
+from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative
+from viewproof.theorems.tensors.theorem import ALL_SIZES, NOT_NEGATIVE, theorem
 
-Claims = Callable[[Inputs, Sequence[Any], Facts], list[Claim]]
+
+def _parts(sample: Sample) -> Sequence[Tensor]:
+    assert sample.view is not None
+    return sample.x, sample.y, sample.mask.hidden, sample.view.hidden
+
+
+def _vector_sample(program: Any, x: Tensor, period: int, offset: int) -> Sequence[Tensor]:
+    return [*_parts(program(x, period, offset)), vp.vector_mae_mask(x, period, offset)]
+
+
+def _image_sample(program: Any, x: Tensor, *sizes: int) -> Sequence[Tensor]:
+    recon_dim = sizes[4]
+    mask, prefix = vp.image_patch_mask(x, *sizes[:4]), vp.flatten_batch_prefix(x, recon_dim)
+    return [*_parts(program(x, *sizes)), mask, prefix]
+
+
+def prefix_fits(name: str) -> Callable[[Inputs], list[Term]]:
+    """The hypothesis that the prefix is no longer than the flattened source."""
+    return lambda inputs: [*not_negative(inputs), inputs[name] <= product(inputs["x"].shape[1:])]
+
+
+VECTOR_SAMPLE = Subject("vector sample", {"x": TensorInput(2), **PERIODIC}, _vector_sample, not_negative)
+IMAGE_SAMPLE = Subject(
+    "image sample", {"x": TensorInput(4), **PATCHES, "recon_dim": INT}, _image_sample, prefix_fits("recon_dim")
+)
 PREFIX = "recon_dim is at most the flattened size (a larger one raises InvalidArgument)"
-NON_NEGATIVE = "period, offset and widths are non-negative"
+FITTING_PREFIX = (NOT_NEGATIVE, PREFIX)
 
 
-def equal_tensors(what: str, first: int, second: int) -> Claims:
-    """Two of the observed tensors have one shape and the same bits."""
-
-    def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-        return same_tensors(what, observed[first], observed[second])
-
-    return claims
+def _sample(x: Tensor, *sizes: int) -> Sample:
+    """The real sample, of a vector if there are two sizes."""
+    return vp.vector_mae_sample(x, *sizes) if len(sizes) == 2 else vp.image_patch_mae_sample(x, *sizes)
 
 
-def same_tensors(what: str, a: SymTensor, b: SymTensor) -> list[Claim]:
-    """One shape and the same bits at every coordinate."""
+def multiplication_for_selection(x: Tensor, *sizes: int) -> Sample:
+    """The view is x * keep."""
+    return replace(_sample(x, *sizes), x=x * ~hidden_by(x, *sizes[:4]))
+
+
+def target_from_the_masked_tensor(x: Tensor, *sizes: int) -> Sample:
+    """y is the view, or a prefix of it."""
+    sample = _sample(x, *sizes)
+    return replace(sample, y=vp.flatten_batch_prefix(sample.x, sample.y.shape[1]))
+
+
+def rows_rolled(x: Tensor, period: int, offset: int) -> Sample:
+    """Row n predicts row n - 1."""
+    return replace(_sample(x, period, offset), y=x.roll(1, 0))
+
+
+def input_not_masked(x: Tensor, period: int, offset: int) -> Sample:
+    """The view is x."""
+    return replace(_sample(x, period, offset), x=x)
+
+
+def input_hidden_is_zero(
+    hides: Callable[[Inputs, Sequence[Term]], Term], inputs: Inputs, view: Any, facts: Facts
+) -> Claims:
+    """What the model sees is ``+0.0`` where hidden."""
     return [
-        Claim(f"{what}: the same shape", (), lambda: spec.same_shape(a.shape, b.shape)),
-        Claim(f"{what}: the same bits", b.shape, lambda *place: agree(a.at(place), b.at(place), b.dtype)),
-    ]
-
-
-def _cases(subject: Subject, claims: Claims) -> list[Case]:
-    return [Case(subject, claims)]
-
-
-def _source(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-    return same_tensors("the target is the source", observed[1], inputs["x"])
-
-
-def _source_row(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-    x, y = inputs["x"], observed[1]
-    return [
-        Claim("one row a sample", (), lambda: spec.same_shape(y.shape, x.shape)),
-        Claim("row n of the target is row n of x", x.shape, lambda n, j: agree(y.at((n, j)), x.at((n, j)), x.dtype)),
-    ]
-
-
-def _input_hidden_zero(rule: Rule) -> Claims:
-    def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-        return [
-            Claim(
-                "what the model sees is +0.0 where hidden",
-                inputs["x"].shape,
-                lambda *place: spec.is_zero(facts, observed[0], place),
-                lambda *place: rule(inputs, place),
-            )
-        ]
-
-    return claims
-
-
-def _input_visible_source(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-    x, seen = inputs["x"], observed[0]
-    return [
-        Claim(
-            "what the model sees is the source's bits where visible",
-            x.shape,
-            lambda *place: agree(seen.at(place), x.at(place), x.dtype),
-            lambda *place: neg(image_rule(inputs, place)),
+        TensorClaim(
+            "what the model sees is +0.0 where hidden",
+            inputs["x"].shape,
+            holds=lambda *place: spec.is_zero(facts, view, place),
+            premise=lambda *place: hides(inputs, place),
         )
     ]
 
 
-def _flattened_row(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-    """The target and its mask at the row-major position of a pixel are that pixel and its status."""
-    x, (_, y, hidden, *_) = inputs["x"], observed
-    length = inputs["recon_dim"]
+@theorem(vp.vector_mae_sample, layer="samples", on=VECTOR_SAMPLE, mutants=[multiplication_for_selection])
+def vector_mae_sample_input_eq_mask(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """vector_mae_sample(x).x has the bits of vector_mae_mask(x)."""
+    view, mask = observed[0], observed[4]
+    return same_tensors("input and mask", view, mask)
+
+
+@theorem(vp.vector_mae_sample, layer="samples", on=VECTOR_SAMPLE, mutants=[target_from_the_masked_tensor])
+def vector_mae_sample_target_eq_source(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """vector_mae_sample(x).y is x, bit for bit."""
+    return same_tensors("the target is the source", observed[1], inputs["x"])
+
+
+@theorem(vp.vector_mae_sample, layer="samples", on=VECTOR_SAMPLE, mutants=[rows_rolled, target_from_the_masked_tensor])
+def vector_mae_sample_target_row_eq_source_row(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """Row n of vector_mae_sample(x).y is row n of x."""
+    x, y = inputs["x"], observed[1]
+    return [
+        same_extents("one row a sample", y.shape, x.shape),
+        TensorClaim(
+            "row n of the target is row n of x", x.shape, lambda n, j: agree(y.at((n, j)), x.at((n, j)), x.dtype)
+        ),
+    ]
+
+
+@theorem(
+    vp.vector_mae_sample, layer="samples", on=VECTOR_SAMPLE, mutants=[multiplication_for_selection, input_not_masked]
+)
+def vector_mae_sample_input_hidden_get_eq_zero(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """A hidden feature of vector_mae_sample(x).x is exactly +0.0."""
+    return input_hidden_is_zero(vector_hides, inputs, observed[0], facts)
+
+
+def floor_for_ceiling(x: Tensor, *sizes: int) -> Sample:
+    """A ragged last patch is not counted."""
+    return wrong_patches.FloorForCeiling(*sizes[:4]).sample(x, sizes[4])
+
+
+def height_for_width(x: Tensor, *sizes: int) -> Sample:
+    """Patches per row from the height."""
+    return wrong_patches.HeightForWidth(*sizes[:4]).sample(x, sizes[4])
+
+
+def channels_last(x: Tensor, *sizes: int) -> Sample:
+    """y is flattened with channels innermost."""
+    return replace(_sample(x, *sizes), y=vp.flatten_batch_prefix(x.permute(0, 2, 3, 1), sizes[4]))
+
+
+def suffix_for_prefix(x: Tensor, *sizes: int) -> Sample:
+    """y is the last entries of each row."""
+    flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    return replace(_sample(x, *sizes), y=flat[:, flat.shape[1] - sizes[4] :])
+
+
+@theorem(
+    vp.image_patch_mae_sample,
+    layer="samples",
+    on=IMAGE_SAMPLE,
+    mutants=[multiplication_for_selection],
+    given=FITTING_PREFIX,
+)
+def image_patch_mae_sample_input_eq_image_patch_mask(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """image_patch_mae_sample(x).x has the bits of image_patch_mask(x)."""
+    view, mask = observed[0], observed[4]
+    return same_tensors("input and mask", view, mask)
+
+
+@theorem(vp.image_patch_mae_sample, layer="samples", on=IMAGE_SAMPLE, mutants=[floor_for_ceiling], given=FITTING_PREFIX)
+def image_patch_mae_sample_input_hidden_pixel_eq_zero(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """A hidden pixel of image_patch_mae_sample(x).x is exactly +0.0."""
+    return input_hidden_is_zero(image_hides, inputs, observed[0], facts)
+
+
+@theorem(vp.image_patch_mae_sample, layer="samples", on=IMAGE_SAMPLE, mutants=[height_for_width], given=FITTING_PREFIX)
+def image_patch_mae_sample_input_visible_pixel_eq_source(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """A visible pixel of image_patch_mae_sample(x).x is the very bits of x."""
+    x, view = inputs["x"], observed[0]
+    return [
+        TensorClaim(
+            "what the model sees is the source's bits where visible",
+            x.shape,
+            holds=lambda *place: agree(view.at(place), x.at(place), x.dtype),
+            premise=lambda *place: neg(image_hides(inputs, place)),
+        )
+    ]
+
+
+@theorem(
+    vp.image_patch_mae_sample,
+    layer="samples",
+    on=IMAGE_SAMPLE,
+    mutants=[target_from_the_masked_tensor],
+    given=FITTING_PREFIX,
+)
+def image_patch_mae_sample_target_eq_flatten_batch_prefix(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """image_patch_mae_sample(x).y has the bits of flatten_batch_prefix(x, recon_dim)."""
+    target, prefix = observed[1], observed[5]
+    return same_tensors("target and prefix", target, prefix)
+
+
+@theorem(
+    vp.image_patch_mae_sample,
+    layer="samples",
+    on=IMAGE_SAMPLE,
+    mutants=[channels_last, suffix_for_prefix],
+    given=FITTING_PREFIX,
+)
+def image_patch_mae_sample_target_row_eq_flattened_source_row(
+    inputs: Inputs, observed: Observed, facts: Facts
+) -> Claims:
+    """Entry (c * H + row) * W + col of a target row is the original pixel (c, row, col), and the mask's entry there is
+    that pixel's status.
+    """
+    x, (_, y, hidden, *_), length = inputs["x"], observed, inputs["recon_dim"]
 
     def position(place: Sequence[Term]) -> Term:
         return spec.flat_index(facts, place[1:], x.shape[1:])
@@ -89,124 +209,76 @@ def _flattened_row(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> lis
     def within(*place: Term) -> Term:
         return position(place) < length
 
+    def value(*place: Term) -> Term:
+        return agree(y.at((place[0], position(place))), x.at(place), x.dtype)
+
+    def status(*place: Term) -> Term:
+        return iff(hidden.at((position(place),)), image_hides(inputs, place))
+
     return [
-        Claim("recon_dim entries a row", (), lambda: spec.same_shape(y.shape, (x.shape[0], length))),
-        Claim(
-            "y[n, (c * height + row) * width + col] is x[n, c, row, col]",
-            x.shape,
-            lambda *place: agree(y.at((place[0], position(place))), x.at(place), x.dtype),
-            within,
-        ),
-        Claim(
-            "the mask there is the pixel's",
-            x.shape,
-            lambda *place: iff(hidden.at((position(place),)), image_rule(inputs, place)),
-            within,
-        ),
+        same_extents("recon_dim entries a row", y.shape, (x.shape[0], length)),
+        TensorClaim("y[n, (c * height + row) * width + col] is x[n, c, row, col]", x.shape, value, within),
+        TensorClaim("the mask there is the pixel's", x.shape, status, within),
     ]
 
 
-def prefix_claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-    """Input, target and mask of the prefix sample are those of the vector sample of the prefix, which is spelt out."""
-    x, length = inputs["x"], inputs["data_dim"]
-    pairs = zip(("input", "target", "mask"), observed[:3], observed[3:], strict=True)
-    claims = [claim for what, a, b in pairs for claim in same_tensors(what, a, b)]
-
-    def entry(*place: Term) -> Term:
-        flat = spec.flat_index(facts, place[1:], x.shape[1:])
-        return agree(observed[1].at((place[0], flat)), x.at(place), x.dtype)
-
-    def within(*place: Term) -> Term:
-        return spec.flat_index(facts, place[1:], x.shape[1:]) < length
-
-    return [*claims, Claim("the target is the row-major prefix of x", x.shape, entry, within)]
+def _beside_the_vector_sample(program: Any, x: Tensor, data_dim: int, period: int, offset: int) -> Sequence[Tensor]:
+    prefix = vp.flatten_batch_prefix(x, data_dim)
+    of_prefix = vp.vector_mae_sample(prefix, period, offset)
+    return [*_parts(program(x, data_dim, period, offset))[:3], *_parts(of_prefix)[:3]]
 
 
-_IMAGE = (NON_NEGATIVE, PREFIX)
-THEOREMS: tuple[Theorem, ...] = (
-    *(
-        theorem(name, "samples", statement, vp.vector_mae_sample, partial(_cases, subjects.VECTOR_SAMPLE, claims), *m)
-        for name, statement, claims, m in (
-            (
-                "vector_mae_sample_input_eq_mask",
-                "vector_mae_sample(x).x has the bits of vector_mae_mask(x).",
-                equal_tensors("input and mask", 0, 4),
-                (mutants.SAMPLE_MULTIPLICATION,),
-            ),
-            (
-                "vector_mae_sample_target_eq_source",
-                "vector_mae_sample(x).y is x, bit for bit.",
-                _source,
-                (mutants.SAMPLE_TARGET_FROM_MASKED,),
-            ),
-            (
-                "vector_mae_sample_target_row_eq_source_row",
-                "Row n of vector_mae_sample(x).y is row n of x.",
-                _source_row,
-                (mutants.SAMPLE_ROWS_ROLLED, mutants.SAMPLE_TARGET_FROM_MASKED),
-            ),
-            (
-                "vector_mae_sample_input_hidden_get_eq_zero",
-                "A hidden feature of vector_mae_sample(x).x is exactly +0.0.",
-                _input_hidden_zero(vector_rule),
-                (mutants.SAMPLE_MULTIPLICATION, mutants.SAMPLE_INPUT_UNMASKED),
-            ),
-        )
-    ),
-    *(
-        theorem(
-            name,
-            "samples",
-            statement,
-            vp.image_patch_mae_sample,
-            partial(_cases, subjects.IMAGE_SAMPLE, claims),
-            *m,
-            hypotheses=_IMAGE,
-        )
-        for name, statement, claims, m in (
-            (
-                "image_patch_mae_sample_input_eq_image_patch_mask",
-                "image_patch_mae_sample(x).x has the bits of image_patch_mask(x).",
-                equal_tensors("input and mask", 0, 4),
-                (mutants.IMAGE_SAMPLE_MULTIPLICATION,),
-            ),
-            (
-                "image_patch_mae_sample_input_hidden_pixel_eq_zero",
-                "A hidden pixel of image_patch_mae_sample(x).x is exactly +0.0.",
-                _input_hidden_zero(image_rule),
-                (mutants.IMAGE_SAMPLE_FLOOR,),
-            ),
-            (
-                "image_patch_mae_sample_input_visible_pixel_eq_source",
-                "A visible pixel of image_patch_mae_sample(x).x is the very bits of x.",
-                _input_visible_source,
-                (mutants.IMAGE_SAMPLE_HEIGHT,),
-            ),
-            (
-                "image_patch_mae_sample_target_eq_flatten_batch_prefix",
-                "image_patch_mae_sample(x).y has the bits of flatten_batch_prefix(x, recon_dim).",
-                equal_tensors("target and prefix", 1, 5),
-                (mutants.IMAGE_SAMPLE_TARGET_FROM_MASKED,),
-            ),
-            (
-                "image_patch_mae_sample_target_row_eq_flattened_source_row",
-                "Entry (c * H + row) * W + col of a target row is the original pixel (c, row, col), and the mask's "
-                "entry there is that pixel's status.",
-                _flattened_row,
-                (mutants.IMAGE_SAMPLE_CHANNELS_LAST, mutants.IMAGE_SAMPLE_SUFFIX),
-            ),
-        )
-    ),
-    theorem(
-        "tensor_prefix_mae_sample_eq_vector_sample_of_prefix",
-        "samples",
-        "tensor_prefix_mae_sample(x, d) equals vector_mae_sample of the first d entries of each flattened row: input, "
-        "target and mask.",
-        vp.tensor_prefix_mae_sample,
-        lambda: [Case(subjects.prefix_sample(rank), prefix_claims) for rank in (2, 3, 4, 5)],
-        mutants.PREFIX_CUT_AFTER_MASKING,
-        mutants.PREFIX_ALONG_LAST_AXIS,
-        hypotheses=(NON_NEGATIVE, PREFIX.replace("recon_dim", "data_dim")),
-        scope=f"sources of 1 to 4 axes besides the batch; {ALL_SIZES}",
-    ),
+PREFIX_SAMPLES = [
+    Subject(
+        f"prefix sample of rank {rank}",
+        {"x": TensorInput(rank), "data_dim": INT, **PERIODIC},
+        _beside_the_vector_sample,
+        prefix_fits("data_dim"),
+    )
+    for rank in (2, 3, 4, 5)
+]
+
+
+def prefix_cut_after_masking(x: Tensor, data_dim: int, period: int, offset: int) -> Sample:
+    """The last axis is masked first, the flattened rows are cut afterwards."""
+    hidden = vp.vector_mae_hidden_mask(x.shape[-1], period, offset).hidden.expand(x.shape[1:])
+    flat = select(hidden, x).reshape(x.shape[0], math.prod(x.shape[1:]))
+    whole = vp.vector_mae_sample(vp.flatten_batch_prefix(x, data_dim), period, offset)
+    return replace(whole, x=flat[:, :data_dim])
+
+
+def axes_swapped(x: Tensor, data_dim: int, period: int, offset: int) -> Sample:
+    """Rows are flattened column-major."""
+    return vp.tensor_prefix_mae_sample(x.transpose(1, -1), data_dim, period, offset)
+
+
+@theorem(
+    vp.tensor_prefix_mae_sample,
+    layer="samples",
+    on=PREFIX_SAMPLES,
+    mutants=[prefix_cut_after_masking, axes_swapped],
+    given=(NOT_NEGATIVE, PREFIX.replace("recon_dim", "data_dim")),
+    scope=f"sources of 1 to 4 axes besides the batch; {ALL_SIZES}",
 )
+def tensor_prefix_mae_sample_eq_vector_sample_of_prefix(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """tensor_prefix_mae_sample(x, d) equals vector_mae_sample of the first d entries of each flattened row: input,
+    target and mask.
+    """
+    x, length, target = inputs["x"], inputs["data_dim"], observed[1]
+
+    def position(place: Sequence[Term]) -> Term:
+        return spec.flat_index(facts, place[1:], x.shape[1:])
+
+    # Both samples flatten with the same function: what the prefix is must be said too.
+    row_major = TensorClaim(
+        "the target is the row-major prefix of x",
+        x.shape,
+        holds=lambda *place: agree(target.at((place[0], position(place))), x.at(place), x.dtype),
+        premise=lambda *place: position(place) < length,
+    )
+    return [
+        *same_tensors("input", observed[0], observed[3]),
+        *same_tensors("target", observed[1], observed[4]),
+        *same_tensors("mask", observed[2], observed[5]),
+        row_major,
+    ]

@@ -2,53 +2,53 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import z3
 from torch import Tensor
 
 import viewproof as vp
-from viewproof.objectives import mae
+from viewproof.masks import Mask, hidden_patch_idxs
+from viewproof.objectives import image_patch_token_row_predictive_contract
 from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, conj, floordiv, iff, inside, mod, product, same
-from viewproof.theorems.registry import Outcome, Theorem
-from viewproof.theorems.tensors import lemmas, mutants, spec
-from viewproof.theorems.tensors.bridges import Listed, distance
-from viewproof.theorems.tensors.case import Case, Claim, Inputs, Subject
-from viewproof.theorems.tensors.decide import decide, replayer
-from viewproof.theorems.tensors.masks import ALL_SIZES, CAPTURED
-from viewproof.theorems.tensors.subjects import INT, PATCHES, not_negative
-from viewproof.verdict import Verdict
+from viewproof.theorems.tensors import lemmas, spec
+from viewproof.theorems.tensors.bridges import EmptyListing, distance
+from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim
+from viewproof.theorems.tensors.signatures import INT, PATCHES, not_negative
+from viewproof.theorems.tensors.theorem import ALL_SIZES, CAPTURED, Enumeration, theorem
 
 
-def _pixels(target: Tensor, prediction: Tensor) -> Tensor:
+def _pixel_distance(target: Tensor, prediction: Tensor) -> Tensor:
     """A patch's distance: that of its pixels, summed."""
     return distance(target, prediction).sum()
 
 
 def _observe(
-    program: Any, x: Tensor, tokens: Tensor, row: int, k: int, grid_h: int, grid_w: int, *rest: int
+    program: Any, x: Tensor, tokens: Tensor, row: int, k: int, grid_h: int, grid_w: int, *sizes: int
 ) -> Sequence[Tensor]:
-    with patch.object(mae, "hidden_patch_idxs", lambda mask, *_: Listed(mask.hidden)):
-        contract = program(x, tokens, row, *rest, _pixels)
-        idxs: Any = contract.target_idxs
-    picture = vp.unpatchify(tokens, *x.shape[1:], *rest[:2])
-    return [vp.predictive_view_objective(idxs.replaced(contract, [k])), picture, idxs.flat]
+    """The objective of patch ``k``, the picture that the tokens are, and the mask whose patches are listed."""
+    listing = EmptyListing()
+    contract = program(x, tokens, row, *sizes, _pixel_distance, listing=listing)
+    picture = vp.unpatchify(tokens, *x.shape[1:], *sizes[:2])
+    return [vp.predictive_view_objective(replace(contract, target_idxs=[k])), picture, listing.mask.hidden]
 
 
-def _replay(program: Any, x: Tensor, tokens: Tensor, row: int, k: int, *rest: int) -> Sequence[Tensor]:
+def _replay(
+    program: Any, x: Tensor, tokens: Tensor, row: int, k: int, grid_h: int, grid_w: int, *sizes: int
+) -> Sequence[Tensor]:
     """The same beside the distance of the patch's pixels, cut out of the two pictures."""
-    observed = _observe(program, x, tokens, row, k, *rest)
-    _, columns, h, w = rest[:4]
-    corner = (k // columns) * h, (k % columns) * w
-    cut = (row, slice(None), slice(corner[0], corner[0] + h), slice(corner[1], corner[1] + w))
-    return [*observed, distance(x[cut], observed[1][cut]).sum()]
+    observed = _observe(program, x, tokens, row, k, grid_h, grid_w, *sizes)
+    patch_h, patch_w = sizes[:2]
+    top, left = (k // grid_w) * patch_h, (k % grid_w) * patch_w
+    patch = (row, slice(None), slice(top, top + patch_h), slice(left, left + patch_w))
+    return [*observed, distance(x[patch], observed[1][patch]).sum()]
 
 
-def _fitting(inputs: Inputs) -> list[Term]:
+def _whole_patches(inputs: Inputs) -> list[Term]:
     """A grid of whole patches; the quotients are stated beside it (lemma row_major_division)."""
     (rows, channels, height, width), (h, w) = inputs["x"].shape, (inputs["patch_h"], inputs["patch_w"])
     grid = inputs["grid_h"], inputs["grid_w"]
@@ -60,6 +60,35 @@ def _fitting(inputs: Inputs) -> list[Term]:
         whole += [count > 0, size > 0, same(extent, count * size), *parts, *left]
     fits = [same(a, b) for a, b in zip(inputs["yhat"].shape, tokens, strict=True)]
     return [*not_negative(inputs), channels > 0, *whole, *fits, inputs["row"] < rows, inputs["k"] < tokens[1]]
+
+
+TOKENS = Subject(
+    "patch tokens",
+    {"x": TensorInput(4), "yhat": TensorInput(3), "row": INT, "k": INT, "grid_h": INT, "grid_w": INT, **PATCHES},
+    _observe,
+    _whole_patches,
+    arithmetic="real",
+    replay=_replay,
+)
+
+
+def _small_grids() -> Iterator[dict[str, int]]:
+    names = ("channels", "grid_h", "grid_w", "patch_h", "patch_w", "period", "offset")
+    for sizes in itertools.product((2,), (1, 2, 3), (1, 2, 3), (1, 2), (1, 2), range(4), (0, 1, 4)):
+        yield dict(zip(names, sizes, strict=True))
+
+
+def _lists_hidden_patches(program: Any, at: Mapping[str, Any]) -> bool:
+    """Whether the contract lists, ascending, exactly the patches in the class."""
+    h, w, count = at["patch_h"], at["patch_w"], at["grid_h"] * at["grid_w"]
+    x = torch.zeros(1, at["channels"], at["grid_h"] * h, at["grid_w"] * w)
+    tokens = torch.zeros(1, count, h * w * at["channels"])
+    contract = program(x, tokens, 0, h, w, at["period"], at["offset"], _pixel_distance)
+    return list(contract.target_idxs) == [k for k in range(count) if spec.in_class(k, at["period"], at["offset"])]
+
+
+def _split(facts: Facts, a: Term, b: Term) -> tuple[Term, Term]:
+    return facts.floordiv(a, b), facts.mod(a, b)
 
 
 def _pixel(inputs: Inputs, facts: Facts, k: Term, v: Term) -> tuple[Term, Term, Term]:
@@ -78,15 +107,35 @@ def _value(inputs: Inputs, facts: Facts, channel: Term, row: Term, col: Term) ->
     return facts.join(patch_row, inputs["grid_w"], patch_col), facts.join(inner, inputs["x"].shape[1], channel)
 
 
-def _split(facts: Facts, a: Term, b: Term) -> tuple[Term, Term]:
-    return facts.floordiv(a, b), facts.mod(a, b)
+def loss_over_the_complement(*arguments: Any, listing: Any = hidden_patch_idxs) -> vp.PredictiveViewContract:
+    """The visible patches are listed."""
+
+    def visible(mask: Mask, patch_h: int, patch_w: int) -> Sequence[int]:
+        idxs: Sequence[int] = listing(~mask, patch_h, patch_w)
+        return idxs
+
+    return image_patch_token_row_predictive_contract(*arguments, listing=visible)
 
 
-def _divided(a: Term, b: Term) -> tuple[Term, Term]:
-    return floordiv(a, b, positive=True), mod(a, b, positive=True)
+def channels_reversed(x: Tensor, *arguments: Any, listing: Any = hidden_patch_idxs) -> vp.PredictiveViewContract:
+    """Targets hold the channels in another order."""
+    return image_patch_token_row_predictive_contract(x.flip(1), *arguments, listing=listing)
 
 
-def _claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
+@theorem(
+    image_patch_token_row_predictive_contract,
+    layer="bridges",
+    on=TOKENS,
+    mutants=[loss_over_the_complement, channels_reversed],
+    given=("the patches divide the image, which is not empty", "tokens are [N, patches, patch_h * patch_w * C]"),
+    scope=f"any distance, real numbers; {ALL_SIZES}; the list that hidden_patch_idxs returns: exhausted over grids up "
+    "to 3 x 3, patches up to 2 x 2, periods 0 to 3, offsets 0, 1, 4",
+    method=f"{CAPTURED}; (patch, value) -> pixel is a bijection onto the hidden pixels, so both sums list the same "
+    "terms",
+    enumerated=Enumeration("the listed patches are not the hidden ones", _small_grids, _lists_hidden_patches),
+)
+def patch_token_objective_eq_hidden_pixel_objective(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """A per-pixel distance summed over the hidden patches' pixels equals its sum over the hidden pixel coordinates."""
     objective, picture, hidden = observed[:3]
     x, row, k = inputs["x"], inputs["row"], inputs["k"]
     values, patches = inputs["yhat"].shape[2], inputs["yhat"].shape[1]
@@ -96,7 +145,8 @@ def _claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim
         place = (row, *_pixel(inputs, facts, k, v))
         return function(x.at(place), picture.at(place))
 
-    def by_pixel() -> Term:
+    def objective_by_pixel() -> Term:
+        # A witness is replayed with the sum itself, in rounded arithmetic.
         total = observed[3].at(()) if facts.rounding else facts.sum(values, summand, z3.RealVal(0))
         return facts.equal(objective.at(()), total)
 
@@ -106,85 +156,25 @@ def _claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim
         grid = lemmas.below(patch_index, inputs["grid_h"], inputs["grid_w"])
         return conj(grid, lemmas.below(v, h * w, channels), lemmas.below(inner, h, w))
 
-    def back(patch_index: Term, v: Term) -> Term:
-        channel, r, c = _pixel(inputs, facts, patch_index, v)
-        return conj(*(same(a, b) for a, b in zip(_value(inputs, facts, channel, r, c), (patch_index, v), strict=True)))
+    def value_of_its_pixel(patch_index: Term, v: Term) -> Term:
+        back = _value(inputs, facts, *_pixel(inputs, facts, patch_index, v))
+        return conj(*(same(a, b) for a, b in zip(back, (patch_index, v), strict=True)))
 
-    def found(*pixel: Term) -> Term:
-        return conj(
-            *(same(a, b) for a, b in zip(_pixel(inputs, facts, *_value(inputs, facts, *pixel)), pixel, strict=True))
-        )
+    def pixel_of_its_value(*pixel: Term) -> Term:
+        back = _pixel(inputs, facts, *_value(inputs, facts, *pixel))
+        return conj(*(same(a, b) for a, b in zip(back, pixel, strict=True)))
 
     def status(channel: Term, r: Term, c: Term) -> Term:
         index = spec.patch_index(x.shape[3], inputs["patch_h"], inputs["patch_w"], r, c)
         return iff(hidden.at((channel, r, c)), spec.in_class(index, inputs["period"], inputs["offset"]))
 
-    def onto(patch_index: Term, v: Term) -> Term:
+    def inside_image(patch_index: Term, v: Term) -> Term:
         return inside(_pixel(inputs, facts, patch_index, v), x.shape[1:])
 
     return [
-        Claim("the objective of a patch is the sum over its pixels", (), by_pixel),
-        Claim("a pixel is hidden iff its patch is in the class", x.shape[1:], status),
-        Claim("a value of a patch is a pixel", (patches, values), onto, in_grid),
-        Claim("which lies in that patch, at that place", (patches, values), back, in_grid),
-        Claim("and every pixel is a value of its patch", x.shape[1:], found),
+        TensorClaim("the objective of a patch is the sum over its pixels", (), objective_by_pixel),
+        TensorClaim("a pixel is hidden iff its patch is in the class", x.shape[1:], status),
+        TensorClaim("a value of a patch is a pixel", (patches, values), inside_image, in_grid),
+        TensorClaim("which lies in that patch, at that place", (patches, values), value_of_its_pixel, in_grid),
+        TensorClaim("and every pixel is a value of its patch", x.shape[1:], pixel_of_its_value),
     ]
-
-
-TOKENS = Subject(
-    "patch tokens",
-    {"x": TensorInput(4), "yhat": TensorInput(3), "row": INT, "k": INT, "grid_h": INT, "grid_w": INT, **PATCHES},
-    _observe,
-    _fitting,
-    "real",
-    replay=_replay,
-)
-
-
-def _cases() -> list[Case]:
-    return [Case(TOKENS, _claims)]
-
-
-_RANGE = "grids up to 3 x 3, patches up to 2 x 2, periods 0 to 3, offsets 0, 1, 4"
-
-
-def _lists() -> Iterator[dict[str, Any]]:
-    sizes = itertools.product((2,), (1, 2, 3), (1, 2, 3), (1, 2), (1, 2), range(4), (0, 1, 4))
-    names = ("channels", "grid_h", "grid_w", "patch_h", "patch_w", "period", "offset")
-    return (dict(zip(names, values, strict=True)) for values in sizes)
-
-
-def _lists_right(program: Any, at: Mapping[str, Any]) -> bool:
-    """Whether the contract lists, ascending, exactly the patches in the class."""
-    h, w, count = at["patch_h"], at["patch_w"], at["grid_h"] * at["grid_w"]
-    x = torch.zeros(1, at["channels"], at["grid_h"] * h, at["grid_w"] * w)
-    tokens = torch.zeros(1, count, h * w * at["channels"])
-    contract = program(x, tokens, 0, h, w, at["period"], at["offset"], _pixels)
-    return list(contract.target_idxs) == [k for k in range(count) if spec.in_class(k, at["period"], at["offset"])]
-
-
-def _prove(program: Any) -> Outcome:
-    wrong = next((at for at in _lists() if not _lists_right(program, at)), None)
-    if wrong is not None:
-        return Outcome(Verdict.REFUTED, "the listed patches are not the hidden ones", {"case": "list", **wrong})
-    return decide(_cases(), program)
-
-
-def _holds(program: Any, witness: Mapping[str, Any]) -> bool:
-    return _lists_right(program, witness) if witness["case"] == "list" else replayer(_cases)(program, witness)
-
-
-THEOREMS = (
-    Theorem(
-        "patch_token_objective_eq_hidden_pixel_objective",
-        "bridges",
-        "A per-pixel distance summed over the hidden patches' pixels equals its sum over the hidden pixel coordinates.",
-        ("the patches divide the image, which is not empty", "tokens are [N, patches, patch_h * patch_w * C]"),
-        f"any distance, real numbers; {ALL_SIZES}; the list that hidden_patch_idxs returns: exhausted over {_RANGE}",
-        f"{CAPTURED}; (patch, value) -> pixel is a bijection onto the hidden pixels, so both sums list the same terms",
-        mae.image_patch_token_row_predictive_contract,
-        _prove,
-        _holds,
-        (mutants.TOKENS_VISIBLE, mutants.TOKENS_CHANNELS_FIRST),
-    ),
-)

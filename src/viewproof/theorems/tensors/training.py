@@ -1,34 +1,68 @@
 """The loss that the training step differentiates, against the sum of its rows' objectives; and its gradient."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import z3
 from torch import Tensor
+from torch.nn import functional as F
 
 import viewproof as vp
 from viewproof.masks import Mask, Sample
 from viewproof.masks.sample import Over
-from viewproof.objectives.mae import row_predictive_contract
-from viewproof.symbolic.capture import TensorInput
+from viewproof.objectives import losses
+from viewproof.objectives.losses import Reduction
+from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, known, neg, same
-from viewproof.theorems.tensors import mutants, spec
-from viewproof.theorems.tensors.bridges import listed
-from viewproof.theorems.tensors.case import Case, Claim, Inputs, Subject
-from viewproof.theorems.tensors.masks import CAPTURED, theorem
-from viewproof.theorems.tensors.subjects import INT
+from viewproof.theorems.tensors import spec
+from viewproof.theorems.tensors.bridges import EmptyListing
+from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorCase, TensorClaim, same_extents
+from viewproof.theorems.tensors.signatures import INT
+from viewproof.theorems.tensors.theorem import CAPTURED, theorem
 
-LOSSES = (vp.masked_mse, vp.masked_l1, vp.masked_smooth_l1)
-_KINDS = ("mse", "l1", "smooth_l1")
-_DISTANCES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
-    lambda target, prediction: (prediction - target) ** 2,
-    lambda target, prediction: (prediction - target).abs(),
-    lambda target, prediction: torch.nn.functional.smooth_l1_loss(prediction, target, reduction="none"),
-)
+
+class TrainingLosses:
+    """The losses that train, and what they call in the two forms that an export of them would not show."""
+
+    mse: Callable[..., Tensor] = staticmethod(vp.masked_mse)
+    l1: Callable[..., Tensor] = staticmethod(vp.masked_l1)
+    smooth_l1: Callable[..., Tensor] = staticmethod(vp.masked_smooth_l1)
+
+    @staticmethod
+    def eager_mse(prediction: Tensor, sample: Sample, reduction: Reduction, over: Over, count: int) -> Tensor:
+        """As `mse` runs without a compiler: Python counts what the mask selects."""
+        return losses.masked_distance(F.mse_loss, prediction, sample, reduction, over, count)
+
+    @staticmethod
+    def l1_by_definition(prediction: Tensor, sample: Sample, reduction: Reduction, over: Over) -> Tensor:
+        """`l1` of a distance whose gradient export can follow: it loses what autograd saves inside ``F.l1_loss``."""
+
+        def absolute(a: Tensor, b: Tensor, reduction: str) -> Tensor:
+            return (a - b).abs()
+
+        return losses.masked_distance(absolute, prediction, sample, reduction, over)
+
+
+def _mse(target: Tensor, prediction: Tensor) -> Tensor:
+    return (prediction - target) ** 2
+
+
+def _l1(target: Tensor, prediction: Tensor) -> Tensor:
+    return (prediction - target).abs()
+
+
+def _smooth_l1(target: Tensor, prediction: Tensor) -> Tensor:
+    return F.smooth_l1_loss(prediction, target, reduction="none")
+
+
+DISTANCES = {"mse": _mse, "l1": _l1, "smooth_l1": _smooth_l1}
+
+
+def _sample(y: Tensor, hidden: Tensor) -> Sample:
+    return Sample(y, y, Mask(hidden, per_sample=hidden.dim() == 2, rule="any mask"))
 
 
 def _selected(inputs: Inputs, over: Over, n: Term, j: Term) -> Term:
@@ -37,18 +71,15 @@ def _selected(inputs: Inputs, over: Over, n: Term, j: Term) -> Term:
     return True if over == "all" else hidden.at((n, j) if hidden.rank == 2 else (j,))
 
 
-def _grid_sum(inputs: Inputs, facts: Facts, value: Callable[[Term, Term], Any], zero: Any) -> Any:
-    """The sum over every row and coordinate of the target."""
-    rows, size = inputs["y"].shape
-    return facts.sum(rows, lambda n: facts.sum(size, lambda j: value(n, j), zero), zero)
-
-
 def _count(inputs: Inputs, facts: Facts, over: Over) -> Any:
-    def one(n: Term, j: Term) -> Any:
-        chosen = _selected(inputs, over, n, j)
-        return z3.IntVal(int(chosen)) if known(chosen) else z3.If(chosen, z3.IntVal(1), z3.IntVal(0))
+    """How many coordinates of the batch the specification's loss sums over."""
+    (rows, size), zero = inputs["y"].shape, z3.IntVal(0)
 
-    return _grid_sum(inputs, facts, one, z3.IntVal(0))
+    def one_if_selected(n: Term, j: Term) -> Any:
+        selected = _selected(inputs, over, n, j)
+        return z3.IntVal(int(selected)) if known(selected) else z3.If(selected, z3.IntVal(1), zero)
+
+    return facts.sum(rows, lambda n: facts.sum(size, lambda j: one_if_selected(n, j), zero), zero)
 
 
 def _fitting(inputs: Inputs) -> list[Term]:
@@ -62,168 +93,202 @@ def _fitting(inputs: Inputs) -> list[Term]:
     return [*fits, inputs["count"] > 0] if "count" in inputs else fits
 
 
-def _something(over: Over, counted: bool) -> Callable[[Inputs, Facts], list[Term]]:
+def _something_selected(over: Over) -> Callable[[Inputs, Facts], list[Term]]:
     """The mask selects something; ``count`` is what Python counts of it (a row's worth if all rows share it)."""
 
-    def given(inputs: Inputs, facts: Facts) -> list[Term]:
+    def hypotheses(inputs: Inputs, facts: Facts) -> list[Term]:
         total = _count(inputs, facts, over)
-        if not counted:
+        if "count" not in inputs:
             return [total > 0]
-        shared = inputs["hidden"].rank == 1
-        return [total > 0, total == (inputs["y"].shape[0] * inputs["count"] if shared else inputs["count"])]
+        rows = inputs["y"].shape[0] if inputs["hidden"].rank == 1 else 1
+        return [total > 0, total == rows * inputs["count"]]
 
-    return given
+    return hypotheses
 
 
-def _signature(per_sample: bool) -> dict[str, Any]:
+def _signature(per_sample: bool) -> Signature:
     hidden = TensorInput(2 if per_sample else 1, torch.bool)
     return {"prediction": TensorInput(2), "y": TensorInput(2), "hidden": hidden}
 
 
-def _loss_case(kind: int, reduction: str, over: Over, per_sample: bool, eager: bool = False) -> Case:
-    distance = _DISTANCES[kind]
+def _z3(value: Term) -> z3.ExprRef:
+    if not known(value):
+        return value
+    return z3.BoolVal(value) if isinstance(value, bool) else z3.IntVal(value)
 
-    def sample(y: Tensor, hidden: Tensor) -> Sample:
-        return Sample(y, y, Mask(hidden, per_sample, rule="any mask"))
+
+def loss_case(loss: str, reduction: Reduction, over: Over, per_sample: bool) -> TensorCase:
+    """The loss of this name beside the objective of one entry of one row, and what relates them."""
+    eager = loss.startswith("eager_")
+    distance = DISTANCES[loss.removeprefix("eager_")]
 
     def observe(
         program: Any, prediction: Tensor, y: Tensor, hidden: Tensor, row: int, i: int, *count: int
     ) -> Sequence[Tensor]:
-        whole = sample(y, hidden)
-        with ExitStack() as stack:
-            if eager:
-                stack.enter_context(patch.object(Mask, "count", count[0]))
-                stack.enter_context(patch.object(torch.compiler, "is_compiling", lambda: False))
-            loss = program[kind](prediction, whole, reduction=reduction, over=over)
-        with listed():
-            contract = row_predictive_contract(whole, prediction, row, distance, over)
-            idxs: Any = contract.target_idxs
-            return [loss, vp.predictive_view_objective(idxs.replaced(contract, [i])), idxs.flat]
+        sample, listing = _sample(y, hidden), EmptyListing()
+        # Positional arguments, so that the count follows where there is one.
+        value = getattr(program, loss)(prediction, sample, reduction, over, *count)
+        contract = vp.row_predictive_contract(sample, prediction, row, distance, over, listing=listing)
+        objective = vp.predictive_view_objective(replace(contract, target_idxs=[i]))
+        return [value, objective, listing.mask.hidden.reshape(-1)]
 
     def replay(program: Any, prediction: Tensor, y: Tensor, hidden: Tensor, *_: int) -> Sequence[Tensor]:
-        whole = sample(y, hidden)
-        loss = program[kind](prediction, whole, reduction=reduction, over=over)
-        contracts = [row_predictive_contract(whole, prediction, n, distance, over) for n in range(len(y))]
-        return [loss, torch.tensor([float(vp.predictive_view_objective(c)) for c in contracts], dtype=torch.float64)]
+        sample = _sample(y, hidden)
+        value = getattr(program, loss.removeprefix("eager_"))(prediction, sample, reduction, over)
+        contracts = [vp.row_predictive_contract(sample, prediction, n, distance, over) for n in range(len(y))]
+        objectives = [float(vp.predictive_view_objective(contract)) for contract in contracts]
+        return [value, torch.tensor(objectives, dtype=torch.float64)]
 
-    form = "eager" if eager else "compiled"
-    name = f"{_KINDS[kind]}, {reduction}, over {over}, {'one mask a sample' if per_sample else 'one mask'}, {form}"
+    def claims(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+        value, objective = observed[:2]
+        (rows, size), zero = inputs["y"].shape, z3.RealVal(0)
+
+        def listed_objective(n: Term, j: Term) -> Any:
+            """Entry ``j`` of the objective of row ``n``, if that row's contract lists it."""
+            at = [(inputs["row"], _z3(n)), (inputs["i"], _z3(j))]
+            listed = z3.substitute(_z3(observed[2].at((inputs["i"],))), *at)
+            return z3.If(listed, z3.substitute(objective.at(()), *at), zero)
+
+        def row_objective(n: Term) -> Any:
+            # A witness is replayed on whole contracts; the goal takes them entry by entry (lemma sum_over_selected).
+            if facts.rounding:
+                return objective.at((n,))
+            return facts.sum(size, lambda j: listed_objective(n, j), zero)
+
+        if reduction == "rows":
+            related = TensorClaim(
+                "row n of the loss is the row's objective",
+                (rows,),
+                lambda n: facts.equal(value.at((n,)), row_objective(n)),
+            )
+        else:
+            count = z3.ToReal(_count(inputs, facts, over)) if reduction == "mean" else z3.RealVal(1)
+            total = facts.sum(rows, row_objective, zero)
+            related = TensorClaim(
+                "loss * selected coordinates == sum of the rows' objectives",
+                (),
+                lambda: facts.equal(value.at(()) * count, total),
+            )
+        if facts.rounding:
+            return [related]
+
+        def listed_iff_selected() -> Term:
+            listed = observed[2].at((inputs["i"],))
+            return same(_z3(listed), _z3(_selected(inputs, over, inputs["row"], inputs["i"])))
+
+        return [
+            TensorClaim("the row's contract lists the coordinate iff the mask selects it", (), listed_iff_selected),
+            related,
+        ]
+
+    masks, form = "one mask a sample" if per_sample else "one mask", "eager" if eager else "compiled"
+    name = f"{loss.removeprefix('eager_')}, {reduction}, over {over}, {masks}, {form}"
     signature = {**_signature(per_sample), "row": INT, "i": INT, **({"count": INT} if eager else {})}
-    given = _something(over, eager) if reduction == "mean" else None
-    subject = Subject(name, signature, observe, _fitting, "real", given, replay)
-    return Case(subject, lambda inputs, observed, facts: _rows_claims(reduction, over, inputs, observed, facts))
+    selected = _something_selected(over) if reduction == "mean" else None
+    return TensorCase(Subject(name, signature, observe, _fitting, "real", selected, replay), claims)
 
 
-def _rows_claims(reduction: str, over: Over, inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-    loss, objective = observed[:2]
-    zero = z3.RealVal(0)
+class LossOverTheComplement(TrainingLosses):
+    """Visible coordinates are summed."""
 
-    def summand(n: Term, j: Term) -> Any:
-        """Entry ``j`` of the objective of row ``n``, if that row's contract lists it."""
-        at = [(inputs["row"], _z3(n)), (inputs["i"], _z3(j))]
-        chosen = z3.substitute(_truth(observed[2].at((inputs["i"],))), *at)
-        return z3.If(chosen, z3.substitute(objective.at(()), *at), zero)
-
-    def row_sum(n: Term) -> Any:
-        # A witness is replayed on whole contracts; the goal takes them entry by entry (lemma sum_over_selected).
-        return objective.at((n,)) if facts.rounding else facts.sum(inputs["y"].shape[1], lambda j: summand(n, j), zero)
-
-    rows = inputs["y"].shape[0]
-    if reduction == "rows":
-        claim = Claim(
-            "row n of the loss is the row's objective", (rows,), lambda n: facts.equal(loss.at((n,)), row_sum(n))
-        )
-    else:
-        count = z3.ToReal(_count(inputs, facts, over)) if reduction == "mean" else z3.RealVal(1)
-        total = facts.sum(rows, row_sum, zero)
-        claim = Claim(
-            "loss * selected coordinates == sum of the rows' objectives",
-            (),
-            lambda: facts.equal(loss.at(()) * count, total),
-        )
-    if facts.rounding:
-        return [claim]
-    listed_as = Claim(
-        "the row's contract lists the coordinate iff the mask selects it",
-        (),
-        lambda: same(
-            _truth(observed[2].at((inputs["i"],))), _truth(_selected(inputs, over, inputs["row"], inputs["i"]))
-        ),
-    )
-    return [listed_as, claim]
+    @staticmethod
+    def mse(prediction: Tensor, sample: Sample, reduction: Reduction = "mean", over: Over = "hidden") -> Tensor:
+        """The error of what is visible, over the count of what is hidden."""
+        visible = sample if over == "all" else Sample(sample.x, sample.y, ~sample.mask)
+        count = sample.selection(over).hidden.sum() * (1 if sample.mask.per_sample else prediction.shape[0])
+        total = vp.masked_mse(prediction, visible, reduction="sum", over=over)
+        return total / count if reduction == "mean" else total
 
 
-def _z3(value: Term) -> z3.ArithRef:
-    return z3.IntVal(value) if known(value) else value
+class MeanOverAll(TrainingLosses):
+    """Divided by all coordinates."""
+
+    @staticmethod
+    def mse(prediction: Tensor, sample: Sample, reduction: Reduction = "mean", over: Over = "hidden") -> Tensor:
+        """The sum over the mask, divided by the size of the batch."""
+        if reduction != "mean":
+            return vp.masked_mse(prediction, sample, reduction, over)
+        return vp.masked_mse(prediction, sample, "sum", over) / (prediction.shape[0] * prediction.shape[1])
 
 
-def _truth(value: Term) -> z3.BoolRef:
-    return z3.BoolVal(value) if known(value) else value
+class AbsoluteForSquared(TrainingLosses):
+    """Another distance."""
+
+    @staticmethod
+    def mse(prediction: Tensor, sample: Sample, reduction: Reduction = "mean", over: Over = "hidden") -> Tensor:
+        """The square of the mean absolute error."""
+        gap = vp.masked_l1(prediction, sample, reduction, over)
+        return gap * gap if reduction == "mean" else gap
 
 
-def _gradient_case(kind: int, reduction: str, per_sample: bool) -> Case:
+@theorem(
+    TrainingLosses,
+    layer="bridges",
+    mutants=[LossOverTheComplement, MeanOverAll, AbsoluteForSquared],
+    given=("the mask selects something, if the loss is a mean",),
+    scope="real numbers; all batch and target sizes from 0; any mask, shared or one a sample; mse, l1, smooth_l1; "
+    "mean (as compiled, and as run eagerly for mse), sum, rows; over hidden and all",
+    method=f"{CAPTURED}; sums compared summand by summand; a contract's sum entry by entry (masked_loss_append)",
+)
+def training_loss_eq_row_objectives() -> list[TensorCase]:
+    """The loss that training differentiates, times the number of selected coordinates in the batch, is the sum over
+    rows of predictive_view_objective of the row's contract.
+    """
+    return [
+        *(loss_case(loss, "mean", "hidden", per_sample) for loss in DISTANCES for per_sample in (False, True)),
+        *(loss_case("eager_mse", "mean", "hidden", per_sample) for per_sample in (False, True)),
+        loss_case("mse", "mean", "all", False),
+        *(loss_case("mse", "sum", "hidden", per_sample) for per_sample in (False, True)),
+        *(loss_case("mse", "rows", "hidden", per_sample) for per_sample in (False, True)),
+    ]
+
+
+def gradient_case(loss: str, reduction: Reduction, per_sample: bool) -> TensorCase:
+    """The gradient of the loss of this name with respect to the prediction, and what is claimed of it."""
+
     def observe(program: Any, prediction: Tensor, y: Tensor, hidden: Tensor) -> Sequence[Tensor]:
         leaf = prediction.detach().requires_grad_()
-        # Export cannot follow what autograd saves inside a composite operator: l1_loss is captured as its definition.
-        with patch.object(torch.nn.functional, "l1_loss", lambda a, b, reduction: (a - b).abs()):
-            loss = program[kind](leaf, Sample(y, y, Mask(hidden, per_sample, rule="any mask")), reduction=reduction)
-        return [torch.autograd.grad(loss if loss.dim() == 0 else loss.sum(), leaf)[0]]
+        value = getattr(program, loss)(leaf, _sample(y, hidden), reduction, "hidden")
+        return [torch.autograd.grad(value, leaf)[0]]
 
-    def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[Claim]:
-        shape = inputs["prediction"].shape
+    def claims(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+        gradient, shape = observed[0], inputs["prediction"].shape
         return [
-            Claim("a gradient for each prediction", (), lambda: spec.same_shape(observed[0].shape, shape)),
-            Claim(
+            same_extents("a gradient for each prediction", gradient.shape, shape),
+            TensorClaim(
                 "off the mask the gradient is +0.0",
                 shape,
-                lambda *place: spec.is_zero(facts, observed[0], place),
-                lambda *place: neg(_selected(inputs, "hidden", *place)),
+                holds=lambda *place: spec.is_zero(facts, gradient, place),
+                premise=lambda *place: neg(_selected(inputs, "hidden", *place)),
             ),
         ]
 
-    name = f"gradient of {_KINDS[kind]}, {reduction}, {'one mask a sample' if per_sample else 'one mask'}"
-    given = _something("hidden", False) if reduction == "mean" else None
-    return Case(Subject(name, _signature(per_sample), observe, _fitting, given=given), claims)
+    name = f"gradient of {loss}, {reduction}, {'one mask a sample' if per_sample else 'one mask'}"
+    selected = _something_selected("hidden") if reduction == "mean" else None
+    return TensorCase(Subject(name, _signature(per_sample), observe, _fitting, value_hypotheses=selected), claims)
 
 
-LOSS_CASES = [
-    *(_loss_case(kind, "mean", "hidden", per_sample) for kind in range(3) for per_sample in (False, True)),
-    *(_loss_case(0, "mean", "hidden", per_sample, eager=True) for per_sample in (False, True)),
-    _loss_case(0, "mean", "all", False),
-    *(_loss_case(0, reduction, "hidden", per_sample) for reduction in ("sum", "rows") for per_sample in (False, True)),
-]
-GRADIENT_CASES = [
-    _gradient_case(0, "sum", False),
-    *(_gradient_case(kind, "mean", False) for kind in range(3)),
-    _gradient_case(0, "mean", True),
-]
+class MultiplicationForSelection(TrainingLosses):
+    """error**2 * mask: a NaN off the mask."""
 
-THEOREMS = (
-    theorem(
-        "training_loss_eq_row_objectives",
-        "bridges",
-        "The loss that training differentiates, times the number of selected coordinates in the batch, is the sum over "
-        "rows of predictive_view_objective of the row's contract.",
-        LOSSES,
-        lambda: LOSS_CASES,
-        mutants.LOSS_OVER_COMPLEMENT,
-        mutants.LOSS_MEAN_OVER_ALL,
-        mutants.LOSS_SUM_OF_DIFFERENCES,
-        hypotheses=("the mask selects something, if the loss is a mean",),
-        scope="real numbers; all batch and target sizes from 0; any mask, shared or one a sample; mse, l1, smooth_l1; "
-        "mean (as compiled, and as run eagerly for mse), sum, rows; over hidden and all",
-        method=f"{CAPTURED}; sums compared summand by summand; a contract's sum entry by entry (masked_loss_append)",
-    ),
-    theorem(
-        "training_loss_gradient_support",
-        "bridges",
-        "The gradient of the training loss with respect to a prediction off the mask is exactly +0.0.",
-        LOSSES,
-        lambda: GRADIENT_CASES,
-        mutants.LOSS_OVER_COMPLEMENT,
-        mutants.LOSS_WEIGHTED,
-        hypotheses=("the mask selects something, if the loss is a mean",),
-        scope="all batch and target sizes from 0; any mask, shared or one a sample; every float32 bit pattern, NaN and "
-        "infinities included; mse, l1 (captured as its definition |a - b|), smooth_l1; mean, sum",
-    ),
+    @staticmethod
+    def mse(prediction: Tensor, sample: Sample, reduction: Reduction = "mean", over: Over = "hidden") -> Tensor:
+        """The sum of the weighted squares, whatever the reduction."""
+        return ((prediction - sample.y).square() * sample.mask.hidden).sum()
+
+
+@theorem(
+    TrainingLosses,
+    layer="bridges",
+    mutants=[LossOverTheComplement, MultiplicationForSelection],
+    given=("the mask selects something, if the loss is a mean",),
+    scope="all batch and target sizes from 0; any mask, shared or one a sample; every float32 bit pattern, NaN and "
+    "infinities included; mse, l1 (captured as its definition |a - b|), smooth_l1; mean, sum",
 )
+def training_loss_gradient_support() -> list[TensorCase]:
+    """The gradient of the training loss with respect to a prediction off the mask is exactly +0.0."""
+    return [
+        gradient_case("mse", "sum", False),
+        *(gradient_case(loss, "mean", False) for loss in ("mse", "l1_by_definition", "smooth_l1")),
+        gradient_case("mse", "mean", True),
+    ]

@@ -1,19 +1,22 @@
-"""Counterexamples as concrete arguments, and statements evaluated on them."""
+"""Counterexamples as concrete arguments: read off a model or drawn at random, and statements evaluated on them."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import z3
 
+from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.meaning import concrete
 from viewproof.symbolic.tensor import SymTensor
 from viewproof.symbolic.terms import fold, implies, known
 from viewproof.symbolic.values import FLOATS
-from viewproof.theorems.tensors.case import Case, Inputs
+from viewproof.theorems.tensors.agreement import argument, satisfies
+from viewproof.theorems.tensors.case import Inputs, TensorCase
 
+TRIALS = 150
 _MOST_ENTRIES = 20_000
 
 
@@ -24,15 +27,15 @@ def read_model(model: z3.ModelRef, inputs: Inputs, real: bool) -> dict[str, Any]
         return model.eval(term, model_completion=True)
 
     witness: dict[str, Any] = {}
-    for name, argument in inputs.items():
-        if not isinstance(argument, SymTensor):
-            witness[name] = value(argument).as_long()
+    for name, symbol in inputs.items():
+        if not isinstance(symbol, SymTensor):
+            witness[name] = value(symbol).as_long()
             continue
-        shape = [value(extent).as_long() for extent in argument.shape]
+        shape = [value(extent).as_long() for extent in symbol.shape]
         places = itertools.islice(itertools.product(*map(range, shape)), _MOST_ENTRIES)
-        entries = [_plain(value(argument.at(tuple(map(z3.IntVal, place))))) for place in places]
-        key = "bits" if argument.dtype in FLOATS and not real else "values"
-        witness[name] = {"dtype": str(argument.dtype).removeprefix("torch."), "shape": shape, key: entries}
+        entries = [_plain(value(symbol.at(tuple(map(z3.IntVal, place))))) for place in places]
+        key = "bits" if symbol.dtype in FLOATS and not real else "values"
+        witness[name] = {"dtype": str(symbol.dtype).removeprefix("torch."), "shape": shape, key: entries}
     return witness
 
 
@@ -41,50 +44,51 @@ def _plain(value: Any) -> int | float | bool:
         return value
     if z3.is_bool(value):
         return bool(z3.is_true(value))
+    if z3.is_algebraic_value(value):
+        # An irrational root, which no witness can hold: what is replayed is a float next to it.
+        value = value.approx(20)
     if z3.is_rational_value(value) and not z3.is_int_value(value):
         return float(value.as_fraction())
     return int(value.as_long())
 
 
-def build(case: Case, witness: Mapping[str, Any]) -> list[Any]:
+def build(case: TensorCase, witness: Mapping[str, Any]) -> list[Any]:
     """The arguments of a witness as tensors and integers; real numbers become float64."""
     arguments: list[Any] = []
     for name in case.subject.signature:
-        held = witness[name]
-        if not isinstance(held, Mapping):
-            arguments.append(held)
+        described = witness[name]
+        if not isinstance(described, Mapping):
+            arguments.append(described)
             continue
-        shape, dtype = held["shape"], getattr(torch, held["dtype"])
-        if "bits" in held:
-            flat = torch.tensor([_signed(bits, dtype) for bits in held["bits"]], dtype=FLOATS[dtype][2]).view(dtype)
+        shape, dtype = described["shape"], getattr(torch, described["dtype"])
+        if "bits" in described:
+            words = FLOATS[dtype][2]
+            # The bits are those of an unsigned word, the integer dtype is signed.
+            limit = 1 << torch.iinfo(words).bits
+            signed = [bits - limit if bits >= limit // 2 else bits for bits in described["bits"]]
+            flat = torch.tensor(signed, dtype=words).view(dtype)
         else:
-            flat = torch.tensor(held["values"], dtype=torch.float64 if dtype in FLOATS else dtype)
+            flat = torch.tensor(described["values"], dtype=torch.float64 if dtype in FLOATS else dtype)
         arguments.append(flat.reshape(shape))
     return arguments
 
 
-def describe(case: Case, arguments: list[Any]) -> dict[str, Any]:
+def describe(case: TensorCase, arguments: Sequence[Any]) -> dict[str, Any]:
     """Arguments as a witness holds them."""
-    real = case.subject.arithmetic == "real"
     facts = Facts(case.subject.arithmetic)
-    witness: dict[str, Any] = {}
-    for name, held in zip(case.subject.signature, arguments, strict=True):
-        if not isinstance(held, torch.Tensor):
-            witness[name] = held
+    witness: dict[str, Any] = {"case": case.subject.name}
+    for name, value in zip(case.subject.signature, arguments, strict=True):
+        if not isinstance(value, torch.Tensor):
+            witness[name] = value
             continue
-        read = concrete(held, facts)
-        entries = [_plain(read.at(place)) for place in itertools.product(*map(range, held.shape))]
-        key = "bits" if held.dtype in FLOATS and not real else "values"
-        witness[name] = {"dtype": str(held.dtype).removeprefix("torch."), "shape": list(held.shape), key: entries}
+        tensor = concrete(value, facts)
+        entries = [_plain(tensor.at(place)) for place in itertools.product(*map(range, value.shape))]
+        key = "bits" if value.dtype in FLOATS and case.subject.arithmetic != "real" else "values"
+        witness[name] = {"dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape), key: entries}
     return witness
 
 
-def _signed(bits: int, dtype: torch.dtype) -> int:
-    width = torch.iinfo(FLOATS[dtype][2]).bits
-    return bits - (1 << width) if bits >> (width - 1) else bits
-
-
-def broken(case: Case, program: Any, arguments: list[Any]) -> str | None:
+def broken(case: TensorCase, program: Any, arguments: Sequence[Any]) -> str | None:
     """What the program breaks on concrete arguments: the first claim and its coordinate; None if all hold."""
     try:
         run = case.subject.replay or case.subject.observe
@@ -105,4 +109,32 @@ def broken(case: Case, program: Any, arguments: list[Any]) -> str | None:
                 truth = solver.check() == z3.unsat
             if not truth:
                 return f"{claim.what} at {place}" if place else claim.what
+    return None
+
+
+def replays(cases: Sequence[TensorCase], program: Any, witness: Mapping[str, Any]) -> bool:
+    """Whether the claims about the witness's subject hold of the program on the witness's arguments."""
+    case = next(case for case in cases if case.subject.name == witness["case"])
+    return broken(case, program, build(case, witness)) is None
+
+
+def counterexample(case: TensorCase, program: Any) -> tuple[str, dict[str, Any]] | None:
+    """What breaks and arguments that break it, if one of some trials of random small sizes and values does."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(most: int) -> int:
+        return int(torch.randint(0, most + 1, (), generator=generator))
+
+    for trial in range(TRIALS):
+        most = 2 + trial % 3
+        sizes = {
+            name: tuple(draw(most) for _ in range(kind.rank)) if isinstance(kind, TensorInput) else draw(most + 2)
+            for name, kind in case.subject.signature.items()
+        }
+        if not satisfies(case.subject, sizes):
+            continue
+        arguments = [argument(kind, sizes[name], generator) for name, kind in case.subject.signature.items()]
+        broken_claim = broken(case, program, arguments)
+        if broken_claim is not None:
+            return broken_claim, describe(case, arguments)
     return None
