@@ -8,22 +8,22 @@ from torch import Tensor
 
 from viewproof.certify.flow.call import Call
 
-# Arguments that say where elements go; their values are kept while the others' are replaced by their dependence.
-_INDEXES = frozenset(("index", "indices", "mask", "grid", "lengths"))
+CONTROLS = frozenset(("index", "indices", "mask", "condition", "repeats", "grid", "lengths"))
+"""Arguments that say where elements go."""
 
 
-def _run(call: Call, convert: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """The very operator, run on what ``convert`` makes of each argument's dependence."""
+def run_on(call: Call, convert: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """The very operator, run on what ``convert`` makes of each tensor of data; numbers among the data become 0."""
 
     def turned(key: str, value: Any) -> Any:
         if isinstance(value, list):
             return [turned(key, v) for v in value]
         if isinstance(value, Tensor):
-            if key in _INDEXES:
+            if key in CONTROLS:
                 call.used(value)
                 return value
-            return convert(call.dep(value)).clone()
-        return 0 if key == "value" else value
+            return convert(value).clone()
+        return 0 if key in ("value", "self", "other") else value
 
     fixed = {"dtype": None, "alpha": 1, "reduce": "add" if call.name == "scatter" else "sum", "include_self": True}
     args = {k: fixed[k] if k in fixed and k in call.args else turned(k, v) for k, v in call.args.items()}
@@ -35,9 +35,10 @@ def moved(call: Call) -> Any:
     """Elements change places or are dropped; each takes its dependence along."""
     if call.name == "embedding":
         # Out of range at hidden places is the search's to find: here only where the rows go matters.
-        return call.dep("indices").unsqueeze(-1) | _run_or_false(call, call.dep("weight"))
+        rows = run_on(call, call.dep)[0] if bool(call.dep("weight").any()) else torch.tensor(False)
+        return call.dep("indices").unsqueeze(-1) | rows
     extra: Tensor | bool = False
-    for key in _INDEXES & call.args.keys():
+    for key in CONTROLS & call.args.keys():
         indexes = call.args[key] if isinstance(call.args[key], list | tuple) else [call.args[key]]
         deps = [call.dep(i) for i in indexes if i is not None]
         if call.name == "gather" or (call.name in ("index", "_unsafe_index") and len(indexes) == 1):
@@ -46,28 +47,24 @@ def moved(call: Call) -> Any:
         elif any(bool(d.any()) for d in deps):
             return True
     try:
-        out = _run(call, lambda dep: dep)
+        out = run_on(call, call.dep)
     except (RuntimeError, NotImplementedError):
         return interpolated(call)
     return tuple(o | extra for o in out)
 
 
-def _run_or_false(call: Call, dep: Tensor) -> Tensor:
-    return _run(call, lambda d: d.float())[0] > 0 if bool(dep.any()) else torch.tensor(False)
-
-
 def summed(call: Call) -> Any:
     """Elements change places and meet."""
-    if any(bool(call.dep(k).any()) for k in _INDEXES & call.args.keys() if isinstance(call.args[k], Tensor)):
+    if any(bool(call.dep(k).any()) for k in CONTROLS & call.args.keys() if isinstance(call.args[k], Tensor)):
         return True
-    return tuple(o > 0.5 for o in _run(call, lambda dep: dep.float()))
+    return tuple(o > 0.5 for o in run_on(call, lambda tensor: call.dep(tensor).float()))
 
 
 def interpolated(call: Call) -> Any:
     """Linear in its input or a maximum: what a NaN spreads to, weights of 0 included."""
-    if any(bool(call.dep(k).any()) for k in _INDEXES & call.args.keys() if isinstance(call.args[k], Tensor)):
+    if any(bool(call.dep(k).any()) for k in CONTROLS & call.args.keys() if isinstance(call.args[k], Tensor)):
         return True
-    out = _run(call, lambda dep: torch.zeros(dep.shape, device=dep.device).masked_fill_(dep, torch.nan))
+    out = run_on(call, lambda t: torch.zeros(t.shape, device=t.device).masked_fill_(call.dep(t), torch.nan))
     first = out[0].isnan()
     return tuple(first if o.shape == first.shape else True for o in out)
 
@@ -84,4 +81,4 @@ def packed(call: Call) -> Any:
     """A padded batch into a packed one: which elements stay, and how many a step, follows from the lengths."""
     if bool(call.dep("lengths").any()):
         return True
-    return _run(call, lambda dep: dep.float())[0] > 0.5, False
+    return run_on(call, lambda tensor: call.dep(tensor).float())[0] > 0.5, False

@@ -35,7 +35,7 @@ def copied(call: Call) -> Any:
     """The source's elements, masked scores included."""
     source = call.args["src" if "src" in call.args else "self"]
     if call.finite:
-        call.low = call.tracker.shadows.read(source, "low")
+        call.low = call.tracker.storages.read(source, "low")
     return call.dep(source)
 
 
@@ -150,7 +150,7 @@ def softmax(call: Call) -> Any:
     dep = call.dep(x)
     if not call.finite or not x.dim():
         return _along(dep, dim)
-    value, low = call.value(x), call.tracker.shadows.read(x, "low")
+    value, low = call.value(x), call.tracker.storages.read(x, "low")
     masked = (dep & low) | (~dep & (value <= -3 * SCORE))
     strong = (dep & ~low) | (~dep & (value >= -SCORE))
     call.used(x, masked & ~dep)
@@ -219,14 +219,10 @@ def batch_norm(call: Call) -> Any:
     parts = [call.dep(k) for k in ("weight", "bias")]
     training = bool(call.args.get("training", "_no_" not in call.name))
     channels = dep.transpose(0, 1).flatten(1).any(1) if training else torch.tensor(False)
-    call.settled = True
-    stored = [call.dep(k) for k in ("running_mean", "running_var")]
-    if training:
-        for key, old in zip(("running_mean", "running_var"), stored, strict=True):
-            if isinstance(call.args.get(key), Tensor):
-                call.tracker.write(call.args[key], old | channels)
-    else:
-        parts += stored
+    statistics = {key: call.dep(key) for key in ("running_mean", "running_var")}
+    call.stored = {id(call.args.get(key)): old | channels for key, old in statistics.items()}
+    if not training:
+        parts += statistics.values()
     shape = (-1, *[1] * (dep.dim() - 2))
     each = reduce(operator.or_, [p.expand(dep.shape[1]).reshape(shape) for p in [channels, *parts]])
     return (dep | each, *[True] * (len(call.func._schema.returns) - 1))
