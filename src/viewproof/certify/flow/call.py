@@ -1,6 +1,6 @@
 """One call of an operator: its arguments bound to its schema, and what the rules ask of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,15 +14,13 @@ SCORE = 2000.0
 """With finite values, attention scores are assumed within +-SCORE; a mask of -4 SCORE or less outweighs any of them."""
 
 
-def tensors_in(values: Iterable[Any]) -> list[Tensor]:
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
     """The tensors among an operator's arguments or results, those in lists included."""
-    found = []
     for value in values:
         if isinstance(value, Tensor):
-            found.append(value)
+            yield value
         elif isinstance(value, list | tuple):
-            found += tensors_in(value)
-    return found
+            yield from tensors_in(value)
 
 
 class _Parameter(NamedTuple):
@@ -64,9 +62,9 @@ class BoundCall:
         self.args: dict[str, Any] = {p.name: p.default for p in parameters}
         self.args.update(zip(self.args, args, strict=False))
         self.args.update(kwargs)
-        self.passed = tensors_in(self.args.values())
-        self.read = tensors_in(self.args[p.name] for p in parameters if not p.out)
-        self.written = tensors_in(self.args[p.name] for p in parameters if p.writes)
+        self.passed = list(tensors_in(self.args.values()))
+        self.read = list(tensors_in(self.args[p.name] for p in parameters if not p.out))
+        self.written = list(tensors_in(self.args[p.name] for p in parameters if p.writes))
         self.places = {address(t) for t in self.passed} - {0}
 
 

@@ -9,7 +9,7 @@ What is not seen: operators on threads that the function starts itself, and memo
 DLPack capsule or writes behind a pointer taken in C++.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -61,8 +61,9 @@ class Dependence(Tracker):  # type: ignore[no-untyped-call]
         super().escape(reason)
         self.storages.clear()
 
-    def looks(self, tensors: Sequence[Tensor], reason: str) -> None:
+    def looks(self, tensors: Iterable[Tensor], reason: str) -> None:
         """The program looks at the tensors' values."""
+        tensors = list(tensors)
         self.reads_visible |= any(map(self.storages.derived, tensors))
         super().looks(tensors, reason)
 

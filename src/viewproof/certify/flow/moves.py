@@ -12,7 +12,7 @@ CONTROLS = frozenset(("index", "indices", "mask", "condition", "repeats", "grid"
 """Arguments that say where elements go."""
 
 
-def run_on(call: Call, convert: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def run_on(call: Call, convert: Callable[[Tensor], Tensor]) -> list[Any]:
     """The very operator, run on what ``convert`` makes of each tensor of data; numbers among the data become 0."""
 
     def turned(key: str, value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The table of ATen operators: how dependence moves, and how labels do where that says more than dependence."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import lru_cache, partial
 
 import torch
@@ -139,7 +139,7 @@ def attention(func: OpOverload) -> bool:
     return name.startswith(tuple(f"aten._scaled_dot_product_{kind}" for kind in kinds)) and "backward" not in name
 
 
-def deciding(call: Call) -> Sequence[Tensor]:
+def deciding(call: Call) -> Iterable[Tensor]:
     """The arguments whose values set the shape of the result."""
     if torch.Tag.dynamic_output_shape not in call.func.tags:
         return ()

@@ -6,7 +6,7 @@ and of what it wrote. Operators without a row and without a decomposition are to
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ class Tracker(TorchDispatchMode):
         if reason := self.storages.write(tensor, **entries):
             self.escape(reason)
 
-    def looks(self, tensors: Sequence[Tensor], reason: str) -> None:
+    def looks(self, tensors: Iterable[Tensor], reason: str) -> None:
         """The program looks at the tensors' values; ``{}`` in the reason stands for what depends."""
         if any(map(self.storages.depends, tensors)):
             self.escape(reason.format("dependent data"))
@@ -159,7 +159,7 @@ class Tracker(TorchDispatchMode):
         rule, unknown = call.row.dependence, self.storages.unknown[self.storages.main]
         if rule is not fresh and any(isinstance(r, bool | int | float | complex) for r in results):
             self.looks(call.read, f"{call.name} turns {{}} into a number of Python's")
-        tensors = tensors_in(results)
+        tensors = list(tensors_in(results))
         outcomes = [outcome] * len(tensors)
         if isinstance(outcome, tuple):
             # An operator may leave a result undefined.
@@ -192,7 +192,7 @@ _LEAVING = frozenset(
 _LISTED = frozenset(("tensor", "as_tensor", "asarray", "new_tensor", "new", "sparse_coo_tensor"))
 
 
-def leaving(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+def leaving(func: Any, args: Any, kwargs: Any) -> Iterable[Tensor]:
     """The tensors whose content a call hands, without any operator, to code outside torch."""
     name = getattr(func, "__name__", "")
     if name in _LISTED:
@@ -216,8 +216,7 @@ class _Escapes(TorchFunctionMode):
         """Run the function."""
         kwargs = kwargs or {}
         with BelowModes():
-            if tensors := leaving(func, args, kwargs):
-                self.tracker.looks(tensors, f"{func.__name__} takes {{}} out of torch")
+            self.tracker.looks(leaving(func, args, kwargs), f"{getattr(func, '__name__', func)} takes {{}} out of torch")
         return func(*args, **kwargs)
 
 
