@@ -23,22 +23,15 @@ def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
-class _Parameter(NamedTuple):
-    name: str
-    default: Any
-    writes: bool
-    out: bool
-
-
 @lru_cache(maxsize=4096)
-def _parameters(func: OpOverload) -> tuple[_Parameter, ...]:
+def _parameters(func: OpOverload) -> list[tuple[str, Any, bool, bool]]:
+    """Name, default, whether it is written, and whether it is written only, of each parameter."""
     # Batch normalisation writes its running statistics without saying so in its schema.
     silent = ("running_mean", "running_var") if "batch_norm" in str(func) else ()
-    parameters = []
-    for a in schema(func).arguments:
-        writes = a.name in silent or bool(a.alias_info and a.alias_info.is_write)
-        parameters.append(_Parameter(a.name, a.default_value, writes, writes and a.kwarg_only))
-    return tuple(parameters)
+    writes = {a.name for a in schema(func).arguments if a.name in silent or (a.alias_info and a.alias_info.is_write)}
+    return [
+        (a.name, a.default_value, a.name in writes, a.name in writes and a.kwarg_only) for a in schema(func).arguments
+    ]
 
 
 @lru_cache(maxsize=4096)
@@ -59,12 +52,12 @@ class BoundCall:
     def __init__(self, func: OpOverload, args: Any, kwargs: Any) -> None:
         parameters = _parameters(func)
         self.func, self.name = func, base_name(func)
-        self.args: dict[str, Any] = {p.name: p.default for p in parameters}
+        self.args: dict[str, Any] = {name: default for name, default, _, _ in parameters}
         self.args.update(zip(self.args, args, strict=False))
         self.args.update(kwargs)
         self.passed = list(tensors_in(self.args.values()))
-        self.read = list(tensors_in(self.args[p.name] for p in parameters if not p.out))
-        self.written = list(tensors_in(self.args[p.name] for p in parameters if p.writes))
+        self.read = list(tensors_in(self.args[name] for name, _, _, out in parameters if not out))
+        self.written = list(tensors_in(self.args[name] for name, _, writes, _ in parameters if writes))
         self.places = {address(t) for t in self.passed} - {0}
 
 

@@ -216,7 +216,9 @@ class _Escapes(TorchFunctionMode):
         """Run the function."""
         kwargs = kwargs or {}
         with BelowModes():
-            self.tracker.looks(leaving(func, args, kwargs), f"{getattr(func, '__name__', func)} takes {{}} out of torch")
+            self.tracker.looks(
+                leaving(func, args, kwargs), f"{getattr(func, '__name__', func)} takes {{}} out of torch"
+            )
         return func(*args, **kwargs)
 
 
