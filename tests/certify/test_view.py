@@ -309,7 +309,7 @@ def in_threads(x: Tensor) -> Any:
     [
         (branch, "looks at values"),
         (saliency, "depends on the values"),
-        (through_numpy, "Tensor.numpy"),
+        (through_numpy, "numpy takes"),
         (in_threads, "no operator shows"),
     ],
 )

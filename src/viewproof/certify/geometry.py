@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from viewproof.certify.flow.trace import CONSTANT, Trace
+from viewproof.certify.flow.trace import CONSTANT, LabelTrace
 from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
 from viewproof.certify.search import others, place, spread_mask, unlike
 from viewproof.errors import InvalidArgument
@@ -119,7 +119,7 @@ class _Tokens:
 def _labelled(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """What the function returns and where each coordinate comes from; raises if that is not decided by labels."""
     x = x.clone()
-    with torch.no_grad(), Trace(x) as trace:
+    with torch.no_grad(), LabelTrace(x) as trace:
         result = function(x)
     labels = trace.labels(result).cpu()
     if trace.lost is not None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from viewproof.certify.flow.trace import Trace
+from viewproof.certify.flow.trace import LabelTrace
 from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
 from viewproof.certify.search import Output, View, difference, drawn, draws
 from viewproof.certify.view_case import Case, Declared
@@ -145,7 +145,7 @@ def _repeats(declared: Declared) -> tuple[Finding, bool]:
 def _followed(view: View, x: Tensor) -> tuple[Output, list[bytes], list[Tensor]]:
     """What the view returns, the state of every generator of its own each time it is used, and the labels."""
     try:
-        with Trace(x := x.clone()) as trace:
+        with LabelTrace(x := x.clone()) as trace:
             output = view.on(x)
         return output, trace.generators, [trace.labels(t) for t in (output.x, output.y, output.mask)]
     except NotImplementedError:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from viewproof.certify.flow.trace import CONSTANT, MIXED, Trace
+from viewproof.certify.flow.trace import CONSTANT, MIXED, LabelTrace
 from viewproof.certify.report import Contract, Finding
 from viewproof.certify.search import Output, View, difference, others, place, spread_mask, unlike
 from viewproof.masks import Mask, Rule
@@ -72,15 +72,15 @@ class Case:
             again, _, trace = self._traced(self.hidden)
             self.seen = trace.labels(again.x)
 
-    def _traced(self, hidden: Tensor | None = None) -> tuple[Output, Tensor, Trace]:
+    def _traced(self, hidden: Tensor | None = None) -> tuple[Output, Tensor, LabelTrace]:
         x = self.example.clone()
-        with Trace(x, hidden) as trace:
+        with LabelTrace(x, hidden) as trace:
             output = self.view.on(x)
         return output, x, trace
 
     def _wanted(self) -> Tensor | None:
         x = self.example.clone()
-        with Trace(x) as trace:
+        with LabelTrace(x) as trace:
             target = self.declared.target_of(x, self.output.y)
         self.lost = self.lost or trace.lost
         return None if target is None else trace.labels(target)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from viewproof.certify import dependence_rules, dependence_table
+from viewproof.bits import unlike
+from viewproof.certify.flow import rules, table
+from viewproof.certify.flow.call import Row
 from viewproof.certify.flow.dependence import Dependence
-from viewproof.certify.search import unlike
 
 Program = Callable[[Tensor], Any]
 FINITE, ALL = (0.5, -3.0, 0.0, 40.0), (0.5, -3.0, 0.0, float("nan"), float("inf"), -0.0)
@@ -351,11 +352,11 @@ def test_random_programs_miss_nothing(finite: bool) -> None:
 
 
 PLANTED = {
-    "sum": dependence_rules.fresh,
-    "cumsum": dependence_rules.pointwise,
-    "_softmax": dependence_rules.pointwise,
+    "sum": rules.fresh,
+    "cumsum": rules.pointwise,
+    "_softmax": rules.pointwise,
     "convolution": lambda call: call.dep("input").any(1, keepdim=True)[..., 1:-1],
-    "sort": dependence_rules.pointwise,
+    "sort": rules.pointwise,
     "native_layer_norm": lambda call: (call.dep("input"), True, True),
     "gather": lambda call: call.dep("self"),
     "where": lambda call: call.dep("self"),
@@ -364,8 +365,8 @@ PLANTED = {
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_wrong_rule_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dependence_table._RULES, name, PLANTED[name])
-    dependence_table.rule_for.cache_clear()
+    monkeypatch.setitem(table._ROWS, name, Row(PLANTED[name]))
+    table.row_of.cache_clear()
     try:
         program = {
             "sum": EXACT["sum"],
@@ -379,7 +380,7 @@ def test_a_wrong_rule_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> N
         }[name]
         assert any(missed(program, *example(seed)) > 0 for seed in range(2))
     finally:
-        dependence_table.rule_for.cache_clear()
+        table.row_of.cache_clear()
 
 
 def test_what_left_torch_or_had_no_rule_is_named() -> None:
@@ -423,7 +424,7 @@ def test_memory_of_storages_that_are_gone_is_given_back() -> None:
         for _ in range(3000):
             x = x + 1
     assert tracked.of(x).all()
-    assert len(tracked.shadows) < 2000
+    assert len(tracked.storages) < 2000
 
 
 UNARY = [

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from viewproof.certify.flow.trace import CONSTANT, MIXED, VISIBLE, Trace
+from viewproof.certify.flow.trace import CONSTANT, MIXED, VISIBLE, LabelTrace
 
 X = torch.arange(1.0, 49.0).reshape(2, 1, 4, 6)
 INDEX = torch.tensor([3, 0, 2])
@@ -47,7 +47,7 @@ MOVES: list[Callable[[Tensor], Tensor]] = [
 @pytest.mark.parametrize("function", MOVES)
 def test_labels_of_moves_say_where_each_value_comes_from(function: Callable[[Tensor], Tensor]) -> None:
     x = X.clone()
-    with Trace(x) as trace:
+    with LabelTrace(x) as trace:
         y = function(x)
     labels = trace.labels(y)
     assert trace.lost is None and bool((labels >= CONSTANT).all()) and bool((labels < x.numel()).all())
@@ -80,7 +80,7 @@ def test_labels_of_moves_say_where_each_value_comes_from(function: Callable[[Ten
 )
 def test_the_first_label_of_what_is_computed(function: Callable[[Tensor], Tensor], label: int) -> None:
     x = X.clone()
-    with Trace(x) as trace:
+    with LabelTrace(x) as trace:
         y = function(x)
     assert trace.lost is None
     assert int(trace.labels(y).reshape(-1)[0]) == label
@@ -90,7 +90,7 @@ def test_what_is_computed_from_visible_coordinates_only_is_told_apart() -> None:
     x = X.clone()
     hidden = torch.zeros_like(X, dtype=torch.bool)
     hidden[..., 0] = True
-    with Trace(x, hidden) as trace:
+    with LabelTrace(x, hidden) as trace:
         seen, all_of_it = x[..., 1:].mean(3), x.mean(2)
     assert bool((trace.labels(seen) == VISIBLE).all())
     assert trace.labels(all_of_it)[0, 0].tolist() == [MIXED, *[VISIBLE] * 5]
@@ -102,23 +102,23 @@ def test_what_is_computed_from_visible_coordinates_only_is_told_apart() -> None:
         (lambda x: x if x.sum() > 0 else -x, "looks at values"),
         (lambda x: x[x > 3], "looks at values"),
         (lambda x: x.nonzero(), "looks at values"),
-        (lambda x: torch.tensor(x.tolist()), "Tensor.tolist"),
-        (lambda x: torch.from_numpy(x.numpy() + 0), "Tensor.numpy"),
-        (lambda x: x if "inf" in str(x) else -x, "Tensor.__repr__"),
-        (lambda x: x.clone().apply_(abs), "Tensor.apply_"),
+        (lambda x: torch.tensor(x.tolist()), "looks at values: tolist"),
+        (lambda x: torch.from_numpy(x.numpy() + 0), "looks at values: numpy"),
+        (lambda x: x if "inf" in str(x) else -x, "looks at values: __repr__"),
+        (lambda x: x.clone().apply_(abs), "looks at values: apply_"),
         (lambda x: copy.deepcopy(x), "another item size"),
-        (lambda x: torch.utils.dlpack.from_dlpack(x), "Tensor.__dlpack__"),
+        (lambda x: torch.utils.dlpack.from_dlpack(x), "looks at values: __dlpack__"),
         (lambda x: x if torch.allclose(x, 2 * x) else -x, "looks at values"),
         (lambda x: x if torch.equal(x, 2 * x) else -x, "looks at values"),
         (lambda x: x if 3.0 in x else -x, "looks at values"),
-        (lambda x: torch.from_numpy(np.asarray(x)), "Tensor.__array__"),
+        (lambda x: torch.from_numpy(np.asarray(x)), "looks at values: __array__"),
         (lambda x: x.view(torch.uint8) + 0, "another item size"),
         (lambda x: torch.complex(x, x).conj(), "without writing them"),
     ],
 )
 def test_a_look_at_values_is_noticed(function: Callable[[Tensor], Tensor], reason: str) -> None:
     x = X.clone()
-    with Trace(x) as trace:
+    with LabelTrace(x) as trace:
         y = function(x)
     trace.labels(y)
     assert trace.lost is not None and reason in trace.lost
@@ -127,6 +127,6 @@ def test_a_look_at_values_is_noticed(function: Callable[[Tensor], Tensor], reaso
 def test_writes_to_the_source_are_noticed() -> None:
     for function, wrote in ((lambda x: x.add_(0), True), (lambda x: x[0].zero_(), True), (lambda x: x.add(1), False)):
         x = X.clone()
-        with Trace(x) as trace:
+        with LabelTrace(x) as trace:
             function(x)  # type: ignore[no-untyped-call]
         assert trace.wrote is wrote

@@ -35,13 +35,14 @@ def copied(call: Call) -> Any:
     """The source's elements, masked scores included."""
     source = call.args["src" if "src" in call.args else "self"]
     if call.finite:
-        call.low = call.tracker.shadows.read(source, "low")
+        call.low = call.tracker.storages.read(source, "low")
     return call.dep(source)
 
 
-def filled(call: Call) -> Any:
-    """Overwritten with one value, or with random numbers of one parameter."""
-    return call.dep("value" if "value" in call.args else "p")
+def overwritten(call: Call) -> Any:
+    """Each element from the same element of every argument but the one that is written over."""
+    sources = [t for t in call.read if not any(t is w for w in call.written)]
+    return reduce(operator.or_, map(call.dep, sources), torch.tensor(False))
 
 
 def product(call: Call) -> Any:
@@ -96,9 +97,9 @@ def _exact(tensor: Tensor) -> bool:
     return not (tensor.is_floating_point() or tensor.is_complex())
 
 
-def matmul(call: Call, a: str, b: str, bias: str | None = None) -> Any:
+def matmul(call: Call) -> Any:
     """Row times column, plus what is added."""
-    left, right = call.args[a], call.args[b]
+    *bias, left, right = call.read
     da, db = call.dep(left), call.dep(right)
     vectors = left.dim() == 1, right.dim() == 1
     if call.finite:
@@ -110,11 +111,11 @@ def matmul(call: Call, a: str, b: str, bias: str | None = None) -> Any:
         rows, columns = da.any(-1), db.any(-1 if vectors[1] else -2)
         out = rows if vectors[1] else rows[..., None] | columns[..., None, :]
         out = out | columns if vectors[1] else out
-    if bias is not None:
-        out = out | call.dep(bias)
+    if bias:
+        out = out | call.dep(bias[0])
         if call.finite and call.args.get("beta", 1) == 1:
-            masked = out & call.lowest(bias)
-            infinite = masked & call.value(bias).isinf()
+            masked = out & call.lowest(bias[0])
+            infinite = masked & bias[0].isinf()
             call.low, out = masked & ~infinite, out & ~infinite
     return out
 
@@ -150,7 +151,7 @@ def softmax(call: Call) -> Any:
     dep = call.dep(x)
     if not call.finite or not x.dim():
         return _along(dep, dim)
-    value, low = call.value(x), call.tracker.shadows.read(x, "low")
+    value, low = call.value(x), call.tracker.storages.read(x, "low")
     masked = (dep & low) | (~dep & (value <= -3 * SCORE))
     strong = (dep & ~low) | (~dep & (value >= -SCORE))
     call.used(x, masked & ~dep)
@@ -191,9 +192,11 @@ def halves(call: Call) -> Any:
     return one | other
 
 
-def first_only(call: Call, table: str) -> Any:
-    """Pointwise in ``self``, against a table of which everything matters."""
-    return call.dep("elements" if "elements" in call.args else "self") | call.dep(table).any()
+def looked_up(call: Call) -> Any:
+    """Pointwise in what is looked up, against tables of which everything matters."""
+    key = "elements" if "elements" in call.args else "self"
+    tables = [call.dep(t).any() for t in call.read if t is not call.args[key]]
+    return reduce(operator.or_, tables, call.dep(key))
 
 
 def layer_norm(call: Call) -> Any:
@@ -219,14 +222,10 @@ def batch_norm(call: Call) -> Any:
     parts = [call.dep(k) for k in ("weight", "bias")]
     training = bool(call.args.get("training", "_no_" not in call.name))
     channels = dep.transpose(0, 1).flatten(1).any(1) if training else torch.tensor(False)
-    call.settled = True
-    stored = [call.dep(k) for k in ("running_mean", "running_var")]
-    if training:
-        for key, old in zip(("running_mean", "running_var"), stored, strict=True):
-            if isinstance(call.args.get(key), Tensor):
-                call.tracker.write(call.args[key], old | channels)
-    else:
-        parts += stored
+    statistics = {key: call.dep(key) for key in ("running_mean", "running_var")}
+    call.stored = {id(call.args.get(key)): old | channels for key, old in statistics.items()}
+    if not training:
+        parts += statistics.values()
     shape = (-1, *[1] * (dep.dim() - 2))
     each = reduce(operator.or_, [p.expand(dep.shape[1]).reshape(shape) for p in [channels, *parts]])
     return (dep | each, *[True] * (len(call.func._schema.returns) - 1))

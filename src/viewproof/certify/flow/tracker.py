@@ -1,0 +1,233 @@
+"""What labels and dependence share: a mode that binds every operator, asks the table, and sets what it returns.
+
+Whatever is told apart by planes beside the storages, an operator is handled in the same order: which arguments decide
+the shape of the result; what the results hold by the operator's row; the operator itself; the entries of its results
+and of what it wrote. Operators without a row and without a decomposition are told by the tracker's `mixed`.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from viewproof.certify.flow.call import Call, tensors_in
+from viewproof.certify.flow.rules import fresh, metadata, uninitialised
+from viewproof.certify.flow.storage import Storages, address
+from viewproof.certify.flow.table import attention, deciding, row_of
+from viewproof.torch_internals import BelowModes, OpOverload, TorchDispatchMode, decomposes, schema, tree_leaves
+
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+
+
+class Tracker(TorchDispatchMode):
+    """Follows, while it is on, every operator that meets data computed from the input.
+
+    ``escaped`` says why the data can be followed no further, or is empty.
+    """
+
+    supports_higher_order_operators = True
+    finite = False
+
+    def __init__(self, **planes: bool | int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.storages, self.escaped = Storages(**planes), ""
+        self._escapes = _Escapes(self)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # What it avoids is the import of the whole compiler, which takes longer than a trace.
+        return False
+
+    def __enter__(self) -> Any:
+        self._escapes.__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._escapes.__exit__(*error)  # type: ignore[no-untyped-call]
+
+    @contextmanager
+    def _again(self) -> Iterator[None]:
+        """On within the handling of one operator: for the operators that it is made of."""
+        with torch._C.DisableTorchFunction():
+            super().__enter__()  # type: ignore[no-untyped-call]
+            try:
+                yield
+            finally:
+                super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def plane(self, tensor: Tensor) -> Tensor:
+        """The tensor's entries in the first plane."""
+        return self.storages.read(tensor, self.storages.main)
+
+    def follow(self, call: Call) -> Any:
+        """The first plane of what the operator returns, by its row: of all, or a tuple with one for each."""
+        raise NotImplementedError
+
+    def mixed(self, call: Call) -> Any:
+        """The same of an operator of which nothing is known."""
+        raise NotImplementedError
+
+    def used(self, argument: Tensor) -> None:
+        """A rule's answer follows from the argument's values."""
+        raise NotImplementedError
+
+    def store(self, call: Call, tensor: Tensor, entries: Any, first: bool) -> None:
+        """Set the entries of a result (the first one?) or of what the operator wrote."""
+        raise NotImplementedError
+
+    def write(self, tensor: Tensor, **entries: Tensor | bool | int) -> None:
+        """Set the tensor's entries, broadcast to its shape."""
+        if reason := self.storages.write(tensor, **entries):
+            self.escape(reason)
+
+    def looks(self, tensors: Iterable[Tensor], reason: str) -> None:
+        """The program looks at the tensors' values; ``{}`` in the reason stands for what depends."""
+        if any(map(self.storages.depends, tensors)):
+            self.escape(reason.format("dependent data"))
+
+    def escape(self, reason: str) -> None:
+        """From here on the data cannot be followed."""
+        self.escaped = self.escaped or reason + place_of_caller()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator, and set the entries of what it returns and writes."""
+        kwargs = kwargs or {}
+        if not isinstance(func, OpOverload):
+            with BelowModes():
+                if any(
+                    isinstance(leaf, Tensor) and self.storages.derived(leaf) for leaf in tree_leaves((args, kwargs))
+                ):
+                    self.escape(f"{func} has no rule")
+            return func(*args, **kwargs)
+        row = row_of(func)
+        if row.dependence is None and decomposes(func):
+            with self._again():
+                return func.decompose(*args, **kwargs)
+        with BelowModes():
+            call = Call(self, row, func, args, kwargs)
+            concerned = row.dependence is uninitialised or any(map(self.storages.derived, call.passed))
+        if not concerned:
+            return func(*args, **kwargs)
+        outcome = self._attention(call) if attention(func) else None
+        with BelowModes():
+            outcome = self._outcome(call) if outcome is None else outcome
+        out = func(*args, **kwargs)
+        with BelowModes():
+            self._record(call, outcome, out if isinstance(out, list | tuple) else (out,))
+        return out
+
+    def _attention(self, call: Call) -> Any:
+        """A fused attention means what the plain one computes; its other results serve the backward pass."""
+        query, key, value = (call.args[k] for k in ("query", "key", "value"))
+        bias = call.args.get("attn_mask", call.args.get("attn_bias"))
+        grouped = query.shape[-3] != key.shape[-3]
+        with self._again():
+            plain, _ = torch.ops.aten._scaled_dot_product_attention_math(
+                query, key, value, bias, 0.0, call.args["is_causal"], scale=call.args["scale"], enable_gqa=grouped
+            )
+        with BelowModes():
+            rest = self.storages.unknown[self.storages.main] if self.storages.depends(plain) else False
+            results = sum("Tensor" in str(r.type) for r in schema(call.func).returns)
+            return (self.plane(plain).clone(), *[rest] * (results - 1))
+
+    def _outcome(self, call: Call) -> Any:
+        rule = call.row.dependence
+        self.looks(deciding(call), f"the shape of what {call.name} returns follows from {{}}")
+        if rule is uninitialised:
+            return self.storages.unknown[self.storages.main]
+        if rule in (fresh, metadata) or not any(map(self.storages.depends, call.read)):
+            return False
+        if rule is not None:
+            try:
+                return self.follow(call)
+            except (RuntimeError, ValueError, TypeError, LookupError):
+                # The rule does not fit these arguments.
+                call.low = call.dtype = None
+                call.stored.clear()
+        if torch.Tag.nondeterministic_seeded in call.func.tags:
+            self.escape(f"{call.name} may draw more or fewer random numbers with other data")
+        return self.mixed(call)
+
+    def _record(self, call: Call, outcome: Any, results: Sequence[Any]) -> None:
+        rule, unknown = call.row.dependence, self.storages.unknown[self.storages.main]
+        if rule is not fresh and any(isinstance(r, bool | int | float | complex) for r in results):
+            self.looks(call.read, f"{call.name} turns {{}} into a number of Python's")
+        tensors = list(tensors_in(results))
+        outcomes = [outcome] * len(tensors)
+        if isinstance(outcome, tuple):
+            # An operator may leave a result undefined.
+            outcomes = [o for r, o in zip(results, outcome, strict=False) if isinstance(r, Tensor)]
+            outcomes = outcomes if len(outcomes) == len(tensors) else [unknown] * len(tensors)
+        unreturned = {id(t): t for t in call.written}
+        for index, (tensor, entries) in enumerate(zip(tensors, outcomes, strict=True)):
+            if unreturned.pop(id(tensor), None) is not None:
+                if rule is not metadata:
+                    self.store(call, tensor, entries, index == 0)
+            elif address(tensor) in call.places or rule is fresh:
+                continue
+            elif rule is not metadata:
+                self.store(call, tensor, entries, index == 0)
+            elif tensor.numel():
+                self.store(call, tensor, unknown, False)
+        if outcome is not False:
+            for key, tensor in unreturned.items():
+                self.store(call, tensor, call.stored.get(key, unknown), False)
+
+
+# Calls that hand a tensor's content to code outside torch, and constructors that read tensors inside lists.
+_LEAVING = frozenset(
+    (
+        *("numpy", "tolist", "item", "data_ptr", "const_data_ptr", "mutable_data_ptr", "storage", "untyped_storage"),
+        *("_typed_storage", "__array__", "__dlpack__", "__reduce_ex__", "__bool__", "__int__", "__float__"),
+        *("__complex__", "__index__", "__repr__", "__format__", "apply_", "map_", "map2_"),
+    )
+)
+_LISTED = frozenset(("tensor", "as_tensor", "asarray", "new_tensor", "new", "sparse_coo_tensor"))
+
+
+def leaving(func: Any, args: Any, kwargs: Any) -> Iterable[Tensor]:
+    """The tensors whose content a call hands, without any operator, to code outside torch."""
+    name = getattr(func, "__name__", "")
+    if name in _LISTED:
+        # A constructor that is given one tensor copies it by an operator.
+        args = [a for a in args if not isinstance(a, Tensor)]
+    elif name in ("__getitem__", "__setitem__"):
+        args = [i for i in (args[1] if isinstance(args[1], tuple) else args[1:2]) if isinstance(i, list)]
+    elif name not in _LEAVING:
+        return []
+    return tensors_in([*args, *kwargs.values()])
+
+
+class _Escapes(TorchFunctionMode):
+    """Sees the calls that hand content to code outside torch without any operator."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__()
+        self.tracker = tracker
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function."""
+        kwargs = kwargs or {}
+        with BelowModes():
+            self.tracker.looks(
+                leaving(func, args, kwargs), f"{getattr(func, '__name__', func)} takes {{}} out of torch"
+            )
+        return func(*args, **kwargs)
+
+
+def place_of_caller() -> str:
+    """Where the running function is, outside torch and this package: ``" at file.py:7"``."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(_LIBRARIES) and "jaxtyping" not in name:
+            return f" at {Path(name).name}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
