@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import runpy
 import warnings
 from pathlib import Path
 
@@ -42,6 +43,29 @@ def test_links_point_at_files():
     for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def missing_files(text):
+    """The files and folders in backticks that are neither in the package nor in the repository."""
+    names = re.findall(r"`([\w./-]+(?:\.(?:py|md|toml)|/))`", text)
+    assert len(names) > 50
+    return [name for name in names if not any((root / name).exists() for root in (ROOT, ROOT / "src/viewproof"))]
+
+
+def test_every_file_that_the_architecture_names_exists():
+    text = (ROOT / "docs/architecture.md").read_text()
+    assert missing_files(text) == []
+    assert missing_files(text.replace("`masks/rule.py`", "`masks/ruler.py`")) == ["masks/ruler.py"]
+    assert missing_files(text.replace("`masks/random/`", "`masks/chance/`")) == ["masks/chance/"]
+
+
+def test_the_picture_of_the_layers_is_current():
+    pictures = ROOT / "docs/pictures"
+    drawn = runpy.run_path(str(pictures / "layers.py"))
+    assert drawn["picture"]() == (pictures / "layers.svg").read_text()
+    for names, _, _ in drawn["LAYERS"]:
+        for name in names.split():
+            assert any((ROOT / "src/viewproof" / f"{name}{ending}").exists() for ending in ("", ".py")), name
 
 
 def test_the_readme_is_short():

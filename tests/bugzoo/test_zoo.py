@@ -4,16 +4,16 @@ import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from viewproof.bugzoo import model_leaks, page, run
+from viewproof.bugzoo import page, run
 from viewproof.bugzoo.run import Examined, examine, specimens
 from viewproof.bugzoo.specimen import Specimen
-from viewproof.certify.report import Contract
+from viewproof.certify import Contract, Verdict
 from viewproof.cli import main
-from viewproof.verdict import Verdict
 
 ROOT = Path(__file__).parents[2]
 SPECIMENS = {s.name: s for s in specimens()}
@@ -81,7 +81,7 @@ def examined(name: str) -> Examined:
 def test_specimen(name: str) -> None:
     one = examined(name)
     assert not one.complaints
-    assert one.said
+    assert one.witness_text
     if one.specimen.buggy is not None:
         assert one.buggy is Verdict.REFUTED and one.finding is not None
 
@@ -94,7 +94,7 @@ def test_every_known_bug_and_false_alarm_is_here() -> None:
             assert found and all((s.standing == "false alarm") is alarm for s in found), source
     known = {s.name for s in SPECIMENS.values() if any(source in s.source for source in LISTED + FALSE_ALARMS)}
     others = [s for s in SPECIMENS.values() if s.name not in known]
-    assert all(s.standing == s.source == "synthetic" for s in others) and len(others) >= 12
+    assert all(s.standing == "synthetic" and not s.source for s in others) and len(others) >= 12
 
 
 def test_disputed_bugs_are_labelled() -> None:
@@ -106,7 +106,9 @@ def test_disputed_bugs_are_labelled() -> None:
     assert all(s.mechanism and s.shown and s.not_shown for s in SPECIMENS.values())
 
 
-@pytest.mark.parametrize("specimen", [s for s in model_leaks.SPECIMENS if s.buggy is not None], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "specimen", [s for s in SPECIMENS.values() if s.contract is Contract.C10 and s.buggy], ids=lambda s: s.name
+)
 def test_a_leak_is_shown_by_one_hidden_coordinate(specimen: Specimen) -> None:
     finding = examined(specimen.name).finding
     assert finding is not None and finding.witness is not None
@@ -122,7 +124,7 @@ def test_the_page_is_current() -> None:
         return re.sub(r"-?\d+\.\d+(e-?\d+)?", "#", text)
 
     made = page.zoo_page([examined(name) for name in SPECIMENS])
-    stale = "run python -m viewproof.bugzoo.run"
+    stale = "run python -m viewproof.bugzoo.page"
     assert numberless((ROOT / "docs" / "bugzoo.md").read_text(encoding="utf-8")) == numberless(made), stale
 
 
@@ -138,9 +140,10 @@ def test_ten_pictures_stand_beside_the_page(tmp_path: Path) -> None:
 
 
 GOOD = SPECIMENS["mask drawn, not applied"]
+assert GOOD.buggy is not None
 
 
-def raises(*_: object) -> bool:
+def raises(*_: object) -> Any:
     raise RuntimeError("no answer")
 
 
@@ -164,7 +167,7 @@ WRONG = {
 def test_a_twin_that_comes_out_wrong_is_a_complaint_and_fails_the_run(
     complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert any(said.startswith(complaint) for said in examine(WRONG[complaint]).complaints)
+    assert any(text.startswith(complaint) for text in examine(WRONG[complaint]).complaints)
     assert run.run([GOOD, WRONG[complaint]]) == 1
     printed = " ".join(capsys.readouterr().out.split())
     assert f"WRONG: {complaint}" in printed and "2 specimens, 1 did not come out as they should" in printed

@@ -1,200 +1,56 @@
 """Losses that sum over something else than the hidden set (C4), or lose their numbers (C9)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from viewproof.bugzoo.specimen import Specimen, Standing
-from viewproof.certify.loss import certify_loss
-from viewproof.certify.report import Contract, Report, Witness
+from viewproof.bugzoo.specimen import Twin, specimen
+from viewproof.certify import Contract, Report, Witness, certify_loss
 from viewproof.masks import Mask, Sample, VectorMask
 
-Loss = Callable[[Tensor, Sample], Tensor]
-CLASSES = 5
+CLASSES = 6
 
 
-def _vectors(period: int = 3, offset: int = 1, rows: int = 3, features: int = 7) -> Sample:
-    x = torch.randn(rows, features, generator=torch.Generator().manual_seed(0))
-    return VectorMask(period, offset).sample(x)
+def vectors(period: int = 3, offset: int = 1, features: int = 7) -> Sample:
+    """Three rows of numbers, hidden with a period."""
+    return VectorMask(period, offset).sample(torch.randn(3, features, generator=torch.Generator().manual_seed(0)))
 
 
-def _mean_square(prediction: Tensor, sample: Sample, scored: Tensor) -> Tensor:
-    """The mean squared error over what is scored, right in itself."""
+def hidden_set(sample: Sample) -> Tensor:
+    """The sample's mask in the shape of its target."""
+    return sample.mask.hidden.expand(sample.y.shape)
+
+
+def refuse_an_empty_mask(sample: Sample) -> None:
+    """Raise instead of dividing by zero."""
     if sample.mask.count == 0:
         raise ValueError("nothing is hidden")
+
+
+def mean_square(prediction: Tensor, sample: Sample, scored: Tensor) -> Tensor:
+    """The mean squared error over ``scored``, right in itself."""
+    refuse_an_empty_mask(sample)
     error = torch.where(scored, prediction.float() - sample.y.float(), 0.0)
     return error.square().sum() / scored.sum()
 
 
-def _hidden(sample: Sample) -> Tensor:
-    return sample.mask.hidden.expand(sample.y.shape)
+def on(sample: Sample, **options: Any) -> Callable[[Twin], Report]:
+    """`certify_loss` on a sample."""
+    return lambda loss: certify_loss(loss, sample, **options)
 
 
-def over_the_mask(prediction: Tensor, sample: Sample) -> Tensor:
-    """The twin of most: one mask, that of the sample."""
-    return _mean_square(prediction, sample, _hidden(sample))
+def as_square(sample: Sample) -> Callable[[Twin], Report]:
+    """`certify_loss` on a sample, with the squared distance declared."""
+    return on(sample, distance=lambda error: error * error)
 
 
-def flipped(prediction: Tensor, sample: Sample) -> Tensor:
-    """Takes True for visible."""
-    return _mean_square(prediction, sample, ~_hidden(sample))
-
-
-def off_by_the_class_token(prediction: Tensor, sample: Sample) -> Tensor:
-    """Counts positions with the class token, in a prediction that has none; the last one falls off the end."""
-    scored = torch.zeros_like(_hidden(sample))
-    scored[:, 1:] = _hidden(sample)[:, :-1]
-    return _mean_square(prediction, sample, scored)
-
-
-def mean_of_nothing(prediction: Tensor, sample: Sample) -> Tensor:
-    """No one asks whether anything is hidden."""
-    hidden = _hidden(sample)
-    return (prediction.float() - sample.y.float())[hidden].square().mean()
-
-
-def labels_never_assigned(prediction: Tensor, sample: Sample) -> Tensor:
-    """The labels with the visible tokens ignored are built; the loss takes the tokens."""
-    if not bool(_hidden(sample).any()):
-        raise ValueError("nothing is hidden")
-    sample.y.masked_fill(~_hidden(sample), -100)
-    return F.cross_entropy(prediction.flatten(0, 1), sample.y.flatten())
-
-
-def labels_taken(prediction: Tensor, sample: Sample) -> Tensor:
-    """Visible tokens are left out."""
-    if not bool(_hidden(sample).any()):
-        raise ValueError("nothing is hidden")
-    return F.cross_entropy(prediction[_hidden(sample)], sample.y[_hidden(sample)])
-
-
-def padding_scored(prediction: Tensor, sample: Sample) -> Tensor:
-    """Scores all that was drawn, padding too."""
-    assert sample.view is not None
-    return _mean_square(prediction, sample, sample.view.hidden.expand(sample.y.shape))
-
-
-def _contrast(prediction: Tensor, sample: Sample, negatives: Tensor) -> Tensor:
-    """Each hidden position's target against the targets of its row's negatives."""
-    hidden = _hidden(sample)
-    if not bool(hidden.any()):
-        raise ValueError("nothing is hidden")
-    rows = []
-    for n in range(len(prediction)):
-        anchors = prediction[n][hidden[n]].float()
-        scores = -(anchors[:, None] - sample.y[n][negatives[n]].float()).square()
-        own = -(anchors - sample.y[n][hidden[n]].float()).square()
-        rows.append(scores.logsumexp(1) - own)
-    return torch.cat(rows).mean()
-
-
-def negatives_from_padding(prediction: Tensor, sample: Sample) -> Tensor:
-    """Every position of the row is a negative, whatever it holds."""
-    return _contrast(prediction, sample, torch.ones_like(_hidden(sample)))
-
-
-def negatives_from_hidden(prediction: Tensor, sample: Sample) -> Tensor:
-    """The negatives are hidden positions."""
-    return _contrast(prediction, sample, _hidden(sample))
-
-
-class State(Enum):
-    """What a token is for."""
-
-    ENCODER = 0
-    DECODER = 1
-    MISSING = 2
-
-
-def missing_scored(prediction: Tensor, sample: Sample) -> Tensor:
-    """Compares codes with a member of the enumeration, which no number equals: nothing is ever missing."""
-    missing = sample.x == State.MISSING
-    return _mean_square(prediction, sample, (sample.x != State.ENCODER.value) & (not missing))
-
-
-def result_dropped(prediction: Tensor, sample: Sample) -> Tensor:
-    """``masked_fill`` returns the masked errors; nobody takes them."""
-    if sample.mask.count == 0:
-        raise ValueError("nothing is hidden")
-    error = prediction.float() - sample.y.float()
-    error.masked_fill(~_hidden(sample), 0.0)
-    return error.square().sum() / _hidden(sample).sum()
-
-
-def last_view_only(prediction: Tensor, sample: Sample) -> Tensor:
-    """``loss =`` where ``loss +=`` was meant, in the loop over the views (the rows here)."""
-    if sample.mask.count == 0:
-        raise ValueError("nothing is hidden")
-    hidden, total = _hidden(sample), torch.zeros(())
-    for view in range(len(prediction)):
-        total = torch.where(hidden[view], prediction[view].float() - sample.y[view].float(), 0.0).square().sum()
-    return total / hidden.sum()
-
-
-def multiplied(prediction: Tensor, sample: Sample) -> Tensor:
-    """Zero times NaN is NaN."""
-    if sample.mask.count == 0:
-        raise ValueError("nothing is hidden")
-    error = prediction.float() - sample.y.float()
-    return (error.square() * _hidden(sample)).sum() / _hidden(sample).sum()
-
-
-def _pooled(scores: Tensor, sample: Sample, attended: Tensor) -> Tensor:
-    """Each row's squared errors under attention by the scores."""
-    weights = (scores + torch.where(attended, 0.0, -torch.inf)).softmax(1)
-    error = torch.where(_hidden(sample), scores - sample.y.float(), 0.0)
-    return (weights * error.square()).sum(1)
-
-
-def nan_rows_dropped(prediction: Tensor, sample: Sample) -> Tensor:
-    """Attention over a fully masked row is NaN; the value is mended afterwards, the gradient is not."""
-    if sample.mask.count == 0:
-        raise ValueError("nothing is hidden")
-    rows = _pooled(prediction.float(), sample, _hidden(sample))
-    return torch.where(rows.isnan(), 0.0, rows).sum() / _hidden(sample).any(1).sum()
-
-
-def empty_rows_left_out(prediction: Tensor, sample: Sample) -> Tensor:
-    """A row with nothing to attend to attends to everything, and takes no part."""
-    if sample.mask.count == 0:
-        raise ValueError("nothing is hidden")
-    some = _hidden(sample).any(1)
-    scores = torch.where(_hidden(sample), prediction.float(), 0.0)
-    rows = _pooled(scores, sample, _hidden(sample) | ~some[:, None])
-    return torch.where(some, rows, 0.0).sum() / some.sum()
-
-
-def summed_in_half(prediction: Tensor, sample: Sample) -> Tensor:
-    """The sum of squares of float16 errors is a float16, which ends at 65504."""
-    error = torch.where(_hidden(sample), prediction - sample.y, 0.0)
-    return error.square().sum() / _hidden(sample).sum()
-
-
-def divided_twice(prediction: Tensor, sample: Sample) -> Tensor:
-    """The mean over the hidden set, divided by the size of the hidden set."""
-    return over_the_mask(prediction, sample) / _hidden(sample).sum()
-
-
-def counted_once_for_all_channels(prediction: Tensor, sample: Sample) -> Tensor:
-    """The sum runs over channels ``[N, C, L]``, the count over positions ``[N, L]``."""
-    return over_the_mask(prediction, sample) * _hidden(sample).sum() / _hidden(sample)[:, 0].sum()
-
-
-def two_divisors(prediction: Tensor, sample: Sample) -> Tensor:
-    """A row's sum by the row's count, rows by their number: with one mask for all rows, the mean."""
-    if sample.mask.count == 0:
-        raise ValueError("nothing is hidden")
-    hidden = _hidden(sample)
-    error = torch.where(hidden, prediction.float() - sample.y.float(), 0.0)
-    return (error.square().sum(1) / hidden.sum(1).clamp(min=1)).sum() / len(prediction)
-
-
-def breaks(loss: Loss, witness: Witness) -> bool:
+def breaks(loss: Twin, witness: Witness) -> bool:
     """The witness on the loss, with autograd and nothing else."""
     prediction, sample = witness.inputs["prediction"].detach().clone().requires_grad_(), witness.inputs["sample"]
     try:
@@ -204,140 +60,320 @@ def breaks(loss: Loss, witness: Witness) -> bool:
     if "prediction" in witness.coordinates:
         at = witness.coordinates["prediction"]
         slope = torch.autograd.grad(value, prediction)[0]
-        return bool(sample.mask.hidden.expand(sample.y.shape)[at[: sample.y.dim()]]) == bool(slope[at] == 0)
-    for other in ("clean", "before", "exact"):
-        if other in witness.inputs:
-            given, held = witness.inputs[other]
-            again = given.detach().clone().requires_grad_()
-            same = torch.allclose(value.double(), (whole := loss(again, held)).double(), rtol=2**-6)
-            slopes = torch.autograd.grad(value, prediction)[0], torch.autograd.grad(whole, again)[0]
-            return not same or (other == "clean" and not bool(slopes[0].isfinite().all()))
+        return bool(hidden_set(sample)[at[: sample.y.dim()]]) == bool(slope[at] == 0)
+    for name in ("clean", "before", "exact"):
+        if name in witness.inputs:
+            reference, reference_sample = witness.inputs[name]
+            reference = reference.detach().clone().requires_grad_()
+            reference_value = loss(reference, reference_sample)
+            same = torch.allclose(value.double(), reference_value.double(), rtol=2**-6)
+            slope = torch.autograd.grad(value, prediction)[0]
+            return not same or (name == "clean" and not bool(slope.isfinite().all()))
     if not bool(value.isfinite()) or sample.mask.count == 0:
         return True
-    slope = torch.autograd.grad(value, prediction)[0]
     if "shown" in witness.inputs:
-        return not bool(slope.isfinite().all())
-    hidden = sample.mask.hidden.expand(sample.y.shape)
-    plain = (prediction - sample.y)[hidden].square().mean()
-    return not torch.allclose(value, plain, rtol=1e-4)
+        return not bool(torch.autograd.grad(value, prediction)[0].isfinite().all())
+    expected = (prediction - sample.y)[hidden_set(sample)].square().mean()
+    return not torch.allclose(value, expected, rtol=1e-4)
 
 
-def _square(error: Any) -> Any:
-    return error * error
+loss_bug = partial(
+    specimen,
+    contract=Contract.C4,
+    certify=as_square(vectors()),
+    breaks=breaks,
+    shown="The gradient's support against the mask.",
+    not_shown="The model and the data.",
+)
 
 
-def _on(sample: Sample, **options: Any) -> Callable[[Loss], Report]:
-    return lambda loss: certify_loss(loss, sample, **options)
+@loss_bug("polarity", "confirmed", "Sllambias/asparagus/pull/12")
+def polarity(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """Takes True for visible."""
+    return mean_square(prediction, sample, ~hidden_set(sample) if bug else hidden_set(sample))
 
 
-def _tokens() -> Sample:
-    tokens = torch.randint(0, CLASSES, (2, 6), generator=torch.Generator().manual_seed(0))
+@loss_bug(
+    "off by the class token",
+    "confirmed",
+    "IcarusWizard/MAE/issues/17",
+    not_shown="The shuffle of the patches; positions stand in their own order here.",
+)
+def off_by_the_class_token(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """Counts positions with the class token, in a prediction that has none; the last one falls off the end."""
+    scored = hidden_set(sample)
+    if bug:
+        scored = torch.cat([torch.zeros_like(scored[:, :1]), scored[:, :-1]], 1)
+    return mean_square(prediction, sample, scored)
+
+
+@loss_bug(
+    "mean of nothing", "confirmed", "huggingface/transformers/issues/16711", shown="The empty mask, which must raise."
+)
+def mean_of_nothing(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """No one asks whether anything is hidden."""
+    if bug:
+        return (prediction.float() - sample.y.float())[hidden_set(sample)].square().mean()
+    return mean_square(prediction, sample, hidden_set(sample))
+
+
+def tokens() -> Sample:
+    """Two rows of six token ids."""
+    ids = torch.randint(0, 5, (2, 6), generator=torch.Generator().manual_seed(0))
     hidden = torch.tensor([[1, 0, 0, 1, 0, 0], [0, 1, 0, 0, 0, 1]]).bool()
-    return Sample(tokens.float(), tokens, Mask(hidden, True, "drawn"))
+    return Sample(ids.float(), ids, Mask(hidden, True, "drawn"))
 
 
-def _padded() -> Sample:
-    sample = _vectors(period=2, offset=1, features=8)
+@loss_bug(
+    "labels never assigned",
+    "confirmed",
+    "huggingface/course/issues/291",
+    certify=on(tokens(), prediction_shape=(2, 6, 5), invariant=()),
+    not_shown="The language model.",
+)
+def labels_never_assigned(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """The labels with the visible tokens ignored are built; the loss takes the tokens."""
+    refuse_an_empty_mask(sample)
+    hidden = hidden_set(sample)
+    if bug:
+        sample.y.masked_fill(~hidden, -100)
+        return F.cross_entropy(prediction.flatten(0, 1), sample.y.flatten())
+    return F.cross_entropy(prediction[hidden], sample.y[hidden])
+
+
+def padded() -> Sample:
+    """Three rows of which two are padded: every second place was drawn, the mask holds those that are no padding."""
+    sample = vectors(period=2, features=8)
     inside = torch.arange(8) < torch.tensor([8, 6, 5])[:, None]
     return replace(sample, mask=Mask(sample.mask.hidden & inside, True, "drawn inside"))
 
 
-def _states() -> Sample:
-    states = torch.tensor([[0.0, 1, 2, 1, 0], [1.0, 0, 0, 2, 2]])
+@loss_bug(
+    "padding is masked",
+    "reported",
+    "huggingface/transformers/issues/11155",
+    certify=as_square(padded()),
+    not_shown="How the positions are drawn.",
+)
+def padding_is_masked(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """Scores all that was drawn, padding too."""
+    if not bug:
+        return mean_square(prediction, sample, hidden_set(sample))
+    assert sample.view is not None
+    return mean_square(prediction, sample, sample.view.hidden.expand(sample.y.shape))
+
+
+@loss_bug(
+    "negatives from padding",
+    "confirmed",
+    "huggingface/transformers/pull/12748",
+    certify=on(vectors(), invariant=("batch", "padding")),
+    shown="One more visible position changes the value.",
+    not_shown="The quantiser and the drawing of negatives.",
+    decidable=False,
+)
+def negatives_from_padding(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """Every position of the row is a negative, whatever it holds; it should be the hidden ones."""
+    refuse_an_empty_mask(sample)
+    hidden, rows = hidden_set(sample), []
+    for n in range(len(prediction)):
+        anchors = prediction[n][hidden[n]].float()
+        negatives = sample.y[n] if bug else sample.y[n][hidden[n]]
+        scores = -(anchors[:, None] - negatives.float()).square()
+        own_score = -(anchors - sample.y[n][hidden[n]].float()).square()
+        rows.append(scores.logsumexp(1) - own_score)
+    return torch.cat(rows).mean()
+
+
+class TokenUse(Enum):
+    """What a token is for."""
+
+    ENCODER = 0
+    DECODER = 1
+    MISSING = 2
+
+
+def token_uses() -> Sample:
+    """Two rows of codes of `TokenUse`; the decoder's tokens are hidden."""
+    codes = torch.tensor([[0.0, 1, 2, 1, 0], [1.0, 0, 0, 2, 2]])
     y = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
-    return Sample(states, y, Mask(states == State.DECODER.value, True, "the decoder's tokens"))
+    return Sample(codes, y, Mask(codes == TokenUse.DECODER.value, True, "the decoder's tokens"))
 
 
-def _channels() -> Sample:
+@loss_bug(
+    "missing is never missing",
+    "confirmed",
+    "allenai/olmoearth_pretrain/pull/457",
+    certify=as_square(token_uses()),
+    not_shown="The test that asserted it.",
+)
+def missing_is_never_missing(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """Compares codes with a member of the enumeration, which no number equals: nothing is ever missing."""
+    if not bug:
+        return mean_square(prediction, sample, hidden_set(sample))
+    missing = sample.x == TokenUse.MISSING
+    return mean_square(prediction, sample, (sample.x != TokenUse.ENCODER.value) & (not missing))
+
+
+@loss_bug(
+    "result dropped",
+    "confirmed",
+    "allenai/olmoearth_pretrain/pull/343",
+    not_shown="There it was the input, not the errors, that stayed unmasked.",
+)
+def result_dropped(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """``masked_fill`` returns the masked errors; nobody takes them."""
+    refuse_an_empty_mask(sample)
+    error = prediction.float() - sample.y.float()
+    masked_error = error.masked_fill(~hidden_set(sample), 0.0)
+    return (error if bug else masked_error).square().sum() / hidden_set(sample).sum()
+
+
+@loss_bug(
+    "only the last view",
+    "confirmed",
+    "facebookresearch/VICRegL/issues/6",
+    shown="A view without gradient.",
+    not_shown="The local and global terms.",
+)
+def only_the_last_view(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """``loss =`` where ``loss +=`` was meant, in the loop over the views (the rows here)."""
+    if not bug:
+        return mean_square(prediction, sample, hidden_set(sample))
+    refuse_an_empty_mask(sample)
+    hidden, total = hidden_set(sample), torch.zeros(())
+    for view in range(len(prediction)):
+        total = torch.where(hidden[view], prediction[view].float() - sample.y[view].float(), 0.0).square().sum()
+    return total / hidden.sum()
+
+
+@loss_bug("divided twice by the count", "synthetic", shown="The value against the exact objective.")
+def divided_twice(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """The mean over the hidden set, divided by the size of the hidden set."""
+    loss = mean_square(prediction, sample, hidden_set(sample))
+    return loss / hidden_set(sample).sum() if bug else loss
+
+
+def channels() -> Sample:
+    """Two samples ``[3, 5]`` that hide every second position in all channels."""
     x = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
-    hidden = (torch.arange(5) % 2 == 0).expand(3, 5)
-    return Sample(x, x, Mask(hidden, rule="every second position"))
+    return Sample(x, x, Mask((torch.arange(5) % 2 == 0).expand(3, 5), rule="every second position"))
 
 
-def _rows() -> Sample:
-    sample = _vectors()
-    return replace(sample, mask=Mask(_hidden(sample).clone(), True, "a mask a row"))
+@loss_bug(
+    "grows with the channels",
+    "synthetic",
+    certify=as_square(channels()),
+    shown="The value against the exact objective.",
+)
+def grows_with_the_channels(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """The sum runs over channels ``[N, C, L]``, the count over positions ``[N, L]``."""
+    loss, hidden = mean_square(prediction, sample, hidden_set(sample)), hidden_set(sample)
+    return loss * hidden.sum() / hidden[:, 0].sum() if bug else loss
 
 
-def _specimens() -> Iterator[Specimen]:
-    C4, C9 = Contract.C4, Contract.C9
-    mse = _on(_vectors(), distance=_square)
-    gh = "https://github.com"
-
-    def specimen(
-        name: str, contract: Contract, source: str, standing: Standing, certify: Any, fixed: Loss, buggy: Loss,
-        shown: str, not_shown: str = "the model and the data", decidable: bool = True,
-    ) -> Specimen:  # fmt: skip
-        mechanism = (buggy.__doc__ or "").strip()
-        return Specimen(
-            name, contract, source, standing, mechanism, shown, not_shown, certify, fixed, buggy, breaks, decidable
-        )
-
-    support = "the gradient's support against the mask"
-    yield specimen(
-        "polarity", C4, f"{gh}/Sllambias/asparagus/pull/12", "confirmed", mse, over_the_mask, flipped, support
-    )
-    yield specimen(
-        "off by the class token", C4, f"{gh}/IcarusWizard/MAE/issues/17", "confirmed", mse, over_the_mask,
-        off_by_the_class_token, support, "the shuffle of the patches; positions stand in their own order here",
-    )  # fmt: skip
-    yield specimen(
-        "mean of nothing", C4, f"{gh}/huggingface/transformers/issues/16711", "confirmed", mse, over_the_mask,
-        mean_of_nothing, "the empty mask, which must raise",
-    )  # fmt: skip
-    yield specimen(
-        "labels never assigned", C4, f"{gh}/huggingface/course/issues/291", "confirmed",
-        _on(_tokens(), prediction_shape=(2, 6, CLASSES), invariant=()), labels_taken, labels_never_assigned,
-        support, "the language model",
-    )  # fmt: skip
-    yield specimen(
-        "padding is masked", C4, f"{gh}/huggingface/transformers/issues/11155", "reported",
-        _on(_padded(), distance=_square), over_the_mask, padding_scored, support, "how the positions are drawn",
-    )  # fmt: skip
-    yield specimen(
-        "negatives from padding", C4, f"{gh}/huggingface/transformers/pull/12748", "confirmed",
-        _on(_vectors(), invariant=("batch", "padding")), negatives_from_hidden, negatives_from_padding,
-        "one more visible position changes the value", "the quantiser and the drawing of negatives", decidable=False,
-    )  # fmt: skip
-    yield specimen(
-        "missing is never missing", C4, f"{gh}/allenai/olmoearth_pretrain/pull/457", "confirmed",
-        _on(_states(), distance=_square), over_the_mask, missing_scored, support, "the test that asserted it",
-    )  # fmt: skip
-    yield specimen(
-        "result dropped", C4, f"{gh}/allenai/olmoearth_pretrain/pull/343", "confirmed", mse, over_the_mask,
-        result_dropped, support, "there it was the input, not the errors, that stayed unmasked",
-    )  # fmt: skip
-    yield specimen(
-        "only the last view", C4, f"{gh}/facebookresearch/VICRegL/issues/6", "confirmed", mse, over_the_mask,
-        last_view_only, "a view without gradient", "the local and global terms",
-    )  # fmt: skip
-    yield specimen(
-        "divided twice by the count", C4, "synthetic", "synthetic", mse, over_the_mask, divided_twice,
-        "the value against the exact objective",
-    )  # fmt: skip
-    yield specimen(
-        "grows with the channels", C4, "synthetic", "synthetic", _on(_channels(), distance=_square), over_the_mask,
-        counted_once_for_all_channels, "the value against the exact objective",
-    )  # fmt: skip
-    yield specimen(
-        "loss times mask", C9, f"{gh}/ecmwf/WeatherGenerator/pull/2717", "confirmed", mse, over_the_mask, multiplied,
-        "NaN off the mask",
-    )  # fmt: skip
-    yield specimen(
-        "a fully masked row", C9, f"{gh}/AshleyLab/OpenMHC/issues/11", "reported", _on(_rows(), invariant=("batch",)),
-        empty_rows_left_out, nan_rows_dropped, "a row with nothing hidden: right value, NaN gradient",
-        "there the attention is inside the encoder",
-    )  # fmt: skip
-    yield specimen(
-        "overflow in half precision", C9, "synthetic", "synthetic", mse, over_the_mask, summed_in_half,
-        "float16 beside float64", "autocast, which widens some of these sums",
-    )  # fmt: skip
-    yield Specimen(
-        "the two divisors cancel", C4, f"{gh}/facebookresearch/dinov2/issues/546", "false alarm",
-        "Divides by each row's count and by the rows: taken for a loss that is divided twice.", "the value is the mean",
-        "masks that hide more in one row than in another, where the two means differ by design", mse, two_divisors,
-        decidable=False,
-    )  # fmt: skip
+@loss_bug(
+    "the two divisors cancel",
+    "false alarm",
+    "facebookresearch/dinov2/issues/546",
+    shown="The value is the mean.",
+    not_shown="Masks that hide more in one row than in another, where the two means differ by design.",
+    decidable=False,
+)
+def two_divisors(prediction: Tensor, sample: Sample) -> Tensor:
+    """Divides by each row's count and by the rows: taken for a loss that is divided twice."""
+    refuse_an_empty_mask(sample)
+    hidden = hidden_set(sample)
+    error = torch.where(hidden, prediction.float() - sample.y.float(), 0.0)
+    return (error.square().sum(1) / hidden.sum(1).clamp(min=1)).sum() / len(prediction)
 
 
-SPECIMENS = tuple(_specimens())
+PADDING_ID, MASK_ID = 0, 1
+IDS = torch.tensor([[2, 5, 3, 4, 2, 3, 5, 4], [4, 3, 5, 2, 5, PADDING_ID, PADDING_ID, PADDING_ID]])
+DRAWN = torch.tensor([[0, 1, 0, 0, 1, 0, 1, 0], [1, 0, 0, 1, 0, 0, 0, 0]]).bool()
+
+
+def padding_has_a_gradient(twin: Twin, witness: Witness) -> bool:
+    """Whether the place of the witness, which was not drawn, has a gradient."""
+    loss, sample = twin()
+    prediction, at = witness.inputs["prediction"].clone().requires_grad_(), witness.coordinates["prediction"]
+    slope = torch.autograd.grad(loss(prediction, sample), prediction)[0]
+    return not bool(DRAWN[at[:2]]) and bool(slope[at] != 0)
+
+
+@loss_bug(
+    "the mask's id is the padding's",
+    "reported",
+    "TencentAILabHealthcare/scBERT/issues/64",
+    certify=lambda twin: certify_loss(*twin(), prediction_shape=(2, 8, CLASSES), invariant=()),
+    breaks=padding_has_a_gradient,
+    shown="A padded place with a gradient.",
+    not_shown="An encoder that takes masked places for padding and does not attend to them.",
+)
+def mask_id_is_padding(bug: bool) -> tuple[Twin, Sample]:
+    """The mask's token id equals the padding's, and the loss finds what to score by that id: padding is scored too."""
+    mask_id = PADDING_ID if bug else MASK_ID
+
+    def loss(prediction: Tensor, sample: Sample) -> Tensor:
+        refuse_an_empty_mask(sample)
+        scored = sample.x == mask_id
+        return F.cross_entropy(prediction[scored], sample.y[scored])
+
+    return loss, Sample(IDS.masked_fill(DRAWN, mask_id), IDS, Mask(DRAWN, True, "drawn before the padding"))
+
+
+@loss_bug(
+    "loss times mask", "confirmed", "ecmwf/WeatherGenerator/pull/2717", contract=Contract.C9, shown="NaN off the mask."
+)
+def loss_times_mask(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """Zero times NaN is NaN."""
+    if not bug:
+        return mean_square(prediction, sample, hidden_set(sample))
+    refuse_an_empty_mask(sample)
+    square = (prediction.float() - sample.y.float()).square()
+    return (square * hidden_set(sample)).sum() / hidden_set(sample).sum()
+
+
+def masked_by_row() -> Sample:
+    """`vectors` with a mask for each row."""
+    sample = vectors()
+    return replace(sample, mask=Mask(hidden_set(sample).clone(), True, "a mask a row"))
+
+
+@loss_bug(
+    "a fully masked row",
+    "reported",
+    "AshleyLab/OpenMHC/issues/11",
+    contract=Contract.C9,
+    certify=on(masked_by_row(), invariant=("batch",)),
+    shown="A row with nothing hidden: right value, NaN gradient.",
+    not_shown="There the attention is inside the encoder.",
+)
+def fully_masked_row(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """Attention over a fully masked row is NaN; the value is mended afterwards, the gradient is not."""
+    refuse_an_empty_mask(sample)
+    hidden = hidden_set(sample)
+    scored_rows = hidden.any(1)
+    # The fixed twin lets a row with nothing to attend to attend to everything, and leaves it out of the sum.
+    attended = hidden if bug else hidden | ~scored_rows[:, None]
+    scores = prediction.float() if bug else torch.where(hidden, prediction.float(), 0.0)
+    weights = (scores + torch.where(attended, 0.0, -torch.inf)).softmax(1)
+    error = torch.where(hidden, scores - sample.y.float(), 0.0)
+    rows = (weights * error.square()).sum(1)
+    rows = torch.where(rows.isnan(), 0.0, rows) if bug else torch.where(scored_rows, rows, 0.0)
+    return rows.sum() / scored_rows.sum()
+
+
+@loss_bug(
+    "overflow in half precision",
+    "synthetic",
+    contract=Contract.C9,
+    shown="Float16 beside float64.",
+    not_shown="Autocast, which widens some of these sums.",
+)
+def summed_in_half_precision(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
+    """The sum of squares of float16 errors is a float16, which ends at 65504."""
+    if not bug:
+        return mean_square(prediction, sample, hidden_set(sample))
+    error = torch.where(hidden_set(sample), prediction - sample.y, 0.0)
+    return error.square().sum() / hidden_set(sample).sum()

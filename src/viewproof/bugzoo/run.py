@@ -1,28 +1,24 @@
-"""What ``viewproof zoo`` prints: every specimen, its twin and every false alarm, certified and replayed.
+"""What ``viewproof zoo`` prints: every specimen, both twins certified and the witness replayed."""
 
-``python -m viewproof.bugzoo.run [FOLDER]`` writes the page and pictures in ``docs`` of the repository in FOLDER.
-"""
-
-import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from viewproof.bugzoo.specimen import Specimen
-from viewproof.certify.report import Finding, Report
-from viewproof.verdict import Verdict
+from viewproof.bugzoo.specimen import REGISTERED, Specimen
+from viewproof.certify import Finding, Report, Verdict
 
-PARTS = ("views", "targets", "losses", "tokens", "geometry", "target_branches", "monitors", "draws", "model_leaks")
-WIDTH = 120
+MODULES = ("views", "targets", "losses", "geometry", "target_branches", "monitors", "draws", "model_leaks")
+T = TypeVar("T")
 
 
 def specimens() -> list[Specimen]:
     """Every specimen, contract by contract."""
-    found = [s for part in PARTS for s in import_module(f"viewproof.bugzoo.{part}").SPECIMENS]
+    found: list[Specimen] = []
+    for module in MODULES:
+        found += REGISTERED[import_module(f"viewproof.bugzoo.{module}").__name__]
     return sorted(found, key=lambda s: int(s.contract.name[1:]))
 
 
@@ -37,8 +33,8 @@ class Examined:
     complaints: tuple[str, ...]
 
     @property
-    def said(self) -> str:
-        """What the witness against the buggy twin says; of a false alarm, what its report says."""
+    def witness_text(self) -> str:
+        """What the witness against the buggy twin says; of a false alarm, that nothing is refuted."""
         if self.finding is None:
             return "" if self.buggy is not None else "nothing is refuted"
         assert self.finding.witness is not None
@@ -49,33 +45,35 @@ def examine(specimen: Specimen) -> Examined:
     """Certify both twins and run the witness on them outside the certifier."""
     complaints: list[str] = []
 
-    def tried(what: str, call: Callable[[], Any]) -> Any:
+    def attempt(what: str, call: Callable[[], T], otherwise: T) -> T:
         try:
             return call()
         except Exception as error:
             complaints.append(f"{what} raised {type(error).__name__}: {error}")
-            return None
+            return otherwise
 
-    nothing = Report("", ())
-    fixed: Report = tried("certifying the fixed twin", lambda: specimen.certify(specimen.fixed)) or nothing
-    verdict = fixed.verdict(specimen.contract)
+    contract, nothing = specimen.contract, Report("", ())
+    fixed = attempt("certifying the fixed twin", lambda: specimen.certify(specimen.fixed), nothing)
+    verdict = fixed.verdict(contract)
     complaints += [f"the fixed twin is refuted under {f.contract.name}: {f.claim}" for f in fixed.refuted]
     if specimen.decidable and verdict is not Verdict.PROVED:
         complaints.append(f"the fixed twin is {verdict}, not PROVED")
-    if specimen.buggy is None:
+    buggy_twin, breaks = specimen.buggy, specimen.breaks
+    if buggy_twin is None:
         if specimen.standing != "false alarm":
             complaints.append("there is no buggy twin")
         return Examined(specimen, verdict, None, None, tuple(complaints))
-    buggy: Report = tried("certifying the buggy twin", lambda: specimen.certify(specimen.buggy)) or nothing
-    finding = next((f for f in buggy.refuted if f.contract is specimen.contract), None)
-    if finding is None or specimen.breaks is None:
-        complaints.append(f"the buggy twin is not refuted under {specimen.contract.name}")
+    buggy = attempt("certifying the buggy twin", lambda: specimen.certify(buggy_twin), nothing)
+    finding = next((f for f in buggy.refuted if f.contract is contract), None)
+    if finding is None or finding.witness is None or breaks is None:
+        complaints.append(f"the buggy twin is not refuted under {contract.name}")
     else:
-        for twin, name, wanted in ((specimen.buggy, "buggy", True), (specimen.fixed, "fixed", False)):
-            broken = tried(f"the witness on the {name} twin", lambda: specimen.breaks(twin, finding.witness))  # type: ignore[misc, arg-type]  # noqa: B023
-            if broken is not None and broken is not wanted:
-                complaints.append(f"the witness {'breaks' if broken else 'does not break'} the {name} twin")
-    return Examined(specimen, verdict, buggy.verdict(specimen.contract), finding, tuple(complaints))
+        witness = finding.witness
+        if not attempt("the witness on the buggy twin", lambda: breaks(buggy_twin, witness), True):
+            complaints.append("the witness does not break the buggy twin")
+        if attempt("the witness on the fixed twin", lambda: breaks(specimen.fixed, witness), False):
+            complaints.append("the witness breaks the fixed twin")
+    return Examined(specimen, verdict, buggy.verdict(contract), finding, tuple(complaints))
 
 
 def run(chosen: Iterable[Specimen] | None = None) -> int:
@@ -93,14 +91,7 @@ def run(chosen: Iterable[Specimen] | None = None) -> int:
 def lines(one: Examined) -> Iterator[str]:
     """One specimen's row, what the witness says, and what is wrong."""
     s = one.specimen
-    source = s.source.removeprefix("https://github.com/") if s.source != s.standing else ""
-    what = f"{s.name}; {source}" if source else s.name
+    what = "; ".join(text for text in (s.name, s.source.removeprefix("https://github.com/")) if text)
     yield f"{s.contract.name:<4}{one.buggy or '-':<9}{one.fixed:<9}{s.standing:<13}{what}"
-    for text in (one.said, *(f"WRONG: {complaint}" for complaint in one.complaints)):
-        yield from textwrap.wrap(text, WIDTH, initial_indent=" " * 35, subsequent_indent=" " * 35)
-
-
-if __name__ == "__main__":
-    from viewproof.bugzoo import page
-
-    page.update(Path(sys.argv[1]) if len(sys.argv) > 1 else Path.cwd(), list(map(examine, specimens())))
+    for text in (one.witness_text, *(f"WRONG: {complaint}" for complaint in one.complaints)):
+        yield from textwrap.wrap(text, 120, initial_indent=" " * 35, subsequent_indent=" " * 35)

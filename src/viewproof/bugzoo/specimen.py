@@ -1,33 +1,96 @@
-"""What a specimen is: a real silent bug and its correct twin, and the contract that tells them apart."""
+"""A real silent bug and its correct twin, written as one function with a switch."""
 
+import inspect
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import wraps
+from typing import Any, Literal, TypeVar
 
-from viewproof.certify.report import Contract, Report, Witness
+from viewproof.certify import Contract, Report, Witness
 
 Standing = Literal["confirmed", "reported", "disputed", "our reading", "synthetic", "false alarm"]
+Twin = Callable[..., Any]
+Function = TypeVar("Function", bound=Twin)
 
 
 @dataclass(frozen=True)
 class Specimen:
-    """``certify(twin)`` applies a public certifier; it must refute ``buggy`` under ``contract`` and spare ``fixed``.
+    """A bug with its correct twin, the certifier that must tell them apart, and the replay of its witness.
 
-    ``breaks(twin, witness)`` runs the twin on the witness's inputs with plain torch, outside the certifier: True for
-    the buggy twin, False for the fixed one. A false alarm has no buggy twin. ``decidable``: the fixed twin must come
-    out PROVED under the contract, otherwise only not REFUTED. ``source`` is an address, or "synthetic"; ``mechanism``
-    says what goes wrong, ``shown`` what the witness shows, ``not_shown`` what it says nothing about.
+    ``certify(twin)`` applies a public certifier: it must refute ``buggy`` under ``contract``, and nothing about
+    ``fixed``. ``breaks(twin, witness)`` runs a twin on the witness's inputs with plain torch, outside the certifier:
+    True for the buggy twin, False for the fixed one. ``decidable``: the fixed twin must come out PROVED under the
+    contract; otherwise anything but REFUTED will do. ``mechanism`` says what goes wrong, ``shown`` what the witness
+    shows, ``not_shown`` what it says nothing about. A false alarm has no buggy twin, a synthetic bug no source.
     """
 
     name: str
     contract: Contract
-    source: str
     standing: Standing
+    source: str
     mechanism: str
     shown: str
     not_shown: str
-    certify: Callable[[Any], Report]
-    fixed: Any
-    buggy: Any = None
-    breaks: Callable[[Any, Witness], bool] | None = None
-    decidable: bool = True
+    certify: Callable[[Twin], Report]
+    fixed: Twin
+    buggy: Twin | None
+    breaks: Callable[[Twin, Witness], bool] | None
+    decidable: bool
+
+
+REGISTERED: dict[str, list[Specimen]] = defaultdict(list)
+"""The specimens of each module, in the order in which they stand there."""
+
+
+def specimen(
+    name: str,
+    standing: Standing,
+    source: str = "",
+    *,
+    contract: Contract,
+    certify: Callable[[Twin], Report],
+    shown: str,
+    not_shown: str,
+    breaks: Callable[[Twin, Witness], bool] | None = None,
+    decidable: bool = True,
+) -> Callable[[Function], Function]:
+    """Register the decorated function as a specimen; its keyword ``bug`` tells the twins apart.
+
+    ``function(..., bug=True)`` is the buggy twin, ``function(..., bug=False)`` the fixed one, and the docstring the
+    mechanism. A false alarm takes no ``bug``. ``source`` is a path on GitHub; the other fields are a `Specimen`'s.
+    """
+
+    def register(function: Function) -> Function:
+        alarm = standing == "false alarm"
+        REGISTERED[function.__module__].append(
+            Specimen(
+                name,
+                contract,
+                standing,
+                f"https://github.com/{source}" if source else "",
+                " ".join((inspect.getdoc(function) or "").split()),
+                shown,
+                not_shown,
+                certify,
+                function if alarm else _twin(function, "fixed"),
+                None if alarm else _twin(function, "buggy"),
+                breaks,
+                decidable,
+            )
+        )
+        return function
+
+    return register
+
+
+def _twin(function: Twin, name: Literal["fixed", "buggy"]) -> Twin:
+    """One twin, also as an attribute of the function: other processes import or unpickle it by that path."""
+
+    @wraps(function)
+    def twin(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, bug=name == "buggy", **kwargs)
+
+    twin.__qualname__ = f"{function.__qualname__}.{name}"
+    setattr(function, name, twin)
+    return twin

@@ -1,114 +1,86 @@
 """Targets that are not the declared, unmasked source (C3)."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from viewproof.bugzoo.specimen import Specimen
-from viewproof.bugzoo.views import Returned, View, images, same_bits
-from viewproof.certify.report import Contract, Report, Witness
-from viewproof.certify.view import certify_view
-from viewproof.masks import PatchMask, visible_patch_idxs
+from viewproof.bits import same_bits
+from viewproof.bugzoo.specimen import Twin, specimen
+from viewproof.bugzoo.views import RULE, ViewParts, hidden_pixels, images
+from viewproof.certify import Contract, Witness, certify_view
+from viewproof.masks import visible_patch_idxs
 from viewproof.views import patchify
 
-_RULE = PatchMask(4, 4, period=3, offset=1)
+HIDDEN_PATCHES = torch.arange(6) % 3 == 1
 
 
-def _patches(x: Tensor) -> Tensor:
-    return patchify(x, 4, 4)
+def differs_from(declared: Twin) -> Callable[[Twin, Witness], bool]:
+    """Whether a twin's target is another than that of ``declared``."""
 
-
-def _bins(x: Tensor, highest: float) -> Tensor:
-    """The bin of each patch's mean, of eight equally wide ones from -1 to ``highest``."""
-    width = (highest + 1) / 8
-    return torch.bucketize(_patches(x).mean(2), -1 + width * torch.arange(1, 8))
-
-
-def _binned(highest: float) -> View:
-    def view(x: Tensor) -> Returned:
-        mask = _RULE.mask(tuple(x.shape[1:])).hidden
-        return torch.where(mask, 0.0, x), _bins(x, highest), torch.arange(6) % 3 == 1
-
-    return view
-
-
-def _certify_bins(twin: View) -> Report:
-    ramp = torch.linspace(-1, 1, 2 * 3 * 8 * 12).reshape(2, 3, 8, 12)
-    return certify_view(twin, ramp, _RULE, target=lambda x: _bins(x, 1.0))
-
-
-def _sequence(swapped: bool) -> View:
-    """Values of which every third is masked; the pair may come in the wrong order."""
-
-    def view(x: Tensor) -> Returned:
-        hidden = torch.arange(x.shape[1]) % 3 == 0
-        masked = x.masked_fill(hidden, 0.0)
-        return (x, masked, hidden) if swapped else (masked, x, hidden)
-
-    return view
-
-
-def _features(prefix: int) -> View:
-    """An encoder's tokens start with one class and four register tokens; ``prefix`` of them are taken off."""
-
-    def view(x: Tensor) -> Returned:
-        tokens = _patches(x)
-        out = torch.cat([tokens.new_full((len(x), 5, tokens.shape[2]), 7.0), tokens], 1)
-        visible = visible_patch_idxs(_RULE.mask(tuple(x.shape[1:])), 4, 4)
-        return tokens[:, visible], out[:, prefix : prefix + tokens.shape[1]], torch.arange(6) % 3 == 1
-
-    return view
-
-
-def _differs_from(declared: View) -> Callable[[View, Witness], bool]:
-    def breaks(twin: View, witness: Witness) -> bool:
+    def breaks(twin: Twin, witness: Witness) -> bool:
         x = witness.inputs["x"]
-        y, wanted = twin(x.clone())[1], declared(x.clone())[1]
-        return not same_bits(y, wanted)
+        return not same_bits(twin(x.clone())[1], declared(x.clone())[1])
 
     return breaks
 
 
-SPECIMENS = (
-    Specimen(
-        "bins too wide",
-        Contract.C3,
-        "https://github.com/lucidrains/vit-pytorch/issues/97",
-        "confirmed",
-        "The width of a target's bins is computed from a wrong range: every label is the same.",
-        "A label that is not the declared one.",
-        "That the fixed labels are right for all inputs: they are computed, and the inputs tried agree.",
-        _certify_bins,
-        _binned(1.0),
-        _binned(255.0),
-        _differs_from(_binned(1.0)),
-        decidable=False,
+def binned_means(x: Tensor, highest: float) -> Tensor:
+    """The bin of each patch's mean, of eight equally wide ones from -1 to ``highest``."""
+    width = (highest + 1) / 8
+    return torch.bucketize(patchify(x, 4, 4).mean(2), -1 + width * torch.arange(1, 8))
+
+
+@specimen(
+    "bins too wide",
+    "confirmed",
+    "lucidrains/vit-pytorch/issues/97",
+    contract=Contract.C3,
+    certify=lambda twin: certify_view(
+        twin, torch.linspace(-1, 1, 576).reshape(2, 3, 8, 12), RULE, target=partial(binned_means, highest=1.0)
     ),
-    Specimen(
-        "masked and unmasked exchanged",
-        Contract.C3,
-        "https://github.com/gc-os-ai/pyaptamer/issues/461",
-        "reported",
-        "The unmasked copy is returned as the masked one.",
-        "A target coordinate that is the mask's 0 and not the source.",
-        "The tokenizer around it.",
-        lambda twin: certify_view(twin, torch.randn(2, 9, generator=torch.Generator().manual_seed(0))),
-        _sequence(False),
-        _sequence(True),
-        _differs_from(_sequence(False)),
-    ),
-    Specimen(
-        "register tokens counted as patches",
-        Contract.C3,
-        "https://github.com/kaiko-ai/eva/pull/672",
-        "confirmed",
-        "Only the class token is taken off an encoder's output, the register tokens stay: patch features off by four.",
-        "A feature that belongs to another patch, or to none.",
-        "A real encoder: its tokens are the patches themselves here.",
-        lambda twin: certify_view(twin, images(), _RULE, target=_patches),
-        _features(5),
-        _features(1),
-        _differs_from(_features(5)),
-    ),
+    breaks=differs_from(lambda x: (x, binned_means(x, 1.0))),
+    shown="A label that is not the declared one.",
+    not_shown="That the fixed labels are right for all inputs: they are computed, and the inputs tried agree.",
+    decidable=False,
 )
+def bins_too_wide(x: Tensor, bug: bool) -> ViewParts:
+    """The width of a target's bins is computed from a wrong range: every label is the same."""
+    return torch.where(hidden_pixels(x), 0.0, x), binned_means(x, 255.0 if bug else 1.0), HIDDEN_PATCHES
+
+
+@specimen(
+    "masked and unmasked exchanged",
+    "reported",
+    "gc-os-ai/pyaptamer/issues/461",
+    contract=Contract.C3,
+    certify=lambda twin: certify_view(twin, torch.randn(2, 9, generator=torch.Generator().manual_seed(0))),
+    breaks=differs_from(lambda x: (x, x)),
+    shown="A target coordinate that is the mask's 0 and not the source.",
+    not_shown="The tokenizer around it.",
+)
+def masked_and_unmasked_exchanged(x: Tensor, bug: bool) -> ViewParts:
+    """The unmasked copy is returned as the masked one."""
+    hidden = torch.arange(x.shape[1]) % 3 == 0
+    masked = x.masked_fill(hidden, 0.0)
+    return (x, masked, hidden) if bug else (masked, x, hidden)
+
+
+@specimen(
+    "register tokens counted as patches",
+    "confirmed",
+    "kaiko-ai/eva/pull/672",
+    contract=Contract.C3,
+    certify=lambda twin: certify_view(twin, images(), RULE, target=lambda x: patchify(x, 4, 4)),
+    breaks=differs_from(lambda x: (x, patchify(x, 4, 4))),
+    shown="A feature that belongs to another patch, or to none.",
+    not_shown="A real encoder: its tokens are the patches themselves here.",
+)
+def register_tokens_counted(x: Tensor, bug: bool) -> ViewParts:
+    """Only the class token is taken off an encoder's output, the register tokens stay: patch features off by four."""
+    tokens = patchify(x, 4, 4)
+    output = torch.cat([tokens.new_full((len(x), 5, tokens.shape[2]), 7.0), tokens], 1)
+    prefix = 1 if bug else 5
+    visible = visible_patch_idxs(RULE.mask(tuple(x.shape[1:])), 4, 4)
+    return tokens[:, visible], output[:, prefix : prefix + tokens.shape[1]], HIDDEN_PATCHES
