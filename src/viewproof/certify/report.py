@@ -1,4 +1,4 @@
-"""What a certifier answers: findings, contract by contract, with a witness where a contract is broken."""
+"""The answers of a certifier: findings, contract by contract, with a witness where a contract is broken."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -28,7 +28,7 @@ class Contract(StrEnum):
 
 @dataclass(frozen=True)
 class Witness:
-    """Concrete inputs on which the contract is broken; whoever holds the pipeline can run it on them again.
+    """Concrete inputs on which the contract is broken, to run the pipeline on again.
 
     ``inputs`` are what the user's own callables were given, by name; ``coordinates`` where to look, such as the hidden
     pixel that reaches the output and the output coordinate it reaches; ``maps`` are tensors worth drawing (a leak map
@@ -43,7 +43,7 @@ class Witness:
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim under one contract, what was found, how, and for which inputs.
+    """One claim under one contract: its verdict, how it was reached, and for which inputs.
 
     ``scope`` says what a PROVED covers ("all values, all sizes", "all values at 8x3x32x32"); ``detail`` is the reason
     of an UNKNOWN or VACUOUS, or more about the answer; a REFUTED has a ``witness``.
@@ -69,7 +69,7 @@ _WORST = (Verdict.REFUTED, Verdict.UNKNOWN, Verdict.VACUOUS, Verdict.PROVED)
 
 @dataclass(frozen=True)
 class Report:
-    """The findings about one subject; ``maps`` are worth drawing whatever was found, such as what is hidden."""
+    """The findings about one subject; ``maps`` are worth drawing whatever the verdicts, such as what is hidden."""
 
     subject: str
     findings: tuple[Finding, ...]
@@ -77,8 +77,8 @@ class Report:
 
     def verdict(self, contract: Contract | None = None) -> Verdict:
         """The worst verdict of the contract's findings, or of all of them; UNKNOWN if there are none."""
-        found = {f.verdict for f in self.findings if contract is None or f.contract is contract}
-        return next((verdict for verdict in _WORST if verdict in found), Verdict.UNKNOWN)
+        verdicts = {f.verdict for f in self.findings if contract is None or f.contract is contract}
+        return next((verdict for verdict in _WORST if verdict in verdicts), Verdict.UNKNOWN)
 
     @property
     def refuted(self) -> tuple[Finding, ...]:

@@ -1,0 +1,136 @@
+"""Inputs for a user's function: masks spread over a batch, other contents of a tensor, and where two tensors differ."""
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from viewproof.bits import GeneratorStates, unlike
+from viewproof.errors import InvalidArgument
+from viewproof.masks import Mask
+
+# A NaN of each width whose payload arithmetic does not preserve.
+_PAYLOADS = {
+    torch.float16: (torch.int16, 0x7D01),
+    torch.float32: (torch.int32, 0x7FA00001),
+    torch.float64: (torch.int64, 0x7FF4000000000001),
+}
+
+
+def require_batch(example: object) -> None:
+    """Raise `InvalidArgument` unless ``example`` is a tensor ``[N, *data]`` with at least one element."""
+    if not isinstance(example, Tensor) or example.dim() == 0 or example.numel() == 0:
+        shape = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
+        raise InvalidArgument(f"example of shape {shape} must be a batch [N, *data] that is not empty")
+
+
+def spread_mask(name: str, mask: Any, tensor: Tensor) -> Tensor:
+    """The mask over every coordinate of a batch, from one over its axes, those of one sample, or the first of either.
+
+    >>> spread_mask("mask", torch.tensor([True, False]), torch.zeros(3, 2)).shape
+    torch.Size([3, 2])
+    """
+    hidden = mask.hidden if isinstance(mask, Mask) else mask
+    if not isinstance(hidden, Tensor) or hidden.dtype != torch.bool:
+        kind = hidden.dtype if isinstance(hidden, Tensor) else type(hidden).__name__
+        raise InvalidArgument(f"{name} of type {kind} must be a Mask or a bool tensor, True = hidden")
+    shape, own = tuple(tensor.shape), tuple(hidden.shape)
+    if isinstance(mask, Mask):
+        batched = mask.per_sample
+    else:
+        batched = own == shape or (own != shape[1:] and len(own) > 1 and own == shape[: len(own)])
+    axes = shape if batched else shape[1:]
+    if own != axes[: len(own)] or (not own and axes):
+        raise InvalidArgument(
+            f"{name} of shape {own} does not lie over a batch of shape {shape}; mask all its axes, those of one "
+            "sample, or the first of either"
+        )
+    return hidden.reshape(own + (1,) * (len(axes) - len(own))).expand(shape)
+
+
+def other_contents(x: Tensor) -> Iterator[Tensor]:
+    """Tensors like ``x``: its own values in another order, then new ones, finite ones first."""
+    generator = torch.Generator().manual_seed(0)
+    if x.is_complex():
+        yield from (torch.view_as_complex(part.contiguous()) for part in other_contents(torch.view_as_real(x)))
+        return
+    order = torch.randperm(x.numel(), generator=generator).to(x.device)
+    yield x.reshape(-1)[order].reshape(x.shape)
+    if x.dtype == torch.bool:
+        yield ~x
+    elif x.is_floating_point():
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        yield noise
+        yield -x
+        for number in (1e4, float("nan"), float("inf"), -0.0, -1.0):
+            yield torch.where(noise > 0, torch.full_like(x, number), x)
+        if x.dtype in _PAYLOADS:
+            word, payload = _PAYLOADS[x.dtype]
+            yield torch.full_like(x, payload, dtype=word).view(x.dtype)
+    else:
+        low, high = int(x.min()), int(x.max())
+        yield torch.randint(low, high + 1, x.shape, generator=generator).to(x)
+
+
+def other_hidden_contents(x: Tensor, hidden: Tensor) -> Iterator[Tensor]:
+    """``x`` with other content where ``hidden``, and unchanged elsewhere."""
+    for other in other_contents(x):
+        yield torch.where(hidden, other, x)
+    if x.is_floating_point():
+        for number in (float("nan"), float("-inf"), -1.0, 1.0):
+            yield torch.where(hidden, torch.full_like(x, number), x)
+    elif x.dtype != torch.bool and not x.is_complex():
+        for number in (int(x.min()), int(x.max())):
+            yield torch.where(hidden, torch.full_like(x, number), x)
+
+
+def coordinate(index: int | Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The coordinate of a flat index."""
+    return tuple(int(i) for i in np.unravel_index(int(index), shape)) if shape else ()
+
+
+def first_true(where: Tensor) -> tuple[int, ...] | None:
+    """The first coordinate at which a bool tensor is True; None if it is nowhere.
+
+    >>> first_true(torch.tensor([[False, True], [True, True]])), first_true(torch.tensor([False]))
+    ((0, 1), None)
+    """
+    return coordinate(where.reshape(-1).int().argmax(), tuple(where.shape)) if bool(where.any()) else None
+
+
+def difference(a: Tensor, b: Tensor) -> tuple[int, ...] | None:
+    """The first coordinate where two tensors differ in a bit; () if their shapes or dtypes do; None if nothing does."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return ()
+    return first_true(unlike(a, b))
+
+
+def draws_numbers(call: Callable[[], object]) -> bool:
+    """Whether a call uses one of the global generators of torch, NumPy and Python; it may be made twice."""
+    before = GeneratorStates.now()
+    call()
+    after = GeneratorStates.now()
+    if (before.torch, before.numpy) != (after.torch, after.numpy):
+        return True
+    return before.python != after.python and _draws_python_numbers(call)
+
+
+def _draws_python_numbers(call: Callable[[], object]) -> bool:
+    """Whether anything but a type checker does: beartype draws which item of a container it looks at."""
+    generator, by_users, before = getattr(random.random, "__self__", None), list[bool](), sys.getprofile()
+
+    def watch(frame: FrameType, event: str, function: Any) -> None:
+        if event == "c_call" and getattr(function, "__self__", None) is generator:
+            by_users.append(not frame.f_code.co_filename.startswith("<@beartype"))
+
+    sys.setprofile(watch)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return any(by_users)
