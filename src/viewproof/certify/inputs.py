@@ -1,16 +1,13 @@
 """Inputs for a user's function: masks spread over a batch, other contents of a tensor, and where two tensors differ."""
 
-import random
-import sys
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from viewproof.bits import GeneratorStates, unlike
+from viewproof.bits import unlike
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask
 
@@ -110,27 +107,10 @@ def difference(a: Tensor, b: Tensor) -> tuple[int, ...] | None:
     return first_true(unlike(a, b))
 
 
-def draws_numbers(call: Callable[[], object]) -> bool:
-    """Whether a call uses one of the global generators of torch, NumPy and Python; it may be made twice."""
-    before = GeneratorStates.now()
-    call()
-    after = GeneratorStates.now()
-    if (before.torch, before.numpy) != (after.torch, after.numpy):
-        return True
-    return before.python != after.python and _draws_python_numbers(call)
+def unequal(a: Tensor, b: Tensor) -> Tensor:
+    """Where two tensors of one shape differ in value, NaN being equal to NaN.
 
-
-def _draws_python_numbers(call: Callable[[], object]) -> bool:
-    """Whether anything but a type checker does: beartype draws which item of a container it looks at."""
-    generator, by_users, before = getattr(random.random, "__self__", None), list[bool](), sys.getprofile()
-
-    def watch(frame: FrameType, event: str, function: Any) -> None:
-        if event == "c_call" and getattr(function, "__self__", None) is generator:
-            by_users.append(not frame.f_code.co_filename.startswith("<@beartype"))
-
-    sys.setprofile(watch)
-    try:
-        call()
-    finally:
-        sys.setprofile(before)
-    return any(by_users)
+    >>> unequal(torch.tensor([0.0, float("nan"), 1.0]), torch.tensor([-0.0, float("nan"), 2.0]))
+    tensor([False, False,  True])
+    """
+    return (a != b) & ~((a != a) & (b != b))

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from viewproof.symbolic.capture import Signature
+from viewproof.symbolic.explore import LIMIT
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term
 
@@ -36,6 +37,8 @@ class Subject:
     """Hypotheses about the values in the tensors, which no path depends on."""
     replay: Callable[..., Sequence[Tensor]] | None = None
     """How witnesses are run, if not by ``observe``."""
+    paths: int = LIMIT
+    """How many captures are tried."""
 
 
 @dataclass(frozen=True)

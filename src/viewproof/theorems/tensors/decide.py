@@ -112,7 +112,7 @@ def _decide_case(case: Case, program: Any, record: Record) -> None:
     on_sizes = [*facts.assumed, *hypotheses]
     captures: list[Capture] = []
     watched = _watch(case, program)
-    for capture in explore.explore(watched, subject.signature, on_sizes, key=(subject, program)):
+    for capture in explore.explore(watched, subject.signature, on_sizes, (subject, program), subject.paths):
         captures.append(capture)
         record.graph(capture.text)
         _decide_capture(case, program, capture, record)
