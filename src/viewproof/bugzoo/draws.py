@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from viewproof.bugzoo.specimen import Specimen, Standing
+from viewproof.certify.draws import certify_reproducible
 from viewproof.certify.report import Contract, Report, Witness
-from viewproof.certify.reproducible import certify_reproducible
 
 Draw = Callable[..., Tensor]
 PATCHES, HIDDEN = 24, 9

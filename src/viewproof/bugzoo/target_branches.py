@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from viewproof.bugzoo.specimen import Specimen, Standing
 from viewproof.certify.report import Contract, Report, Witness
-from viewproof.certify.target_branch import TargetBranch, certify_target_branch
+from viewproof.certify.target import TargetBranch, certify_target_branch
 
 Twin = Callable[[], TargetBranch]
 MOMENTUM, STEPS = 0.9, 8

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from viewproof.certify.draws import certify_reproducible
     from viewproof.certify.encoder import certify_encoder
     from viewproof.certify.geometry import certify_geometry
     from viewproof.certify.guard import check_batch
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from viewproof.certify.pipeline import Pipeline, certify
     from viewproof.certify.ranks import certify_ranks
     from viewproof.certify.report import Contract, Finding, Report, Witness
-    from viewproof.certify.reproducible import certify_reproducible
-    from viewproof.certify.target_branch import TargetBranch, certify_target_branch
+    from viewproof.certify.target import TargetBranch, certify_target_branch
     from viewproof.certify.view import certify_view
     from viewproof.verdict import Verdict
 
@@ -30,7 +30,7 @@ _HOMES = {
     "Finding": "certify.report",
     "Pipeline": "certify.pipeline",
     "Report": "certify.report",
-    "TargetBranch": "certify.target_branch",
+    "TargetBranch": "certify.target",
     "Verdict": "verdict",
     "Witness": "certify.report",
     "certify_encoder": "certify.encoder",
@@ -39,8 +39,8 @@ _HOMES = {
     "certify_monitor": "certify.monitor",
     "certify_objective": "certify.objective",
     "certify_ranks": "certify.ranks",
-    "certify_reproducible": "certify.reproducible",
-    "certify_target_branch": "certify.target_branch",
+    "certify_reproducible": "certify.draws",
+    "certify_target_branch": "certify.target",
     "certify_view": "certify.view",
     "check_batch": "certify.guard",
     "html_page": "certify.page",

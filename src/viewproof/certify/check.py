@@ -37,10 +37,10 @@ class Check:
 
     contract: Contract
     claim: str
-    scope: str
-    method: str
-    witness_scope: str
-    witness_method: str
+    scope: str = "nothing"
+    method: str = "not run"
+    witness_scope: str = "nothing"
+    witness_method: str = "not run"
 
     def proved(self, detail: str = "", *, scope: str = "", method: str = "") -> Finding:
         """The claim holds, for the declared scope."""
@@ -166,9 +166,9 @@ class Claims(Generic[C]):
                 findings.append(replace(finding, seconds=time.perf_counter() - start))
         return tuple(findings)
 
-    def unknown(self, reason: str, case: C) -> tuple[Finding, ...]:
-        """Every claim UNKNOWN for the same reason, where none could be checked."""
-        return tuple(declared.check(case).unknown(reason) for declared in self._declared)
+    def unknown(self, reason: str) -> tuple[Finding, ...]:
+        """Every claim UNKNOWN for the same reason, where there is no case; for claims without format fields."""
+        return tuple(Check(d.contract, d.claim).unknown(reason) for d in self._declared)
 
 
 def failure(called: str, error: Exception) -> str:

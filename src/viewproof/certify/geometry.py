@@ -10,7 +10,8 @@ from torch import Tensor
 from viewproof.bits import unlike
 from viewproof.certify.check import Check, Claims, subject_name
 from viewproof.certify.flow.trace import CONSTANT, Trace
-from viewproof.certify.inputs import coordinate, first_true, other_contents, require_batch, spread_mask
+from viewproof.certify.inputs import other_contents, require_batch, spread_mask
+from viewproof.certify.outputs import coordinate, first_true
 from viewproof.certify.report import Contract, Finding, Report
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask

@@ -1,13 +1,11 @@
-"""Inputs for a user's function: masks spread over a batch, other contents of a tensor, and where two tensors differ."""
+"""Inputs for a user's function: a batch, masks spread over it, and the batch with other contents."""
 
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from viewproof.bits import unlike
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask
 
@@ -84,33 +82,3 @@ def other_hidden_contents(x: Tensor, hidden: Tensor) -> Iterator[Tensor]:
     elif x.dtype != torch.bool and not x.is_complex():
         for number in (int(x.min()), int(x.max())):
             yield torch.where(hidden, torch.full_like(x, number), x)
-
-
-def coordinate(index: int | Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The coordinate of a flat index."""
-    return tuple(int(i) for i in np.unravel_index(int(index), shape)) if shape else ()
-
-
-def first_true(where: Tensor) -> tuple[int, ...] | None:
-    """The first coordinate at which a bool tensor is True; None if it is nowhere.
-
-    >>> first_true(torch.tensor([[False, True], [True, True]])), first_true(torch.tensor([False]))
-    ((0, 1), None)
-    """
-    return coordinate(where.reshape(-1).int().argmax(), tuple(where.shape)) if bool(where.any()) else None
-
-
-def difference(a: Tensor, b: Tensor) -> tuple[int, ...] | None:
-    """The first coordinate where two tensors differ in a bit; () if their shapes or dtypes do; None if nothing does."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return ()
-    return first_true(unlike(a, b))
-
-
-def unequal(a: Tensor, b: Tensor) -> Tensor:
-    """Where two tensors of one shape differ in value, NaN being equal to NaN.
-
-    >>> unequal(torch.tensor([0.0, float("nan"), 1.0]), torch.tensor([-0.0, float("nan"), 2.0]))
-    tensor([False, False,  True])
-    """
-    return (a != b) & ~((a != a) & (b != b))

@@ -1,7 +1,7 @@
 """The answers of a certifier: findings, contract by contract, with a witness where a contract is broken."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -41,7 +41,7 @@ class Witness:
     maps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """One claim under one contract: its verdict, how it was reached, and for which inputs.
 
@@ -118,14 +118,3 @@ class Report:
             },
             indent=2,
         )
-
-
-def attempt(
-    subject: str, contract: Contract, claim: str, check: Callable[[], Iterable[Finding]]
-) -> tuple[Finding, ...]:
-    """The check's findings; if the user's code raises, an UNKNOWN finding that says which call failed and how."""
-    try:
-        return tuple(check())
-    except Exception as error:
-        reason = f"{subject} raised {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-        return (Finding(contract, claim, Verdict.UNKNOWN, "nothing", "not run", reason),)

@@ -1,8 +1,9 @@
-"""What a user's function finds around it: the global random generators, and names of modules that can be replaced."""
+"""The surroundings of a user's function: global random generators, the environment, attributes of modules."""
 
+import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -11,22 +12,32 @@ from viewproof.bits import GeneratorStates
 
 
 @contextmanager
-def replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Give a module or an object other attributes, and put back its own afterwards.
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of a module or an object, and set it back at the end.
 
     >>> import time
-    >>> with replaced(time, time=lambda: 0.0):
+    >>> with replaced(time, "time", lambda: 0.0):
     ...     time.time()
     0.0
     """
-    before = {name: getattr(owner, name) for name in attributes}
+    original = getattr(owner, name)
+    setattr(owner, name, value)
     try:
-        for name, value in attributes.items():
-            setattr(owner, name, value)
         yield
     finally:
-        for name, value in before.items():
-            setattr(owner, name, value)
+        setattr(owner, name, original)
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of the environment, and put the whole environment back at the end."""
+    original = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(original)
 
 
 def draws_numbers(call: Callable[[], object]) -> bool:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from viewproof.bits import unlike
 from viewproof.certify import dependence_rules, dependence_table
 from viewproof.certify.flow.dependence import Dependence
-from viewproof.certify.search import unlike
 
 Program = Callable[[Tensor], Any]
 FINITE, ALL = (0.5, -3.0, 0.0, 40.0), (0.5, -3.0, 0.0, float("nan"), float("inf"), -0.0)

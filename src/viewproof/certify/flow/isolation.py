@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from viewproof.certify.search import drawn
+from viewproof.bits import seeded
 
 
 def tensors_in(values: Any) -> list[Tensor]:
@@ -179,7 +179,7 @@ def isolated(function: Any) -> Iterator[None]:
         save(module)
     with ExitStack() as stack:
         stack.enter_context(register_module_forward_pre_hook(save))
-        stack.enter_context(drawn(0))
+        stack.enter_context(seeded(0))
         if "torch._dynamo" in sys.modules:
             # Compiled code runs below the dispatcher, where nothing can be seen.
             stack.enter_context(torch.compiler.set_stance("force_eager"))

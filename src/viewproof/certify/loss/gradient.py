@@ -9,8 +9,8 @@ from torch import Tensor
 
 from viewproof.certify.check import Check, Claims
 from viewproof.certify.flow.dependence import Dependence
-from viewproof.certify.inputs import first_true, unequal
 from viewproof.certify.loss.case import LossCase, fresh_copy, hidden_of
+from viewproof.certify.outputs import first_true, unequal
 from viewproof.certify.report import Contract, Finding
 from viewproof.masks import Sample
 

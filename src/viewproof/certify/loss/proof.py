@@ -105,7 +105,7 @@ class _CountedMask(Mask):
 def _run(program: Call, prediction: Tensor, y: Tensor, hidden: Tensor, per_sample: bool, count: Any) -> Tensor:
     """The loss as it runs eagerly, with the mask's count, a Python number there, as a symbol."""
     mask = _CountedMask(hidden, per_sample, "any mask", count)
-    with replaced(torch.compiler, is_compiling=lambda: False):
+    with replaced(torch.compiler, "is_compiling", lambda: False):
         return program(prediction, Sample(y, y, mask))
 
 
