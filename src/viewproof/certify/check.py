@@ -25,14 +25,15 @@ from viewproof.certify.report import Contract, Finding, Witness
 from viewproof.verdict import Verdict
 
 C = TypeVar("C")
+ClaimFunction = Callable[[C, "Check"], Finding | None]
 
 
 @dataclass(frozen=True)
 class Check:
     """One claim while it is checked: its methods make the finding that the claim's function returns.
 
-    ``scope`` and ``method`` are those declared with the claim; each method takes others where they differ. A witness
-    has a scope and method of its own if the certifier says so.
+    A finding has the declared ``scope`` and ``method``, a REFUTED one those of a witness, an UNKNOWN or VACUOUS one
+    "nothing" and "not run", unless the call says otherwise.
     """
 
     contract: Contract
@@ -43,7 +44,7 @@ class Check:
     witness_method: str = "not run"
 
     def proved(self, detail: str = "", *, scope: str = "", method: str = "") -> Finding:
-        """The claim holds, for the declared scope."""
+        """The claim holds."""
         return self._finding(Verdict.PROVED, scope or self.scope, method or self.method, detail)
 
     def refuted(
@@ -58,22 +59,20 @@ class Check:
         detail: str = "",
     ) -> Finding:
         """The claim is broken on these inputs; see `Witness`."""
-        witness = Witness(what, inputs, at or {}, maps or {})
-        return self._finding(
-            Verdict.REFUTED, scope or self.witness_scope, method or self.witness_method, detail, witness
-        )
+        scope, method = scope or self.witness_scope, method or self.witness_method
+        return self._finding(Verdict.REFUTED, scope, method, detail, Witness(what, inputs, at or {}, maps or {}))
 
     def unknown(self, reason: str, *, scope: str = "nothing", method: str = "not run") -> Finding:
         """Neither proved nor refuted, and why."""
         return self._finding(Verdict.UNKNOWN, scope, method, reason)
 
+    def undecided(self, reason: str) -> Finding:
+        """UNKNOWN although the claim was checked by the declared method."""
+        return self.unknown(reason, scope=self.scope, method=self.method)
+
     def vacuous(self, reason: str, *, scope: str = "nothing", method: str = "not run") -> Finding:
         """There is nothing that the claim speaks of, and why."""
         return self._finding(Verdict.VACUOUS, scope, method, reason)
-
-    def failed(self, called: str, error: Exception) -> Finding:
-        """UNKNOWN, because a call of the user's code raised."""
-        return self.unknown(failure(called, error))
 
     def _finding(
         self, verdict: Verdict, scope: str, method: str, detail: str, witness: Witness | None = None
@@ -89,23 +88,6 @@ class Check:
         )
 
 
-@dataclass(frozen=True)
-class _Declared(Generic[C]):
-    """A claim with the function that checks it; the claim and the scopes are format strings over ``case``."""
-
-    contract: Contract
-    claim: str
-    scope: str
-    method: str
-    witness_scope: str
-    witness_method: str
-    function: Callable[[C, Check], Finding | None]
-
-    def check(self, case: C) -> Check:
-        claim, scope, witness_scope = (text.format(case=case) for text in (self.claim, self.scope, self.witness_scope))
-        return Check(self.contract, claim, scope, self.method, witness_scope, self.witness_method)
-
-
 class Claims(Generic[C]):
     """The claims of a certifier about cases of type ``C``, in the order in which their functions stand.
 
@@ -118,19 +100,18 @@ class Claims(Generic[C]):
     def __init__(
         self, *, scope: str = "this input", method: str = "run", witness_scope: str = "", witness_method: str = ""
     ) -> None:
-        self.scope, self.method = scope, method
-        self.witness_scope, self.witness_method = witness_scope or scope, witness_method or method
-        self._declared: list[_Declared[C]] = []
+        self._defaults = scope, method, witness_scope or scope, witness_method or method
+        self._declared: list[tuple[Check, ClaimFunction[C]]] = []
 
     def __call__(
         self, contract: Contract, claim: str, *, scope: str = "", method: str = ""
-    ) -> Callable[[Callable[[C, Check], Finding | None]], Callable[[C, Check], Finding | None]]:
+    ) -> Callable[[ClaimFunction[C]], ClaimFunction[C]]:
         """Declare that the decorated function checks ``claim``."""
+        own = (scope, method, scope, method)
+        check = Check(contract, claim, *(a or b for a, b in zip(own, self._defaults, strict=True)))
 
-        def declare(function: Callable[[C, Check], Finding | None]) -> Callable[[C, Check], Finding | None]:
-            own = (scope or self.scope, method or self.method)
-            of_witness = (scope or self.witness_scope, method or self.witness_method)
-            self._declared.append(_Declared(contract, claim, *own, *of_witness, function))
+        def declare(function: ClaimFunction[C]) -> ClaimFunction[C]:
+            self._declared.append((check, function))
             return function
 
         return declare
@@ -151,15 +132,18 @@ class Claims(Generic[C]):
         UNKNOWN; the reason names ``subject`` and the error.
         """
         findings = []
-        for declared in self._declared:
+        for declared, function in self._declared:
             start, finding = time.perf_counter(), None
             with around():
                 for case in cases:
-                    check = declared.check(case)
+                    claim, scope, of_witness = (
+                        text.format(case=case) for text in (declared.claim, declared.scope, declared.witness_scope)
+                    )
+                    check = replace(declared, claim=claim, scope=scope, witness_scope=of_witness)
                     try:
-                        finding = declared.function(case, check)
+                        finding = function(case, check)
                     except Exception as error:
-                        finding = check.failed(subject, error)
+                        finding = check.unknown(failure(subject, error))
                     if finding is not None and finding.verdict is Verdict.REFUTED:
                         break
             if finding is not None:
@@ -168,7 +152,7 @@ class Claims(Generic[C]):
 
     def unknown(self, reason: str) -> tuple[Finding, ...]:
         """Every claim UNKNOWN for the same reason, where there is no case; for claims without format fields."""
-        return tuple(Check(d.contract, d.claim).unknown(reason) for d in self._declared)
+        return tuple(check.unknown(reason) for check, _ in self._declared)
 
 
 def failure(called: str, error: Exception) -> str:

@@ -217,7 +217,7 @@ def _decided(case: EncoderCase, check: Check) -> Finding:
     reason = tracked.escaped or "; ".join([*list(tracked.unknown)[:3], *filter(None, [tracked.spread])])
     if not steady:
         reason += "; two calls on one input differ from a fixed seed, so that no difference can be blamed on x"
-        return check.unknown(reason, scope=check.scope, method=check.method)
+        return check.undecided(reason)
     for other in case.other_inputs():
         if case.differs(other):
             return _refuted(case, check, other, method="search, run again", detail=f"comes in at {reason}")

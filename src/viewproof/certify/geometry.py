@@ -200,13 +200,12 @@ def positions_grow(case: TokensCase, check: Check) -> Finding | None:
         raise InvalidArgument(f"positions of shape {tuple(positions.shape)} must be [P, d], d at most {data}")
     if len(positions) != tokens:
         return check.refuted(f"there are {len(positions)} positions for {tokens} tokens", case.inputs)
-    same = {"scope": check.scope, "method": check.method}
     if bool((case.labels[0].reshape(tokens, -1) < 0).all(1).any()):
-        return check.unknown("a token holds no source coordinate, so that it lies nowhere", **same)
+        return check.undecided("a token holds no source coordinate, so that it lies nowhere")
     samples = torch.arange(len(case.labels)).reshape(-1, *[1] * (case.labels.dim() - 1))
     in_sample = case.labels - samples * case.example[0].numel()
     if bool(((in_sample != in_sample[:1]) & (case.labels >= 0)).any()):
-        return check.unknown("the tokens of one sample lie elsewhere than those of another", **same)
+        return check.undecided("the tokens of one sample lie elsewhere than those of another")
     table = positions.detach().cpu().double()
     for column in range(positions.shape[1]):
         axis = column - positions.shape[1]

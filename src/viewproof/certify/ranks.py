@@ -64,17 +64,20 @@ class RanksCase:
         return f"{getattr(self.loss, '__module__', None)}:{getattr(self.loss, '__qualname__', None)}"
 
     @cached_property
-    def results(self) -> tuple[tuple[Tensor, Tensor], list[tuple[Tensor, Tensor]]] | str:
-        """Value and gradient on one rank, and on each of several; the reason, if there are none."""
+    def results(self) -> dict[str, tuple[Tensor, Tensor]] | str:
+        """Value and gradient on one rank, and averaged over several; the reason, if there are none."""
         if self.path.startswith("__main__") or _find(self.path) is not self.loss:
             return f"no process can find {self.path}; define it at the top of an importable module"
         try:
             with tempfile.TemporaryDirectory() as folder:
                 np.save(Path(folder, "embeddings.npy"), self.embeddings.numpy())
                 _start(self.path, self.splits, folder)
-                return _read(folder, "alone"), [_read(folder, f"rank{r}") for r in range(len(self.splits))]
+                value, gradient = _read(folder, "alone")
+                values, gradients = zip(*(_read(folder, f"rank{r}") for r in range(len(self.splits))), strict=True)
         except Exception as error:
             return failure(self.path, error)
+        averaged = torch.cat(gradients) / len(self.splits)
+        return {"value": (value, torch.stack(values).mean()), "gradient": (gradient, averaged)}
 
 
 claims = Claims[RanksCase](
@@ -85,25 +88,21 @@ claims = Claims[RanksCase](
 @claims(Contract.C7, "the value on W ranks is the value on one")
 def same_value(case: RanksCase, check: Check) -> Finding:
     """The mean of the ranks' values is one rank's value."""
-    if isinstance(case.results, str):
-        return check.unknown(case.results)
-    (value, _), ranks = case.results
-    return _compare(case, check, "value", value, torch.stack([v for v, _ in ranks]).mean(), value.dtype)
+    return _agree(case, check, "value")
 
 
 @claims(Contract.C7, "the gradient on W ranks is the gradient on one")
 def same_gradient(case: RanksCase, check: Check) -> Finding:
     """The ranks' gradients, divided by their number as `DistributedDataParallel` does, are one rank's."""
+    return _agree(case, check, "gradient")
+
+
+def _agree(case: RanksCase, check: Check, what: str) -> Finding:
     if isinstance(case.results, str):
         return check.unknown(case.results)
-    (value, gradient), ranks = case.results
-    gradients = torch.cat([g for _, g in ranks]) / len(case.splits)
-    return _compare(case, check, "gradient", gradient, gradients, value.dtype)
-
-
-def _compare(case: RanksCase, check: Check, what: str, one: Tensor, many: Tensor, dtype: torch.dtype) -> Finding:
+    one, many = case.results[what]
     # A loss that goes on in float32 is as exact as float32 is.
-    tolerance = max(1e-9, 128 * torch.finfo(dtype).eps)
+    tolerance = max(1e-9, 128 * torch.finfo(case.results["value"][0].dtype).eps)
     gap, size = float((one - many).abs().max()), float(one.abs().max())
     if gap <= tolerance * max(size, 1e-3):
         return check.proved()

@@ -64,6 +64,11 @@ class LossCase:
         return tuple(self.sample.y.shape)
 
     @property
+    def value_of_nothing(self) -> str:
+        """What the loss should do where nothing is hidden, in words."""
+        return "the mean over an empty mask raises" if self.reduction == "mean" else "the sum over an empty mask is 0"
+
+    @property
     def objective(self) -> str:
         """What the value should be, in words."""
         return {

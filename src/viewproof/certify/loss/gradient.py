@@ -28,7 +28,7 @@ def repeats(case: LossCase, check: Check) -> Finding | None:
         return None
     values = f"{_text(first)} and {_text(second)}"
     reason = f"called twice alike it gives {values}; hand over one whose state is fixed"
-    return check.unknown(reason, scope=check.scope, method=check.method)
+    return check.undecided(reason)
 
 
 @claims(Contract.C4, "every hidden coordinate has a gradient")
@@ -64,7 +64,7 @@ def no_gradient_off_the_mask(case: LossCase, check: Check) -> Finding:
     if _may_depend(case, finite=True) is None:
         return check.proved(scope=f"all finite values; {check.scope}", method=TRACED)
     reason = f"none at {len(case.predictions)} predictions; not proved: {reason}"
-    return check.unknown(reason, scope=check.scope, method=check.method)
+    return check.undecided(reason)
 
 
 @claims(Contract.C9, "the value and its gradient are finite", method="run")
@@ -104,7 +104,7 @@ def poison_off_the_mask(case: LossCase, check: Check) -> Finding:
     reason = _may_depend(case)
     if reason is None:
         return check.proved(scope=f"all values; {check.scope}", method=TRACED)
-    return check.unknown(f"none of five does; {reason}", scope=check.scope, method=check.method)
+    return check.undecided(f"none of five does; {reason}")
 
 
 @lru_cache(maxsize=4)

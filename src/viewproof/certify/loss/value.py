@@ -26,40 +26,22 @@ _MANY = 1 << 13
 claims = Claims[LossCase](scope="{case.target_shape}")
 
 
-@claims(Contract.C4, "the mean over an empty mask raises", scope="the empty mask, {case.target_shape}")
-def mean_of_nothing(case: LossCase, check: Check) -> Finding | None:
-    """A mean of nothing has no value."""
-    if case.reduction != "mean":
-        return None
-    prediction, sample = case.prediction, _with_empty_mask(case)
-    case(prediction)
-    try:
-        returned = case(prediction, sample)
-    except Exception as error:
-        return check.proved(f"raises {type(error).__name__}")
-    return check.refuted(f"an empty mask gives {returned.tolist()}", {"prediction": prediction, "sample": sample})
-
-
-@claims(Contract.C4, "the sum over an empty mask is 0", scope="the empty mask, {case.target_shape}")
-def sum_of_nothing(case: LossCase, check: Check) -> Finding | None:
-    """A sum of nothing is 0, in each row too."""
-    if case.reduction == "mean":
-        return None
-    prediction, sample = case.prediction, _with_empty_mask(case)
+@claims(Contract.C4, "{case.value_of_nothing}", scope="the empty mask, {case.target_shape}")
+def empty_mask(case: LossCase, check: Check) -> Finding:
+    """A mean of nothing has no value, a sum of nothing is 0."""
+    mask, prediction, mean = case.sample.mask, case.prediction, case.reduction == "mean"
+    empty = Mask(torch.zeros_like(mask.hidden), mask.per_sample, rule="an empty mask")
+    sample = replace(case.sample, mask=empty)
     case(prediction)
     inputs = {"prediction": prediction, "sample": sample}
     try:
         returned = case(prediction, sample)
     except Exception as error:
-        return check.refuted(f"an empty mask raises {type(error).__name__}", inputs)
-    if bool((returned == 0).all()):
+        text = f"raises {type(error).__name__}"
+        return check.proved(text) if mean else check.refuted(f"an empty mask {text}", inputs)
+    if not mean and bool((returned == 0).all()):
         return check.proved()
     return check.refuted(f"an empty mask gives {returned.tolist()}", inputs)
-
-
-def _with_empty_mask(case: LossCase) -> Sample:
-    mask = case.sample.mask
-    return replace(case.sample, mask=Mask(torch.zeros_like(mask.hidden), mask.per_sample, rule="an empty mask"))
 
 
 @claims(Contract.C4, "{case.objective}", method="exact fractions")

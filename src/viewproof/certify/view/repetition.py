@@ -31,7 +31,7 @@ def repeats(declared: DeclaredView, check: Check) -> Finding:
                 return check.refuted(what, {"x": x}, {part: where or ()}, maps)
         if any(difference(a, b) is not None for a, b in zip(labels, other_labels, strict=False)):
             reason = "what the view makes of its input in one call shows in the next: it keeps tensors"
-            return check.unknown(reason, scope=check.scope, method=check.method)
+            return check.undecided(reason)
     if not declared.random:
         return check.proved()
     other = SeededView(declared.view, seed=1)(x)
