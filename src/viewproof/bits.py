@@ -40,7 +40,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 class GeneratorStates:
     """The states of the global generators: of torch (on the CPU and on every CUDA device), NumPy and Python."""
 
-    torch: tuple[bytes, ...]
+    torch: bytes
     numpy: str
     python: Any
 
@@ -54,7 +54,8 @@ class GeneratorStates:
         """
         devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         states = [torch.get_rng_state(), *devices]
-        return cls(tuple(s.cpu().numpy().tobytes() for s in states), str(np.random.get_state()), random.getstate())
+        torch_state = b"".join(s.cpu().numpy().tobytes() for s in states)
+        return cls(torch_state, str(np.random.get_state()), random.getstate())
 
 
 @contextmanager

@@ -18,12 +18,13 @@ from torch._ops import OpOverload as OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef as StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 from torch.utils._pytree import tree_leaves as tree_leaves
+from torch.utils._pytree import tree_map_only as tree_map_only
 
 CHECKED = ("2.13.0", "2.14.1")
 """The versions of torch that the tests were run on."""
 
-# `TorchDispatchMode`, `OpOverload`, `StorageWeakRef` and `tree_leaves` above: used by many projects, documented by
-# none of the pages of torch. Checked on CHECKED. Without them data flow cannot be followed, and importing
+# `TorchDispatchMode`, `OpOverload`, `StorageWeakRef`, `tree_leaves` and `tree_map_only` above: used by many projects,
+# documented by none of the pages of torch. Checked on CHECKED. Without them data flow cannot be followed, and importing
 # `viewproof.certify` fails.
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTModel
 
 from viewproof import InvalidArgument, Mask, MaskedAutoencoder, Sample, image_patch_mae_sample, tensor_prefix_mae_sample
-from viewproof.certify.encoder import _content, certify_encoder
+from viewproof.certify.encoder import certify_encoder, content_and_mask
 from viewproof.certify.report import Contract, Finding
 from viewproof.verdict import Verdict
 
@@ -280,7 +280,7 @@ def test_bad_arguments_are_named() -> None:
     with pytest.raises(InvalidArgument, match=r"hidden of shape .*does not lie over a batch of shape"):
         certify_encoder(lambda x: x, TOKENS, hidden=torch.zeros(3, dtype=torch.bool))
     with pytest.raises(InvalidArgument, match=r"sample of type list must be a Sample or a tensor; wrap the encoder"):
-        _content([TOKENS], PADDED)
+        content_and_mask([TOKENS], PADDED)
     y = torch.zeros(2, 3)
     with pytest.raises(InvalidArgument, match="hidden=None: there is no mask over x"):
         certify_encoder(lambda x: x, Sample(TOKENS, y, Mask.all((3,))))

@@ -10,10 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import viewproof as vp
-from viewproof.certify.geometry import INVERSE, LOST, POSITIONS, RESTORE, STATUS, TWICE, certify_geometry
+from viewproof.certify.geometry import certify_geometry
 from viewproof.certify.report import Contract, Finding
 from viewproof.errors import InvalidArgument
 from viewproof.verdict import Verdict
+
+LOST = "every source coordinate lies in a token of its own sample"
+TWICE = "no source coordinate lies in two tokens, or twice in one"
+STATUS = "each token's coordinates are hidden exactly if the token is"
+INVERSE = "unpatchify inverts patchify"
+POSITIONS = "positions grow with the grid coordinates of their tokens, axis by axis"
+RESTORE = "ids_restore is the inverse of the shuffle"
 
 IMAGES = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
 RULE = vp.PatchMask(4, 4, period=3, offset=1)

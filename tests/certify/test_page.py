@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 import viewproof as vp
-from viewproof.certify import Contract, Finding, Report, Verdict, Witness, html_page
+from viewproof.certify import Contract, Report, Verdict, html_page
+from viewproof.certify.check import Check
 from viewproof.certify.pictures import PALETTE, Picture, pictures, png, strip
 
 HIDDEN = torch.tensor([[True, False, False], [True, True, False]])
@@ -20,12 +21,11 @@ CODES = ["hidden, marked", "visible, marked", "visible", "hidden", "hidden", "vi
 
 
 def report(**maps: Tensor) -> Report:
-    witness = Witness("<x> & 'y'", {}, {}, maps)
     findings = (
-        Finding(Contract.C1, "a < b", Verdict.REFUTED, "this & that", "<run>", "", witness),
-        Finding(Contract.C2, "proved", Verdict.PROVED, "all", "labels"),
-        Finding(Contract.C3, "unknown", Verdict.UNKNOWN, "nothing", "not run", "because <script>alert(1)</script>"),
-        Finding(Contract.C4, "vacuous", Verdict.VACUOUS, "nothing", "not run", "nothing is hidden"),
+        Check(Contract.C1, "a < b", "this & that", "<run>", "this & that", "<run>").refuted("<x> & 'y'", {}, {}, maps),
+        Check(Contract.C2, "proved", "all", "labels").proved(),
+        Check(Contract.C3, "unknown").unknown("because <script>alert(1)</script>"),
+        Check(Contract.C4, "vacuous").vacuous("nothing is hidden"),
     )
     return Report('<script>"subject"</script>', findings, {"hidden": HIDDEN})
 
@@ -86,8 +86,8 @@ def test_the_page_shows_the_mask_and_the_maps_of_each_witness() -> None:
 def test_maps_over_the_flattened_source_are_drawn_in_its_shape() -> None:
     hidden = torch.zeros(2, 4, 6, dtype=torch.bool)
     hidden[:, 1] = True
-    witness = Witness("w", {}, {}, {"hidden": hidden.flatten(1), "support": ~hidden.flatten(1)})
-    finding = Finding(Contract.C4, "claim", Verdict.REFUTED, "here", "run", "", witness)
+    maps = {"hidden": hidden.flatten(1), "support": ~hidden.flatten(1)}
+    finding = Check(Contract.C4, "claim").refuted("w", {}, maps=maps)
     sizes = [image.size for image in images(html_page(Report("s", (finding,), {"hidden": hidden})))]
     assert sizes == [(6 * 37, 4 * 37)] * 2
 

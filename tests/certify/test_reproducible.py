@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import viewproof as vp
+from viewproof.certify.draws import certify_reproducible
 from viewproof.certify.report import Contract, Report
-from viewproof.certify.reproducible import certify_reproducible
 from viewproof.verdict import Verdict
 
 SIZE = 20

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import viewproof as vp
-from viewproof.certify.target_branch import TargetBranch, certify_target_branch
+from viewproof.certify.target import TargetBranch, certify_target_branch
 from viewproof.verdict import Verdict
 
 X = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))

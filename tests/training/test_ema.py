@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import viewproof as vp
-from viewproof.certify.target_branch import TargetBranch, certify_target_branch
+from viewproof.certify.target import TargetBranch, certify_target_branch
 from viewproof.training.ema import MomentumSchedule, move_target
 from viewproof.verdict import Verdict
 

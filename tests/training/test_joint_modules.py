@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 import viewproof as vp
-from viewproof.certify.target_branch import TargetBranch, certify_target_branch
+from viewproof.certify.target import TargetBranch, certify_target_branch
 from viewproof.data import Dataset, Split, batches, make_dataset
 from viewproof.losses import BarlowTwinsLoss, JEPALoss, SIGRegLoss, VICRegLoss
 from viewproof.models.patches import PatchEncoder, PatchPredictor, Projector

@@ -10,68 +10,50 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from viewproof.certify.encoder import certify_encoder
-    from viewproof.certify.geometry import certify_geometry
-    from viewproof.certify.guard import check_batch
-    from viewproof.certify.loss import certify_loss
-    from viewproof.certify.monitor import certify_monitor
-    from viewproof.certify.objective import certify_objective
-    from viewproof.certify.page import html_page
-    from viewproof.certify.pipeline import Pipeline, certify
-    from viewproof.certify.ranks import certify_ranks
-    from viewproof.certify.report import Contract, Finding, Report, Witness
-    from viewproof.certify.reproducible import certify_reproducible
-    from viewproof.certify.target_branch import TargetBranch, certify_target_branch
-    from viewproof.certify.view import certify_view
-    from viewproof.verdict import Verdict
+    from viewproof.certify.draws import certify_reproducible as certify_reproducible
+    from viewproof.certify.encoder import certify_encoder as certify_encoder
+    from viewproof.certify.geometry import certify_geometry as certify_geometry
+    from viewproof.certify.guard import check_batch as check_batch
+    from viewproof.certify.loss import certify_loss as certify_loss
+    from viewproof.certify.monitor import certify_monitor as certify_monitor
+    from viewproof.certify.objective import certify_objective as certify_objective
+    from viewproof.certify.page import html_page as html_page
+    from viewproof.certify.pipeline import Pipeline as Pipeline
+    from viewproof.certify.pipeline import certify as certify
+    from viewproof.certify.ranks import certify_ranks as certify_ranks
+    from viewproof.certify.report import Contract as Contract
+    from viewproof.certify.report import Finding as Finding
+    from viewproof.certify.report import Report as Report
+    from viewproof.certify.report import Witness as Witness
+    from viewproof.certify.target import TargetBranch as TargetBranch
+    from viewproof.certify.target import certify_target_branch as certify_target_branch
+    from viewproof.certify.view import certify_view as certify_view
+    from viewproof.verdict import Verdict as Verdict
 
-_HOMES = {
-    "Contract": "certify.report",
-    "Finding": "certify.report",
-    "Pipeline": "certify.pipeline",
-    "Report": "certify.report",
-    "TargetBranch": "certify.target_branch",
-    "Verdict": "verdict",
-    "Witness": "certify.report",
-    "certify_encoder": "certify.encoder",
-    "certify_geometry": "certify.geometry",
-    "certify_loss": "certify.loss",
-    "certify_monitor": "certify.monitor",
-    "certify_objective": "certify.objective",
-    "certify_ranks": "certify.ranks",
-    "certify_reproducible": "certify.reproducible",
-    "certify_target_branch": "certify.target_branch",
-    "certify_view": "certify.view",
-    "check_batch": "certify.guard",
-    "html_page": "certify.page",
+_NAMES = {
+    "viewproof.verdict": ["Verdict"],
+    "viewproof.certify.draws": ["certify_reproducible"],
+    "viewproof.certify.encoder": ["certify_encoder"],
+    "viewproof.certify.geometry": ["certify_geometry"],
+    "viewproof.certify.guard": ["check_batch"],
+    "viewproof.certify.loss": ["certify_loss"],
+    "viewproof.certify.monitor": ["certify_monitor"],
+    "viewproof.certify.objective": ["certify_objective"],
+    "viewproof.certify.page": ["html_page"],
+    "viewproof.certify.pipeline": ["Pipeline"],
+    "viewproof.certify.ranks": ["certify_ranks"],
+    "viewproof.certify.report": ["Contract", "Finding", "Report", "Witness"],
+    "viewproof.certify.target": ["TargetBranch", "certify_target_branch"],
+    "viewproof.certify.view": ["certify_view"],
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    "Contract",
-    "Finding",
-    "Pipeline",
-    "Report",
-    "TargetBranch",
-    "Verdict",
-    "Witness",
-    "certify",
-    "certify_encoder",
-    "certify_geometry",
-    "certify_loss",
-    "certify_monitor",
-    "certify_objective",
-    "certify_ranks",
-    "certify_reproducible",
-    "certify_target_branch",
-    "certify_view",
-    "check_batch",
-    "html_page",
-]
+__all__ = sorted([*_HOMES, "certify"])
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(f"viewproof.{_HOMES[name]}"), name)
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""What ``viewproof certify`` does: find the user's object, certify it on random data, write what was asked for."""
+"""The command ``viewproof certify``: find the user's object, certify it on random data, write the report."""
 
 import inspect
 import sys
@@ -34,12 +34,10 @@ def run(target: str, shape: str, html: Path | None, json: Path | None, rule: Rul
     report = certify(subject, torch.randn(extents, generator=torch.Generator().manual_seed(0)), name=target)
     print(report)
     print(f"\n{summary(report)}")
-    if html is not None:
-        with whole_file(html) as file:
-            file.write(html_page(report))
-    if json is not None:
-        with whole_file(json) as file:
-            file.write(report.json() + "\n")
+    for path, text in ((html, html_page), (json, lambda report: report.json() + "\n")):
+        if path is not None:
+            with whole_file(path) as file:
+                file.write(text(report))
     return 0 if all(f.verdict in (Verdict.PROVED, Verdict.VACUOUS) for f in report.findings) else 1
 
 
@@ -75,18 +73,18 @@ def find(target: str) -> Any:
             f"object={target!r}: {module} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     try:
-        found = attrgetter(name)(loaded)
+        subject = attrgetter(name)(loaded)
     except AttributeError as error:
         raise InvalidArgument(f"object={target!r}: {error}") from error
-    if inspect.isfunction(found) and not inspect.signature(found).parameters:
+    if inspect.isfunction(subject) and not inspect.signature(subject).parameters:
         try:
-            found = found()
+            subject = subject()
         except Exception as error:
             raise InvalidArgument(f"object={target!r}: {name}() raised {type(error).__name__}: {error}") from error
-        if not isinstance(found, Pipeline):
+        if not isinstance(subject, Pipeline):
             raise InvalidArgument(
-                f"object={target!r}: {name}() returned {type(found).__name__}, not a Pipeline; a view takes a batch"
+                f"object={target!r}: {name}() returned {type(subject).__name__}, not a Pipeline; a view takes a batch"
             )
-    if not callable(found) and not isinstance(found, Pipeline):
-        raise InvalidArgument(f"object={target!r} is {type(found).__name__}; name a view function or a Pipeline")
-    return found
+    if not callable(subject) and not isinstance(subject, Pipeline):
+        raise InvalidArgument(f"object={target!r} is {type(subject).__name__}; name a view function or a Pipeline")
+    return subject

@@ -1,22 +1,25 @@
-"""Does an encoder's output depend on hidden content? Tracked through every operator; else two inputs that show it."""
+"""Certifies that an encoder's output does not depend on hidden content: tracked through every operator it runs."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from viewproof.bits import unlike
+from viewproof.certify.check import Check, Claims, subject_name
 from viewproof.certify.flow.call import SCORE
 from viewproof.certify.flow.dependence import Dependence
 from viewproof.certify.flow.isolation import isolated
-from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
-from viewproof.certify.search import draws, others, place, poisons, spread_mask, unlike
+from viewproof.certify.inputs import other_contents, other_hidden_contents, spread_mask
+from viewproof.certify.outputs import first_true, output_difference, tensors_by_path
+from viewproof.certify.report import Contract, Finding, Report
+from viewproof.certify.surroundings import draws_numbers
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Sample
-from viewproof.verdict import Verdict
 
 CLAIM = "the output does not depend on hidden content"
 
@@ -55,45 +58,53 @@ def certify_encoder(
     >>> certify_encoder(nn.Conv2d(1, 5, 6, stride=4, padding=1), sample, visible_outputs=visible).verdict().value
     'REFUTED'
     """
-    subject = name or (encoder.__name__ if hasattr(encoder, "__name__") else type(encoder).__name__)
-    x, where, view = _content(sample, hidden)
-    run = _Run(encoder, view, visible_outputs, x, where)
-    return Report(subject, attempt(subject, Contract.C10, CLAIM, lambda: [_decide(run)]))
+    subject = subject_name(encoder, name)
+    case = EncoderCase(encoder, visible_outputs, *content_and_mask(sample, hidden))
+    return Report(subject, claims.run(subject, case))
 
 
-def _content(sample: Any, hidden: Mask | Tensor | None) -> tuple[Tensor, Tensor, Mask]:
+def content_and_mask(sample: Any, hidden: Mask | Tensor | None) -> tuple[Tensor, Tensor, Mask]:
     """The input with the source's content where it is hidden, where that is, and the mask for the encoder."""
     if not isinstance(sample, Sample | Tensor):
         raise InvalidArgument(f"sample of type {type(sample).__name__} must be a Sample or a tensor; wrap the encoder")
     x = sample.x if isinstance(sample, Sample) else sample
     if hidden is None and isinstance(sample, Sample):
         hidden = sample.view or (sample.mask if sample.mask.fits(x) else None)
-    where = spread_mask("hidden", hidden, x)
-    if where is None or hidden is None:
+    if hidden is None:
         raise InvalidArgument("hidden=None: there is no mask over x; pass hidden=, or a Sample with its view")
+    where = spread_mask("hidden", hidden, x)
     if isinstance(sample, Sample):
         whole = sample.y.numel() == x.numel() and sample.y.dtype == x.dtype
-        x = torch.where(where, sample.y.reshape(x.shape) if whole else next(others(x)), x)
+        x = torch.where(where, sample.y.reshape(x.shape) if whole else next(other_contents(x)), x)
     if isinstance(hidden, Mask):
         return x.detach(), where, hidden
     return x.detach(), where, Mask(where, per_sample=True) if hidden.shape == x.shape else Mask(hidden)
 
 
-@dataclass(eq=False)
-class _Run:
-    """The encoder on one input after another, each time from the same state."""
+@dataclass(frozen=True, eq=False)
+class EncoderCase:
+    """An encoder, run on one input after another, each time from the same state.
+
+    ``x`` has other content than 0 where ``where`` is True, which is what ``view`` hides, batch axis included.
+    """
 
     encoder: Callable[..., Any]
-    view: Mask
     visible_outputs: Callable[[Any], Any] | None
     x: Tensor
     where: Tensor
+    view: Mask
+
+    @property
+    def shape(self) -> str:
+        """The input's shape as text."""
+        return "x".join(map(str, self.x.shape))
 
     def _outputs(self, x: Tensor) -> dict[str, Tensor]:
         out = self.encoder(x, self.view) if getattr(self.encoder, "takes_view", False) else self.encoder(x)
-        return dict(_named(self.visible_outputs(out) if self.visible_outputs else out))
+        return dict(tensors_by_path(self.visible_outputs(out) if self.visible_outputs else out))
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        """The output for ``x``: its tensors and numbers by their paths."""
         with isolated(self.encoder), torch.no_grad():
             return {name: t.detach().clone() for name, t in self._outputs(x.clone()).items()}
 
@@ -114,21 +125,18 @@ class _Run:
         """What comes out of the input as it is."""
         return self(self.x)
 
-    def differs(self, x: Tensor, bits: bool = False) -> tuple[str, tuple[int, ...] | None] | None:
-        """Where the output for ``x`` differs from the base; None if nowhere, or if the encoder refuses ``x``."""
+    def differs(self, x: Tensor, bits: bool = False) -> bool:
+        """Whether the output for ``x`` differs from the base; False if the encoder refuses ``x``."""
         try:
-            return _difference(self.base, self(x), bits)
+            return output_difference(self.base, self(x), bits) is not None
         except Exception:
-            return None
+            return False
 
     @cached_property
-    def drew(self) -> bool:
+    def draws(self) -> bool:
         """Whether random numbers are drawn."""
-        states = torch.cuda.get_rng_state_all if torch.cuda.is_available() else list
         with isolated(self.encoder), torch.no_grad():
-            before = states()
-            drew = draws(lambda: self._outputs(self.x.clone()))
-            return drew or any(not torch.equal(a, b) for a, b in zip(before, states(), strict=True))
+            return draws_numbers(lambda: self._outputs(self.x.clone()))
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -147,12 +155,12 @@ class _Run:
             return zero
         return torch.where(self.where, slope.double().abs().nan_to_num(torch.inf), 0.0)
 
-    def leaking(self) -> Iterator[Tensor]:
+    def other_inputs(self) -> Iterator[Tensor]:
         """Inputs with other hidden content, finite ones first."""
         for finite in (True, False):
             if finite and bool((self.gradient > 0).any()):
                 yield torch.where(self.gradient > 0, self.x + self.x.std().clamp_min(1.0), self.x)
-            for other in poisons(self.x, self.where):
+            for other in other_hidden_contents(self.x, self.where):
                 if bool(other.isfinite().all()) is finite:
                     yield other
 
@@ -167,127 +175,94 @@ class _Run:
             return torch.where(part.reshape(self.x.shape), other, self.x)
 
         low, high = 0, 1
-        while high < len(changed) and self.differs(upto(high)) is None:
+        while high < len(changed) and not self.differs(upto(high)):
             low, high = high, min(2 * high, len(changed))
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self.differs(upto(middle)) is None else (low, middle)
+            low, high = (low, middle) if self.differs(upto(middle)) else (middle, high)
         return upto(low), upto(high)
 
 
-def _named(output: Any, path: str = "output") -> Iterator[tuple[str, Tensor]]:
-    """The tensors and numbers of an output, each with where it is found."""
-    if isinstance(output, Tensor):
-        yield path, output
-    elif isinstance(output, bool | int | float | complex):
-        yield path, torch.tensor(output)
-    elif isinstance(output, Mapping):
-        for key, value in output.items():
-            yield from _named(value, f"{path}[{key!r}]")
-    elif isinstance(output, list | tuple):
-        for index, value in enumerate(output):
-            yield from _named(value, f"{path}[{index}]")
-    elif is_dataclass(output) and not isinstance(output, type):
-        for field in fields(output):
-            yield from _named(getattr(output, field.name), f"{path}.{field.name}")
-    elif hasattr(output, "__dict__") and not isinstance(output, type | nn.Module) and not callable(output):
-        for key, value in vars(output).items():
-            yield from _named(value, f"{path}.{key}")
+claims = Claims[EncoderCase](scope="at {case.shape}", method="dependence tracking")
 
 
-def _difference(a: dict[str, Tensor], b: dict[str, Tensor], bits: bool) -> tuple[str, tuple[int, ...] | None] | None:
-    """The first place where two outputs differ, None if in shape: in a bit, or in value (NaN are one, and zeros)."""
-    for name in [*a, *(key for key in b if key not in a)]:
-        if name not in a or name not in b or a[name].shape != b[name].shape or a[name].dtype != b[name].dtype:
-            return name, None
-        one, other = a[name], b[name]
-        unequal = unlike(one, other) if bits else (one != other) & ~((one != one) & (other != other))
-        if bool(unequal.any()):
-            return name, place(int(unequal.flatten().int().argmax()), tuple(one.shape))
-    return None
+@claims(Contract.C10, CLAIM)
+def independent(case: EncoderCase, check: Check) -> Finding:
+    """Tracked for all values, then for finite ones; where neither proves it, other hidden content is tried."""
+    if not bool(case.where.any()) or bool(case.where.all()):
+        everything = "everything" if bool(case.where.any()) else "nothing"
+        return check.vacuous(f"the mask hides {everything}", scope=check.scope, method="the mask")
+    note = "random numbers are drawn: every call ran from seed 0" if case.draws else ""
+    finding = _decided(case, check)
+    return replace(finding, detail="; ".join(part for part in (finding.detail, note) if part))
 
 
-def _decide(run: _Run) -> Finding:
-    start = time.perf_counter()
-
-    def found(verdict: Verdict, scope: str, method: str, detail: str = "", witness: Witness | None = None) -> Finding:
-        drew = verdict is not Verdict.VACUOUS and run.drew
-        note = "random numbers are drawn: every call ran from seed 0" if drew else ""
-        detail = "; ".join(part for part in (detail, note) if part)
-        return Finding(Contract.C10, CLAIM, verdict, scope, method, detail, witness, time.perf_counter() - start)
-
-    shape = "x".join(map(str, run.x.shape))
-    if not bool(run.where.any()) or bool(run.where.all()):
-        what = "everything" if bool(run.where.any()) else "nothing"
-        return found(Verdict.VACUOUS, f"at {shape}", "the mask", f"the mask hides {what}")
-    if not run.base:
-        return found(Verdict.UNKNOWN, f"at {shape}", "one call", "the output holds no tensor")
-    steady = _difference(run.base, run(run.x), bits=True) is None
+def _decided(case: EncoderCase, check: Check) -> Finding:
+    if not case.base:
+        return check.unknown("the output holds no tensor", scope=check.scope, method="one call")
+    steady = output_difference(case.base, case(case.x), bits=True) is None
     for finite in (False, True):
-        tracked, depends = run.tracked(finite)
+        tracked, depends = case.tracked(finite)
         if not depends:
-            other = _contradiction(run, finite) if steady else None
+            other = _contradiction(case, finite) if steady else None
             if other is not None:
-                return found(
-                    Verdict.REFUTED, f"at {shape}", "search, after tracking missed it", "", _witness(run, other)
-                )
+                return _refuted(case, check, other, method="search, after tracking missed it")
             at = f" ({tracked.spread})" if tracked.spread else ""
             detail = f"a NaN or an infinity may pass: 0 * NaN is NaN{at}" if finite else ""
-            return found(
-                Verdict.PROVED, _scope(run, tracked, shape), "dependence tracked through every operator", detail
+            return check.proved(
+                detail, scope=_proof_scope(case, tracked), method="dependence tracked through every operator"
             )
         if tracked.escaped:
             break
     reason = tracked.escaped or "; ".join([*list(tracked.unknown)[:3], *filter(None, [tracked.spread])])
     if not steady:
         reason += "; two calls on one input differ from a fixed seed, so that no difference can be blamed on x"
-        return found(Verdict.UNKNOWN, f"at {shape}", "dependence tracking", reason)
-    other = next((other for other in run.leaking() if run.differs(other) is not None), None)
-    if other is None:
-        detail = f"dependence cannot be excluded ({reason}), and no other hidden content changed the output"
-        return found(Verdict.UNKNOWN, f"at {shape}", "dependence tracking, then search", detail)
-    return found(Verdict.REFUTED, f"at {shape}", "search, run again", f"comes in at {reason}", _witness(run, other))
+        return check.undecided(reason)
+    for other in case.other_inputs():
+        if case.differs(other):
+            return _refuted(case, check, other, method="search, run again", detail=f"comes in at {reason}")
+    reason = f"dependence cannot be excluded ({reason}), and no other hidden content changed the output"
+    return check.unknown(reason, scope=check.scope, method="dependence tracking, then search")
 
 
-def _scope(run: _Run, tracked: Dependence, shape: str) -> str:
+def _proof_scope(case: EncoderCase, tracked: Dependence) -> str:
     values = "all values"
     if tracked.finite:
         values = "all hidden values that keep all that is computed finite"
         values += f" and attention scores within +-{SCORE:g}" if tracked.scores else ""
-    narrower = [", this visible content"] * tracked.reads_visible + [", this random draw"] * run.drew
-    return f"{values} at {shape}, these weights{''.join(narrower)}"
+    narrower = [", this visible content"] * tracked.reads_visible + [", this random draw"] * case.draws
+    return f"{values} at {case.shape}, these weights{''.join(narrower)}"
 
 
-def _contradiction(run: _Run, finite: bool) -> Tensor | None:
+def _contradiction(case: EncoderCase, finite: bool) -> Tensor | None:
     """Other hidden content that changes what was tracked as independent: it should not exist."""
-    tries = list(zip(range(2), poisons(run.x, run.where), strict=False))
-    contents = [other for _, other in tries]
-    if not finite and run.x.is_floating_point():
-        contents.append(torch.where(run.where, torch.nan, run.x))
-    return next((other for other in contents if run.differs(other, bits=not finite) is not None), None)
+    contents = list(islice(other_hidden_contents(case.x, case.where), 2))
+    if not finite and case.x.is_floating_point():
+        contents.append(torch.where(case.where, torch.nan, case.x))
+    return next((other for other in contents if case.differs(other, bits=not finite)), None)
 
 
-def _witness(run: _Run, content: Tensor) -> Witness:
-    one, other = run.pair(content)
-    before, after = run(one), run(other)
-    seen = _difference(before, after, bits=False) or _difference(before, after, bits=True)
-    if seen is None:
+def _refuted(case: EncoderCase, check: Check, content: Tensor, method: str, detail: str = "") -> Finding:
+    one, other = case.pair(content)
+    before, after = case(one), case(other)
+    changed = output_difference(before, after, bits=False) or output_difference(before, after, bits=True)
+    source = first_true(unlike(one, other))
+    if changed is None or source is None:
         raise AssertionError("the difference is gone when run again")
-    name, output = seen
-    source = place(int(unlike(one, other).flatten().int().argmax()), tuple(one.shape))
-    leak = run.gradient > 0
+    name, output = changed
+    leak = case.gradient > 0
     leak[source] = True
-    leak, hidden = leak.any(0), run.where.any(0)
+    leak, hidden = leak.any(0), case.where.any(0)
     values = " in shape or type"
     if output is not None:
         values = f"{list(output)} from {before[name][output].item():.6g} to {after[name][output].item():.6g}"
     what = (
         f"x{list(source)} from {one[source].item():.6g} to {other[source].item():.6g} changes {name}{values}; "
         f"{int(leak.sum())} of {int(hidden.sum())} hidden coordinates of a sample are seen to reach the output, "
-        f"the farthest {_depth(leak, ~run.where.all(0))} from a visible one"
+        f"the farthest {_depth(leak, ~case.where.all(0))} from a visible one"
     )
-    inputs = {"one": one, "other": other}
-    return Witness(what, inputs, {"hidden": source, "output": output or ()}, {"hidden": hidden, "leak": leak})
+    at, maps = {"hidden": source, "output": output or ()}, {"hidden": hidden, "leak": leak}
+    return check.refuted(what, {"one": one, "other": other}, at, maps, method=method, detail=detail)
 
 
 def _depth(leak: Tensor, visible: Tensor) -> int:

@@ -1,28 +1,20 @@
 """Certifies the geometry of tokens: which source coordinates each is made of, decided by labels moved with the data."""
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from viewproof.bits import unlike
+from viewproof.certify.check import Check, Claims, subject_name
 from viewproof.certify.flow.trace import CONSTANT, LabelTrace
-from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
-from viewproof.certify.search import others, place, spread_mask, unlike
+from viewproof.certify.inputs import other_contents, require_batch, spread_mask
+from viewproof.certify.outputs import coordinate, first_true
+from viewproof.certify.report import Contract, Finding, Report
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask
-from viewproof.verdict import Verdict
-
-LABELS = "labels moved with the data"
-
-LOST = "every source coordinate lies in a token of its own sample"
-TWICE = "no source coordinate lies in two tokens, or twice in one"
-STATUS = "each token's coordinates are hidden exactly if the token is"
-INVERSE = "unpatchify inverts patchify"
-POSITIONS = "positions grow with the grid coordinates of their tokens, axis by axis"
-RESTORE = "ids_restore is the inverse of the shuffle"
 
 
 def certify_geometry(
@@ -36,7 +28,7 @@ def certify_geometry(
     restore: tuple[Tensor, Tensor] | None = None,
     name: str | None = None,
 ) -> Report:
-    """Whether tokens, masks, positions and shuffles speak of the same places; every finding is under C5.
+    """Whether tokens, masks, positions and shuffles agree about places; every finding is under C5.
 
     ``patchify`` maps ``example: [N, *data]`` to tokens ``[N, P, ...]`` by moving data (pass what cuts the patches, not
     their embedding). Every coordinate must lie in exactly one token. Give what else you have: ``mask`` over the data
@@ -57,34 +49,32 @@ def certify_geometry(
     >>> report.refuted[0].witness.what
     'token 1 lies at grid row 0 of axis -2, where token 0 has position 0.0, and has position 1.0'
     """
-    if not isinstance(example, Tensor) or example.dim() < 2 or example.numel() == 0:
-        shape = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
-        raise InvalidArgument(f"example of shape {shape} must be a batch [N, *data] that is not empty")
+    require_batch(example)
+    if example.dim() < 2:
+        raise InvalidArgument(f"example of shape {tuple(example.shape)} must be a batch [N, *data] with data axes")
     if (mask is None) != (patch_mask is None):
         raise InvalidArgument("mask and patch_mask are compared with each other; pass both or neither")
-    subject = str(name or getattr(patchify, "__qualname__", type(patchify).__name__))
-    cut = _Tokens(patchify, example.detach())
-    checks: list[tuple[str, Callable[[], Finding]]] = [(LOST, lambda: _lost(cut)), (TWICE, lambda: _twice(cut))]
-    if mask is not None and patch_mask is not None:
-        checks.append((STATUS, lambda: _status(cut, mask, patch_mask)))
-    if unpatchify is not None:
-        checks.append((INVERSE, lambda: _inverse(cut, unpatchify)))
-    if positions is not None:
-        checks.append((POSITIONS, lambda: _positions(cut, positions)))
-    if restore is not None:
-        checks.append((RESTORE, lambda: _restore(*restore)))
-    findings: list[Finding] = []
-    for claim, check in checks:
-        start = time.perf_counter()
-        found = attempt(subject, Contract.C5, claim, lambda: [check()])[0]  # noqa: B023
-        findings.append(replace(found, seconds=time.perf_counter() - start))
-    return Report(subject, tuple(findings))
+    subject = subject_name(patchify, name)
+    case = TokensCase(patchify, example.detach(), mask, patch_mask, unpatchify, positions, restore)
+    return Report(subject, claims.run(subject, case))
 
 
 @dataclass(frozen=True, eq=False)
-class _Tokens:
+class TokensCase:
+    """The function that cuts tokens, an example, and what else is declared of the tokens."""
+
     patchify: Callable[[Tensor], Tensor]
     example: Tensor
+    mask: Mask | Tensor | None
+    patch_mask: Mask | Tensor | None
+    unpatchify: Callable[[Tensor], Tensor] | None
+    positions: Tensor | None
+    restore: tuple[Tensor, Tensor] | None
+
+    @property
+    def shape(self) -> str:
+        """The example's shape as text."""
+        return "x".join(map(str, self.example.shape))
 
     @cached_property
     def labels(self) -> Tensor:
@@ -106,14 +96,13 @@ class _Tokens:
         return owner.reshape(self.example.shape)
 
     def place(self, index: Tensor | int) -> tuple[int, ...]:
-        return place(int(index), self.example.shape)
+        """The coordinate of a flat source index."""
+        return coordinate(index, tuple(self.example.shape))
 
-    def found(self, claim: str, verdict: Verdict, detail: str = "", witness: Witness | None = None) -> Finding:
-        scope = "this input" if witness else f"all values at {'x'.join(map(str, self.example.shape))}"
-        return Finding(Contract.C5, claim, verdict, scope, LABELS, detail, witness)
-
-    def refuted(self, claim: str, what: str, **coordinates: tuple[int, ...]) -> Finding:
-        return self.found(claim, Verdict.REFUTED, "", Witness(what, {"x": self.example}, coordinates))
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """The inputs of a witness."""
+        return {"x": self.example}
 
 
 def _labelled(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,87 +115,101 @@ def _labelled(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, 
         raise InvalidArgument(trace.lost)
     if bool(((labels >= x.numel()) | (labels < CONSTANT)).any()):
         raise InvalidArgument("tokens are computed, not moved; pass the function that cuts the patches")
-    other = next(others(x.detach()))
-    moved = torch.where(labels >= 0, other.reshape(-1).cpu()[labels.clamp(min=0)], result.cpu())
-    if bool(unlike(moved, function(other.clone()).detach().cpu()).any()):
+    other = next(other_contents(x.detach()))
+    predicted = torch.where(labels >= 0, other.reshape(-1).cpu()[labels.clamp(min=0)], result.cpu())
+    if bool(unlike(predicted, function(other.clone()).detach().cpu()).any()):
         raise InvalidArgument("the tokens of another input come from other places: the geometry depends on values")
     return result, labels
 
 
-def _lost(cut: _Tokens) -> Finding:
-    lost = cut.owner.reshape(-1) < 0
-    if not bool(lost.any()):
-        return cut.found(LOST, Verdict.PROVED)
-    where = cut.place(lost.int().argmax())
-    return cut.refuted(
-        LOST,
-        f"{int(lost.sum())} source coordinates are in no token of their sample, the first is {where}",
-        source=where,
-    )
+claims = Claims[TokensCase](
+    scope="all values at {case.shape}", method="labels moved with the data", witness_scope="this input"
+)
 
 
-def _twice(cut: _Tokens) -> Finding:
-    held = cut.labels[cut.labels >= 0]
-    counts = torch.bincount(held, minlength=cut.example.numel())
+@claims(Contract.C5, "every source coordinate lies in a token of its own sample")
+def in_a_token(case: TokensCase, check: Check) -> Finding:
+    """No source coordinate is lost, and none lies in another sample's tokens alone."""
+    missing = case.owner < 0
+    where = first_true(missing)
+    if where is None:
+        return check.proved()
+    what = f"{int(missing.sum())} source coordinates are in no token of their sample, the first is {where}"
+    return check.refuted(what, case.inputs, {"source": where})
+
+
+@claims(Contract.C5, "no source coordinate lies in two tokens, or twice in one")
+def in_one_token(case: TokensCase, check: Check) -> Finding:
+    """Tokens do not overlap."""
+    counts = torch.bincount(case.labels[case.labels >= 0], minlength=case.example.numel())
     if not bool((counts > 1).any()):
-        return cut.found(TWICE, Verdict.PROVED)
+        return check.proved()
     index = int((counts > 1).int().argmax())
-    tokens = [place(int(i), tuple(cut.labels.shape)) for i in (cut.labels == index).reshape(-1).nonzero()[:2]]
-    what = f"the source coordinate {cut.place(index)} lies at {tokens[0]} and at {tokens[1]} of the tokens"
-    return cut.refuted(TWICE, what, source=cut.place(index), first=tokens[0], second=tokens[1])
+    copies = (case.labels == index).reshape(-1).nonzero()
+    first, second = (coordinate(i, tuple(case.labels.shape)) for i in copies[:2])
+    what = f"the source coordinate {case.place(index)} lies at {first} and at {second} of the tokens"
+    return check.refuted(what, case.inputs, {"source": case.place(index), "first": first, "second": second})
 
 
-def _status(cut: _Tokens, mask: Mask | Tensor, patch_mask: Mask | Tensor) -> Finding:
-    hidden = spread_mask("mask", mask, cut.example)
-    tokens = spread_mask("patch_mask", patch_mask, cut.labels[:, :, None].flatten(2)[..., 0])
-    assert hidden is not None and tokens is not None
+@claims(Contract.C5, "each token's coordinates are hidden exactly if the token is")
+def masks_agree(case: TokensCase, check: Check) -> Finding | None:
+    """``mask`` over the data and ``patch_mask`` over the tokens hide the same coordinates."""
+    if case.mask is None:
+        return None
+    hidden = spread_mask("mask", case.mask, case.example)
+    tokens = spread_mask("patch_mask", case.patch_mask, case.labels[:, :, None].flatten(2)[..., 0])
     if all(not bool(m.any()) for m in (hidden, tokens)) or all(bool(m.all()) for m in (hidden, tokens)):
-        return cut.found(STATUS, Verdict.VACUOUS, "everything is hidden, or nothing")
-    rows = torch.arange(len(cut.example)).reshape(-1, *[1] * (cut.example.dim() - 1))
-    wrong = (cut.owner >= 0) & (hidden.cpu() != tokens.cpu()[rows, cut.owner.clamp(min=0)])
-    if not bool(wrong.any()):
-        return cut.found(STATUS, Verdict.PROVED)
-    where = cut.place(wrong.reshape(-1).int().argmax())
-    token, said = int(cut.owner[where]), ("visible", "hidden")
+        return check.vacuous("everything is hidden, or nothing", scope=check.scope, method=check.method)
+    rows = torch.arange(len(case.example)).reshape(-1, *[1] * (case.example.dim() - 1))
+    wrong = (case.owner >= 0) & (hidden.cpu() != tokens.cpu()[rows, case.owner.clamp(min=0)])
+    where = first_true(wrong)
+    if where is None:
+        return check.proved()
+    token, status = int(case.owner[where]), ("visible", "hidden")
     what = (
-        f"{int(wrong.sum())} coordinates disagree with their token: {where} is {said[bool(hidden[where])]}, "
-        f"its token {token} {said[bool(tokens[where[0], token])]}"
+        f"{int(wrong.sum())} coordinates disagree with their token: {where} is {status[bool(hidden[where])]}, "
+        f"its token {token} {status[bool(tokens[where[0], token])]}"
     )
-    witness = Witness(what, {"x": cut.example}, {"source": where, "token": (where[0], token)}, {"wrong": wrong})
-    return cut.found(STATUS, Verdict.REFUTED, "", witness)
+    return check.refuted(what, case.inputs, {"source": where, "token": (where[0], token)}, {"wrong": wrong})
 
 
-def _inverse(cut: _Tokens, unpatchify: Callable[[Tensor], Tensor]) -> Finding:
-    result, labels = _labelled(lambda x: unpatchify(cut.patchify(x)), cut.example)
-    if result.shape != cut.example.shape:
-        shapes = f"{tuple(result.shape)}, the example {tuple(cut.example.shape)}"
-        return cut.refuted(INVERSE, f"unpatchify(patchify(x)) has shape {shapes}")
-    wrong = labels.reshape(-1) != torch.arange(cut.example.numel())
-    if not bool(wrong.any()):
-        return cut.found(INVERSE, Verdict.PROVED)
-    where = cut.place(wrong.int().argmax())
+@claims(Contract.C5, "unpatchify inverts patchify")
+def inverted(case: TokensCase, check: Check) -> Finding | None:
+    """``unpatchify(patchify(x))`` moves every coordinate back to its place."""
+    if (unpatchify := case.unpatchify) is None:
+        return None
+    result, labels = _labelled(lambda x: unpatchify(case.patchify(x)), case.example)
+    if result.shape != case.example.shape:
+        shapes = f"{tuple(result.shape)}, the example {tuple(case.example.shape)}"
+        return check.refuted(f"unpatchify(patchify(x)) has shape {shapes}", case.inputs)
+    where = first_true(labels != torch.arange(case.example.numel()).reshape(labels.shape))
+    if where is None:
+        return check.proved()
     source = int(labels[where])
-    held = f"the source coordinate {cut.place(source)}" if source >= 0 else "nothing of the source"
-    return cut.refuted(INVERSE, f"unpatchify(patchify(x)) at {where} holds {held}", x=where)
+    content = f"the source coordinate {case.place(source)}" if source >= 0 else "nothing of the source"
+    return check.refuted(f"unpatchify(patchify(x)) at {where} holds {content}", case.inputs, {"x": where})
 
 
-def _positions(cut: _Tokens, positions: Tensor) -> Finding:
-    data, tokens = cut.example.dim() - 1, cut.labels.shape[1]
+@claims(Contract.C5, "positions grow with the grid coordinates of their tokens, axis by axis")
+def positions_grow(case: TokensCase, check: Check) -> Finding | None:
+    """Tokens on one row of the grid have one position on that axis, and later rows larger ones."""
+    if (positions := case.positions) is None:
+        return None
+    data, tokens = case.example.dim() - 1, case.labels.shape[1]
     if positions.dim() != 2 or not 1 <= positions.shape[1] <= data:
         raise InvalidArgument(f"positions of shape {tuple(positions.shape)} must be [P, d], d at most {data}")
     if len(positions) != tokens:
-        return cut.refuted(POSITIONS, f"there are {len(positions)} positions for {tokens} tokens")
-    if bool((cut.labels[0].reshape(tokens, -1) < 0).all(1).any()):
-        return cut.found(POSITIONS, Verdict.UNKNOWN, "a token holds no source coordinate, so that it lies nowhere")
-    first = (
-        cut.labels - torch.arange(len(cut.labels)).reshape(-1, *[1] * (cut.labels.dim() - 1)) * cut.example[0].numel()
-    )
-    if bool(((first != first[:1]) & (cut.labels >= 0)).any()):
-        return cut.found(POSITIONS, Verdict.UNKNOWN, "the tokens of one sample lie elsewhere than those of another")
+        return check.refuted(f"there are {len(positions)} positions for {tokens} tokens", case.inputs)
+    if bool((case.labels[0].reshape(tokens, -1) < 0).all(1).any()):
+        return check.undecided("a token holds no source coordinate, so that it lies nowhere")
+    samples = torch.arange(len(case.labels)).reshape(-1, *[1] * (case.labels.dim() - 1))
+    in_sample = case.labels - samples * case.example[0].numel()
+    if bool(((in_sample != in_sample[:1]) & (case.labels >= 0)).any()):
+        return check.undecided("the tokens of one sample lie elsewhere than those of another")
     table = positions.detach().cpu().double()
     for column in range(positions.shape[1]):
         axis = column - positions.shape[1]
-        corner = _lower_corner(cut, axis)
+        corner = _lower_corner(case, axis)
         order = torch.argsort(corner, stable=True)
         for one, other in zip(order[:-1].tolist(), order[1:].tolist(), strict=True):
             a, b = float(table[one, column]), float(table[other, column])
@@ -214,44 +217,44 @@ def _positions(cut: _Tokens, positions: Tensor) -> Finding:
             if (a == b) != same_row or (not same_row and a > b):
                 row = int(torch.searchsorted(torch.unique(corner), corner[other]))
                 before = "where" if same_row else "after which"
-                what = f"token {other} lies at grid row {row} of axis {axis}, {before} token {one} has position {a}, "
-                return cut.refuted(POSITIONS, f"{what}and has position {b}", token=(other,), neighbour=(one,))
-    return cut.found(POSITIONS, Verdict.PROVED)
+                what = (
+                    f"token {other} lies at grid row {row} of axis {axis}, {before} token {one} has position {a}, "
+                    f"and has position {b}"
+                )
+                return check.refuted(what, case.inputs, {"token": (other,), "neighbour": (one,)})
+    return check.proved()
 
 
-def _lower_corner(cut: _Tokens, axis: int) -> Tensor:
+def _lower_corner(case: TokensCase, axis: int) -> Tensor:
     """Per token, the least index along a data axis (from the end) of the coordinates it holds in the first sample."""
-    extent, step = cut.example.shape[axis], 1
-    for size in cut.example.shape[cut.example.dim() + axis + 1 :]:
+    extent, step = case.example.shape[axis], 1
+    for size in case.example.shape[case.example.dim() + axis + 1 :]:
         step *= size
-    labels = cut.labels[0].reshape(cut.labels.shape[1], -1)
+    labels = case.labels[0].reshape(case.labels.shape[1], -1)
     return torch.where(labels >= 0, labels // step % extent, extent).amin(1)
 
 
-def _restore(shuffle: Tensor, ids_restore: Tensor) -> Finding:
-    claim, scope = (Contract.C5, RESTORE), "these indices"
+@claims(Contract.C5, "ids_restore is the inverse of the shuffle", scope="these indices", method="composed")
+def restored(case: TokensCase, check: Check) -> Finding | None:
+    """Every row of ``shuffle`` and of ``ids_restore`` is a permutation, and each undoes the other."""
+    if case.restore is None:
+        return None
+    shuffle, ids_restore = case.restore
     inputs = {"shuffle": shuffle, "ids_restore": ids_restore}
-    rows = [t.detach().cpu().long().reshape(-1, t.shape[-1]) for t in (shuffle, ids_restore)]
-    length = rows[0].shape[1]
-    if rows[0].shape != rows[1].shape:
-        witness = Witness(f"shapes {tuple(shuffle.shape)} and {tuple(ids_restore.shape)} differ", inputs)
-        return Finding(*claim, Verdict.REFUTED, scope, "composed", "", witness)
-    for what, ids in (("the shuffle", rows[0]), ("ids_restore", rows[1])):
-        bad = (ids.sort(1).values != torch.arange(length)).any(1)
-        if bool(bad.any()):
-            row = int(bad.int().argmax())
-            return Finding(
-                *claim,
-                Verdict.REFUTED,
-                scope,
-                "composed",
-                "",
-                Witness(f"row {row} of {what} does not hold each of 0 to {length - 1} once", inputs, {"row": (row,)}),
-            )
-    wrong = rows[0].gather(1, rows[1]) != torch.arange(length)
-    if not bool(wrong.any()):
-        return Finding(*claim, Verdict.PROVED, scope, "composed")
-    row, token = place(int(wrong.reshape(-1).int().argmax()), tuple(wrong.shape))
-    back = int(rows[0][row, rows[1][row, token]])
-    what = f"row {row}: token {token} is restored from where the shuffle put token {back}"
-    return Finding(*claim, Verdict.REFUTED, scope, "composed", "", Witness(what, inputs, {"token": (row, token)}))
+    there, back = (t.detach().cpu().long().reshape(-1, t.shape[-1]) for t in case.restore)
+    length = there.shape[1]
+    if there.shape != back.shape:
+        what = f"shapes {tuple(shuffle.shape)} and {tuple(ids_restore.shape)} differ"
+        return check.refuted(what, inputs)
+    for which, ids in (("the shuffle", there), ("ids_restore", back)):
+        wrong_row = first_true((ids.sort(1).values != torch.arange(length)).any(1))
+        if wrong_row is not None:
+            what = f"row {wrong_row[0]} of {which} does not hold each of 0 to {length - 1} once"
+            return check.refuted(what, inputs, {"row": wrong_row})
+    where = first_true(there.gather(1, back) != torch.arange(length))
+    if where is None:
+        return check.proved()
+    row, token = where
+    from_token = int(there[row, back[row, token]])
+    what = f"row {row}: token {token} is restored from where the shuffle put token {from_token}"
+    return check.refuted(what, inputs, {"token": where})

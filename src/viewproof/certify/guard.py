@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from viewproof.bits import same_bits, seeded, unlike
+from viewproof.certify.outputs import first_true
 from viewproof.certify.report import Contract
-from viewproof.certify.search import drawn
 from viewproof.errors import ContractViolation, InvalidArgument
 from viewproof.masks import Mask, Sample
 from viewproof.views import flatten_batch_prefix
-
-_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def check_batch(
@@ -58,32 +58,23 @@ def check_batch(
         _check_loss(sample, prediction, loss)
 
 
-def _fail(contract: Contract, what: str, wrong: Tensor) -> None:
-    raise ContractViolation(f"{contract.name}, {contract.value}: {what}; {int(wrong.sum())} of {wrong.numel()} are off")
-
-
-def _first(wrong: Tensor) -> tuple[int, ...]:
-    return tuple(wrong.nonzero()[0].tolist())
-
-
-def _bits(x: Tensor) -> Tensor:
-    return x.detach().contiguous().view(_WORDS[x.element_size()])
+def _refuse(contract: Contract, what: str, wrong: Tensor | None = None) -> NoReturn:
+    count = "" if wrong is None else f"; {int(wrong.sum())} of {wrong.numel()} are off"
+    raise ContractViolation(f"{contract.name}, {contract.value}: {what}{count}")
 
 
 def _check_view(shown: Tensor, sample: Sample, view: Mask) -> None:
-    if sample.x.dtype != shown.dtype:
-        wrong = torch.ones(1, dtype=torch.bool)
-        _fail(Contract.C2, f"x is {sample.x.dtype} and the source {shown.dtype}", wrong)
-    bits, hidden = _bits(sample.x), view.hidden.expand(sample.x.shape)
-    expected = torch.where(hidden, bits.new_zeros(()), _bits(shown))
-    if torch.equal(bits, expected):
+    x = sample.x
+    if x.dtype != shown.dtype:
+        _refuse(Contract.C2, f"x is {x.dtype} and the source {shown.dtype}")
+    hidden = view.hidden.expand(x.shape)
+    wrong = unlike(x, torch.where(hidden, shown.new_zeros(()), shown))
+    if not bool(wrong.any()):
         return
-    wrong = bits != expected
-    if bool((leaks := wrong & hidden).any()):
-        at = _first(leaks)
-        _fail(Contract.C1, f"x at {at} is {sample.x[at].item()!r}, not +0.0", leaks)
-    at = _first(wrong)
-    _fail(Contract.C2, f"x at {at} is {sample.x[at].item()!r}, the source holds {shown[at].item()!r}", wrong)
+    if (at := first_true(wrong & hidden)) is not None:
+        _refuse(Contract.C1, f"x at {at} is {x[at].item()!r}, not +0.0", wrong & hidden)
+    at = first_true(wrong)
+    _refuse(Contract.C2, f"x at {at} is {x[at].item()!r}, the source holds {shown[at].item()!r}", wrong)
 
 
 def _check_target(flat: Tensor, sample: Sample, shown: Tensor, target: Callable[[Sample], Sample] | None) -> None:
@@ -95,13 +86,11 @@ def _check_target(flat: Tensor, sample: Sample, shown: Tensor, target: Callable[
     y = sample.y.reshape(len(flat), -1)
     if y.shape[1] > expected.shape[1] or y.dtype != expected.dtype:
         what = f"y is {y.dtype} {tuple(sample.y.shape)}, the source {expected.dtype} {tuple(expected.shape)} flattened"
-        _fail(Contract.C3, what, torch.ones(1, dtype=torch.bool))
+        _refuse(Contract.C3, what)
     expected = expected[:, : y.shape[1]]
-    bits, wanted = _bits(y), _bits(expected)
-    if not torch.equal(bits, wanted):
-        wrong = bits != wanted
-        at = _first(wrong)
-        _fail(Contract.C3, f"y at {at} is {y[at].item()!r}, the target is {expected[at].item()!r}", wrong)
+    wrong = unlike(y, expected)
+    if (at := first_true(wrong)) is not None:
+        _refuse(Contract.C3, f"y at {at} is {y[at].item()!r}, the target is {expected[at].item()!r}", wrong)
 
 
 def _flat(mask: Mask) -> Mask:
@@ -111,43 +100,36 @@ def _flat(mask: Mask) -> Mask:
 def _check_mask(sample: Sample, view: Mask) -> None:
     if sample.mask is view:
         return
-    length = math.prod(sample.mask.data_shape)
-    own, wanted = _flat(sample.mask).hidden, view.prefix(length).hidden
-    wrong = own != wanted
-    if bool(wrong.any()):
-        at = _first(wrong)
-        said = "hides" if bool(wrong.logical_and(own)[at]) else "shows"
-        _fail(Contract.C4, f"the mask {said} the target at {at}, and the view does not", wrong)
+    own, of_view = _flat(sample.mask).hidden, view.prefix(math.prod(sample.mask.data_shape)).hidden
+    wrong = own != of_view
+    if (at := first_true(wrong)) is not None:
+        verb = "hides" if bool(own.expand(wrong.shape)[at]) else "shows"
+        _refuse(Contract.C4, f"the mask {verb} the target at {at}, and the view does not", wrong)
 
 
 def _check_loss(sample: Sample, prediction: Tensor, loss: Callable[[Tensor, Sample], Tensor]) -> None:
     hidden = sample.mask.hidden.expand(sample.y.shape)
     hidden = hidden.reshape(hidden.shape + (1,) * (prediction.dim() - hidden.dim())).expand(prediction.shape)
     value, gradient = _gradient(prediction, sample, loss)
-    sloped = gradient != 0
-    wrong = sloped & ~hidden
-    if bool(wrong.any()):
-        at = _first(wrong)
-        _fail(Contract.C4, f"the visible prediction at {at} has gradient {gradient[at].item():.6g}", wrong)
-    missed = hidden & ~sloped
+    wrong = (gradient != 0) & ~hidden
+    if (at := first_true(wrong)) is not None:
+        _refuse(Contract.C4, f"the visible prediction at {at} has gradient {gradient[at].item():.6g}", wrong)
+    missed = hidden & (gradient == 0)
     if prediction.shape == sample.y.shape:
         missed &= prediction.detach() != sample.y
-    if bool(hidden.any()) and bool((missed == hidden).all()):
-        _fail(Contract.C4, "no hidden prediction has a gradient", missed)
+    if bool(hidden.any()) and torch.equal(missed, hidden):
+        _refuse(Contract.C4, "no hidden prediction has a gradient", missed)
     poisoned = torch.where(hidden, prediction.detach(), math.nan)
-    again, slope = _gradient(poisoned, sample, loss)
-    same = torch.equal(_bits(value), _bits(again)), torch.equal(_bits(gradient), _bits(slope))
-    if not all(same):
-        part = "value" if not same[0] else "gradient"
-        _fail(Contract.C9, f"NaN in the prediction off the mask changes the {part} of the loss", ~hidden)
+    new_value, new_gradient = _gradient(poisoned, sample, loss)
+    for part, old, new in (("value", value, new_value), ("gradient", gradient, new_gradient)):
+        if not same_bits(old, new):
+            _refuse(Contract.C9, f"NaN in the prediction off the mask changes the {part} of the loss", ~hidden)
 
 
 def _gradient(prediction: Tensor, sample: Sample, loss: Callable[[Tensor, Sample], Tensor]) -> tuple[Tensor, Tensor]:
     leaf = prediction.detach().clone().requires_grad_()
     # Both calls draw the same, and training goes on as if nothing had been drawn.
-    with drawn(0), torch.enable_grad():
+    with seeded(0), torch.enable_grad():
         value = loss(leaf, sample)
-        if not value.requires_grad:
-            return value.detach(), torch.zeros_like(leaf)
-        gradient = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0]
+        gradient = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
     return value.detach(), torch.zeros_like(leaf) if gradient is None else gradient

@@ -1,19 +1,19 @@
 """Does a collapse monitor see collapse (C7)? Planted collapse and planted health, with known answers."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
-from viewproof.certify.search import drawn
+from viewproof.bits import seeded
+from viewproof.certify.check import Check, Claims, subject_name
+from viewproof.certify.report import Contract, Finding, Report
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
-from viewproof.verdict import Verdict
-
-C7 = Contract.C7
 
 
 def certify_monitor(
@@ -28,7 +28,7 @@ def certify_monitor(
     threshold: float | None = None,
     name: str | None = None,
 ) -> Report:
-    """Whether a monitor tells planted collapse from planted health (C7).
+    """Whether a monitor scores planted collapse worse than planted health (C7).
 
     ``monitor(embeddings)`` gets float32 ``[samples, features]``, or ``[views, samples, features]`` with ``views``, and
     returns a number that is ``healthy`` high or low. Every collapse must score worse than every health: all samples on
@@ -50,38 +50,104 @@ def certify_monitor(
             raise InvalidArgument(f"{key}={value} is too few to plant collapse and health; pass at least {least}")
     if samples <= features:
         raise InvalidArgument(f"samples={samples} must exceed features={features}, or nothing is isotropic")
-    subject = name or str(getattr(monitor, "__name__", type(monitor).__name__))
-    good, bad = _plants(samples, features, views, dimensional)
-    scope = f"{len(good)} healthy and {len(bad)} collapsed plants of {samples} x {features}"
+    case = MonitorCase(monitor, healthy == "high", samples, features, views, dimensional, rank, threshold)
+    subject = subject_name(monitor, name)
+    return Report(subject, claims.run(subject, case))
 
-    def score(plant: Tensor) -> float:
-        with drawn(0), torch.no_grad():
-            return float(monitor(plant.clone()))
 
-    def separation() -> Iterable[Finding]:
-        plants = {**good, **bad}
-        scores = {what: score(plant) for what, plant in plants.items()}
-        again = {what: score(plant) for what, plant in reversed(plants.items())}
-        changed = [what for what in plants if scores[what] != again[what] and not math.isnan(again[what])]
-        if changed:
-            reason = f"it remembers: {changed[0]} scores {scores[changed[0]]:.6g}, then {again[changed[0]]:.6g}"
-            return [Finding(C7, "collapse scores worse than health", Verdict.UNKNOWN, scope, "run twice", reason)]
-        return [_separated(scores, good, bad, healthy == "high", threshold, scope)]
+@dataclass(frozen=True, eq=False)
+class MonitorCase:
+    """A monitor and the data that it is shown: plants of health and of collapse, under what makes each of them."""
 
-    findings = attempt(subject, C7, "collapse scores worse than health", separation)
-    if rank:
-        findings += attempt(subject, C7, "the rank", lambda: [_rank(score, samples, features, views)])
-    return Report(subject, findings)
+    monitor: Callable[[Tensor], Any]
+    healthy_is_high: bool
+    samples: int
+    features: int
+    views: int | None
+    dimensional: bool
+    rank: bool
+    threshold: float | None
+
+    @cached_property
+    def plants(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The healthy ones and the collapsed ones."""
+        return _plants(self.samples, self.features, self.views, self.dimensional)
+
+    @property
+    def planted(self) -> str:
+        """How many plants there are of each, as text."""
+        healthy, collapsed = self.plants
+        return f"{len(healthy)} healthy and {len(collapsed)} collapsed plants of {self.size}"
+
+    @property
+    def size(self) -> str:
+        """Samples and features as text."""
+        return f"{self.samples} x {self.features}"
+
+    @property
+    def sides(self) -> str:
+        """The end of the first claim."""
+        return "" if self.threshold is None else f", on either side of {self.threshold}"
+
+    def score(self, plant: Tensor) -> float:
+        """What the monitor says of a plant, its random numbers the same each time."""
+        with seeded(0), torch.no_grad():
+            return float(self.monitor(plant.clone()))
+
+
+claims = Claims[MonitorCase](method="planted")
+
+
+@claims(Contract.C7, "collapse scores worse than health{case.sides}", scope="{case.planted}")
+def separates(case: MonitorCase, check: Check) -> Finding:
+    """Every healthy plant scores better than every collapsed one, and the threshold, if any, lies between."""
+    healthy, collapsed = case.plants
+    plants = {**healthy, **collapsed}
+    scores = {what: case.score(plant) for what, plant in plants.items()}
+    again = {what: case.score(plant) for what, plant in reversed(plants.items())}
+    changed = [what for what in plants if scores[what] != again[what] and not math.isnan(again[what])]
+    if changed:
+        reason = f"it remembers: {changed[0]} scores {scores[changed[0]]:.6g}, then {again[changed[0]]:.6g}"
+        return check.unknown(reason, scope=check.scope, method="run twice")
+    broken = [what for what, value in scores.items() if math.isnan(value)]
+    if broken:
+        return check.refuted(f"{broken[0]}: NaN", {"embeddings": plants[broken[0]]})
+    sign = 1 if case.healthy_is_high else -1
+    worst = min(healthy, key=lambda what: sign * scores[what])
+    best = max(collapsed, key=lambda what: sign * scores[what])
+    apart = sign * scores[worst] > sign * scores[best]
+    if case.threshold is not None:
+        apart = sign * scores[worst] > sign * case.threshold > sign * scores[best]
+    if apart:
+        return check.proved(f"health {scores[worst]:.6g} at worst, collapse {scores[best]:.6g} at best")
+    what = f"{worst}: {scores[worst]:.6g}; {best}: {scores[best]:.6g}"
+    return check.refuted(what, {"healthy": plants[worst], "collapsed": plants[best]})
+
+
+@claims(Contract.C7, "the rank is the number of isotropic dimensions, and 1 on one point", scope="{case.size}")
+def counts_dimensions(case: MonitorCase, check: Check) -> Finding | None:
+    """1 on one point and on one line, ``k`` where ``k`` dimensions are isotropic; within 2 %."""
+    if not case.rank:
+        return None
+    planted = [("one point", torch.full((case.samples, case.features), 0.5), 1)]
+    for k in sorted({1, 2, case.features}):
+        planted.append((f"isotropic in {k}", _isotropic(case.samples, case.features, 3, k), k))
+    for what, plant, k in planted:
+        embeddings = plant if case.views is None else plant.expand(case.views, -1, -1)
+        value = case.score(embeddings)
+        if not abs(value - k) <= 0.02 * k:
+            return check.refuted(f"{what}: {value:.6g}, not {k}", {"embeddings": embeddings, "rank": k})
+    return check.proved(scope=f"{len(planted)} plants of {case.size}")
 
 
 def _isotropic(samples: int, features: int, seed: int, dimensions: int | None = None) -> Tensor:
     """Centred, uncorrelated features of equal variance, of length 1 on average; in some of the dimensions only."""
     generator = torch.Generator().manual_seed(seed)
     k = features if dimensions is None else dimensions
-    drawn = torch.randn(samples, k + 1, generator=generator, dtype=torch.float64)
-    drawn[:, 0] = 1
+    noise = torch.randn(samples, k + 1, generator=generator, dtype=torch.float64)
+    noise[:, 0] = 1
     # The first column takes the mean out of the others.
-    columns = torch.linalg.qr(drawn).Q[:, 1:] * math.sqrt(samples / k)
+    columns = torch.linalg.qr(noise).Q[:, 1:] * math.sqrt(samples / k)
     turn = torch.linalg.qr(torch.randn(features, features, generator=generator, dtype=torch.float64)).Q[:k]
     embeddings: Tensor = columns @ turn
     return embeddings.float()
@@ -95,9 +161,9 @@ def _plants(
     axis = torch.zeros(features)
     axis[0] = 1.0
     noise = torch.randn(views or 1, samples + 2 * features, features, generator=generator)
-    drawn = _isotropic(samples, features, 1)
+    once = _isotropic(samples, features, 1)
     pairs = _isotropic(max(samples // 2, features + 2), features, 2).repeat_interleave(2, 0)
-    batches = {"isotropic": drawn, "isotropic, every sample twice": pairs}
+    batches = {"isotropic": once, "isotropic, every sample twice": pairs}
     points = {
         "one point": point,
         "one point, an axis": axis.expand(samples, features),
@@ -119,45 +185,3 @@ def _plants(
     shifts = 0.1 * torch.randn(views, 1, features, generator=generator)
     bad["one point, views apart by noise"] = point + shifts.expand(views, samples, features)
     return good, bad
-
-
-def _separated(
-    scores: dict[str, float],
-    good: dict[str, Tensor],
-    bad: dict[str, Tensor],
-    high: bool,
-    threshold: float | None,
-    scope: str,
-) -> Finding:
-    claim = "collapse scores worse than health" + ("" if threshold is None else f", on either side of {threshold}")
-    plants = {**good, **bad}
-    sign = 1 if high else -1
-    broken = [what for what, value in scores.items() if math.isnan(value)]
-    if broken:
-        what = f"{broken[0]}: NaN"
-        witness = Witness(what, {"embeddings": plants[broken[0]]})
-        return Finding(C7, claim, Verdict.REFUTED, scope, "planted", "", witness)
-    worst = min(good, key=lambda what: sign * scores[what])
-    best = max(bad, key=lambda what: sign * scores[what])
-    apart = sign * scores[worst] > sign * scores[best]
-    sides = threshold is None or sign * scores[worst] > sign * threshold > sign * scores[best]
-    if apart and sides:
-        said = f"health {scores[worst]:.6g} at worst, collapse {scores[best]:.6g} at best"
-        return Finding(C7, claim, Verdict.PROVED, scope, "planted", said)
-    what = f"{worst}: {scores[worst]:.6g}; {best}: {scores[best]:.6g}"
-    witness = Witness(what, {"healthy": plants[worst], "collapsed": plants[best]})
-    return Finding(C7, claim, Verdict.REFUTED, scope, "planted", "", witness)
-
-
-def _rank(score: Callable[[Tensor], float], samples: int, features: int, views: int | None) -> Finding:
-    """1 on one point and on one line, ``k`` where ``k`` dimensions are isotropic; within 2 %."""
-    claim = "the rank is the number of isotropic dimensions, and 1 on one point"
-    point = torch.full((samples, features), 0.5)
-    expected = {f"isotropic in {k}": (_isotropic(samples, features, 3, k), k) for k in sorted({1, 2, features})}
-    for what, (plant, k) in {"one point": (point, 1), **expected}.items():
-        given = plant if views is None else plant.expand(views, -1, -1)
-        value = score(given)
-        if not abs(value - k) <= 0.02 * k:
-            witness = Witness(f"{what}: {value:.6g}, not {k}", {"embeddings": given, "rank": k})
-            return Finding(C7, claim, Verdict.REFUTED, f"{samples} x {features}", "planted", "", witness)
-    return Finding(C7, claim, Verdict.PROVED, f"{len(expected) + 1} plants of {samples} x {features}", "planted")

@@ -1,16 +1,17 @@
 """Does a loss in tensors have the value of an objective in exact numbers?"""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
+from viewproof.certify.check import Check, Claims, subject_name
+from viewproof.certify.report import Contract, Finding, Report
 from viewproof.errors import InvalidArgument
-from viewproof.verdict import Verdict
 
 _TOLERANCE = 1e-9
 _ROUNDINGS = 128
@@ -38,31 +39,43 @@ def certify_objective(
     """
     if not examples or not all(isinstance(e, Tensor) and e.is_floating_point() for e in examples):
         raise InvalidArgument("examples must be floating-point tensors, one for each argument of the loss")
-    subject = name or str(getattr(loss, "__name__", type(loss).__name__))
-    claim = "the value is that of the exact objective"
-    return Report(subject, attempt(subject, contract, claim, lambda: _compare(loss, objective, examples, contract)))
+    subject = subject_name(loss, name)
+    findings = claims.run(subject, ObjectiveCase(loss, objective, examples))
+    return Report(subject, tuple(replace(finding, contract=contract) for finding in findings))
 
 
-def _compare(
-    loss: Callable[..., Tensor], objective: Callable[..., Any], examples: Sequence[Tensor], contract: Contract
-) -> Iterable[Finding]:
-    claim = "the value is that of the exact objective"
-    shapes = ", ".join(str(tuple(e.shape)) for e in examples)
+@dataclass(frozen=True, eq=False)
+class ObjectiveCase:
+    """A loss in tensors, an objective in exact numbers, and examples of the loss's arguments."""
+
+    loss: Callable[..., Tensor]
+    objective: Callable[..., Any]
+    examples: Sequence[Tensor]
+
+    @property
+    def shapes(self) -> str:
+        """The examples' shapes as text."""
+        return ", ".join(str(tuple(e.shape)) for e in self.examples)
+
+
+claims = Claims[ObjectiveCase](scope="{case.shapes}", method="exact fractions")
+
+
+@claims(Contract.C7, "the value is that of the exact objective")
+def same_value(case: ObjectiveCase, check: Check) -> Finding:
+    """The two agree within rounding on every input that is tried."""
     tried = 0
-    for given in _inputs(examples):
+    for tensors in _inputs(case.examples):
         tried += 1
         with torch.no_grad():
-            returned = loss(*(t.clone() for t in given))
+            returned = case.loss(*(t.clone() for t in tensors))
         # A loss that goes on in float32 is as exact as float32 is.
         value, tolerance = float(returned), max(_TOLERANCE, _ROUNDINGS * torch.finfo(returned.dtype).eps)
-        exact = float(objective(*(_fractions(t) for t in given)))
-        if math.isfinite(value) and abs(value - exact) <= tolerance * max(1.0, abs(exact)):
-            continue
-        witness = Witness(f"the loss is {value:.12g}, the exact objective {exact:.12g}", {"tensors": given})
-        yield Finding(contract, claim, Verdict.REFUTED, shapes, "exact fractions", "", witness)
-        return
-    detail = f"agrees on {tried} inputs; agreement on inputs is no proof"
-    yield Finding(contract, claim, Verdict.UNKNOWN, shapes, "exact fractions", detail)
+        exact = float(case.objective(*(_fractions(t) for t in tensors)))
+        if not (math.isfinite(value) and abs(value - exact) <= tolerance * max(1.0, abs(exact))):
+            return check.refuted(f"the loss is {value:.12g}, the exact objective {exact:.12g}", {"tensors": tensors})
+    reason = f"agrees on {tried} inputs; agreement on inputs is no proof"
+    return check.undecided(reason)
 
 
 def _inputs(examples: Sequence[Tensor]) -> Iterator[list[Tensor]]:

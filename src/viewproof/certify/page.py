@@ -40,13 +40,13 @@ def html_page(report: Report) -> str:
     title = escape(f"{report.subject}: {report.verdict()}")
     heads = "".join(f"<th>{head}</th>" for head in ("#", "Verdict", "Contract", "Claim", "Scope and method", "s"))
     rows = "".join(_row(n, finding) for n, finding in enumerate(report.findings, 1))
-    drawn = [("What is hidden", report.maps)]
+    sources = [("What is hidden", report.maps)]
     for n, f in enumerate(report.findings, 1):
         if f.witness is not None:
-            drawn.append((f"{n}. {f.contract.name} {f.verdict}: {f.claim}", f.witness.maps))
+            sources.append((f"{n}. {f.contract.name} {f.verdict}: {f.claim}", f.witness.maps))
     sections = "".join(
         f"<h2>{escape(heading)}</h2>\n{_figures(_folded(maps, report.maps.get('hidden')))}\n"
-        for heading, maps in drawn
+        for heading, maps in sources
         if maps
     )
     return (
@@ -58,8 +58,8 @@ def html_page(report: Report) -> str:
 
 
 def _row(number: int, f: Finding) -> str:
-    said = f.witness.what if f.witness is not None else ""
-    claim = f"{escape(f.claim)}<p>{escape(said)}</p>" if said else escape(f.claim)
+    what = f.witness.what if f.witness is not None else ""
+    claim = f"{escape(f.claim)}<p>{escape(what)}</p>" if what else escape(f.claim)
     claim += f'<p class="soft">{escape(f.detail)}</p>' if f.detail else ""
     verdict = f'<td class="verdict" style="color: var(--{f.verdict})">{f.verdict}</td>'
     contract = f'<td title="{escape(f.contract.value)}">{f.contract.name}</td>'

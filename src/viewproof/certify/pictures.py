@@ -121,17 +121,17 @@ def _numbers(name: str, values: Tensor) -> Iterator[Picture]:
 
 
 def _distinct(name: str, values: Tensor, marked: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """The first planes that are marked and differ from all before them, each with where it stands."""
-    lead, said = tuple(values.shape[:-2]), f"{name} ({MEANINGS[name]})" if name in MEANINGS else name
+    """The first planes that are marked and differ from all before them, each with a caption."""
+    lead, caption = tuple(values.shape[:-2]), f"{name} ({MEANINGS[name]})" if name in MEANINGS else name
     shape = (-1, *((1,) if values.dim() == 1 else ()), *values.shape[-2:])
-    planes, wanted = values.reshape(shape), marked.reshape(shape).flatten(1).any(1)
-    kept: list[Tensor] = []
-    for index in (wanted if bool(wanted.any()) else ~wanted).nonzero().flatten():
-        if len(kept) == PLANES or any(torch.equal(planes[index], other) for other in kept):
+    planes, has_mark = values.reshape(shape), marked.reshape(shape).flatten(1).any(1)
+    shown: list[Tensor] = []
+    for index in (has_mark if bool(has_mark.any()) else ~has_mark).nonzero().flatten():
+        if len(shown) == PLANES or any(torch.equal(planes[index], other) for other in shown):
             continue
-        kept.append(planes[index])
+        shown.append(planes[index])
         place = ", ".join(str(int(i)) for i in torch.unravel_index(index, lead)) if len(planes) > 1 else ""
-        yield said + (f", at {place}" if place else ""), planes[index]
+        yield caption + (f", at {place}" if place else ""), planes[index]
 
 
 def _merged(plane: Tensor) -> Tensor:

@@ -1,35 +1,38 @@
-"""A whole pipeline, certified part by part."""
+"""Certifies a whole pipeline, part by part, with one trace of its view."""
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from viewproof.certify.check import Check, failure, subject_name
+from viewproof.certify.draws import certify_reproducible
 from viewproof.certify.encoder import CLAIM, certify_encoder
 from viewproof.certify.geometry import certify_geometry
+from viewproof.certify.inputs import require_batch
 from viewproof.certify.loss import certify_loss
 from viewproof.certify.monitor import certify_monitor
-from viewproof.certify.report import Contract, Finding, Report, attempt
-from viewproof.certify.reproducible import certify_reproducible
-from viewproof.certify.search import drawn, read
-from viewproof.certify.target_branch import TargetBranch, certify_target_branch
-from viewproof.certify.view import certify_view
-from viewproof.certify.view_case import Case, Declared
+from viewproof.certify.report import Contract, Finding, Report
+from viewproof.certify.target import TargetBranch, certify_target_branch
+from viewproof.certify.view import certify_declared, certify_view
+from viewproof.certify.view.case import DeclaredView
+from viewproof.certify.view.output import read_output
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, RandomRule, Rule, Sample
 
-CERTIFIERS: dict[str, Callable[..., Report]] = {
-    "view": certify_view,
-    "encoder": certify_encoder,
-    "loss": certify_loss,
-    "target_branch": certify_target_branch,
-    "patchify": certify_geometry,
-    "monitor": certify_monitor,
-    "draw": certify_reproducible,
+CERTIFIERS: dict[str, tuple[Callable[..., Report], Contract, str]] = {
+    "view": (certify_view, Contract.C1, "the view keeps its contracts"),
+    "encoder": (certify_encoder, Contract.C10, CLAIM),
+    "loss": (certify_loss, Contract.C4, "the loss sums over exactly the hidden set"),
+    "target_branch": (certify_target_branch, Contract.C6, "the target branch is as declared"),
+    "patchify": (certify_geometry, Contract.C5, "tokens, masks and positions agree"),
+    "monitor": (certify_monitor, Contract.C7, "the monitor sees collapse"),
+    "draw": (certify_reproducible, Contract.C8, "the draw is a function of seed, epoch and sample"),
 }
+"""The certifier of each part of a pipeline, and the claim that is UNKNOWN where the certifier cannot be called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,17 +78,17 @@ class Pipeline:
         for part, options in self.options.items():
             if part not in parts:
                 raise InvalidArgument(f"options[{part!r}] belongs to no part of this pipeline, which has {parts}")
-            _, *others = inspect.signature(CERTIFIERS[part]).parameters
+            _, *others = inspect.signature(CERTIFIERS[part][0]).parameters
             known = set(others) - {"example", "sample", "rule", "name"}
             if wrong := sorted(set(options) - known):
                 raise InvalidArgument(
-                    f"options[{part!r}] has {wrong[0]!r}, which {CERTIFIERS[part].__name__} does not take; it takes "
+                    f"options[{part!r}] has {wrong[0]!r}, which {CERTIFIERS[part][0].__name__} does not take; it takes "
                     f"{', '.join(sorted(known))}"
                 )
 
 
 def certify(pipeline: Pipeline | Callable[[Tensor], Any], example: Tensor, *, name: str | None = None) -> Report:
-    """What the certifiers find of each part that is there, on one batch ``example: [N, *data]``.
+    """The findings of every part's certifier, on one batch ``example: [N, *data]``.
 
     A bare function is a view. The encoder is certified behind the view: can the source's hidden content reach its
     output? Without a view it is given the example itself, of which ``rule`` says what is hidden. The loss is certified
@@ -104,61 +107,126 @@ def certify(pipeline: Pipeline | Callable[[Tensor], Any], example: Tensor, *, na
     """
     if not isinstance(pipeline, Pipeline):
         pipeline = Pipeline(view=pipeline)
-    if not isinstance(example, Tensor) or example.dim() == 0 or example.numel() == 0:
-        shape = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
-        raise InvalidArgument(f"example of shape {shape} must be a batch [N, *data] that is not empty")
-    made: list[_Made] = []
-
-    def make() -> tuple[Finding, ...]:
-        made.append(_make(pipeline, example))
-        return ()
-
-    failed: tuple[Finding, ...] = ()
-    if pipeline.view is not None or pipeline.rule is not None:
-        called = "the view" if pipeline.view is not None else "the rule"
-        failed = attempt(called, Contract.C1, "", make)
-    findings: tuple[Finding, ...] = ()
-    for part, (contract, claim, check) in _CHECKS.items():
+    require_batch(example)
+    run, findings = _Run(pipeline, example), list[Finding]()
+    for part, (_, contract, claim) in CERTIFIERS.items():
         if getattr(pipeline, part) is None:
             continue
-        if failed and part in ("encoder", "loss"):
-            findings += (replace(failed[0], contract=contract, claim=claim),)
-        else:
-            findings += attempt(part, contract, claim, lambda: check(pipeline, example, made).findings)  # noqa: B023
-    maps = {"hidden": made[0].hidden} if made and made[0].hidden is not None else {}
-    subject = name or str(getattr(pipeline.view, "__qualname__", "pipeline"))
-    return Report(subject, findings, maps)
+        try:
+            findings += getattr(run, part)().findings
+        except Exception as error:
+            reason = str(error) if isinstance(error, _NoSample) else failure(part, error)
+            findings.append(Check(contract, claim).unknown(reason))
+    return Report(subject_name(pipeline.view or pipeline, name), tuple(findings), run.maps)
+
+
+class _NoSample(Exception):
+    """The view or the rule raised, so that there is no sample for encoder and loss; says which and how."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Made:
-    """What the view makes of the example, and the source coordinates that it hides, if they are known."""
+class _Run:
+    """A pipeline on one batch: a method for each part that calls its certifier, and the view's sample, made once."""
 
-    sample: Sample
-    hidden: Tensor | None
+    pipeline: Pipeline
+    example: Tensor
 
+    def options(self, part: str) -> dict[str, Any]:
+        """Further arguments of a part's certifier."""
+        return dict(self.pipeline.options.get(part, {}))
 
-def _make(pipeline: Pipeline, example: Tensor) -> _Made:
-    if pipeline.view is None:
-        rule = pipeline.rule
-        if isinstance(rule, Rule):
-            sample = rule.sample(example)
-        else:
+    @cached_property
+    def declared(self) -> DeclaredView:
+        """The view and what is declared of it; traced once, whichever part asks."""
+        assert self.pipeline.view is not None
+        options = self.options("view")
+        target, source = options.get("target"), options.get("source")
+        return DeclaredView(self.pipeline.view, self.example.detach(), self.pipeline.rule, target, source)
+
+    @cached_property
+    def sample_and_hidden(self) -> tuple[Sample, Tensor | None]:
+        """What view or rule make of the example, and the source coordinates that they hide, if those are known."""
+        try:
+            if self.pipeline.view is not None:
+                case = self.declared.cases[0]
+                return _as_sample(case.output.returned, case.hidden), case.hidden
+            rule = self.pipeline.rule
             assert rule is not None
-            sample = Sample(rule.apply(example), example, rule, rule)
-        assert sample.view is not None
-        return _Made(sample, sample.view.hidden.expand(example.shape))
-    told = {key: pipeline.options.get("view", {}).get(key) for key in ("target", "source")}
-    hidden = Case(Declared(pipeline.view, example.detach(), pipeline.rule, **told), seed=0, random=False).hidden
-    with drawn(0), torch.no_grad():
-        return _Made(_sample(pipeline.view(example.detach().clone()), hidden), hidden)
+            sample = rule.sample(self.example) if isinstance(rule, Rule) else _masked(rule, self.example)
+            return sample, None if sample.view is None else sample.view.hidden.expand(self.example.shape)
+        except Exception as error:
+            raise _NoSample(failure("the rule" if self.pipeline.view is None else "the view", error)) from error
+
+    @property
+    def maps(self) -> dict[str, Tensor]:
+        """What is hidden, if that is known."""
+        if self.pipeline.view is None and self.pipeline.rule is None:
+            return {}
+        try:
+            _, hidden = self.sample_and_hidden
+        except _NoSample:
+            return {}
+        return {} if hidden is None else {"hidden": hidden}
+
+    def view(self) -> Report:
+        """What the view hides does not show."""
+        return certify_declared(self.declared, self.options("view").get("sizes", "example"))
+
+    def encoder(self) -> Report:
+        """Behind the view: the source's hidden content does not reach the encoder's output."""
+        assert self.pipeline.encoder is not None
+        sample, hidden = self.sample_and_hidden
+        options = {"name": "the encoder", **self.options("encoder")}
+        if self.pipeline.view is None:
+            return certify_encoder(self.pipeline.encoder, sample, **options)
+        hidden = options.pop("hidden", hidden)
+        if hidden is None:
+            raise InvalidArgument(
+                "which source coordinates are hidden is not known; pass rule=, or return a view mask over x"
+            )
+        behind_view = _BehindView(self.pipeline.encoder, self.pipeline.view, hidden)
+        return certify_encoder(behind_view, self.example, hidden=hidden, **options)
+
+    def loss(self) -> Report:
+        """The loss on the view's own sample."""
+        assert self.pipeline.loss is not None
+        return certify_loss(self.pipeline.loss, self.sample_and_hidden[0], **self.options("loss"))
+
+    def target_branch(self) -> Report:
+        """The target branch on the example, unless the options name a batch."""
+        assert self.pipeline.target_branch is not None
+        options = {"batch": self.example, **self.options("target_branch")}
+        return certify_target_branch(self.pipeline.target_branch, **options)
+
+    def patchify(self) -> Report:
+        """The tokens; a patch mask is compared with what is hidden."""
+        assert self.pipeline.patchify is not None
+        options = self.options("patchify")
+        if "patch_mask" in options and "mask" not in options:
+            options["mask"] = self.maps.get("hidden")
+        return certify_geometry(self.pipeline.patchify, self.example, **options)
+
+    def monitor(self) -> Report:
+        """The collapse monitor."""
+        assert self.pipeline.monitor is not None
+        return certify_monitor(self.pipeline.monitor, **self.options("monitor"))
+
+    def draw(self) -> Report:
+        """The draw of random masks."""
+        assert self.pipeline.draw is not None
+        options = {"data_shape": tuple(self.example.shape[1:]), **self.options("draw")}
+        return certify_reproducible(self.pipeline.draw, **options)
 
 
-def _sample(returned: Any, hidden: Tensor | None) -> Sample:
+def _masked(mask: Mask, x: Tensor) -> Sample:
+    return Sample(mask.apply(x), x, mask, mask)
+
+
+def _as_sample(returned: Any, hidden: Tensor | None) -> Sample:
     """What a view returned, as a `Sample`."""
     if isinstance(returned, Sample):
         return returned
-    output = read(returned)
+    output = read_output(returned)
     view = output.view if output.view is not None or hidden is None or hidden.shape != output.x.shape else hidden
     return Sample(output.x, output.y, Mask(output.mask, True), None if view is None else Mask(view, True))
 
@@ -173,70 +241,6 @@ class _BehindView(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """The encoder's output for a source."""
-        sample = _sample(self.view(x), self.hidden)
-        return (
-            self.encoder(sample.x, sample.view)
-            if getattr(self.encoder, "takes_view", False)
-            else self.encoder(sample.x)
-        )
-
-
-def _options(pipeline: Pipeline, part: str) -> dict[str, Any]:
-    return dict(pipeline.options.get(part, {}))
-
-
-def _view(pipeline: Pipeline, example: Tensor, made: list[_Made]) -> Report:
-    assert pipeline.view is not None
-    return certify_view(pipeline.view, example, pipeline.rule, **_options(pipeline, "view"))
-
-
-def _encoder(pipeline: Pipeline, example: Tensor, made: list[_Made]) -> Report:
-    assert pipeline.encoder is not None
-    hidden, name = made[0].hidden, "the encoder"
-    options = {"hidden": hidden, "name": name, **_options(pipeline, "encoder")}
-    if pipeline.view is None:
-        return certify_encoder(pipeline.encoder, made[0].sample, **_options(pipeline, "encoder"), name=name)
-    if options["hidden"] is None:
-        raise InvalidArgument(
-            "which source coordinates are hidden is not known; pass rule=, or return a view mask over x"
-        )
-    return certify_encoder(_BehindView(pipeline.encoder, pipeline.view, options["hidden"]), example, **options)
-
-
-def _loss(pipeline: Pipeline, example: Tensor, made: list[_Made]) -> Report:
-    assert pipeline.loss is not None
-    return certify_loss(pipeline.loss, made[0].sample, **_options(pipeline, "loss"))
-
-
-def _target_branch(pipeline: Pipeline, example: Tensor, made: list[_Made]) -> Report:
-    assert pipeline.target_branch is not None
-    return certify_target_branch(pipeline.target_branch, **{"batch": example, **_options(pipeline, "target_branch")})
-
-
-def _patchify(pipeline: Pipeline, example: Tensor, made: list[_Made]) -> Report:
-    assert pipeline.patchify is not None
-    options = _options(pipeline, "patchify")
-    if "patch_mask" in options and made:
-        options.setdefault("mask", made[0].hidden)
-    return certify_geometry(pipeline.patchify, example, **options)
-
-
-def _monitor(pipeline: Pipeline, example: Tensor, made: list[_Made]) -> Report:
-    assert pipeline.monitor is not None
-    return certify_monitor(pipeline.monitor, **_options(pipeline, "monitor"))
-
-
-def _draw(pipeline: Pipeline, example: Tensor, made: list[_Made]) -> Report:
-    assert pipeline.draw is not None
-    return certify_reproducible(pipeline.draw, **{"data_shape": tuple(example.shape[1:]), **_options(pipeline, "draw")})
-
-
-_CHECKS: dict[str, tuple[Contract, str, Callable[[Pipeline, Tensor, list[_Made]], Report]]] = {
-    "view": (Contract.C1, "the view keeps its contracts", _view),
-    "encoder": (Contract.C10, CLAIM, _encoder),
-    "loss": (Contract.C4, "the loss sums over exactly the hidden set", _loss),
-    "target_branch": (Contract.C6, "the target branch is as declared", _target_branch),
-    "patchify": (Contract.C5, "tokens, masks and positions agree", _patchify),
-    "monitor": (Contract.C7, "the monitor sees collapse", _monitor),
-    "draw": (Contract.C8, "the draw is a function of seed, epoch and sample", _draw),
-}
+        sample = _as_sample(self.view(x), self.hidden)
+        takes_view = getattr(self.encoder, "takes_view", False)
+        return self.encoder(sample.x, sample.view) if takes_view else self.encoder(sample.x)

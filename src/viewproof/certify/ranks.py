@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -15,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
+from viewproof.certify.check import Check, Claims, failure, subject_name
+from viewproof.certify.report import Contract, Finding, Report
 from viewproof.errors import InvalidArgument
-from viewproof.verdict import Verdict
 
 _SECONDS = 120
 
@@ -39,40 +41,75 @@ def certify_ranks(
         raise InvalidArgument(
             f"splits={tuple(splits)} must be at least two positive numbers that add up to the {len(embeddings)} rows"
         )
-    subject = name or str(getattr(loss, "__name__", type(loss).__name__))
-    claim = "the gradient on W ranks is the gradient on one"
-    return Report(subject, attempt(subject, Contract.C7, claim, lambda: _compare(loss, embeddings, tuple(splits))))
+    subject = subject_name(loss, name)
+    return Report(subject, claims.run(subject, RanksCase(loss, embeddings.detach().double().cpu(), tuple(splits))))
 
 
-def _compare(loss: Callable[[Tensor], Tensor], embeddings: Tensor, splits: tuple[int, ...]) -> Iterable[Finding]:
-    scope = f"ranks with {splits} rows, these embeddings {tuple(embeddings.shape)} in float64"
-    where = f"{getattr(loss, '__module__', None)}:{getattr(loss, '__qualname__', None)}"
-    if where.startswith("__main__") or _find(where) is not loss:
-        claim, reason = "the gradient on W ranks is the gradient on one", "define it at the top of an importable module"
-        yield Finding(
-            Contract.C7, claim, Verdict.UNKNOWN, "nothing", "not run", f"no process can find {where}; {reason}"
-        )
-        return
-    whole = embeddings.detach().double().cpu()
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder, "embeddings.npy"), whole.numpy())
-        _start(where, splits, folder)
-        ranks = [_read(folder, f"rank{r}") for r in range(len(splits))]
-        value, gradient = _read(folder, "alone")
-    mean = torch.stack([v for v, _ in ranks]).mean()
-    slopes = torch.cat([g for _, g in ranks]) / len(splits)
+@dataclass(frozen=True, eq=False)
+class RanksCase:
+    """A loss, the rows of all ranks, and how many of them each rank has."""
+
+    loss: Callable[[Tensor], Tensor]
+    embeddings: Tensor
+    splits: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The embeddings' shape."""
+        return tuple(self.embeddings.shape)
+
+    @property
+    def path(self) -> str:
+        """Where another process finds the loss: ``module:name``."""
+        return f"{getattr(self.loss, '__module__', None)}:{getattr(self.loss, '__qualname__', None)}"
+
+    @cached_property
+    def results(self) -> dict[str, tuple[Tensor, Tensor]] | str:
+        """Value and gradient on one rank, and averaged over several; the reason, if there are none."""
+        if self.path.startswith("__main__") or _find(self.path) is not self.loss:
+            return f"no process can find {self.path}; define it at the top of an importable module"
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                np.save(Path(folder, "embeddings.npy"), self.embeddings.numpy())
+                _start(self.path, self.splits, folder)
+                value, gradient = _read(folder, "alone")
+                values, gradients = zip(*(_read(folder, f"rank{r}") for r in range(len(self.splits))), strict=True)
+        except Exception as error:
+            return failure(self.path, error)
+        averaged = torch.cat(gradients) / len(self.splits)
+        return {"value": (value, torch.stack(values).mean()), "gradient": (gradient, averaged)}
+
+
+claims = Claims[RanksCase](
+    scope="ranks with {case.splits} rows, these embeddings {case.shape} in float64", method="gloo processes"
+)
+
+
+@claims(Contract.C7, "the value on W ranks is the value on one")
+def same_value(case: RanksCase, check: Check) -> Finding:
+    """The mean of the ranks' values is one rank's value."""
+    return _agree(case, check, "value")
+
+
+@claims(Contract.C7, "the gradient on W ranks is the gradient on one")
+def same_gradient(case: RanksCase, check: Check) -> Finding:
+    """The ranks' gradients, divided by their number as `DistributedDataParallel` does, are one rank's."""
+    return _agree(case, check, "gradient")
+
+
+def _agree(case: RanksCase, check: Check, what: str) -> Finding:
+    if isinstance(case.results, str):
+        return check.unknown(case.results)
+    one, many = case.results[what]
     # A loss that goes on in float32 is as exact as float32 is.
-    tolerance = max(1e-9, 128 * torch.finfo(value.dtype).eps)
-    for what, one, many in (("value", value, mean), ("gradient", gradient, slopes)):
-        claim = f"the {what} on W ranks is the {what} on one"
-        gap, size = float((one - many).abs().max()), float(one.abs().max())
-        if gap <= tolerance * max(size, 1e-3):
-            yield Finding(Contract.C7, claim, Verdict.PROVED, scope, "gloo processes")
-            continue
-        ratio = float((one * many).sum() / (one * one).sum()) if size else float("inf")
-        said = f"the {what} on {len(splits)} ranks is {ratio:.6g} times that on one, off by up to {gap:.6g}"
-        witness = Witness(said, {"embeddings": whole, "splits": splits}, {}, {"one": one, "ranks": many})
-        yield Finding(Contract.C7, claim, Verdict.REFUTED, scope, "gloo processes", "", witness)
+    tolerance = max(1e-9, 128 * torch.finfo(case.results["value"][0].dtype).eps)
+    gap, size = float((one - many).abs().max()), float(one.abs().max())
+    if gap <= tolerance * max(size, 1e-3):
+        return check.proved()
+    ratio = float((one * many).sum() / (one * one).sum()) if size else float("inf")
+    text = f"the {what} on {len(case.splits)} ranks is {ratio:.6g} times that on one, off by up to {gap:.6g}"
+    inputs = {"embeddings": case.embeddings, "splits": case.splits}
+    return check.refuted(text, inputs, maps={"one": one, "ranks": many})
 
 
 def _read(folder: str, name: str) -> tuple[Tensor, Tensor]:
@@ -92,10 +129,10 @@ def _find(where: str) -> Any:
 def _start(where: str, splits: tuple[int, ...], folder: str) -> None:
     """A fresh interpreter a rank: forked ones would hold copied locks, spawned ones re-run the caller's script."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    given = [where, folder, *map(str, splits)]
+    arguments = [where, folder, *map(str, splits)]
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "viewproof.certify.ranks", str(rank), *given],
+            [sys.executable, "-m", "viewproof.certify.ranks", str(rank), *arguments],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -103,12 +140,16 @@ def _start(where: str, splits: tuple[int, ...], folder: str) -> None:
         for rank in range(len(splits))
     ]
     try:
-        said = [rank.communicate(timeout=_SECONDS)[1] for rank in ranks]
+        errors = [rank.communicate(timeout=_SECONDS)[1] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()
-    # One rank says what is wrong, the others that they lost it.
-    failed = [text.strip().splitlines()[-1] for rank, text in zip(ranks, said, strict=True) if rank.returncode]
+    # One rank prints what is wrong, the others that they lost the connection to it.
+    failed = [
+        (text.strip().splitlines() or ["no message"])[-1]
+        for rank, text in zip(ranks, errors, strict=True)
+        if rank.returncode
+    ]
     if failed:
         raise RuntimeError("; ".join(failed))
 

@@ -1,7 +1,7 @@
-"""What a certifier answers: findings, contract by contract, with a witness where a contract is broken."""
+"""The answers of a certifier: findings, contract by contract, with a witness where a contract is broken."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -28,7 +28,7 @@ class Contract(StrEnum):
 
 @dataclass(frozen=True)
 class Witness:
-    """Concrete inputs on which the contract is broken; whoever holds the pipeline can run it on them again.
+    """Concrete inputs on which the contract is broken, to run the pipeline on again.
 
     ``inputs`` are what the user's own callables were given, by name; ``coordinates`` where to look, such as the hidden
     pixel that reaches the output and the output coordinate it reaches; ``maps`` are tensors worth drawing (a leak map
@@ -41,9 +41,9 @@ class Witness:
     maps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One claim under one contract, what was found, how, and for which inputs.
+    """One claim under one contract: its verdict, how it was reached, and for which inputs.
 
     ``scope`` says what a PROVED covers ("all values, all sizes", "all values at 8x3x32x32"); ``detail`` is the reason
     of an UNKNOWN or VACUOUS, or more about the answer; a REFUTED has a ``witness``.
@@ -69,7 +69,7 @@ _WORST = (Verdict.REFUTED, Verdict.UNKNOWN, Verdict.VACUOUS, Verdict.PROVED)
 
 @dataclass(frozen=True)
 class Report:
-    """The findings about one subject; ``maps`` are worth drawing whatever was found, such as what is hidden."""
+    """The findings about one subject; ``maps`` are worth drawing whatever the verdicts, such as what is hidden."""
 
     subject: str
     findings: tuple[Finding, ...]
@@ -77,8 +77,8 @@ class Report:
 
     def verdict(self, contract: Contract | None = None) -> Verdict:
         """The worst verdict of the contract's findings, or of all of them; UNKNOWN if there are none."""
-        found = {f.verdict for f in self.findings if contract is None or f.contract is contract}
-        return next((verdict for verdict in _WORST if verdict in found), Verdict.UNKNOWN)
+        verdicts = {f.verdict for f in self.findings if contract is None or f.contract is contract}
+        return next((verdict for verdict in _WORST if verdict in verdicts), Verdict.UNKNOWN)
 
     @property
     def refuted(self) -> tuple[Finding, ...]:
@@ -118,14 +118,3 @@ class Report:
             },
             indent=2,
         )
-
-
-def attempt(
-    subject: str, contract: Contract, claim: str, check: Callable[[], Iterable[Finding]]
-) -> tuple[Finding, ...]:
-    """The check's findings; if the user's code raises, an UNKNOWN finding that says which call failed and how."""
-    try:
-        return tuple(check())
-    except Exception as error:
-        reason = f"{subject} raised {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-        return (Finding(contract, claim, Verdict.UNKNOWN, "nothing", "not run", reason),)

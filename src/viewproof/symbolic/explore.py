@@ -24,7 +24,9 @@ def forget() -> None:
     _CACHE.clear()
 
 
-def explore(program: Program, signature: Signature, hypotheses: Sequence[Term], key: Any = None) -> Iterator[Capture]:
+def explore(
+    program: Program, signature: Signature, hypotheses: Sequence[Term], key: Any = None, limit: int = LIMIT
+) -> Iterator[Capture]:
     """Captures that together are the program wherever the hypotheses hold; kept under ``key`` for the next caller.
 
     Each new capture starts from sizes and parameters that no path covers so far, which a solver finds; the last
@@ -39,8 +41,8 @@ def explore(program: Program, signature: Signature, hypotheses: Sequence[Term], 
             second_solver.note("the paths cover all arguments", [*_extents_from_0(signature), *conditions])
             done = True
             break
-        if len(found) == LIMIT:
-            raise NotCovered(f"{LIMIT} captures do not cover all sizes and parameters")
+        if len(found) == limit:
+            raise NotCovered(f"{limit} captures do not cover all sizes and parameters")
         new = capture(program, signature, hints, hypotheses)
         if not _takes(new, signature, hints):
             raise NotCovered(f"a capture made at {hints} does not hold there")

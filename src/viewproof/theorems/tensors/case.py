@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from viewproof.symbolic.capture import Signature
+from viewproof.symbolic.explore import LIMIT
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term
 from viewproof.symbolic.values import agree
@@ -49,6 +50,8 @@ class Subject:
     """Meanings of operators for this subject alone, before those of the table."""
     examples: Sequence[Sequence[Any]] = ()
     """Arguments that are tried before any proof."""
+    paths: int = LIMIT
+    """How many captures are tried."""
 
 
 @dataclass(frozen=True)

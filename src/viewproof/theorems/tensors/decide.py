@@ -104,7 +104,8 @@ def _decide_case(case: TensorCase, program: Any, record: Record) -> None:
         raise _Refuted(Outcome(Verdict.VACUOUS, f"{subject.name}: the hypotheses cannot hold"))
     second_solver.note(f"{subject.name}: the hypotheses can hold", solver.assertions(), satisfiable=True)
     captures: list[Capture] = []
-    for capture in explore.explore(_observed(case, program), subject.signature, on_sizes, key=(subject, program)):
+    observed = _observed(case, program)
+    for capture in explore.explore(observed, subject.signature, on_sizes, (subject, program), subject.paths):
         captures.append(capture)
         record.graph(capture.text)
         _decide_capture(case, program, capture, record)

@@ -1,18 +1,18 @@
-"""A user's loss captured and proved, for all sizes and all masks; imports Z3, so it is imported late."""
+"""Proves that a user's captured loss is its declared objective, for all sizes and all masks; imports Z3."""
 
 import contextlib
 import io
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import z3
 from torch import Tensor
 
-from viewproof.masks import Mask
-from viewproof.symbolic import explore
+from viewproof.certify.surroundings import replaced
+from viewproof.masks import Mask, Sample
 from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, same
@@ -23,7 +23,7 @@ from viewproof.theorems.tensors.signatures import INT
 from viewproof.theorems.tensors.spec import same_shape
 from viewproof.verdict import Verdict
 
-Call = Callable[[Tensor, Tensor, Mask], Tensor]
+Call = Callable[[Tensor, Sample], Tensor]
 _PATHS = 12
 """A loss that takes more paths than these, a loop over rows say, is not worth the minutes."""
 
@@ -71,8 +71,9 @@ def prove_value(
 
     kinds = {"prediction": TensorInput(y.dim(), y.dtype), "y": TensorInput(y.dim(), y.dtype)}
     signature: dict[str, Any] = {**kinds, "hidden": TensorInput(y.dim() - (not per_sample), torch.bool), "count": INT}
-    given = _counted if reduction == "mean" else None
-    return _quietly(TensorCase(Subject("loss", signature, observe, _fitting, "real", given, replay), claims), call)
+    count_is_right = _counted if reduction == "mean" else None
+    subject = Subject("loss", signature, observe, _fitting, "real", count_is_right, replay, paths=_PATHS)
+    return _quietly(TensorCase(subject, claims), call)
 
 
 def _quietly(case: TensorCase, call: Call) -> Outcome:
@@ -80,7 +81,7 @@ def _quietly(case: TensorCase, call: Call) -> Outcome:
     # What torch prints of a program that it cannot export comes back as the reason of the outcome.
     logging.disable(logging.CRITICAL)
     try:
-        with patch.object(explore, "LIMIT", _PATHS), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()):
             return decide([case], call)
     except z3.Z3Exception as error:
         # A floating-point sum has no bit for bit meaning; what is computed from it does not even have the right sort.
@@ -89,10 +90,23 @@ def _quietly(case: TensorCase, call: Call) -> Outcome:
         logging.disable(disabled)
 
 
+@dataclass(frozen=True, eq=False)
+class _CountedMask(Mask):
+    """A mask whose count is known beforehand: a symbol, where the mask itself is one."""
+
+    known_count: Any = None
+
+    @property
+    def count(self) -> Any:
+        """The count that was given."""
+        return self.known_count
+
+
 def _run(program: Call, prediction: Tensor, y: Tensor, hidden: Tensor, per_sample: bool, count: Any) -> Tensor:
     """The loss as it runs eagerly, with the mask's count, a Python number there, as a symbol."""
-    with patch.object(Mask, "count", count), patch.object(torch.compiler, "is_compiling", lambda: False):
-        return program(prediction, y, Mask(hidden, per_sample, rule="any mask"))
+    mask = _CountedMask(hidden, per_sample, "any mask", count)
+    with replaced(torch.compiler, "is_compiling", lambda: False):
+        return program(prediction, Sample(y, y, mask))
 
 
 def _fitting(inputs: Inputs) -> list[Term]:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from viewproof.certify.inputs import spread_mask
 from viewproof.certify.report import Finding
-from viewproof.certify.search import read, spread_mask
-from viewproof.certify.view_case import Declared
-from viewproof.certify.view_claims import LEAK, RULE, SCORED, SHOWN, TARGET
+from viewproof.certify.view.case import DeclaredView
+from viewproof.certify.view.claims import LEAK, RULE, SCORED, SHOWN, TARGET
+from viewproof.certify.view.output import read_output
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Rule
 from viewproof.verdict import Verdict
@@ -27,30 +28,31 @@ SCOPE = "all values, all sizes from 1"
 METHOD = "torch.export graph, its operators' coordinate meanings, Z3"
 
 
-def extended(declared: Declared, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """The findings, those that are proved for all sizes with that scope; the others say why they are not."""
-    named = {f.claim for f in findings if f.verdict is Verdict.PROVED}
-    if not named & {LEAK, SHOWN, TARGET} or declared.target is not None or declared.source is not None:
+def extended(declared: DeclaredView, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """The findings; those that hold for all sizes with that scope, the other PROVED ones with the reason why not."""
+    proved_here = {f.claim for f in findings if f.verdict is Verdict.PROVED}
+    if not proved_here & {LEAK, SHOWN, TARGET} or declared.target is not None or declared.source is not None:
         return findings
+    proved, reason = frozenset[str](), ""
     try:
         proved, reason = _proved(declared)
     except ImportError:
-        proved, reason = frozenset(), "Z3 is not installed (pip install 'viewproof[prove]')"
+        reason = "Z3 is not installed (pip install 'viewproof[prove]')"
     except Exception as error:
-        text = str(error).strip().splitlines()
-        proved, reason = frozenset(), text[0] if text else type(error).__name__
-    return tuple(
-        f
-        if f.verdict is not Verdict.PROVED or f.claim not in (LEAK, SHOWN, TARGET, SCORED, RULE)
-        else replace(f, scope=SCOPE, method=METHOD)
-        if f.claim in proved
-        else replace(f, detail=f"not extended to all sizes: {reason}")
-        for f in findings
-    )
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+    def at_all_sizes(finding: Finding) -> Finding:
+        if finding.verdict is not Verdict.PROVED or finding.claim not in (LEAK, SHOWN, TARGET, SCORED, RULE):
+            return finding
+        if finding.claim in proved:
+            return replace(finding, scope=SCOPE, method=METHOD)
+        return replace(finding, detail=f"not extended to all sizes: {reason}")
+
+    return tuple(at_all_sizes(f) for f in findings)
 
 
-def _proved(declared: Declared) -> tuple[frozenset[str], str]:
-    """The claims that hold on every path, and what was not settled."""
+def _proved(declared: DeclaredView) -> tuple[frozenset[str], str]:
+    """The claims that hold on every path, and why the others are not proved."""
     from viewproof.symbolic.capture import TensorInput
     from viewproof.symbolic.explore import explore
     from viewproof.symbolic.prove import follows
@@ -70,7 +72,7 @@ def _proved(declared: Declared) -> tuple[frozenset[str], str]:
             if claim not in proved:
                 continue
             if time.perf_counter() - start > SECONDS:
-                return frozenset(), f"not settled within {SECONDS:.0f} s"
+                return frozenset(), f"not decided within {SECONDS:.0f} s"
             place = tuple(facts.fresh("at", inputs["x"].shape[0].sort()) for _ in extents)
             with facts.given(inside(place, extents), premise(*place)):
                 answer = follows(facts, holds(*place), seconds=SECONDS / 5)
@@ -82,25 +84,22 @@ def _proved(declared: Declared) -> tuple[frozenset[str], str]:
     if different is not None:
         return frozenset(), f"the captured graph is not the view: {different}"
     # What the mask selects is what x hides, if the mask is the hidden set and x shows the rest and nothing else.
-    kept = proved if {LEAK, SHOWN} <= proved else proved - {SCORED}
-    return frozenset(kept), reason
+    return frozenset(proved if {LEAK, SHOWN} <= proved else proved - {SCORED}), reason
 
 
-def _program(declared: Declared) -> Callable[[Tensor, Tensor], Sequence[Tensor]]:
+def _program(declared: DeclaredView) -> Callable[[Tensor, Tensor], Sequence[Tensor]]:
     rule = declared.rule
 
     def program(x: Tensor, z: Tensor) -> Sequence[Tensor]:
-        output = read(declared.view(x))
+        output = read_output(declared.view(x))
         if output.x.dim() != x.dim() or output.y.dim() not in (2, x.dim()) or output.kept is not None:
             raise InvalidArgument("x or y is neither of the source's shape nor its prefix")
         hidden = output.view if output.view is not None else output.mask
         if rule is not None:
-            ruled = spread_mask("rule", rule.mask(tuple(x.shape[1:])) if isinstance(rule, Rule) else rule, x)
-            assert ruled is not None
-            hidden = ruled
+            hidden = spread_mask("rule", rule.mask(tuple(x.shape[1:])) if isinstance(rule, Rule) else rule, x)
         if rule is None and output.view is None and output.y.dim() != x.dim():
             raise InvalidArgument("the mask over a prefix does not say what else is hidden; pass rule= or return view")
-        other = read(declared.view(torch.where(hidden, z, x)))
+        other = read_output(declared.view(torch.where(hidden, z, x)))
         return output.x, output.y, output.mask, hidden, other.x, output.view if output.view is not None else hidden
 
     return program
@@ -142,7 +141,7 @@ def _goals(facts: Any, x: Any, observed: Any) -> Iterator[Goal]:
     from viewproof.symbolic.values import agree
     from viewproof.theorems.tensors import spec
 
-    seen, y, mask, hidden, other, view = observed
+    shown, y, mask, hidden, other, view = observed
     whole = y.rank == x.rank and x.rank != 2
 
     def position(place: Sequence[Any]) -> Any:
@@ -158,13 +157,13 @@ def _goals(facts: Any, x: Any, observed: Any) -> Iterator[Goal]:
         return lambda: spec.same_shape(a, b)
 
     for claim in (LEAK, SHOWN):
-        yield claim, (), always, shape(seen.shape, x.shape)
-    yield LEAK, x.shape, always, lambda *place: agree(seen.at(place), other.at(place), x.dtype)
+        yield claim, (), always, shape(shown.shape, x.shape)
+    yield LEAK, x.shape, always, lambda *place: agree(shown.at(place), other.at(place), x.dtype)
     yield (
         SHOWN,
         x.shape,
         lambda *place: neg(hidden.at(place)),
-        lambda *place: agree(seen.at(place), x.at(place), x.dtype),
+        lambda *place: agree(shown.at(place), x.at(place), x.dtype),
     )
     yield TARGET, (), always, shape(y.shape[: 1 if not whole else None], x.shape[: 1 if not whole else None])
     if not whole:

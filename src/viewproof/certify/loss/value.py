@@ -1,0 +1,252 @@
+"""The value of a loss: the exact objective, its scale, and the masks and numbers at which means go wrong."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from viewproof.certify.check import Check, Claims
+from viewproof.certify.loss.case import LossCase, hidden_of
+from viewproof.certify.report import Contract, Finding
+from viewproof.masks import Mask, Sample
+from viewproof.objectives import predictive_view_objective, row_predictive_contract
+from viewproof.objectives.losses import rounding_bound
+from viewproof.verdict import Verdict
+
+ROUNDINGS = 16
+"""How often a term may be rounded; torch's own distances round at most five times."""
+_MOST_EXACT = 20_000
+_MANY = 1 << 13
+
+claims = Claims[LossCase](scope="{case.target_shape}")
+
+
+@claims(Contract.C4, "{case.value_of_nothing}", scope="the empty mask, {case.target_shape}")
+def empty_mask(case: LossCase, check: Check) -> Finding:
+    """A mean of nothing has no value, a sum of nothing is 0."""
+    mask, prediction, mean = case.sample.mask, case.prediction, case.reduction == "mean"
+    empty = Mask(torch.zeros_like(mask.hidden), mask.per_sample, rule="an empty mask")
+    sample = replace(case.sample, mask=empty)
+    case(prediction)
+    inputs = {"prediction": prediction, "sample": sample}
+    try:
+        returned = case(prediction, sample)
+    except Exception as error:
+        text = f"raises {type(error).__name__}"
+        return check.proved(text) if mean else check.refuted(f"an empty mask {text}", inputs)
+    if not mean and bool((returned == 0).all()):
+        return check.proved()
+    return check.refuted(f"an empty mask gives {returned.tolist()}", inputs)
+
+
+@claims(Contract.C4, "{case.objective}", method="exact fractions")
+def declared_objective(case: LossCase, check: Check) -> Finding | None:
+    """The value against Fractions at constant and at generic errors, under several masks; then for all by proof."""
+    if case.distance is None or case.shape != case.target_shape or not case.sample.y.is_floating_point():
+        return None
+    tried = 0
+    for prediction, sample in _points(case):
+        tried += 1
+        returned = case(prediction, sample).double().reshape(-1).tolist()
+        exact = _exact(case, prediction, sample)
+        wide = torch.promote_types(prediction.dtype, torch.float32)
+        allowed = [rounding_bound(ROUNDINGS, sample.y.numel(), abs(float(e)), wide) for e in exact]
+        if len(returned) == len(exact) and all(
+            math.isfinite(r) and abs(Fraction(r) - e) <= Fraction(a)
+            for r, e, a in zip(returned, exact, allowed, strict=True)
+        ):
+            continue
+        hidden, values = hidden_of(sample), [float(e) for e in exact]
+        what = f"the loss is {returned}, the exact objective {values}, with {int(hidden.sum())} hidden"
+        scope = str(tuple(sample.y.shape))
+        inputs = {"prediction": prediction, "sample": sample}
+        return check.refuted(what, inputs, maps={"hidden": hidden}, scope=scope)
+    reason = _unproved(case)
+    if reason is None:
+        return check.proved(scope="the reals, all sizes, any mask", method="captured and proved; exact fractions")
+    reason = f"right within rounding on all tried; not proved: {reason}"
+    return check.unknown(reason, scope=f"{tried} predictions and masks", method=check.method)
+
+
+@lru_cache(maxsize=2)
+def _unproved(case: LossCase) -> str | None:
+    """Why the loss is not proved to be the declared objective, over the reals and for all sizes and masks."""
+    if case.distance is None:
+        return "no distance declared"
+    # Z3 is imported only where something is to be proved.
+    from viewproof.certify.loss.proof import prove_value
+
+    with case.same_state():
+        outcome = prove_value(case.apply, case.sample.y, case.sample.mask.per_sample, case.reduction, case.distance)
+    # A counterexample in the reals counts for nothing if no prediction that was run shows it.
+    return None if outcome.verdict is Verdict.PROVED else outcome.detail
+
+
+def _points(case: LossCase) -> Iterator[tuple[Tensor, Sample]]:
+    """Predictions off by a constant and by small whole numbers, under the sample's mask and under others."""
+    rows = max(1, min(len(case.sample.y), _MOST_EXACT // max(1, case.sample.y[0].numel())))
+    sample = _first_rows(case.sample, rows)
+    generator = torch.Generator().manual_seed(1)
+    y = torch.randint(-4, 5, sample.y.shape, generator=generator).to(sample.y)
+    shape = sample.mask.hidden.shape
+    single = torch.zeros(shape, dtype=torch.bool)
+    single.view(-1)[int(hidden_of(sample)[0].reshape(-1).long().argmax()) if hidden_of(sample).any() else 0] = True
+    half = torch.rand(shape, generator=generator) < 0.5
+    masks = [sample.mask.hidden, single.to(sample.y.device), half.to(sample.y.device)]
+    masks = [m for m in masks if bool(m.any())]
+    for i, hidden in enumerate(masks):
+        masked = replace(sample, y=y, mask=Mask(hidden, sample.mask.per_sample, sample.mask.rule))
+        for error in (0.5, -1.0, 3.0) if i == 0 else ():
+            yield y + error, masked
+        yield y + torch.randint(-8, 9, y.shape, generator=generator).to(y) / 4, masked
+        # Errors that a narrower type would round, or could not hold.
+        for size in (1.0, 1e-3, 1e6 if y.dtype in (torch.float32, torch.float64) else 8.0):
+            yield y + size * torch.randn(y.shape, generator=generator).to(y), masked
+
+
+def _exact(case: LossCase, prediction: Tensor, sample: Sample) -> list[Fraction]:
+    """The objective of each row's contract in exact numbers, added up as the reduction says."""
+    flat = Sample(sample.x, sample.y.flatten(1), _flat(sample.mask), None)
+    declared: Any = case.distance
+
+    def patch_loss(target: Tensor, predicted: Tensor) -> Fraction:
+        error = Fraction(predicted.item()) - Fraction(target.item())
+        try:
+            return Fraction(declared(error))
+        except (TypeError, AttributeError):
+            return Fraction(float(declared(torch.tensor(float(error), dtype=torch.float64))))
+
+    rows = range(len(sample.y))
+    contracts = [row_predictive_contract(flat, prediction.flatten(1), row, patch_loss) for row in rows]
+    sums = [Fraction(predictive_view_objective(c)) for c in contracts]
+    if case.reduction == "rows":
+        return sums
+    total = sum(sums, Fraction(0))
+    return [total / int(hidden_of(sample).sum()) if case.reduction == "mean" else total]
+
+
+def _flat(mask: Mask) -> Mask:
+    return Mask(mask.hidden.flatten(int(mask.per_sample)), mask.per_sample, mask.rule)
+
+
+def _first_rows(sample: Sample, rows: int) -> Sample:
+    """The first rows of the batch."""
+
+    def cut(mask: Mask) -> Mask:
+        return Mask(mask.hidden[:rows], True, mask.rule) if mask.per_sample else mask
+
+    return Sample(sample.x[:rows], sample.y[:rows], cut(sample.mask), sample.view and cut(sample.view))
+
+
+@claims(Contract.C4, "the value does not change with batch, axes or padding")
+def scale(case: LossCase, check: Check) -> Finding | None:
+    """The mean of a batch twice, of every axis twice, and of a batch with visible padding."""
+    if not case.invariant:
+        return None
+    before = case(case.prediction).double()
+    if not bool(case.hidden.any()):
+        return check.vacuous("the mask hides nothing")
+    tried, refused = [], []
+    for what, prediction, sample in _variants(case, case.prediction):
+        try:
+            after = case(prediction, sample).double()
+        except Exception as error:
+            refused.append(f"{what} ({type(error).__name__})")
+            continue
+        tried.append(what)
+        bound = 2 * rounding_bound(ROUNDINGS, sample.y.numel(), max(1.0, float(before.abs().max())), torch.float32)
+        if after.shape == before.shape and bool(((before - after).abs() <= bound).all()):
+            continue
+        text = f"with {what} the loss goes from {before.tolist()} to {after.tolist()}"
+        inputs = {"prediction": prediction, "sample": sample, "before": (case.prediction, case.sample)}
+        return check.refuted(text, inputs, maps={"hidden": hidden_of(sample)}, scope=str(tuple(sample.y.shape)))
+    detail = ", ".join(tried) + (f"; not tried, refused: {', '.join(refused)}" if refused else "")
+    reason = _unproved(case)
+    if reason is None:
+        return check.proved(detail, scope="the reals, all sizes, any mask", method="follows from the objective")
+    reason = f"the same within rounding with {detail}; not proved: {reason}"
+    return check.unknown(reason, scope=f"{len(tried)} changes", method=check.method)
+
+
+def _variants(case: LossCase, prediction: Tensor) -> Iterator[tuple[str, Tensor, Sample]]:
+    """What is done to the batch, the prediction for it, and the sample."""
+    sample, hidden, y = case.sample, case.hidden, case.sample.y
+
+    def with_target(y: Tensor, hidden: Tensor) -> Sample:
+        """The sample with another target and mask; a mask that all rows share stays one."""
+        shared = not sample.mask.per_sample
+        return Sample(sample.x, y, Mask(hidden[0] if shared else hidden, not shared, sample.mask.rule), sample.view)
+
+    def twice(mask: Mask) -> Mask:
+        return Mask(torch.cat([mask.hidden] * 2), True, mask.rule) if mask.per_sample else mask
+
+    if case.reduction == "mean" and "batch" in case.invariant:
+        doubled = Sample(
+            torch.cat([sample.x] * 2), torch.cat([y] * 2), twice(sample.mask), sample.view and twice(sample.view)
+        )
+        yield "the batch twice", torch.cat([prediction] * 2), doubled
+    for axis in range(1, y.dim()):
+        if case.reduction == "mean" and "axes" in case.invariant:
+            doubled = with_target(torch.cat([y] * 2, axis), torch.cat([hidden] * 2, axis))
+            yield f"axis {axis} twice", torch.cat([prediction] * 2, axis), doubled
+        if "padding" in case.invariant:
+            pad = torch.zeros_like(hidden.narrow(axis, 0, 1))
+            longer = with_target(torch.cat([y, y.narrow(axis, 0, 1)], axis), torch.cat([hidden, pad], axis))
+            padded = torch.cat([prediction, prediction.narrow(axis, 0, 1) + 1], axis)
+            yield f"one visible place more on axis {axis}", padded, longer
+
+
+@claims(
+    Contract.C9, "a row with nothing hidden gives no NaN, in value or gradient", scope="row 0 shown whole, {case.shape}"
+)
+def empty_row(case: LossCase, check: Check) -> Finding:
+    """One row shown whole, the others as they are: its mean has no value, and must not become the batch's NaN."""
+    if len(case.sample.y) < 2 or not bool(case.hidden[1:].any()):
+        return check.vacuous("a batch of one row, or nothing hidden in the others")
+    hidden = case.hidden.clone()
+    hidden[0] = False
+    sample, prediction = replace(case.sample, mask=Mask(hidden, True, case.sample.mask.rule)), case.prediction
+    case.with_gradient(prediction)
+    try:
+        value, gradient = case.with_gradient(prediction, sample)
+    except Exception as error:
+        return check.proved(f"refused: {type(error).__name__}")
+    if bool(value.isfinite().all() & gradient.isfinite().all()):
+        return check.proved()
+    part = "a gradient that is not finite" if bool(value.isfinite().all()) else f"value {value.tolist()}"
+    inputs = {"prediction": prediction, "sample": sample, "shown": 0}
+    return check.refuted(f"a row with nothing hidden gives {part}", inputs)
+
+
+@claims(Contract.C9, f"{_MANY} float16 errors of 1/8 to 128 do not overflow", method="run beside float64")
+def half_precision(case: LossCase, check: Check) -> Finding | None:
+    """Many float16 errors that are small enough to be squared, whose sum and whose count float16 cannot hold."""
+    sample, count = case.sample, int(case.hidden.sum())
+    y = sample.y
+    if case.reduction != "mean" or not y.is_floating_point() or count == 0 or case.shape != case.target_shape:
+        return None
+    copies = -(-_MANY // count)
+    if copies * y.numel() > 64 * _MANY:
+        return check.unknown(f"the sample hides only {count} of {y.numel()} coordinates; pass one that hides more")
+
+    def repeated(tensor: Tensor) -> Tensor:
+        return tensor.repeat(copies, *[1] * (tensor.dim() - 1))
+
+    mask = Mask(repeated(case.hidden), True, sample.mask.rule) if sample.mask.per_sample else sample.mask
+    view = None if sample.view is None or sample.view.per_sample else sample.view
+    errors = 2.0 ** torch.randint(-3, 8, (copies * len(y), *y.shape[1:]), generator=torch.Generator().manual_seed(2))
+    errors = errors.to(y.device)
+    wide = Sample(repeated(sample.x), torch.zeros_like(errors, dtype=torch.float64), mask, view)
+    narrow = replace(wide, y=wide.y.half())
+    exact, rounded = case(errors.double(), wide).double(), case(errors.half(), narrow).double()
+    scope = f"those numbers, batch {len(errors)}"
+    if bool(((rounded - exact).abs() <= exact.abs() / 64).all()):
+        return check.proved(scope=scope)
+    what = f"in float16 the loss is {rounded.tolist()}, in float64 {exact.tolist()}"
+    inputs = {"prediction": errors.half(), "sample": narrow, "exact": (errors.double(), wide)}
+    return check.refuted(what, inputs, scope=scope)

@@ -1,0 +1,157 @@
+"""How the parameters of a self-distilling pipeline move (C6): the average, accumulation, the optimizer's reach."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from viewproof.certify.check import Check, Claims
+from viewproof.certify.outputs import first_true
+from viewproof.certify.report import Contract, Finding
+from viewproof.certify.target.branch import TargetBranch, TargetCase, shake, state_of
+
+_SCHEDULE = 64
+"""A step's own counter may stand at any of these when a schedule is asked for its momentum."""
+
+# For each tensor of the target its next value by the closed form, and the error that rounding may make (None: exact).
+ClosedForm = Mapping[str, tuple[Tensor, Tensor | None]]
+
+claims = Claims[TargetCase](scope="this batch", method="closed form")
+
+
+@claims(Contract.C6, "the target moves by the declared average")
+def averages(case: TargetCase, check: Check) -> Finding | None:
+    """``target' = m * target + (1 - m) * online`` for every parameter and buffer, step after step; online untouched."""
+    branch = case.branch
+    if branch.target is None or branch.online is None:
+        return None
+    if branch.update is None or branch.momentum is None:
+        return check.unknown("update and momentum are not given")
+    invisible = None
+    for step in range(case.steps):
+        shake([*branch.online.parameters(), *branch.online.buffers()], 100 + step)
+        old, online, momentum = state_of(branch.target), state_of(branch.online), branch.rate(step)
+        branch.update(step)
+        new, online_after = state_of(branch.target), state_of(branch.online)
+        expected = _closed_form(branch, old, online, momentum)
+        inputs = {"step": step, "momentum": momentum, "target": old, "online": online, "updated": new}
+        scope = f"these modules, step {step}"
+        written = [k for k in online if not torch.equal(online[k], online_after[k])]
+        if written:
+            return check.refuted(f"the update of step {step} writes to online.{written[0]}", inputs, scope=scope)
+        wrong = _first_difference(new, expected)
+        if wrong is not None:
+            key, at = wrong
+            before, after, online_value = (float(state[key][at]) for state in (old, new, online))
+            what = (
+                f"step {step}: target.{key} at {at} goes from {before:.9g} to {after:.9g}; "
+                f"{float(expected[key][0][at]):.9g} is what momentum {momentum:.9g} makes of it and of online's "
+                f"{online_value:.9g}"
+            )
+            return check.refuted(what, inputs, {key: at}, scope=scope)
+        if momentum != 1:
+            invisible = invisible or _invisible_move(old, expected)
+    scope = f"these modules, steps 0 to {case.steps - 1}, drawn online values"
+    method = "closed form; buffers " + {"average": "averaged", "copy": "copied", "keep": "kept"}[branch.buffers]
+    if invisible is not None:
+        return check.unknown(invisible, scope=scope, method=method)
+    return check.proved(scope=scope, method=method)
+
+
+@claims(Contract.C6, "four micro-batches move the target once")
+def moves_once_a_step(case: TargetCase, check: Check) -> Finding | None:
+    """One optimizer step over four micro-batches moves the target once, from online as it is before or after."""
+    branch = case.branch
+    if branch.target is None or branch.online is None or branch.step is None or branch.momentum is None:
+        return None
+    invisible = None
+    for count in (1, 4):
+        shake([*branch.online.parameters(), *branch.online.buffers()], 200)
+        old, online = state_of(branch.target), state_of(branch.online)
+        branch.step([case.batch] * count)
+        new, online_after = state_of(branch.target), state_of(branch.online)
+        parameters = {k for k, _ in branch.target.named_parameters()}
+        rates = {branch.rate(k) for k in range(_SCHEDULE)} if callable(branch.momentum) else {branch.rate(0)}
+        forms = [
+            {k: form for k, form in _closed_form(branch, old, source, rate).items() if k in parameters}
+            for source in (online_after, online)
+            for rate in rates
+        ]
+        differences = [_first_difference(new, form) for form in forms]
+        fitting = [form for form, wrong in zip(forms, differences, strict=True) if wrong is None]
+        if not fitting:
+            assert differences[0] is not None
+            key, at = differences[0]
+            before, source, after = (float(state[key][at]) for state in (old, online_after, new))
+            what = (
+                f"a step over {count} micro-batches takes target.{key} at {at} from {before:.9g} (online "
+                f"{source:.9g}) to {after:.9g}, once by the momentum is {float(forms[0][key][0][at]):.9g}"
+            )
+            inputs = {"batch": case.batch, "count": count, "target": old, "online": online}
+            return check.refuted(what, inputs, {key: at})
+        invisible = invisible or next(filter(None, (_invisible_move(old, form) for form in fitting)), None)
+    scope = "these modules, this batch once and four times"
+    return (
+        check.proved(scope=scope) if invisible is None else check.unknown(invisible, scope=scope, method=check.method)
+    )
+
+
+@claims(Contract.C6, "every trained parameter moves", scope="{case.steps} steps on this batch", method="run")
+def trained_move(case: TargetCase, check: Check) -> Finding | None:
+    """After a few optimizer steps every trained parameter is another, unless the loss does not change with it."""
+    if case.branch.step is None or not case.trained:
+        return None
+    still = [k for k, p in case.trained.items() if k not in case.moved and case.matters(p)]
+    if not still:
+        return check.proved()
+    what = f"{still[0]} stays as it was in {case.steps} steps, {len(still)} of {len(case.trained)} do"
+    return check.refuted(what, {"batch": case.batch})
+
+
+@claims(Contract.C6, "no frozen parameter moves", scope="{case.steps} steps on this batch", method="run")
+def frozen_stay(case: TargetCase, check: Check) -> Finding | None:
+    """The same steps leave every frozen parameter as it was."""
+    # The average moves the target, the optimizer must not: the closed form speaks of it.
+    averaged = set() if case.branch.target is None else {id(p) for p in case.branch.target.parameters()}
+    frozen = [k for k, p in case.frozen.items() if id(p) not in averaged]
+    if case.branch.step is None or not frozen:
+        return None
+    moved = [k for k in frozen if k in case.moved]
+    if not moved:
+        return check.proved()
+    what = f"{moved[0]} moves in {case.steps} steps, {len(moved)} of {len(frozen)} do"
+    return check.refuted(what, {"batch": case.batch})
+
+
+def _closed_form(
+    branch: TargetBranch, old: Mapping[str, Tensor], online: Mapping[str, Tensor], momentum: float
+) -> ClosedForm:
+    """One move of the target, in float64."""
+    assert branch.target is not None
+    parameters = {k for k, _ in branch.target.named_parameters()}
+    expected: dict[str, tuple[Tensor, Tensor | None]] = {}
+    for key, before in old.items():
+        if before.is_floating_point() and (key in parameters or branch.buffers == "average"):
+            a, b, info = before.double(), online[key].double(), torch.finfo(before.dtype)
+            expected[key] = momentum * a + (1 - momentum) * b, 4 * info.eps * (a.abs() + b.abs()) + info.tiny
+        else:
+            stays = key not in parameters and branch.buffers == "keep"
+            expected[key] = before if stays else online[key], None
+    return expected
+
+
+def _first_difference(new: Mapping[str, Tensor], expected: ClosedForm) -> tuple[str, tuple[int, ...]] | None:
+    """The first tensor and coordinate that is not what the closed form says."""
+    for key, (value, bound) in expected.items():
+        at = first_true(new[key] != value if bound is None else ~((new[key].double() - value).abs() <= bound))
+        if at is not None:
+            return key, at
+    return None
+
+
+def _invisible_move(old: Mapping[str, Tensor], expected: ClosedForm) -> str | None:
+    """A tensor that could as well have stayed where it was: its whole move is below rounding."""
+    for key, (value, bound) in expected.items():
+        if bound is not None and value.numel() and bool(((value - old[key].double()).abs() <= bound).all()):
+            return f"{key} ({str(old[key].dtype).removeprefix('torch.')}) would move by less than rounding allows"
+    return None

@@ -1,0 +1,189 @@
+"""One draw of a view on the example: what it returned, where each coordinate comes from, and what is hidden."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from viewproof.bits import seeded, unlike
+from viewproof.certify.flow.trace import CONSTANT, MIXED, LabelTrace
+from viewproof.certify.inputs import other_contents, spread_mask
+from viewproof.certify.outputs import coordinate, difference
+from viewproof.certify.surroundings import draws_numbers
+from viewproof.certify.view.output import SeededView, ViewOutput
+from viewproof.masks import Mask, Rule
+
+DRAWS = 3
+"""How many draws of a random view are looked at."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeclaredView:
+    """A user's view, an example of its input, and what is declared of them; see `certify_view`."""
+
+    view: Callable[[Tensor], Any]
+    example: Tensor
+    rule: Rule | Mask | None = None
+    target: Callable[[Tensor], Tensor] | None = None
+    source: Callable[[Tensor], Tensor] | None = None
+
+    @cached_property
+    def random(self) -> bool:
+        """Whether a call uses the global random generators."""
+        with seeded(0):
+            return draws_numbers(lambda: self.view(self.example.clone()))
+
+    @cached_property
+    def cases(self) -> "list[ViewCase]":
+        """The view traced on the example, once for each draw that is looked at."""
+        return [ViewCase(self, seed) for seed in range(DRAWS if self.random else 1)]
+
+    @property
+    def scope(self) -> str:
+        """What a proof by labels covers."""
+        return f"all values at {'x'.join(map(str, self.example.shape))}"
+
+    def target_of(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """The declared target; without one x itself or its row-major prefix, whichever has y's shape."""
+        if self.target is not None:
+            return self.target(x)
+        if x.shape == y.shape:
+            return x
+        flat = x.reshape(x.shape[0], -1)
+        fits = y.dim() == 2 and y.shape[0] == x.shape[0] and y.shape[1] <= flat.shape[1]
+        return flat[:, : y.shape[1]] if fits else None
+
+    @cached_property
+    def hidden_by_rule(self) -> Tensor | None:
+        """The rule's mask over the batch."""
+        if self.rule is None:
+            return None
+        mask = self.rule if isinstance(self.rule, Mask) else self.rule.mask(tuple(self.example.shape[1:]))
+        return spread_mask("rule", mask, self.example).to(self.example.device)
+
+
+class ViewCase:
+    """One draw of a view on the example, with the labels of what it returned.
+
+    ``x_labels`` and ``y_labels`` tell the source coordinate of each coordinate of x and y, `target_labels` those of the
+    declared target, and ``origin`` the same (y's, if no target is declared) without the mark of having been computed.
+    ``unreliable`` is the reason why labels prove nothing, ``limit`` why nothing beyond this draw or these values.
+    """
+
+    def __init__(self, declared: DeclaredView, seed: int) -> None:
+        self.declared, self.view = declared, SeededView(declared.view, seed)
+        self.example, self.count, self.scope = declared.example, declared.example.numel(), declared.scope
+        self.output, self.input_after, trace = self._trace()
+        self.x_labels, self.y_labels = trace.labels(self.output.x), trace.labels(self.output.y)
+        self.writes = trace.wrote
+        value_dependent = trace.touches(*(m for m in (self.output.mask, self.output.view) if m is not None))
+        self.unreliable = trace.lost or (
+            "which coordinates are hidden depends on the values" if value_dependent else None
+        )
+        self.target_labels = self._labels_of_declared_target()
+        self.origin = self.base(self.y_labels if self.target_labels is None else self.target_labels)
+        self.unreliable = self.unreliable or self._misprediction()
+        self.limit = self.unreliable or ("the view is random: other draws may differ" if declared.random else None)
+        if self.hidden is not None and bool((self.x_labels == MIXED).any()):
+            # Now that it is known what is hidden, what was computed from visible coordinates only can be told apart.
+            output, _, trace = self._trace(self.hidden)
+            self.x_labels = trace.labels(output.x)
+
+    def _trace(self, hidden: Tensor | None = None) -> tuple[ViewOutput, Tensor, LabelTrace]:
+        x = self.example.clone()
+        with LabelTrace(x, hidden) as trace:
+            output = self.view.on(x)
+        return output, x, trace
+
+    def _labels_of_declared_target(self) -> Tensor | None:
+        x = self.example.clone()
+        with LabelTrace(x) as trace:
+            target = self.declared.target_of(x, self.output.y)
+        self.unreliable = self.unreliable or trace.lost
+        return None if target is None else trace.labels(target)
+
+    def _misprediction(self) -> str | None:
+        """Why the labels cannot be right, if what they predict for another input does not come true."""
+        *_, x = itertools.islice(other_contents(self.example), 2)
+        output = self.view.attempt(x)
+        if output is None:
+            return "whether the view has an answer depends on the values"
+        parts = ((self.output.x, output.x, self.x_labels), (self.output.y, output.y, self.y_labels))
+        if any(old.shape != new.shape or old.dtype != new.dtype for old, new, _ in parts):
+            return "the shape of x or y depends on the values"
+        if difference(self.output.mask, output.mask) is not None:
+            return "which coordinates are hidden depends on the values"
+        for old, new, labels in parts:
+            moved = (labels >= 0) & (labels < self.count)
+            same_dtype = new.dtype == x.dtype
+            expected = torch.where(moved, x.reshape(-1)[labels.clamp(0, self.count - 1)], old) if same_dtype else old
+            if bool((unlike(expected, new) & ((labels == CONSTANT) | (moved & same_dtype))).any()):
+                return "another input shows that the output depends on values in a way that no operator shows"
+        return None
+
+    def base(self, labels: Tensor) -> Tensor:
+        """Labels without the mark of having been computed."""
+        return torch.where(labels >= self.count, labels - self.count, labels)
+
+    @cached_property
+    def hidden(self) -> Tensor | None:
+        """The hidden source coordinates of the example; None if the masked target does not tell."""
+        return self.hidden_in(self.output)
+
+    def hidden_in(self, output: ViewOutput) -> Tensor | None:
+        """The hidden source coordinates of a run."""
+        if self.declared.hidden_by_rule is not None:
+            return self.declared.hidden_by_rule
+        if output.view is not None and output.x.shape == self.example.shape:
+            return output.view
+        if output.mask.shape != self.origin.shape:
+            return None
+        sources = self.origin[output.mask if output.kept is None else output.mask & ~output.kept]
+        return None if bool((sources < CONSTANT).any()) else self.marked(sources).reshape(self.example.shape)
+
+    def marked(self, labels: Tensor) -> Tensor:
+        """The flat source coordinates that are among the labels, as a bool tensor."""
+        marked = torch.zeros(self.count, dtype=torch.bool, device=self.example.device)
+        marked[labels[labels >= 0]] = True
+        return marked
+
+    @cached_property
+    def shown(self) -> Tensor:
+        """The flat source coordinates that x was made of."""
+        return self.marked(self.base(self.x_labels))
+
+    @cached_property
+    def absent(self) -> Tensor:
+        """The flat source coordinates whose values on the example are none of x's."""
+        if self.output.x.dtype != self.example.dtype or self.example.is_complex():
+            return torch.zeros(self.count, dtype=torch.bool, device=self.example.device)
+        return ~torch.isin(self.example.reshape(-1), self.output.x)
+
+    def inputs(self, **more: Any) -> dict[str, Any]:
+        """The inputs of a witness."""
+        return {"x": self.example, **more, **({"seed": self.view.seed} if self.declared.random else {})}
+
+    def runs(self) -> Iterator[tuple[Tensor, ViewOutput]]:
+        """The example and inputs like it, with what the view returns for each."""
+        yield self.example, self.output
+        for x in other_contents(self.example):
+            output = self.view.attempt(x)
+            if output is not None:
+                yield x, output
+
+    def runs_with_change(self, index: int) -> Iterator[tuple[Tensor, ViewOutput]]:
+        """The example with another value at one source coordinate, and what the view returns for it."""
+        for other in other_contents(self.example):
+            x = self.example.clone()
+            x.view(-1)[index] = other.reshape(-1)[index]
+            output = self.view.attempt(x) if difference(x, self.example) is not None else None
+            if output is not None:
+                yield x, output
+
+    def place(self, index: int | Tensor) -> tuple[int, ...]:
+        """The coordinate of a flat source index."""
+        return coordinate(index, tuple(self.example.shape))
