@@ -86,7 +86,10 @@ def examine(specimen: Specimen) -> Examined:
 
 
 def run(chosen: Iterable[Specimen] | None = None, json: Path | None = None) -> int:
-    """Examine and print one after the other; 0 if none has a complaint, else 1. ``json`` gets the `record`."""
+    """Examine and print each specimen; return 0 if none has a complaint, else 1.
+
+    The `record` is written to ``json``.
+    """
     examined: list[Examined] = []
     print(f"{'':<4}{'buggy':<9}{'fixed':<9}{'standing':<13}{'name and source':<60}")
     for one in map(examine, specimens() if chosen is None else chosen):
