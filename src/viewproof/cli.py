@@ -189,11 +189,15 @@ def certify(
 
 
 @app.command
-def zoo() -> int:
-    """Certify every known bug, its correct twin and every false alarm; exit 0 only if all come out as they should."""
+def zoo(*, json: Path | None = None) -> int:
+    """Certify every known bug, its correct twin and every false alarm; exit 0 only if all come out as they should.
+
+    Args:
+        json: write the verdicts to this file
+    """
     from viewproof.bugzoo.run import run
 
-    return run()
+    return run(json=json)
 
 
 def from_file(_app: App, _commands: tuple[str, ...], arguments: Any) -> None:

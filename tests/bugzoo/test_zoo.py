@@ -1,5 +1,6 @@
 """Every specimen: refuted under its contract by a witness that replays, its twin spared; and that the zoo can fail."""
 
+import json
 import re
 from dataclasses import replace
 from functools import cache
@@ -128,6 +129,16 @@ def test_the_page_is_current() -> None:
     assert numberless((ROOT / "docs" / "bugzoo.md").read_text(encoding="utf-8")) == numberless(made), stale
 
 
+def test_the_table_of_what_is_caught_is_current() -> None:
+    page = (ROOT / "docs" / "certify.md").read_text(encoding="utf-8")
+    every = [examined(name) for name in SPECIMENS]
+    for name in ["all", *(contract.name for contract in {one.specimen.contract for one in every})]:
+        record = run.record([one for one in every if name in ("all", one.specimen.contract.name)])
+        bugs = [record[key] for key in ("bugs", "detected", "missed", "unknown")]
+        correct = [record["correct"][key] for key in ("programs", "proved", "unknown", "false_alarms")]
+        assert f"\n| {name} | {' | '.join(map(str, bugs + correct))} |\n" in page
+
+
 def test_ten_pictures_stand_beside_the_page(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     page.update(tmp_path, [examined(name) for name in page.PICTURED])
@@ -183,6 +194,21 @@ def test_the_command_prints_the_table(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "x at (0, 0, 0, 4) changes with the hidden source coordinate (0, 0, 0, 4)" in printed
     assert "C1  -        PROVED   false alarm  unused argument; facebookresearch/jepa/issues/32" in printed
     assert "2 specimens, all came out as they should" in printed
+
+
+def test_the_record_counts_what_is_detected_missed_and_falsely_refuted(tmp_path: Path) -> None:
+    kept = SPECIMENS["kept tokens"]
+    missed = replace(GOOD, buggy=GOOD.fixed)
+    unknown = replace(SPECIMENS["bins too wide"], buggy=SPECIMENS["bins too wide"].fixed)
+    alarm = replace(kept, fixed=lambda x: (x, x, torch.ones(12, dtype=torch.bool)))
+    assert run.run([GOOD, missed, unknown, kept, alarm], json=tmp_path / "zoo.json") == 1
+    record = json.loads((tmp_path / "zoo.json").read_text())
+    assert [record[key] for key in ("specimens", "bugs", "detected", "missed", "unknown")] == [5, 3, 1, 1, 1]
+    assert record["correct"] == {"programs": 5, "proved": 3, "unknown": 1, "false_alarms": 1}
+    assert [one["buggy"] for one in record["each"]] == ["REFUTED", "PROVED", "UNKNOWN", None, None]
+    assert [one["false_alarm"] for one in record["each"]] == [False, False, False, False, True]
+    assert record["seconds"] == pytest.approx(sum(one["seconds"] for one in record["each"]), abs=0.1)
+    assert [path.name for path in tmp_path.iterdir()] == ["zoo.json"]
 
 
 def test_an_empty_zoo_is_no_success() -> None:

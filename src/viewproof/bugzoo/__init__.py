@@ -1,1 +1,1 @@
-"""Real silent bugs, each beside its correct twin: what the certifiers must catch, and where they must stay silent."""
+"""Real silent bugs, each beside its correct twin: data for the certifiers."""

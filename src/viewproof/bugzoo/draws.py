@@ -1,4 +1,4 @@
-"""Masks that are no function of seed, epoch and sample (C8), or not of the size that was asked for (C4)."""
+"""Masks that do not follow from seed, epoch and sample (C8), or hide a wrong number (C4)."""
 
 import time
 from collections.abc import Iterable
@@ -56,7 +56,7 @@ def draw_breaks(draw: Twin, witness: Witness) -> bool:
     not_shown="That forked workers share its state.",
 )
 def from_the_global_generator(ids: Tensor, *, epoch: int, seed: int, bug: bool) -> Tensor:
-    """NumPy's global generator, a copy of which every loader worker starts from: workers and epochs draw alike."""
+    """Every loader worker starts from a copy of NumPy's global generator, and so draws alike."""
     orders = [(np.random if bug else generator(seed, epoch, i)).permutation(PATCHES) for i in ids.tolist()]
     return hide(order[:HIDDEN] for order in orders)
 

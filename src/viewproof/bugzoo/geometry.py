@@ -58,7 +58,7 @@ def cubes(x: Tensor) -> Tensor:
     not_shown="The share of hidden voxels that are never scored at the published sizes.",
 )
 def two_orders(dropped: Tensor, bug: bool) -> Tensor:
-    """The network flattens the patches of a volume in one order of axes, the loss spreads its mask in another."""
+    """The network flattens a volume's patches in one order of axes, the loss in another."""
     grid = dropped.reshape(2, 3, 4) if bug else dropped.reshape(3, 4, 2).permute(2, 0, 1)
     for axis in range(3):
         grid = grid.repeat_interleave(2, axis)

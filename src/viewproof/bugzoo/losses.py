@@ -100,7 +100,7 @@ def polarity(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
     not_shown="The shuffle of the patches; positions stand in their own order here.",
 )
 def off_by_the_class_token(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """Counts positions with the class token, in a prediction that has none; the last one falls off the end."""
+    """Counts positions with the class token, in a prediction that has none; the last is lost."""
     scored = hidden_set(sample)
     if bug:
         scored = torch.cat([torch.zeros_like(scored[:, :1]), scored[:, :-1]], 1)
@@ -142,7 +142,7 @@ def labels_never_assigned(prediction: Tensor, sample: Sample, bug: bool) -> Tens
 
 
 def padded() -> Sample:
-    """Three rows of which two are padded: every second place was drawn, the mask holds those that are no padding."""
+    """Three rows, two of them padded; the mask holds those drawn places that are no padding."""
     sample = vectors(period=2, features=8)
     inside = torch.arange(8) < torch.tensor([8, 6, 5])[:, None]
     return replace(sample, mask=Mask(sample.mask.hidden & inside, True, "drawn inside"))
@@ -208,7 +208,7 @@ def token_uses() -> Sample:
     not_shown="The test that asserted it.",
 )
 def missing_is_never_missing(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """Compares codes with a member of the enumeration, which no number equals: nothing is ever missing."""
+    """Compares codes with a member of the enumeration, which no number equals."""
     if not bug:
         return mean_square(prediction, sample, hidden_set(sample))
     missing = sample.x == TokenUse.MISSING
@@ -311,7 +311,7 @@ def padding_has_a_gradient(twin: Twin, witness: Witness) -> bool:
     not_shown="An encoder that takes masked places for padding and does not attend to them.",
 )
 def mask_id_is_padding(bug: bool) -> tuple[Twin, Sample]:
-    """The mask's token id equals the padding's, and the loss finds what to score by that id: padding is scored too."""
+    """The mask's token id is the padding's, and the loss scores by that id: padding too."""
     mask_id = PADDING_ID if bug else MASK_ID
 
     def loss(prediction: Tensor, sample: Sample) -> Tensor:

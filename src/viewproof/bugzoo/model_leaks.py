@@ -73,7 +73,7 @@ def clip_encoded_whole(bug: bool) -> Twin:
     not_shown="Whether it harms: the authors chose early convolutions for their features.",
 )
 def overlapping_receptive_fields(bug: bool) -> Twin:
-    """Three convolutions of stride 2 and kernel 4 make tokens of 8 pixels, which are masked afterwards."""
+    """Three convolutions of stride 2 and kernel 4 make tokens of 8 pixels, then tokens are masked."""
     kernel, padding = (4, 1) if bug else (2, 0)
 
     def make() -> nn.Module:
@@ -135,7 +135,7 @@ def group_norm_over_padding(bug: bool) -> Twin:
     not_shown="That visible content spreads into hidden places and blurs the mask.",
 )
 def convolution_over_masked_patches(bug: bool) -> Twin:
-    """Feature maps are masked after each overlapping convolution, but the image before the first is not."""
+    """Features are masked after each overlapping convolution, the image before the first is not."""
     first = weights_from_seed_0(lambda: nn.Conv2d(3, 4, 3, padding=1))
     second = weights_from_seed_0(lambda: nn.Conv2d(4, 4, 3, padding=1))
 

@@ -32,7 +32,7 @@ def collapse_scores_no_worse(monitor: Twin, witness: Witness) -> bool:
     not_shown="The logging around it.",
 )
 def spread_over_views(z: Tensor, bug: bool) -> Tensor:
-    """The deviation is taken over the views, not over the batch: high where views differ, whatever they show."""
+    """The deviation is taken over the views, not over the batch: high wherever views differ."""
     return z.std(0 if bug else 1).mean()
 
 
@@ -43,7 +43,7 @@ def rank_is_off(monitor: Twin, witness: Witness) -> bool:
 
 
 def effective_rank(z: Tensor, floor: float = 0.0) -> Tensor:
-    """The exponential of the entropy of the spectrum's shares (Roy and Vetterli 2007), each raised by ``floor``."""
+    """The effective rank of Roy and Vetterli (2007), with each share raised by ``floor``."""
     values = torch.linalg.svdvals(z)
     shares = values / values.sum().clamp(min=1e-12) + floor
     shares = shares / shares.sum() if floor else shares
@@ -89,7 +89,7 @@ def ranks_break(loss: Twin, witness: Witness) -> bool:
     not_shown="The loss that it happened in.",
 )
 def gradient_over_the_ranks(z: Tensor, bug: bool) -> Tensor:
-    """A plain all-reduce, through which no gradient goes to the other ranks: right loss, gradient over the ranks."""
+    """A plain all-reduce passes no gradient to other ranks: right loss, gradient over the ranks."""
     total, count = z.T @ z, torch.tensor(float(len(z)))
     dist.all_reduce(count)
     if bug:
@@ -100,7 +100,7 @@ def gradient_over_the_ranks(z: Tensor, bug: bool) -> Tensor:
 
 
 def vicreg_regularizer(z: Tensor, diagonal: bool = False, root: bool = True) -> Tensor:
-    """A hinge on each feature's deviation, and the squared covariances of different features over their number.
+    """VICReg's variance hinge and squared covariances, over the number of features.
 
     ``diagonal`` counts the variances among the covariances, ``root=False`` puts the hinge on the variance.
     """

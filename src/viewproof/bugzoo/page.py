@@ -1,4 +1,4 @@
-"""The page ``docs/bugzoo.md`` and its pictures of ten witnesses, written by ``python -m viewproof.bugzoo.page``.
+"""``python -m viewproof.bugzoo.page`` writes docs/bugzoo.md and pictures of ten witnesses.
 
 An argument names the folder of the repository; by default it is the current one.
 """

@@ -16,7 +16,7 @@ Function = TypeVar("Function", bound=Twin)
 
 @dataclass(frozen=True)
 class Specimen:
-    """A bug with its correct twin, the certifier that must tell them apart, and the replay of its witness.
+    """A bug with its correct twin, the certifier that tells them apart, and a replay.
 
     ``certify(twin)`` applies a public certifier: it must refute ``buggy`` under ``contract``, and nothing about
     ``fixed``. ``breaks(twin, witness)`` runs a twin on the witness's inputs with plain torch, outside the certifier:
@@ -85,7 +85,7 @@ def specimen(
 
 
 def _twin(function: Twin, name: Literal["fixed", "buggy"]) -> Twin:
-    """One twin, also as an attribute of the function: other processes import or unpickle it by that path."""
+    """One twin, set as an attribute of the function, by which other processes import it."""
 
     @wraps(function)
     def twin(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Target branches that are not what they were meant to be (C6): small, but with a batch norm and a predictor."""
+"""Target branches with a wrong gradient or a wrong EMA (C6), on a small network."""
 
 import copy
 import math
@@ -17,7 +17,7 @@ MOMENTUM, STEPS = 0.9, 8
 
 
 class OnlineAndTarget:
-    """An online encoder with predictor, its EMA copy, and one optimizer; every method is as it should be."""
+    """An online encoder with predictor, its EMA copy, and one optimizer; all of it correct."""
 
     def __init__(self) -> None:
         with torch.random.fork_rng():
@@ -90,7 +90,7 @@ def certify(twin: Twin) -> Report:
 
 
 def average_breaks(twin: Twin, witness: Witness) -> bool:
-    """Whether one update from the witness's values is not the EMA's closed form, or writes to the online branch."""
+    """Whether one update is not the EMA's closed form, or writes to the online branch."""
     branch: TargetBranch = twin()
     online, target, momentum = (witness.inputs[name] for name in ("online", "target", "momentum"))
     assert branch.online is not None and branch.target is not None and branch.update is not None
@@ -139,7 +139,7 @@ def online_updated(bug: bool) -> TargetBranch:
 
 @branch_bug("buffers in the wrong loop", "confirmed", "lucidrains/byol-pytorch/issues/73")
 def buffers_in_the_wrong_loop(bug: bool) -> TargetBranch:
-    """Another such fix: a buffer is copied when its name comes up among the parameters, which it never does."""
+    """Another such fix: a buffer is copied if a parameter has its name, which none has."""
     pair = OnlineAndTarget()
 
     def update(_: int) -> None:
@@ -160,7 +160,7 @@ def cosine_momentum(step: int, length: int) -> float:
 
 @branch_bug("schedule in epochs", "confirmed", "vturrisi/solo-learn/issues/286", shown="The trace of the momentum.")
 def schedule_in_epochs(bug: bool) -> TargetBranch:
-    """Counts steps against the number of epochs: the momentum is 1, and the target frozen, after as many steps."""
+    """Counts steps against the number of epochs: after as many steps the target is frozen."""
     pair = OnlineAndTarget()
 
     def update(step: int) -> None:
@@ -172,7 +172,7 @@ def schedule_in_epochs(bug: bool) -> TargetBranch:
 
 
 def accumulation_breaks(twin: Twin, witness: Witness) -> bool:
-    """One step over the witness's micro-batches against one move of the average, from before or after it."""
+    """Whether a step over the witness's micro-batches is other than one update, before or after it."""
     branch: TargetBranch = twin()
     online, target = witness.inputs["online"], witness.inputs["target"]
     assert branch.online is not None and branch.target is not None and branch.step is not None
@@ -259,7 +259,7 @@ def targets_break(twin: Twin, witness: Witness) -> bool:
     shown="A gradient through the targets.",
 )
 def targets_from_online(bug: bool) -> TargetBranch:
-    """The targets come from the online encoder; the averaged one is kept up to date, and used by nobody."""
+    """The targets come from the online encoder; the averaged one is updated and never used."""
     pair = OnlineAndTarget()
     return replace(
         pair.branch(),
@@ -302,7 +302,7 @@ def predictor_without_optimizer(bug: bool) -> TargetBranch:
     shown="A gradient through the label.",
 )
 def relations_not_detached(bug: bool) -> TargetBranch:
-    """The matrix of similarities that serves as a label is not detached: it learns to be easy to predict."""
+    """The matrix of similarities is a label and not detached: it learns to be easy to predict."""
     pair = OnlineAndTarget()
 
     def similarities(z: Tensor) -> Tensor:

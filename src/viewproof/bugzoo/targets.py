@@ -78,7 +78,7 @@ def masked_and_unmasked_exchanged(x: Tensor, bug: bool) -> ViewParts:
     not_shown="A real encoder: its tokens are the patches themselves here.",
 )
 def register_tokens_counted(x: Tensor, bug: bool) -> ViewParts:
-    """Only the class token is taken off an encoder's output, the register tokens stay: patch features off by four."""
+    """Only the class token is removed, four register tokens stay: patch features are off by four."""
     tokens = patchify(x, 4, 4)
     output = torch.cat([tokens.new_full((len(x), 5, tokens.shape[2]), 7.0), tokens], 1)
     prefix = 1 if bug else 5

@@ -122,7 +122,7 @@ def draw_window(generator: torch.Generator) -> tuple[int, int]:
 
 
 def crop(x: Tensor, window: tuple[int, int]) -> Tensor:
-    """A crop as large as the image, wrapped around its border so that nothing is lost, as patches of 2 x 2."""
+    """A crop as large as the image, wrapped around its border, as patches of 2 x 2."""
     return patchify(x.roll(window, (2, 3)), 2, 2)
 
 
@@ -203,7 +203,7 @@ VISIBLE_PATCHES = torch.tensor([[0, 1, 3, 5], [1, 2, 6, 6]])
     not_shown="How often it happens with the published block sizes.",
 )
 def context_cut(x: Tensor, bug: bool) -> ViewParts:
-    """Index lists of visible patches are cut to the shortest of the batch: what drops out depends on batch mates."""
+    """Index lists of visible patches are cut to the shortest of the batch; other patches drop out."""
     tokens = patchify(x, 4, 4)
     hidden = torch.ones(2, 7, dtype=torch.bool).scatter(1, VISIBLE_PATCHES, False)[:, :6]
     padded = torch.cat([tokens, tokens.new_zeros(len(x), 1, tokens.shape[2])], 1)
