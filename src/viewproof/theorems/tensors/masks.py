@@ -228,7 +228,7 @@ def image_patch_mask_visible_pixel_eq_input(inputs: Inputs, observed: Observed, 
 
 def block_view(x: Tensor, rule: BlockMask) -> Tensor:
     """The view that the rule's sample shows the model."""
-    return rule.mask(tuple(x.shape[1:]), device=x.device).apply(x)
+    return rule.sample(x).x
 
 
 def column_major_blocks(x: Tensor, rule: BlockMask) -> Tensor:
