@@ -20,7 +20,7 @@ NOT_NEGATIVE = "period, offset and widths are non-negative"
 
 @dataclass(frozen=True)
 class Enumeration:
-    """A part of a statement that no capture reaches: ``right`` is run at each of finitely many inputs."""
+    """A part of a statement that no capture reaches: ``right`` is run at finitely many inputs."""
 
     wrong: str
     """What is wrong where ``right`` is False."""
