@@ -1,8 +1,5 @@
 """The theorems about `Mask` itself are proved, and their mutants refuted."""
 
-from collections.abc import Iterator
-
-import jaxtyping
 import pytest
 
 pytest.importorskip("z3")
@@ -12,12 +9,7 @@ from viewproof.theorems import check, registered
 NAMES = ["all_mask_selected", "empty_mask_not_selected", "complement_selected_iff"]
 
 
-@pytest.fixture(autouse=True)
-def _symbols_are_arguments() -> Iterator[None]:
-    """The shape checker of the test run refuses a symbol where a signature says int."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("symbols_are_arguments")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import jaxtyping
 import pytest
 import torch
 
@@ -17,14 +16,15 @@ MODULES = [f"viewproof.theorems.tensors.{part}" for part in ("random_choices", "
 THEOREMS = {name: theorem for name, theorem in registered().items() if theorem.module in MODULES}
 
 
+pytestmark = pytest.mark.usefixtures("symbols_are_arguments")
+
+
 @pytest.fixture(autouse=True)
-def _symbols_are_arguments() -> Iterator[None]:
-    """The shape checker of the test run refuses a symbol where a signature says int."""
-    jaxtyping.config.update("jaxtyping_disable", True)
+def _fresh() -> Iterator[None]:
+    """No capture of the real code is kept for the changed code, or the other way round."""
     decide.forget()
     yield
     decide.forget()
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("name", THEOREMS)

@@ -3,12 +3,11 @@
 import inspect
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 import z3
@@ -26,14 +25,7 @@ MODULES = ("masks", "samples", "geometry", "laws", "counts", "bridges", "tokens"
 THEOREMS = {
     name: t for name, t in registered().items() if t.module.removeprefix("viewproof.theorems.tensors.") in MODULES
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _symbols_are_arguments() -> Iterator[None]:
-    """The shape checker of the test run refuses a symbol where a signature says int."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("symbols_are_arguments")
 
 
 @pytest.mark.parametrize("name", THEOREMS)
@@ -47,7 +39,7 @@ def test_theorem_is_proved_and_its_mutants_are_refuted(name: str) -> None:
 
 def test_every_module_has_theorems() -> None:
     assert {theorem.module.rpartition(".")[2] for theorem in THEOREMS.values()} == set(MODULES)
-    assert len(THEOREMS) == 34
+    assert len(THEOREMS) == 36
 
 
 def changed(module: ModuleType, name: str, old: str, new: str) -> Callable[..., Any]:
@@ -135,6 +127,12 @@ def test_hypotheses_that_cannot_hold_are_vacuous() -> None:
 
     case = TensorCase(replace(masks.VECTORS, hypotheses=contradiction), claims)
     assert decide.decide([case], masks.vp.vector_mae_mask).verdict is Verdict.VACUOUS
+
+
+def test_a_statement_without_claims_is_vacuous() -> None:
+    case = TensorCase(masks.VECTORS, lambda inputs, observed, facts: [])
+    assert decide.decide([case], masks.vp.vector_mae_mask).verdict is Verdict.VACUOUS
+    assert decide.decide([], masks.vp.vector_mae_mask).verdict is Verdict.VACUOUS
 
 
 def test_an_irrational_counterexample_is_a_witness() -> None:

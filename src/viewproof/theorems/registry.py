@@ -56,7 +56,7 @@ class Mutant:
 
     @classmethod
     def of(cls, program: Any) -> "Mutant":
-        """The mutant that a function or class is: its name in words, and what its docstring says is wrong.
+        """A mutant from a function or class: its name in words, its docstring as what is wrong.
 
         >>> def rows_rolled(x):
         ...     "Row n predicts row n - 1."
@@ -69,7 +69,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Theorem:
-    """``prove(program)`` decides the statement; ``holds(program, witness)`` evaluates it on concrete inputs."""
+    """A statement that ``prove(program)`` decides; ``holds(program, witness)`` evaluates it once."""
 
     name: str
     layer: str
@@ -119,7 +119,7 @@ class Checked:
 
 
 def check(theorem: Theorem) -> Checked:
-    """Prove the theorem, refute its mutants, and replay each witness on the mutant and on the real program."""
+    """Prove the theorem, refute its mutants, and replay each witness on mutant and real program."""
     start = time.perf_counter()
     outcome = theorem.prove(theorem.program)
     proved = time.perf_counter()

@@ -28,7 +28,7 @@ def forget() -> None:
 
 
 def disagreement(subject: Subject, program: Any, captures: Sequence[Capture]) -> str | None:
-    """Arguments at which the graph and the program differ in one bit; None if there are none among those tried."""
+    """Arguments at which the graph and the program differ in a bit, if any that are tried show one."""
     if (subject, program) in _AGREED:
         return None
     generator = torch.Generator().manual_seed(0)

@@ -23,7 +23,10 @@ from viewproof.theorems.tensors.theorem import ALL_SIZES, CAPTURED, NOT_NEGATIVE
 
 
 class EmptyListing:
-    """A contract's ``listing`` that lists nothing and keeps the mask: the length of its list would be a symbol."""
+    """A contract's ``listing`` that lists nothing and keeps the mask that it was asked to list.
+
+    The length of the list is a symbol: what is proved is which mask is listed, and the objective over given indices.
+    """
 
     mask: Mask
 
@@ -34,7 +37,7 @@ class EmptyListing:
 
 
 def distance(target: Tensor, prediction: Tensor) -> Tensor:
-    """A distance about which nothing is known: an operator of its own, and to the solver a function without a law."""
+    """A distance about which nothing is known: an operator, and to the solver a function without a law."""
     if not hasattr(torch.ops.viewproof_theory, "distance"):
         _define_distance()
     number: Tensor = torch.ops.viewproof_theory.distance(target, prediction)
@@ -71,8 +74,9 @@ def _unknown_distance(facts: Facts, target: SymTensor, prediction: SymTensor) ->
 def beside_mae_loss(
     contract: vp.PredictiveViewContract, listed: Mask, expected: Mask, target: Tensor, yhat: Tensor, at: Sequence[int]
 ) -> Sequence[Tensor]:
-    """The contract's mask and the expected one, flat; the objective over one and two indices, each beside `mae_loss`
-    of the row of ``target`` and ``yhat``; and the objective over none. ``at`` is the row and two indices.
+    """The objective of a row's contract over one and two indices, each beside `mae_loss`, and over none.
+
+    Before them stand the contract's mask and the expected one, flat. ``at`` is the row and two indices.
     """
     row, i, k = at
     observed = [listed.hidden.reshape(-1), expected.hidden.reshape(-1)]
@@ -103,7 +107,7 @@ def objective_is_mae_loss(inputs: Inputs, observed: Observed, facts: Facts) -> C
 
 
 def _row_exists(inputs: Inputs) -> list[Term]:
-    """The prediction has the target's shape, which is a prefix of the source; the row and both indices exist."""
+    """Row and both indices exist; the prediction has the shape of the target, a prefix of the source."""
     x = inputs["x"].shape
     rows, size = x[0], inputs.get("recon_dim", x[1])
     fits = [*not_negative(inputs), *(same(a, b) for a, b in zip(inputs["yhat"].shape, (rows, size), strict=True))]

@@ -35,7 +35,7 @@ Claims = list[TensorClaim]
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """How a program is called (its arguments and what is asked of them) and which tensors are observed."""
+    """How a program is called, what is asked of its arguments, and which tensors are observed."""
 
     name: str
     signature: Signature

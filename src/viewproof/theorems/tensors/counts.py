@@ -41,7 +41,7 @@ HIDDEN_PATCHES = Subject("hidden patches", {"height": INT, "width": INT, **PATCH
 
 
 def closed_count(size: Term, period: Term, offset: Term) -> Term:
-    """How many ``j < size`` are congruent to the offset: ``ceil((size - offset % period) / period)``, at least 0."""
+    """How many ``j < size`` are congruent to the offset: 0 or ``ceil((size - offset % period) / period)``."""
     if known(period):
         return 0 if period == 0 else max(0, -(-(size - offset % period) // period))
     # offset % period < period, so the numerator is not negative and the bound 0 is met by itself.
@@ -141,7 +141,7 @@ def selection(x: Tensor, period: int, offset: int) -> Tensor:
 
 
 def _breaks_every_case(program: Any) -> Outcome:
-    """For each of NaN and -0.0 a run in which the hidden value does not become +0.0, found by the solver."""
+    """For NaN and for -0.0 the solver finds a run in which the hidden value does not become +0.0."""
     goals: list[str] = []
     witnesses: list[str] = []
     for what, case in HIDDEN_VALUES.items():

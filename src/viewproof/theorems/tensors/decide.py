@@ -48,6 +48,7 @@ class Record:
         self.goals: list[str] = []
         self.graphs: list[str] = []
         self.count = 0
+        self.claims = 0
         self.premises: set[tuple[str, str]] = set()
         self.satisfiable_premises: set[tuple[str, str]] = set()
 
@@ -82,6 +83,8 @@ def decide(cases: Sequence[TensorCase], program: Any) -> Outcome:
         if tried is not None:
             return Outcome(Verdict.REFUTED, *tried)
         return Outcome(Verdict.UNKNOWN, str(error), None, tuple(record.goals), tuple(record.graphs))
+    if record.claims == 0:
+        return Outcome(Verdict.VACUOUS, "nothing is claimed")
     idle = record.premises - record.satisfiable_premises
     if idle:
         return Outcome(Verdict.VACUOUS, f"no argument meets the premise of {sorted(idle)}")
@@ -141,6 +144,7 @@ def _decide_claim(
     within = inside(place, claim.extents)
     premise = True if claim.premise is None else claim.premise(*place)
     name = case.subject.name, claim.what
+    record.claims += 1
     if claim.premise is not None:
         record.premises.add(name)
         if name not in record.satisfiable_premises and _can_hold([*facts.assumed, within, premise], _sizes(inputs)):

@@ -77,6 +77,16 @@ COMPLEMENT = [
 ]
 
 
+def every_coordinate(selected: bool, inputs: Inputs, hidden: Any) -> Claims:
+    """Every coordinate of a mask over the extents is selected, or none is."""
+    extents = tuple(inputs.values())
+    what = f"every coordinate is {'' if selected else 'not '}selected"
+    return [
+        same_extents("the mask has the shape asked for", hidden.shape, extents),
+        TensorClaim(what, extents, lambda *place: iff(hidden.at(place), selected)),
+    ]
+
+
 class NothingForAll(Mask):
     """Zeros for ones."""
 
@@ -95,11 +105,7 @@ class NothingForAll(Mask):
 )
 def all_mask_selected(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Mask.all(shape) selects every coordinate."""
-    extents, hidden = tuple(inputs.values()), observed[0]
-    return [
-        same_extents("the mask has the shape asked for", hidden.shape, extents),
-        TensorClaim("every coordinate is selected", extents, lambda *place: iff(hidden.at(place), True)),
-    ]
+    return every_coordinate(True, inputs, observed[0])
 
 
 class AllForNothing(Mask):
@@ -120,11 +126,7 @@ class AllForNothing(Mask):
 )
 def empty_mask_not_selected(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Mask.empty(shape) selects no coordinate."""
-    extents, hidden = tuple(inputs.values()), observed[0]
-    return [
-        same_extents("the mask has the shape asked for", hidden.shape, extents),
-        TensorClaim("every coordinate is not selected", extents, lambda *place: neg(hidden.at(place))),
-    ]
+    return every_coordinate(False, inputs, observed[0])
 
 
 class NotInverted(Mask):

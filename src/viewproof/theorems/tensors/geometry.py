@@ -23,7 +23,7 @@ def _status(program: Any, channels: int, height: int, width: int, *sizes: int) -
 
 
 def _whole_period(inputs: Inputs) -> list[Term]:
-    """Periods as long as there are patches: the offsets below the count then tell every two patches apart."""
+    """Periods as long as there are patches: then the offsets below the count tell patches apart."""
     positive = [inputs[name] > 0 for name in ("patch_h", "patch_w")]
     return [*not_negative(inputs), *positive, inputs["period"] >= product(_grid(inputs))]
 
@@ -101,7 +101,7 @@ def patch_index_injective_on_patches(inputs: Inputs, observed: Observed, facts: 
     in_grid, _, hidden_by_its_index = (step.holds for step in steps)
 
     def both_hidden(channel: Term, *places: Term) -> Term:
-        """Both are hidden, so both have the offset as index; its quotient by the columns is each one's row."""
+        """Both hidden, so both of the offset's index; its quotient by the columns is each one's row."""
         pixels = (channel, *places[:2]), (channel, *places[2:])
         steps_of_each = [step(*pixel) for step in (in_grid, hidden_by_its_index) for pixel in pixels]
         rows = (_patch(inputs, *pixel[1:])[0] for pixel in pixels)

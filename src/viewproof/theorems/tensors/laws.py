@@ -24,7 +24,7 @@ def _matching(inputs: Inputs) -> list[Term]:
 
 
 def any_mask(name: str, observe: Callable[[Any, Mask, Tensor], Sequence[Tensor]]) -> list[Subject]:
-    """What ``observe`` sees of the program for any mask, shared or one a sample, and data of ranks 1 to 4."""
+    """What ``observe`` sees of the program for any mask, shared or one a sample, of ranks 1 to 4."""
 
     def subject(rank: int, per_sample: bool) -> Subject:
         def observe_tensors(program: Any, hidden: Tensor, x: Tensor) -> Sequence[Tensor]:

@@ -145,7 +145,7 @@ def vector_mae_hidden_mask_selected_iff(inputs: Inputs, observed: Observed, fact
 
 
 def hidden_by(x: Tensor, *sizes: Any) -> Tensor:
-    """What the rule with these parameters hides of x: a vector mask's, a patch mask's, or a rule itself."""
+    """What a rule hides of x: ``sizes`` are a vector mask's two, a patch mask's four, or the rule."""
     rule: Rule = sizes[0] if len(sizes) == 1 else (VectorMask if len(sizes) == 2 else PatchMask)(*sizes)
     return rule.mask(tuple(x.shape[1:]), device=x.device).hidden
 
@@ -228,7 +228,7 @@ def image_patch_mask_visible_pixel_eq_input(inputs: Inputs, observed: Observed, 
 
 def block_view(x: Tensor, rule: BlockMask) -> Tensor:
     """The view that the rule's sample shows the model."""
-    return rule.mask(tuple(x.shape[1:]), device=x.device).apply(x)
+    return rule.sample(x).x
 
 
 def column_major_blocks(x: Tensor, rule: BlockMask) -> Tensor:

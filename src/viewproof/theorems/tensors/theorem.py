@@ -20,7 +20,7 @@ NOT_NEGATIVE = "period, offset and widths are non-negative"
 
 @dataclass(frozen=True)
 class Enumeration:
-    """A part of a statement that no capture reaches: ``right`` is run at each of finitely many inputs."""
+    """A part of a statement that no capture reaches: ``right`` is run at finitely many inputs."""
 
     wrong: str
     """What is wrong where ``right`` is False."""
@@ -52,10 +52,10 @@ def theorem(
         cases = statement() if subjects is None else [TensorCase(subject, statement) for subject in subjects]
 
         def prove(program: Any) -> Outcome:
-            for inputs in enumerated.inputs() if enumerated else ():
-                assert enumerated is not None
-                if not enumerated.right(program, inputs):
-                    return Outcome(Verdict.REFUTED, enumerated.wrong, {"case": "enumerated", **inputs})
+            if enumerated is not None:
+                wrong = next((inputs for inputs in enumerated.inputs() if not enumerated.right(program, inputs)), None)
+                if wrong is not None:
+                    return Outcome(Verdict.REFUTED, enumerated.wrong, {"case": "enumerated", **wrong})
             return decide(cases, program)
 
         def holds(program: Any, witness: Mapping[str, Any]) -> bool:
@@ -65,17 +65,17 @@ def theorem(
 
         return register(
             Theorem(
-                statement.__name__,
-                layer,
-                first_paragraph(statement),
-                tuple(given),
-                scope,
-                method,
-                program,
-                prove,
-                holds,
-                tuple(map(Mutant.of, mutants)),
-                statement.__module__,
+                name=statement.__name__,
+                layer=layer,
+                statement=first_paragraph(statement),
+                hypotheses=tuple(given),
+                scope=scope,
+                method=method,
+                program=program,
+                prove=prove,
+                holds=holds,
+                mutants=tuple(map(Mutant.of, mutants)),
+                module=statement.__module__,
             )
         )
 

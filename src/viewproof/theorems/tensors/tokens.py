@@ -30,7 +30,7 @@ def _pixel_distance(target: Tensor, prediction: Tensor) -> Tensor:
 def _observe(
     program: Any, x: Tensor, tokens: Tensor, row: int, k: int, grid_h: int, grid_w: int, *sizes: int
 ) -> Sequence[Tensor]:
-    """The objective of patch ``k``, the picture that the tokens are, and the mask whose patches are listed."""
+    """The objective of patch ``k``, the tokens as a picture, and the mask whose patches are listed."""
     listing = EmptyListing()
     contract = program(x, tokens, row, *sizes, _pixel_distance, listing=listing)
     picture = vp.unpatchify(tokens, *x.shape[1:], *sizes[:2])

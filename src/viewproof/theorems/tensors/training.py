@@ -25,7 +25,7 @@ from viewproof.theorems.tensors.theorem import CAPTURED, theorem
 
 
 class TrainingLosses:
-    """The losses that train, and what they call in the two forms that an export of them would not show."""
+    """The losses that train, and two forms of what they call that an export of them would not show."""
 
     mse: Callable[..., Tensor] = staticmethod(vp.masked_mse)
     l1: Callable[..., Tensor] = staticmethod(vp.masked_l1)
@@ -38,7 +38,7 @@ class TrainingLosses:
 
     @staticmethod
     def l1_by_definition(prediction: Tensor, sample: Sample, reduction: Reduction, over: Over) -> Tensor:
-        """`l1` of a distance whose gradient export can follow: it loses what autograd saves inside ``F.l1_loss``."""
+        """`l1` by ``|a - b|``: export cannot follow what autograd saves inside ``F.l1_loss``."""
 
         def absolute(a: Tensor, b: Tensor, reduction: str) -> Tensor:
             return (a - b).abs()
@@ -94,7 +94,7 @@ def _fitting(inputs: Inputs) -> list[Term]:
 
 
 def _something_selected(over: Over) -> Callable[[Inputs, Facts], list[Term]]:
-    """The mask selects something; ``count`` is what Python counts of it (a row's worth if all rows share it)."""
+    """The mask selects something; ``count`` is what Python counts of it (of one row, if shared)."""
 
     def hypotheses(inputs: Inputs, facts: Facts) -> list[Term]:
         total = _count(inputs, facts, over)
@@ -244,7 +244,7 @@ def training_loss_eq_row_objectives() -> list[TensorCase]:
 
 
 def gradient_case(loss: str, reduction: Reduction, per_sample: bool) -> TensorCase:
-    """The gradient of the loss of this name with respect to the prediction, and what is claimed of it."""
+    """The gradient of the loss of this name by the prediction, and what is claimed of it."""
 
     def observe(program: Any, prediction: Tensor, y: Tensor, hidden: Tensor) -> Sequence[Tensor]:
         leaf = prediction.detach().requires_grad_()

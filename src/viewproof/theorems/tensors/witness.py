@@ -89,7 +89,7 @@ def describe(case: TensorCase, arguments: Sequence[Any]) -> dict[str, Any]:
 
 
 def broken(case: TensorCase, program: Any, arguments: Sequence[Any]) -> str | None:
-    """What the program breaks on concrete arguments: the first claim and its coordinate; None if all hold."""
+    """The first claim that the program breaks on concrete arguments, and where; None if all hold."""
     try:
         run = case.subject.replay or case.subject.observe
         observed = [tensor.detach() for tensor in run(program, *arguments)]
@@ -119,7 +119,7 @@ def replays(cases: Sequence[TensorCase], program: Any, witness: Mapping[str, Any
 
 
 def counterexample(case: TensorCase, program: Any) -> tuple[str, dict[str, Any]] | None:
-    """What breaks and arguments that break it, if one of some trials of random small sizes and values does."""
+    """What breaks and the arguments that break it, if one of some small random trials does."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(most: int) -> int:
