@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import unwrap
 
 import pytest
@@ -215,3 +216,12 @@ def test_a_loss_that_changes_from_call_to_call_is_not_compared() -> None:
     report = certify_loss(lambda p, s: vp.masked_mse(p, s) * next(calls), SAMPLE)
     assert [f.verdict for f in report.findings] == [Verdict.UNKNOWN]
     assert report.findings[0].detail.startswith("called twice alike it gives ")
+
+
+def test_a_known_count_is_that_of_the_counted_coordinates_alone() -> None:
+    from viewproof.certify.loss.proof import _CountedMask
+
+    hidden = torch.tensor([True, False, False])
+    mask = _CountedMask(hidden, counted=hidden, known_count=7)
+    assert mask.count == 7
+    assert (~mask).count == replace(mask, hidden=~hidden).count == 2

@@ -287,3 +287,18 @@ def test_an_example_that_is_no_batch_is_refused(example: Any) -> None:
 
     with pytest.raises(vp.InvalidArgument, match="must be a batch"):
         inspect.unwrap(pipeline.certify)(shown, example)
+
+
+def test_the_view_is_traced_once_for_all_parts() -> None:
+    calls = []
+
+    def view(x: Tensor) -> vp.Sample:
+        calls.append(x.shape)
+        return RULE.sample(x)
+
+    def count(**parts: Any) -> int:
+        calls.clear()
+        assert certify(Pipeline(view=view, rule=RULE, **parts), IMAGES).maps["hidden"].any()
+        return len(calls)
+
+    assert count() == count(loss=vp.masked_mse, options=SQUARE, patchify=patches)

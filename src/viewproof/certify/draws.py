@@ -99,12 +99,12 @@ def _draw_of_rule(rule: Rule, data_shape: Sequence[int] | None) -> tuple[Draw, S
     by_sample = "sample_ids" in inspect.signature(rule.mask).parameters
 
     def draw(ids: Tensor, *, epoch: int, seed: int) -> Mask:
-        seeded: Any = replace(rule, seed=seed) if "seed" in own else rule  # type: ignore[type-var]
+        with_seed: Any = replace(rule, seed=seed) if "seed" in own else rule  # type: ignore[type-var]
         if by_sample:
-            mask: Mask = seeded.mask(shape, sample_ids=ids, epoch=epoch)
+            mask: Mask = with_seed.mask(shape, sample_ids=ids, epoch=epoch)
             return mask
         # Built anew, not taken from the masks that rules keep: a rule that is no function of its fields must show.
-        return _build(seeded.at(epoch), shape, None, None)[0]
+        return _build(with_seed.at(epoch), shape, None, None)[0]
 
     moves = by_sample or type(rule).at is not Rule.at
     return draw, [a for a, does in zip(AXES, (by_sample, moves, "seed" in own), strict=True) if does]
@@ -171,12 +171,12 @@ class DrawCase:
 def _moved_since(before: GeneratorStates) -> set[str]:
     """The libraries whose global generator is in another state."""
     now = GeneratorStates.now()
-    pairs = {
-        "torch": (before.torch, now.torch),
-        "NumPy": (before.numpy, now.numpy),
-        "Python": (before.python, now.python),
+    moved = {
+        "torch": now.torch != before.torch,
+        "NumPy": now.numpy != before.numpy,
+        "Python": now.python != before.python,
     }
-    return {library for library, (old, new) in pairs.items() if old != new}
+    return {library for library, has_moved in moved.items() if has_moved}
 
 
 claims = Claims[DrawCase](scope="{case.scope}", method="run again")

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -50,39 +49,31 @@ def certify_monitor(
             raise InvalidArgument(f"{key}={value} is too few to plant collapse and health; pass at least {least}")
     if samples <= features:
         raise InvalidArgument(f"samples={samples} must exceed features={features}, or nothing is isotropic")
-    case = MonitorCase(monitor, healthy == "high", samples, features, views, dimensional, rank, threshold)
+    plants = _plants(samples, features, views, dimensional)
+    case = MonitorCase(monitor, healthy == "high", *plants, samples, features, views, rank, threshold)
     subject = subject_name(monitor, name)
     return Report(subject, claims.run(subject, case))
 
 
 @dataclass(frozen=True, eq=False)
 class MonitorCase:
-    """A monitor and the data that it is shown: plants of health and of collapse, under what makes each of them."""
+    """A monitor and the embeddings that it is shown, health and collapse by what makes them."""
 
     monitor: Callable[[Tensor], Any]
     healthy_is_high: bool
+    healthy: dict[str, Tensor]
+    collapsed: dict[str, Tensor]
     samples: int
     features: int
     views: int | None
-    dimensional: bool
     rank: bool
     threshold: float | None
 
-    @cached_property
-    def plants(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The healthy ones and the collapsed ones."""
-        return _plants(self.samples, self.features, self.views, self.dimensional)
-
     @property
-    def planted(self) -> str:
-        """How many plants there are of each, as text."""
-        healthy, collapsed = self.plants
-        return f"{len(healthy)} healthy and {len(collapsed)} collapsed plants of {self.size}"
-
-    @property
-    def size(self) -> str:
-        """Samples and features as text."""
-        return f"{self.samples} x {self.features}"
+    def plants(self) -> str:
+        """How many there are, as text."""
+        sizes = f"{len(self.healthy)} healthy and {len(self.collapsed)} collapsed plants"
+        return f"{sizes} of {self.samples} x {self.features}"
 
     @property
     def sides(self) -> str:
@@ -90,31 +81,30 @@ class MonitorCase:
         return "" if self.threshold is None else f", on either side of {self.threshold}"
 
     def score(self, plant: Tensor) -> float:
-        """What the monitor says of a plant, its random numbers the same each time."""
+        """What the monitor returns for a plant, its random numbers the same each time."""
         with seeded(0), torch.no_grad():
             return float(self.monitor(plant.clone()))
 
 
-claims = Claims[MonitorCase](method="planted")
+claims = Claims[MonitorCase](scope="{case.plants}", method="planted")
 
 
-@claims(Contract.C7, "collapse scores worse than health{case.sides}", scope="{case.planted}")
+@claims(Contract.C7, "collapse scores worse than health{case.sides}")
 def separates(case: MonitorCase, check: Check) -> Finding:
     """Every healthy plant scores better than every collapsed one, and the threshold, if any, lies between."""
-    healthy, collapsed = case.plants
-    plants = {**healthy, **collapsed}
+    plants = {**case.healthy, **case.collapsed}
     scores = {what: case.score(plant) for what, plant in plants.items()}
     again = {what: case.score(plant) for what, plant in reversed(plants.items())}
-    changed = [what for what in plants if scores[what] != again[what] and not math.isnan(again[what])]
-    if changed:
-        reason = f"it remembers: {changed[0]} scores {scores[changed[0]]:.6g}, then {again[changed[0]]:.6g}"
-        return check.unknown(reason, scope=check.scope, method="run twice")
-    broken = [what for what, value in scores.items() if math.isnan(value)]
-    if broken:
-        return check.refuted(f"{broken[0]}: NaN", {"embeddings": plants[broken[0]]})
+    for what, score in scores.items():
+        if score != again[what] and not math.isnan(again[what]):
+            reason = f"it remembers: {what} scores {score:.6g}, then {again[what]:.6g}"
+            return check.unknown(reason, scope=check.scope, method="run twice")
+    for what, score in scores.items():
+        if math.isnan(score):
+            return check.refuted(f"{what}: NaN", {"embeddings": plants[what]})
     sign = 1 if case.healthy_is_high else -1
-    worst = min(healthy, key=lambda what: sign * scores[what])
-    best = max(collapsed, key=lambda what: sign * scores[what])
+    worst = min(case.healthy, key=lambda what: sign * scores[what])
+    best = max(case.collapsed, key=lambda what: sign * scores[what])
     apart = sign * scores[worst] > sign * scores[best]
     if case.threshold is not None:
         apart = sign * scores[worst] > sign * case.threshold > sign * scores[best]
@@ -124,20 +114,24 @@ def separates(case: MonitorCase, check: Check) -> Finding:
     return check.refuted(what, {"healthy": plants[worst], "collapsed": plants[best]})
 
 
-@claims(Contract.C7, "the rank is the number of isotropic dimensions, and 1 on one point", scope="{case.size}")
+@claims(
+    Contract.C7,
+    "the rank is the number of isotropic dimensions, and 1 on one point",
+    scope="{case.samples} x {case.features}",
+)
 def counts_dimensions(case: MonitorCase, check: Check) -> Finding | None:
     """1 on one point and on one line, ``k`` where ``k`` dimensions are isotropic; within 2 %."""
     if not case.rank:
         return None
+    dimensions = sorted({1, 2, case.features})
     planted = [("one point", torch.full((case.samples, case.features), 0.5), 1)]
-    for k in sorted({1, 2, case.features}):
-        planted.append((f"isotropic in {k}", _isotropic(case.samples, case.features, 3, k), k))
+    planted += [(f"isotropic in {k}", _isotropic(case.samples, case.features, 3, k), k) for k in dimensions]
     for what, plant, k in planted:
         embeddings = plant if case.views is None else plant.expand(case.views, -1, -1)
         value = case.score(embeddings)
         if not abs(value - k) <= 0.02 * k:
             return check.refuted(f"{what}: {value:.6g}, not {k}", {"embeddings": embeddings, "rank": k})
-    return check.proved(scope=f"{len(planted)} plants of {case.size}")
+    return check.proved(scope=f"{len(planted)} plants of {check.scope}")
 
 
 def _isotropic(samples: int, features: int, seed: int, dimensions: int | None = None) -> Tensor:

@@ -92,19 +92,20 @@ def _quietly(case: TensorCase, call: Call) -> Outcome:
 
 @dataclass(frozen=True, eq=False)
 class _CountedMask(Mask):
-    """A mask whose count is known beforehand: a symbol, where the mask itself is one."""
+    """A mask whose count is known beforehand, as long as it selects the coordinates that were counted."""
 
+    counted: Tensor | None = None
     known_count: Any = None
 
     @property
     def count(self) -> Any:
-        """The count that was given."""
-        return self.known_count
+        """How many coordinates are selected: a symbol, where the mask itself is one."""
+        return self.known_count if self.hidden is self.counted else int(self.hidden.count_nonzero())
 
 
 def _run(program: Call, prediction: Tensor, y: Tensor, hidden: Tensor, per_sample: bool, count: Any) -> Tensor:
     """The loss as it runs eagerly, with the mask's count, a Python number there, as a symbol."""
-    mask = _CountedMask(hidden, per_sample, "any mask", count)
+    mask = _CountedMask(hidden, per_sample, "any mask", counted=hidden, known_count=count)
     with replaced(torch.compiler, "is_compiling", lambda: False):
         return program(prediction, Sample(y, y, mask))
 
