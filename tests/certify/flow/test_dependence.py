@@ -220,6 +220,8 @@ SOUND: dict[str, Program] = {
     "out": lambda x: torch.add(x, 1, out=torch.empty(2, 4, 6)),
     "resized": lambda x: x.clone().resize_(2, 4, 6),
     "backward": lambda x: slope(x),
+    "sorter": lambda x: torch.searchsorted(torch.ones(6), torch.ones(2), sorter=(x[0, 0] > 0).long()),
+    "sparse product": lambda x: (torch.eye(6)[:4].to_sparse() * x[0]).to_dense(),
     "sparse": lambda x: (torch.eye(4).to_sparse() @ x[0]).clone(),
     "to sparse": lambda x: x[0].to_sparse().to_dense(),
 }
@@ -425,6 +427,45 @@ def test_memory_of_storages_that_are_gone_is_given_back() -> None:
             x = x + 1
     assert tracked.of(x).all()
     assert len(tracked.storages) < 2000
+
+
+LIBRARY = torch.library.Library("viewproof_test", "DEF")
+LIBRARY.define("chosen(Tensor x, Tensor score) -> Tensor")
+LIBRARY.impl("chosen", lambda x, score: x[score > 0], "CPU")
+LIBRARY.define("doubled(Tensor x) -> Tensor")
+LIBRARY.impl("doubled", lambda x: x * 2, "CPU")
+LIBRARY.impl("doubled", torch.empty_like, "Meta")
+
+
+def test_an_operator_whose_shape_may_follow_from_values_decides_though_nothing_says_so() -> None:
+    x, where = torch.ones(4), torch.tensor([True, False, False, False])
+    with torch.no_grad(), Dependence() as tracked:
+        tracked.tag(x, where)
+        sized = torch.full((1,), float(len(torch.ops.viewproof_test.chosen(torch.arange(4.0), x))))
+    assert "viewproof_test::chosen" in tracked.escaped and tracked.of(sized).all()
+    with torch.no_grad(), Dependence() as tracked:
+        tracked.tag(x, where)
+        torch.ops.viewproof_test.doubled(x)
+    assert not tracked.escaped and tracked.unknown
+
+
+def test_what_holds_no_number_or_was_never_written_is_not_said_to_be_independent() -> None:
+    x = torch.ones(2, 3)
+    with torch.no_grad(), Dependence() as tracked:
+        tracked.tag(x, torch.tensor([True, False, False]).expand(2, 3))
+        nowhere, somewhere = x[:, 1:] * torch.inf, x[:, 1:] * torch.tensor([torch.nan, 1.0])
+        grown = torch.zeros(2).resize_(100)
+    assert tracked.of(nowhere).all() and not tracked.of(somewhere).any()
+    assert not tracked.of(grown[:2]).any() and tracked.of(grown[2:]).all()
+
+
+def test_a_write_to_the_input_is_named() -> None:
+    for function, operator in ((lambda x: x[0].zero_(), "zero"), (lambda x: x.add(1), "")):
+        x = torch.ones(2, 3)
+        with torch.no_grad(), Dependence() as tracked:
+            tracked.tag(x, x > 0)
+            function(x)  # type: ignore[no-untyped-call]
+        assert tracked.wrote.startswith(f"{operator} at test_dependence.py:") if operator else tracked.wrote == ""
 
 
 UNARY = [

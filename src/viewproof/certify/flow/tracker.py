@@ -27,7 +27,8 @@ _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 class Tracker(TorchDispatchMode):
     """Follows, while it is on, every operator that meets data computed from the input.
 
-    ``escaped`` says why the data can be followed no further, or is empty.
+    ``escaped`` says why the data can be followed no further, ``wrote`` which operator wrote to the input first; both
+    are empty if there is nothing to say.
     """
 
     supports_higher_order_operators = True
@@ -35,7 +36,8 @@ class Tracker(TorchDispatchMode):
 
     def __init__(self, **planes: bool | int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.storages, self.escaped = Storages(**planes), ""
+        self.storages, self.escaped, self.wrote = Storages(**planes), "", ""
+        self.sources: set[int] = set()
         self._escapes = _Escapes(self)
 
     @classmethod
@@ -82,6 +84,12 @@ class Tracker(TorchDispatchMode):
         """Set the entries of a result (the first one?) or of what the operator wrote."""
         raise NotImplementedError
 
+    def start(self, source: Tensor, entries: Tensor) -> None:
+        """Follow the source, from these entries of the first plane."""
+        with BelowModes():
+            self.sources |= {address(source)} - {0}
+            self.write(source, **{self.storages.main: entries})
+
     def write(self, tensor: Tensor, **entries: Tensor | bool | int) -> None:
         """Set the tensor's entries, broadcast to its shape."""
         if reason := self.storages.write(tensor, **entries):
@@ -112,7 +120,9 @@ class Tracker(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
         with BelowModes():
             call = Call(self, row, func, args, kwargs)
-            concerned = row.dependence is uninitialised or any(map(self.storages.derived, call.passed))
+            resized = call.written if call.name in ("resize", "resize_as") else []
+            sizes = [t.untyped_storage().nbytes() for t in resized if t.layout == torch.strided]
+            concerned = row.dependence is uninitialised or bool(sizes) or any(map(self.storages.derived, call.passed))
         if not concerned:
             return func(*args, **kwargs)
         outcome = self._attention(call) if attention(func) else None
@@ -121,6 +131,11 @@ class Tracker(TorchDispatchMode):
         out = func(*args, **kwargs)
         with BelowModes():
             self._record(call, outcome, out if isinstance(out, list | tuple) else (out,))
+            for tensor, size in zip(call.written, sizes, strict=False):
+                # Fresh memory holds anything.
+                first, items = (b // tensor.element_size() for b in (size, tensor.untyped_storage().nbytes()))
+                tail = tensor.new_empty(0).set_(tensor.untyped_storage(), first, (max(0, items - first),), (1,))
+                self.store(call, tail, self.storages.unknown[self.storages.main], False)
         return out
 
     def _attention(self, call: Call) -> Any:
@@ -156,10 +171,14 @@ class Tracker(TorchDispatchMode):
         return self.mixed(call)
 
     def _record(self, call: Call, outcome: Any, results: Sequence[Any]) -> None:
+        if not self.wrote and any(address(t) in self.sources for t in call.written):
+            self.wrote = f"{call.name}{place_of_caller()}"
         rule, unknown = call.row.dependence, self.storages.unknown[self.storages.main]
         if rule is not fresh and any(isinstance(r, bool | int | float | complex) for r in results):
             self.looks(call.read, f"{call.name} turns {{}} into a number of Python's")
         tensors = list(tensors_in(results))
+        if rule is None and not same_shapes(call, tensors):
+            self.looks(call.read, f"the shape of what {call.name} returns may follow from {{}}")
         outcomes = [outcome] * len(tensors)
         if isinstance(outcome, tuple):
             # An operator may leave a result undefined.
@@ -179,6 +198,26 @@ class Tracker(TorchDispatchMode):
         if outcome is not False:
             for key, tensor in unreturned.items():
                 self.store(call, tensor, call.stored.get(key, unknown), False)
+
+
+def same_shapes(call: Call, results: Sequence[Any]) -> bool:
+    """Whether the operator returns tensors of these shapes without looking at any value."""
+
+    def shape_of(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [shape_of(v) for v in value]
+        if isinstance(value, Tensor):
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return torch.device("meta") if isinstance(value, torch.device) else value
+
+    try:
+        shapes = call.func(**{key: shape_of(value) for key, value in call.args.items()})
+    except Exception:
+        # An operator of anyone's, which need not know of tensors that have shapes alone.
+        return False
+    return [t.shape for t in tensors_in(shapes if isinstance(shapes, list | tuple) else (shapes,))] == [
+        t.shape for t in results
+    ]
 
 
 # Calls that hand a tensor's content to code outside torch, and constructors that read tensors inside lists.
