@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from viewproof.bits import unlike
-from viewproof.certify.flow import rules, table
+from viewproof.certify.flow import label_rules, rules, table
 from viewproof.certify.flow.call import Row
 from viewproof.certify.flow.dependence import Dependence
+from viewproof.certify.flow.trace import MIXED, VISIBLE, LabelTrace
 
 Program = Callable[[Tensor], Any]
 FINITE, ALL = (0.5, -3.0, 0.0, 40.0), (0.5, -3.0, 0.0, float("nan"), float("inf"), -0.0)
@@ -495,3 +496,40 @@ def test_operators_that_torch_calls_pointwise_are() -> None:
         assert not (said & ~where).any()
         assert missed(operator, x, where) == 0, operator
     assert seen > 90
+
+
+def denied(program: Program) -> int:
+    """Changes of outputs that the labels deny, over each coordinate of the first sample."""
+    x, where = example(1)
+    where[0, 0, 0] = True
+    torch.manual_seed(0)
+    with torch.no_grad(), LabelTrace(traced := x.clone(), where) as trace:
+        labels = [trace.labels(t) for t in tensors(program(traced))]
+    count = 0
+    for place in range(24) if trace.lost is None else ():
+        one = torch.zeros(x.shape, dtype=torch.bool)
+        one.view(-1)[place] = True
+        for label, changed in zip(labels, changes(program, x, one), strict=True):
+            source = torch.where(label >= x.numel(), label - x.numel(), label)
+            allowed = (source == place) | (label == MIXED) | ((label == VISIBLE) & ~where.flatten()[place])
+            count += int((changed & ~allowed).sum())
+    return count
+
+
+@pytest.mark.parametrize("name", [*EXACT, *SOUND])
+def test_labels_deny_no_change_either(name: str) -> None:
+    assert denied((EXACT | SOUND)[name]) == 0
+
+
+def test_a_wrong_row_of_labels_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, row in (
+        ("cumsum", Row(rules.running, label_rules.joined)),
+        ("_softmax", Row(rules.pointwise)),
+        ("sort", Row(rules.slices, label_rules.moved)),
+    ):
+        monkeypatch.setitem(table._ROWS, name, row)
+        table.row_of.cache_clear()
+        try:
+            assert denied({"cumsum": EXACT["cumsum"], "_softmax": EXACT["softmax"], "sort": SOUND["sort"]}[name]) > 0
+        finally:
+            table.row_of.cache_clear()
