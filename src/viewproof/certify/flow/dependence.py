@@ -76,11 +76,6 @@ class Dependence(Tracker):  # type: ignore[no-untyped-call]
         """If the argument follows from the input, the answer holds for this input only."""
         self.reads_visible |= self.storages.derived(argument)
 
-    def follow(self, call: Call) -> Any:
-        """The dependence of what the operator returns."""
-        assert call.row.dependence is not None
-        return call.row.dependence(call)
-
     def mixed(self, call: Call) -> bool:
         """Everything that the operator returns depends on everything that it reads."""
         self.unknown.setdefault(f"{call.name}{place_of_caller()}")

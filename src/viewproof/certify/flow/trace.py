@@ -106,8 +106,7 @@ class LabelTrace(Tracker):  # type: ignore[no-untyped-call]
     def by_dependence(self, call: Call, plane: Callable[[Tensor], Tensor]) -> Any:
         """What the operator's rule of dependence says of this plane of truth values."""
         call.plane = plane
-        assert call.row.dependence is not None
-        outcome = call.row.dependence(call)
+        outcome = super().follow(call)
         call.plane = self.plane
         call.stored.clear()
         return outcome

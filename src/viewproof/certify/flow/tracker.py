@@ -7,19 +7,20 @@ and of what it wrote. Operators without a row and without a decomposition are to
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from viewproof.certify.flow.call import Call, tensors_in
 from viewproof.certify.flow.rules import fresh, metadata, uninitialised
 from viewproof.certify.flow.storage import Storages, address
-from viewproof.certify.flow.table import attention, deciding, row_of
-from viewproof.torch_internals import BelowModes, OpOverload, TorchDispatchMode, decomposes, schema, tree_leaves
+from viewproof.certify.flow.table import deciding, row_of
+from viewproof.torch_internals import BelowModes, OpOverload, TorchDispatchMode, decomposes, tree_leaves
 
 _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
@@ -38,7 +39,7 @@ class Tracker(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.storages, self.escaped, self.wrote = Storages(**planes), "", ""
         self.sources: set[int] = set()
-        self._escapes = _Escapes(self)
+        self._contexts = ExitStack()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -46,13 +47,15 @@ class Tracker(TorchDispatchMode):
         return False
 
     def __enter__(self) -> Any:
-        self._escapes.__enter__()  # type: ignore[no-untyped-call]
+        # Fused attention means what the plain one computes, whose operators have rows.
+        self._contexts.enter_context(sdpa_kernel(SDPBackend.MATH))
+        self._contexts.enter_context(_Escapes(self))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self._escapes.__exit__(*error)  # type: ignore[no-untyped-call]
+        self._contexts.close()
 
     @contextmanager
     def _again(self) -> Iterator[None]:
@@ -70,10 +73,11 @@ class Tracker(TorchDispatchMode):
 
     def follow(self, call: Call) -> Any:
         """The first plane of what the operator returns, by its row: of all, or a tuple with one for each."""
-        raise NotImplementedError
+        assert call.row.dependence is not None
+        return call.row.dependence(call)
 
-    def mixed(self, call: Call) -> Any:
-        """The same of an operator of which nothing is known."""
+    def mixed(self, call: Call) -> bool | int:
+        """The same of an operator without a rule."""
         raise NotImplementedError
 
     def used(self, argument: Tensor) -> None:
@@ -125,9 +129,8 @@ class Tracker(TorchDispatchMode):
             concerned = row.dependence is uninitialised or bool(sizes) or any(map(self.storages.derived, call.passed))
         if not concerned:
             return func(*args, **kwargs)
-        outcome = self._attention(call) if attention(func) else None
         with BelowModes():
-            outcome = self._outcome(call) if outcome is None else outcome
+            outcome = self._outcome(call)
         out = func(*args, **kwargs)
         with BelowModes():
             self._record(call, outcome, out if isinstance(out, list | tuple) else (out,))
@@ -137,20 +140,6 @@ class Tracker(TorchDispatchMode):
                 tail = tensor.new_empty(0).set_(tensor.untyped_storage(), first, (max(0, items - first),), (1,))
                 self.store(call, tail, self.storages.unknown[self.storages.main], False)
         return out
-
-    def _attention(self, call: Call) -> Any:
-        """A fused attention means what the plain one computes; its other results serve the backward pass."""
-        query, key, value = (call.args[k] for k in ("query", "key", "value"))
-        bias = call.args.get("attn_mask", call.args.get("attn_bias"))
-        grouped = query.shape[-3] != key.shape[-3]
-        with self._again():
-            plain, _ = torch.ops.aten._scaled_dot_product_attention_math(
-                query, key, value, bias, 0.0, call.args["is_causal"], scale=call.args["scale"], enable_gqa=grouped
-            )
-        with BelowModes():
-            rest = self.storages.unknown[self.storages.main] if self.storages.depends(plain) else False
-            results = sum("Tensor" in str(r.type) for r in schema(call.func).returns)
-            return (self.plane(plain).clone(), *[rest] * (results - 1))
 
     def _outcome(self, call: Call) -> Any:
         rule = call.row.dependence
