@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from viewproof.bits import unlike
-from viewproof.certify.flow import rules, table
+from viewproof.certify.flow import label_rules, rules, table
 from viewproof.certify.flow.call import Row
 from viewproof.certify.flow.dependence import Dependence
+from viewproof.certify.flow.trace import MIXED, VISIBLE, LabelTrace
 
 Program = Callable[[Tensor], Any]
 FINITE, ALL = (0.5, -3.0, 0.0, 40.0), (0.5, -3.0, 0.0, float("nan"), float("inf"), -0.0)
@@ -220,6 +221,8 @@ SOUND: dict[str, Program] = {
     "out": lambda x: torch.add(x, 1, out=torch.empty(2, 4, 6)),
     "resized": lambda x: x.clone().resize_(2, 4, 6),
     "backward": lambda x: slope(x),
+    "sorter": lambda x: torch.searchsorted(torch.ones(6), torch.ones(2), sorter=(x[0, 0] > 0).long()),
+    "sparse product": lambda x: (torch.eye(6)[:4].to_sparse() * x[0]).to_dense(),
     "sparse": lambda x: (torch.eye(4).to_sparse() @ x[0]).clone(),
     "to sparse": lambda x: x[0].to_sparse().to_dense(),
 }
@@ -427,6 +430,45 @@ def test_memory_of_storages_that_are_gone_is_given_back() -> None:
     assert len(tracked.storages) < 2000
 
 
+LIBRARY = torch.library.Library("viewproof_test", "DEF")
+LIBRARY.define("chosen(Tensor x, Tensor score) -> Tensor")
+LIBRARY.impl("chosen", lambda x, score: x[score > 0], "CPU")
+LIBRARY.define("doubled(Tensor x) -> Tensor")
+LIBRARY.impl("doubled", lambda x: x * 2, "CPU")
+LIBRARY.impl("doubled", torch.empty_like, "Meta")
+
+
+def test_an_operator_whose_shape_may_follow_from_values_decides_though_nothing_says_so() -> None:
+    x, where = torch.ones(4), torch.tensor([True, False, False, False])
+    with torch.no_grad(), Dependence() as tracked:
+        tracked.tag(x, where)
+        sized = torch.full((1,), float(len(torch.ops.viewproof_test.chosen(torch.arange(4.0), x))))
+    assert "viewproof_test::chosen" in tracked.escaped and tracked.of(sized).all()
+    with torch.no_grad(), Dependence() as tracked:
+        tracked.tag(x, where)
+        torch.ops.viewproof_test.doubled(x)
+    assert not tracked.escaped and tracked.unknown
+
+
+def test_what_holds_no_number_or_was_never_written_is_not_said_to_be_independent() -> None:
+    x = torch.ones(2, 3)
+    with torch.no_grad(), Dependence() as tracked:
+        tracked.tag(x, torch.tensor([True, False, False]).expand(2, 3))
+        nowhere, somewhere = x[:, 1:] * torch.inf, x[:, 1:] * torch.tensor([torch.nan, 1.0])
+        grown = torch.zeros(2).resize_(100)
+    assert tracked.of(nowhere).all() and not tracked.of(somewhere).any()
+    assert not tracked.of(grown[:2]).any() and tracked.of(grown[2:]).all()
+
+
+def test_a_write_to_the_input_is_named() -> None:
+    for function, operator in ((lambda x: x[0].zero_(), "zero"), (lambda x: x.add(1), "")):
+        x = torch.ones(2, 3)
+        with torch.no_grad(), Dependence() as tracked:
+            tracked.tag(x, x > 0)
+            function(x)  # type: ignore[no-untyped-call]
+        assert tracked.wrote.startswith(f"{operator} at test_dependence.py:") if operator else tracked.wrote == ""
+
+
 UNARY = [
     overload
     for name in dir(torch.ops.aten)
@@ -454,3 +496,40 @@ def test_operators_that_torch_calls_pointwise_are() -> None:
         assert not (said & ~where).any()
         assert missed(operator, x, where) == 0, operator
     assert seen > 90
+
+
+def denied(program: Program) -> int:
+    """Changes of outputs that the labels deny, over each coordinate of the first sample."""
+    x, where = example(1)
+    where[0, 0, 0] = True
+    torch.manual_seed(0)
+    with torch.no_grad(), LabelTrace(traced := x.clone(), where) as trace:
+        labels = [trace.labels(t) for t in tensors(program(traced))]
+    count = 0
+    for place in range(24) if trace.lost is None else ():
+        one = torch.zeros(x.shape, dtype=torch.bool)
+        one.view(-1)[place] = True
+        for label, changed in zip(labels, changes(program, x, one), strict=True):
+            source = torch.where(label >= x.numel(), label - x.numel(), label)
+            allowed = (source == place) | (label == MIXED) | ((label == VISIBLE) & ~where.flatten()[place])
+            count += int((changed & ~allowed).sum())
+    return count
+
+
+@pytest.mark.parametrize("name", [*EXACT, *SOUND])
+def test_labels_deny_no_change_either(name: str) -> None:
+    assert denied((EXACT | SOUND)[name]) == 0
+
+
+def test_a_wrong_row_of_labels_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, row in (
+        ("cumsum", Row(rules.running, label_rules.joined)),
+        ("_softmax", Row(rules.pointwise)),
+        ("sort", Row(rules.slices, label_rules.moved)),
+    ):
+        monkeypatch.setitem(table._ROWS, name, row)
+        table.row_of.cache_clear()
+        try:
+            assert denied({"cumsum": EXACT["cumsum"], "_softmax": EXACT["softmax"], "sort": SOUND["sort"]}[name]) > 0
+        finally:
+            table.row_of.cache_clear()

@@ -55,6 +55,13 @@ def test_labels_of_moves_say_where_each_value_comes_from(function: Callable[[Ten
     assert torch.equal(y, torch.where(labels >= 0, X.reshape(-1)[labels.clamp(min=0)], 0.0))
 
 
+def running_mean(x: Tensor) -> Tensor:
+    layer = torch.nn.BatchNorm2d(1)
+    layer(x)
+    assert layer.running_mean is not None
+    return layer.running_mean
+
+
 @pytest.mark.parametrize(
     ("function", "label"),
     [
@@ -76,6 +83,13 @@ def test_labels_of_moves_say_where_each_value_comes_from(function: Callable[[Ten
         (lambda x: x.view(torch.int32) & -1, 0),
         (lambda x: x.view(torch.int32) * 1, 0),
         (lambda x: x.view(torch.int32) * 0, CONSTANT),
+        (lambda x: torch.full((2, 1, 4, 6), 2).mul_(x.long() - 1), 48),
+        (lambda x: x.int() & torch.tensor(255, dtype=torch.uint8).expand(1), 48),
+        (lambda x: torch.cat([x, x.double()]), 48),
+        (lambda x: torch.cat([x.view(torch.int32).flatten(), torch.ones(1, dtype=torch.int64)]), 48),
+        (lambda x: running_mean(x), MIXED),
+        (lambda x: torch.zeros(2).resize_(100)[50:], MIXED),
+        (lambda x: x.resize_(100)[50:], MIXED),
     ],
 )
 def test_the_first_label_of_what_is_computed(function: Callable[[Tensor], Tensor], label: int) -> None:
@@ -113,6 +127,9 @@ def test_what_is_computed_from_visible_coordinates_only_is_told_apart() -> None:
         (lambda x: x if 3.0 in x else -x, "looks at values"),
         (lambda x: torch.from_numpy(np.asarray(x)), "looks at values: __array__"),
         (lambda x: x.view(torch.uint8) + 0, "another item size"),
+        (lambda x: torch.from_numpy(np.zeros(X.shape, np.float32)).copy_(x), "shared with code outside torch"),
+        (lambda x: (torch.eye(6)[:4].to_sparse() * x[0, 0]).to_dense(), "no strided storage"),
+        (lambda x: (torch.poisson(x), torch.rand(3))[1], "more or fewer random numbers"),
         (lambda x: torch.complex(x, x).conj(), "without writing them"),
     ],
 )
@@ -129,4 +146,4 @@ def test_writes_to_the_source_are_noticed() -> None:
         x = X.clone()
         with LabelTrace(x) as trace:
             function(x)  # type: ignore[no-untyped-call]
-        assert trace.wrote is wrote
+        assert bool(trace.wrote) is wrote

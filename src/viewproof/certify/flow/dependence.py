@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from viewproof.certify.flow.call import Call, tensors_in
+from viewproof.certify.flow.storage import address
 from viewproof.certify.flow.tracker import Tracker, place_of_caller
 from viewproof.torch_internals import BelowModes
 
@@ -46,15 +47,19 @@ class Dependence(Tracker):  # type: ignore[no-untyped-call]
 
     def tag(self, x: Tensor, where: Tensor) -> None:
         """Elements of ``x`` from which dependence is followed: ``where``, bool, of the same shape."""
-        with BelowModes():
-            self.write(x, tagged=where)
+        self.start(x, where)
 
     def of(self, tensor: Tensor) -> Tensor:
-        """Bool, of the tensor's shape: whether each element may depend on tagged elements."""
-        if self.escaped:
-            return torch.ones(tensor.shape, dtype=torch.bool, device=tensor.device)
+        """Bool, of the tensor's shape: whether each element may depend on tagged elements.
+
+        A tensor that is NaN or infinite everywhere says nothing of what it was computed from: all of it may depend.
+        """
         with BelowModes():
-            return self.plane(tensor)
+            if not self.escaped and address(tensor) and tensor.numel() and not bool(tensor.isfinite().any()):
+                self.unknown.setdefault("a tensor that is NaN or infinite everywhere")
+                return torch.ones(tensor.shape, dtype=torch.bool, device=tensor.device)
+            everything = torch.ones((), dtype=torch.bool, device=tensor.device).expand(tensor.shape)
+            return everything if self.escaped else self.plane(tensor)
 
     def escape(self, reason: str) -> None:
         """From here on everything may depend."""
@@ -70,11 +75,6 @@ class Dependence(Tracker):  # type: ignore[no-untyped-call]
     def used(self, argument: Tensor) -> None:
         """If the argument follows from the input, the answer holds for this input only."""
         self.reads_visible |= self.storages.derived(argument)
-
-    def follow(self, call: Call) -> Any:
-        """The dependence of what the operator returns."""
-        assert call.row.dependence is not None
-        return call.row.dependence(call)
 
     def mixed(self, call: Call) -> bool:
         """Everything that the operator returns depends on everything that it reads."""

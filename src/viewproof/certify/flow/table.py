@@ -83,13 +83,6 @@ _row(
 )
 
 
-def attention(func: OpOverload) -> bool:
-    """Whether the operator is one of torch's fused attentions, whose meaning is the plain computation."""
-    name = str(func)
-    kinds = ("flash", "efficient", "cudnn", "fused")
-    return name.startswith(tuple(f"aten._scaled_dot_product_{kind}" for kind in kinds)) and "backward" not in name
-
-
 def deciding(call: Call) -> Iterable[Tensor]:
     """The arguments whose values set the shape of the result."""
     if torch.Tag.dynamic_output_shape not in call.func.tags:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from viewproof.certify.flow.call import Call
-from viewproof.certify.flow.storage import address
 from viewproof.certify.flow.tracker import Tracker
 from viewproof.torch_internals import BelowModes
 
@@ -25,10 +24,9 @@ CONSTANT, MIXED, VISIBLE = -1, -2, -3
 class LabelTrace(Tracker):  # type: ignore[no-untyped-call]
     """Labels beside every tensor that is made while the mode is on; ``hidden`` marks source coordinates.
 
-    ``lost`` says why the labels are no proof (the program looked at values of the source), or is None; ``wrote``
-    whether an operator wrote to the source; ``generators`` holds the state of each generator that was passed to an
-    operator, when it was. With ``hidden``, what was computed from several coordinates none of which is hidden has the
-    label `VISIBLE` instead of `MIXED`.
+    ``lost`` says why the labels are no proof (the program looked at values of the source), or is None; ``generators``
+    holds the state of each generator that was passed to an operator, when it was. With ``hidden``, what was computed
+    from several coordinates none of which is hidden has the label `VISIBLE` instead of `MIXED`.
 
     >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     >>> with LabelTrace(x) as trace:
@@ -41,14 +39,13 @@ class LabelTrace(Tracker):  # type: ignore[no-untyped-call]
     def __init__(self, source: Tensor, hidden: Tensor | None = None) -> None:
         # Entries are labels plus 1: what an operator fills with zeros is constant.
         super().__init__(labels=MIXED + 1)
-        self.count, self.wrote = source.numel(), False
+        self.count = source.numel()
         self.generators: list[bytes] = []
         # Whether what has an entry (constant, each coordinate, visible, mixed: from the end) may carry hidden content.
         secret = torch.ones(self.count, dtype=torch.bool) if hidden is None else hidden.reshape(-1).cpu()
         self._all_secret = bool(secret.all())
         self._secret = torch.cat([torch.tensor([False]), secret, torch.tensor([False, True])]).to(source.device)
-        self._source = address(source)
-        self.write(source, labels=torch.arange(1, self.count + 1, device=source.device).reshape(source.shape))
+        self.start(source, torch.arange(1, self.count + 1, device=source.device).reshape(source.shape))
 
     @property
     def lost(self) -> str | None:
@@ -87,7 +84,6 @@ class LabelTrace(Tracker):  # type: ignore[no-untyped-call]
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def _record(self, call: Call, outcome: Any, results: Any) -> None:
-        self.wrote |= any(address(t) == self._source for t in call.written)
         if any(t.is_conj() or t.is_neg() for t in results if isinstance(t, Tensor)):
             self.escape(f"{call.name} changes values without writing them")
         super()._record(call, outcome, results)
@@ -110,8 +106,7 @@ class LabelTrace(Tracker):  # type: ignore[no-untyped-call]
     def by_dependence(self, call: Call, plane: Callable[[Tensor], Tensor]) -> Any:
         """What the operator's rule of dependence says of this plane of truth values."""
         call.plane = plane
-        assert call.row.dependence is not None
-        outcome = call.row.dependence(call)
+        outcome = super().follow(call)
         call.plane = self.plane
         call.stored.clear()
         return outcome

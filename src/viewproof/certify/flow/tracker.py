@@ -7,19 +7,20 @@ and of what it wrote. Operators without a row and without a decomposition are to
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from viewproof.certify.flow.call import Call, tensors_in
 from viewproof.certify.flow.rules import fresh, metadata, uninitialised
 from viewproof.certify.flow.storage import Storages, address
-from viewproof.certify.flow.table import attention, deciding, row_of
-from viewproof.torch_internals import BelowModes, OpOverload, TorchDispatchMode, decomposes, schema, tree_leaves
+from viewproof.certify.flow.table import deciding, row_of
+from viewproof.torch_internals import BelowModes, OpOverload, TorchDispatchMode, decomposes, tree_leaves
 
 _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
@@ -27,7 +28,8 @@ _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 class Tracker(TorchDispatchMode):
     """Follows, while it is on, every operator that meets data computed from the input.
 
-    ``escaped`` says why the data can be followed no further, or is empty.
+    ``escaped`` says why the data can be followed no further, ``wrote`` which operator wrote to the input first; both
+    are empty if there is nothing to say.
     """
 
     supports_higher_order_operators = True
@@ -35,8 +37,9 @@ class Tracker(TorchDispatchMode):
 
     def __init__(self, **planes: bool | int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.storages, self.escaped = Storages(**planes), ""
-        self._escapes = _Escapes(self)
+        self.storages, self.escaped, self.wrote = Storages(**planes), "", ""
+        self.sources: set[int] = set()
+        self._contexts = ExitStack()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -44,13 +47,15 @@ class Tracker(TorchDispatchMode):
         return False
 
     def __enter__(self) -> Any:
-        self._escapes.__enter__()  # type: ignore[no-untyped-call]
+        # Fused attention means what the plain one computes, whose operators have rows.
+        self._contexts.enter_context(sdpa_kernel(SDPBackend.MATH))
+        self._contexts.enter_context(_Escapes(self))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self._escapes.__exit__(*error)  # type: ignore[no-untyped-call]
+        self._contexts.close()
 
     @contextmanager
     def _again(self) -> Iterator[None]:
@@ -68,10 +73,11 @@ class Tracker(TorchDispatchMode):
 
     def follow(self, call: Call) -> Any:
         """The first plane of what the operator returns, by its row: of all, or a tuple with one for each."""
-        raise NotImplementedError
+        assert call.row.dependence is not None
+        return call.row.dependence(call)
 
-    def mixed(self, call: Call) -> Any:
-        """The same of an operator of which nothing is known."""
+    def mixed(self, call: Call) -> bool | int:
+        """The same of an operator without a rule."""
         raise NotImplementedError
 
     def used(self, argument: Tensor) -> None:
@@ -81,6 +87,12 @@ class Tracker(TorchDispatchMode):
     def store(self, call: Call, tensor: Tensor, entries: Any, first: bool) -> None:
         """Set the entries of a result (the first one?) or of what the operator wrote."""
         raise NotImplementedError
+
+    def start(self, source: Tensor, entries: Tensor) -> None:
+        """Follow the source, from these entries of the first plane."""
+        with BelowModes():
+            self.sources |= {address(source)} - {0}
+            self.write(source, **{self.storages.main: entries})
 
     def write(self, tensor: Tensor, **entries: Tensor | bool | int) -> None:
         """Set the tensor's entries, broadcast to its shape."""
@@ -112,30 +124,22 @@ class Tracker(TorchDispatchMode):
                 return func.decompose(*args, **kwargs)
         with BelowModes():
             call = Call(self, row, func, args, kwargs)
-            concerned = row.dependence is uninitialised or any(map(self.storages.derived, call.passed))
+            resized = call.written if call.name in ("resize", "resize_as") else []
+            sizes = [t.untyped_storage().nbytes() for t in resized if t.layout == torch.strided]
+            concerned = row.dependence is uninitialised or bool(sizes) or any(map(self.storages.derived, call.passed))
         if not concerned:
             return func(*args, **kwargs)
-        outcome = self._attention(call) if attention(func) else None
         with BelowModes():
-            outcome = self._outcome(call) if outcome is None else outcome
+            outcome = self._outcome(call)
         out = func(*args, **kwargs)
         with BelowModes():
             self._record(call, outcome, out if isinstance(out, list | tuple) else (out,))
+            for tensor, size in zip(call.written, sizes, strict=False):
+                # Fresh memory holds anything.
+                first, items = (b // tensor.element_size() for b in (size, tensor.untyped_storage().nbytes()))
+                tail = tensor.new_empty(0).set_(tensor.untyped_storage(), first, (max(0, items - first),), (1,))
+                self.store(call, tail, self.storages.unknown[self.storages.main], False)
         return out
-
-    def _attention(self, call: Call) -> Any:
-        """A fused attention means what the plain one computes; its other results serve the backward pass."""
-        query, key, value = (call.args[k] for k in ("query", "key", "value"))
-        bias = call.args.get("attn_mask", call.args.get("attn_bias"))
-        grouped = query.shape[-3] != key.shape[-3]
-        with self._again():
-            plain, _ = torch.ops.aten._scaled_dot_product_attention_math(
-                query, key, value, bias, 0.0, call.args["is_causal"], scale=call.args["scale"], enable_gqa=grouped
-            )
-        with BelowModes():
-            rest = self.storages.unknown[self.storages.main] if self.storages.depends(plain) else False
-            results = sum("Tensor" in str(r.type) for r in schema(call.func).returns)
-            return (self.plane(plain).clone(), *[rest] * (results - 1))
 
     def _outcome(self, call: Call) -> Any:
         rule = call.row.dependence
@@ -156,10 +160,14 @@ class Tracker(TorchDispatchMode):
         return self.mixed(call)
 
     def _record(self, call: Call, outcome: Any, results: Sequence[Any]) -> None:
+        if not self.wrote and any(address(t) in self.sources for t in call.written):
+            self.wrote = f"{call.name}{place_of_caller()}"
         rule, unknown = call.row.dependence, self.storages.unknown[self.storages.main]
         if rule is not fresh and any(isinstance(r, bool | int | float | complex) for r in results):
             self.looks(call.read, f"{call.name} turns {{}} into a number of Python's")
         tensors = list(tensors_in(results))
+        if rule is None and not same_shapes(call, tensors):
+            self.looks(call.read, f"the shape of what {call.name} returns may follow from {{}}")
         outcomes = [outcome] * len(tensors)
         if isinstance(outcome, tuple):
             # An operator may leave a result undefined.
@@ -179,6 +187,26 @@ class Tracker(TorchDispatchMode):
         if outcome is not False:
             for key, tensor in unreturned.items():
                 self.store(call, tensor, call.stored.get(key, unknown), False)
+
+
+def same_shapes(call: Call, results: Sequence[Any]) -> bool:
+    """Whether the operator returns tensors of these shapes without looking at any value."""
+
+    def shape_of(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [shape_of(v) for v in value]
+        if isinstance(value, Tensor):
+            return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+        return torch.device("meta") if isinstance(value, torch.device) else value
+
+    try:
+        shapes = call.func(**{key: shape_of(value) for key, value in call.args.items()})
+    except Exception:
+        # An operator of anyone's, which need not know of tensors that have shapes alone.
+        return False
+    return [t.shape for t in tensors_in(shapes if isinstance(shapes, list | tuple) else (shapes,))] == [
+        t.shape for t in results
+    ]
 
 
 # Calls that hand a tensor's content to code outside torch, and constructors that read tensors inside lists.
