@@ -1,4 +1,4 @@
-"""Every statement of the finite algebra is settled, and its checker can fail in each of its four ways."""
+"""Every statement of the finite algebra is proved, and its checker can fail in each of its four ways."""
 
 import dataclasses
 from fractions import Fraction
@@ -15,7 +15,8 @@ from viewproof.theorems.lists.kinds import IndexLoss, Indices, Number, Numbers, 
 from viewproof.theorems.lists.reference import Contract  # noqa: E402
 from viewproof.theorems.lists.sequences import SymList, fold, list_sort  # noqa: E402
 from viewproof.theorems.lists.terms import REAL, Execution, Num, Truth, executions  # noqa: E402
-from viewproof.theorems.registry import THEOREMS, settle  # noqa: E402
+from viewproof.theorems.registry import THEOREMS  # noqa: E402
+from viewproof.theorems.workers import settle_one  # noqa: E402
 from viewproof.verdict import Verdict  # noqa: E402
 
 ABOUT_LISTS = {name: theorem for name, theorem in THEOREMS.items() if theorem.program is PROGRAM}
@@ -23,11 +24,11 @@ ABOUT_LISTS = {name: theorem for name, theorem in THEOREMS.items() if theorem.pr
 
 @pytest.mark.parametrize("theorem", ABOUT_LISTS.values(), ids=ABOUT_LISTS)
 def test_proved_and_every_mutant_refuted(theorem):
-    settled = settle(theorem)
-    assert settled.outcome.verdict is Verdict.PROVED, settled.outcome.detail
-    assert settled.green, settled.complaints
-    assert settled.outcome.goals
-    assert theorem.mutants and {o.verdict for o in settled.mutants.values()} == {Verdict.REFUTED}
+    checked = settle_one(theorem)
+    assert checked.outcome.verdict is Verdict.PROVED, checked.outcome.detail
+    assert checked.green, checked.complaints
+    assert checked.outcome.goals
+    assert theorem.mutants and {o.verdict for o in checked.mutants.values()} == {Verdict.REFUTED}
     assert len({mutant.name for mutant in theorem.mutants}) == len(theorem.mutants)
 
 

@@ -278,6 +278,6 @@ def _discharged(claim: ListClaim) -> tuple[str, ...]:
     """Prove the goals of the claim and its lemmas, and return them as text."""
     goals = goals_of(claim)
     for title, goal in goals.items():
-        if _model(z3.Not(unfolded(goal)), title) is not None and _model(z3.Not(goal), title) is not None:
+        if _model(z3.Not(unfolded(goal)), title) is not None:
             raise Undecided(f"{title}: the definitions do not satisfy it, or a lemma is missing")
     return tuple(f"; {title}:\n{smt2(goal)}" for title, goal in goals.items())

@@ -264,7 +264,7 @@ def graph_ssl_objective_collapsed_positive(
         are_views(graph.positive_edges, reps),
         gamma > 0,
         nonempty(views),
-        nonempty(vector),
+        nonempty(coordinates(reps)),
         then=p.graph_ssl_objective(graph, gamma, reps) > 0,
     )
 

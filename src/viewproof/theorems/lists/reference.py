@@ -30,10 +30,10 @@ from viewproof.theorems.lists.terms import REAL, TOKEN, Num
 _ZERO = z3.RealVal(0)
 
 
-def total(name: str, xs: Any, value: Callable[[Any], Any]) -> Num:
+def total(name: str, xs: Any, value: Callable[[Any], Any]) -> Number:
     """The sum of ``value`` over the list: 0 of nil, ``value(head) + total(tail)`` else."""
     if isinstance(xs, list):
-        return Num(z3.Sum([_ZERO, *(lower(value(x), REAL) for x in xs)]))
+        return sum(map(value, xs))
     return Num(fold(name, xs, lambda head, rest: lower(value(head), REAL) + rest, _ZERO))
 
 

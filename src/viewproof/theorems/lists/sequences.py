@@ -39,9 +39,14 @@ def lower(value: Any, sort: Any) -> Any:
 def list_sort(entry: Any) -> Any:
     """The Z3 sort of lists of ``entry``: ``nil`` or ``cons(head, tail)``."""
     datatype = z3.Datatype(f"List{entry.name()}")
-    datatype.declare("nil")
-    datatype.declare("cons", ("head", entry), ("tail", datatype))
-    return datatype.create()
+    # SMT-LIB allows no two constructors of one name, and lists of several sorts meet in one goal.
+    nil, cons, head, tail = (f"{part}{entry.name()}" for part in ("nil", "cons", "head", "tail"))
+    datatype.declare(nil)
+    datatype.declare(cons, (head, entry), (tail, datatype))
+    sort = datatype.create()
+    sort.nil, sort.cons, sort.is_nil = sort.constructor(0)(), sort.constructor(1), sort.recognizer(0)
+    sort.head, sort.tail = sort.accessor(1, 0), sort.accessor(1, 1)
+    return sort
 
 
 class SymList:
@@ -148,7 +153,7 @@ def _unfolded_node(node: Any, visit: Callable[[Any], Any]) -> Any:
     if name not in definitions or definitions[name][0] != node.decl():
         return z3.simplify(node.decl()(*parts))
     _, arguments, body = definitions[name]
-    if parts[0].decl().name() in ("nil", "cons"):
+    if parts[0].decl().kind() == z3.Z3_OP_DT_CONSTRUCTOR:
         return visit(z3.simplify(z3.substitute(body, *zip(arguments, parts, strict=True))))
     return z3.Function(f"any_{name}", *(part.sort() for part in parts), node.sort())(*parts)
 
