@@ -29,6 +29,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.masks import Sample
 from viewproof.masks.sample import Over
 from viewproof.shapes import Float
+from viewproof.torch_internals import assert_in_graph
 
 Reduction = Literal["mean", "sum", "rows"]
 
@@ -113,7 +114,7 @@ def _masked(
     rows = 1 if selection.per_sample else prediction.shape[0]
     if torch.compiler.is_compiling():
         count = selection.hidden.sum() * rows
-        torch._assert_async(count > 0, "the mean loss of an empty mask has no value")
+        assert_in_graph(count > 0, "the mean loss of an empty mask has no value")
         return terms.sum() / count
     if selection.count * rows == 0:
         raise InvalidArgument(
