@@ -9,8 +9,8 @@ from torch import Tensor
 
 import viewproof as vp
 from viewproof.losses import BarlowTwinsLoss, JEPALoss, SIGRegLoss, VICRegLoss
-from viewproof.losses.mae import mae_batch_predictive_contract
 from viewproof.losses.pair import PairLoss
+from viewproof.objectives.rows import mae_batch_predictive_contract
 
 PAIRS = [
     VICRegLoss(),

@@ -14,7 +14,7 @@ from viewproof.certify.report import Contract, Finding, Report, Witness, attempt
 from viewproof.certify.search import drawn
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Sample
-from viewproof.objectives.losses import Reduction
+from viewproof.objectives.masked import Reduction
 from viewproof.verdict import Verdict
 
 Takes = Literal["sample", "tensors"]

@@ -14,7 +14,7 @@ from viewproof.certify.loss import LossCase, over
 from viewproof.certify.report import Contract, Finding, Witness
 from viewproof.masks import Mask, Sample
 from viewproof.objectives import predictive_view_objective, row_predictive_contract
-from viewproof.objectives.losses import rounding_bound
+from viewproof.objectives.masked import rounding_bound
 from viewproof.verdict import Verdict
 
 ROUNDINGS = 16

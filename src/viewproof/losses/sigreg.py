@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
-from viewproof.losses.numbers import Rows, constant, exact_rows, function, inner
-from viewproof.losses.pair import PairLoss, check_constants
+from viewproof.losses.pair import PairLoss, Rows, check_constants, constant, exact_rows, function, inner
 from viewproof.masks.finite import check_count
 from viewproof.masks.random.draws import Draws
-from viewproof.objectives.contract import PredictiveViewContract
+from viewproof.objectives.contracts import PredictiveViewContract
 from viewproof.shapes import Float
 
 _STREAM = 14

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from viewproof.objectives.contract import masked_loss
-from viewproof.objectives.vicreg import variance_floor_penalty
+from viewproof.objectives.guards import variance_floor_penalty
+from viewproof.objectives.sums import masked_loss
 
 Indexed = Sequence[Any] | Tensor
 

@@ -27,7 +27,7 @@ class MaskedPretraining(Pretraining):
     ``guard(embeddings, step)`` is added to the training loss: a geometry guard on the mean visible token of every
     sample of all ranks, ``[N, D]`` in float32, for instance ``lambda z, step: 0.01 * VICRegLoss().guard(z)``. It needs
     a model with ``gives_tokens = True``, as `viewproof.models.MaskedAutoencoder` is; without one, ``embeddings`` stays
-    None. The sum is the objective of `viewproof.losses.mae_batch_predictive_contract` with that guard.
+    None. The sum is the objective of `viewproof.objectives.rows.mae_batch_predictive_contract` with that guard.
 
     >>> import torch, viewproof as vp
     >>> model = vp.VectorAutoencoder(data_dim=6)

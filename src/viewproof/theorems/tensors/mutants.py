@@ -10,7 +10,7 @@ from torch import Tensor
 
 import viewproof as vp
 from viewproof.masks import BlockMask, Mask, PatchMask, Rule, Sample
-from viewproof.objectives.mae import row_predictive_contract
+from viewproof.objectives.rows import row_predictive_contract
 from viewproof.theorems.registry import Mutant
 
 

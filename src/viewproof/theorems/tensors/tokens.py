@@ -10,7 +10,7 @@ import z3
 from torch import Tensor
 
 import viewproof as vp
-from viewproof.objectives import mae
+from viewproof.objectives import rows
 from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, conj, floordiv, iff, inside, mod, product, same
@@ -32,7 +32,7 @@ def _pixels(target: Tensor, prediction: Tensor) -> Tensor:
 def _observe(
     program: Any, x: Tensor, tokens: Tensor, row: int, k: int, grid_h: int, grid_w: int, *rest: int
 ) -> Sequence[Tensor]:
-    with patch.object(mae, "hidden_patch_idxs", lambda mask, *_: Listed(mask.hidden)):
+    with patch.object(rows, "hidden_patch_idxs", lambda mask, *_: Listed(mask.hidden)):
         contract = program(x, tokens, row, *rest, _pixels)
         idxs: Any = contract.target_idxs
     picture = vp.unpatchify(tokens, *x.shape[1:], *rest[:2])
@@ -182,7 +182,7 @@ THEOREMS = (
         ("the patches divide the image, which is not empty", "tokens are [N, patches, patch_h * patch_w * C]"),
         f"any distance, real numbers; {ALL_SIZES}; the list that hidden_patch_idxs returns: exhausted over {_RANGE}",
         f"{CAPTURED}; (patch, value) -> pixel is a bijection onto the hidden pixels, so both sums list the same terms",
-        mae.image_patch_token_row_predictive_contract,
+        rows.image_patch_token_row_predictive_contract,
         _prove,
         _holds,
         (mutants.TOKENS_VISIBLE, mutants.TOKENS_CHANNELS_FIRST),

@@ -12,7 +12,7 @@ from torch import Tensor
 import viewproof as vp
 from viewproof.masks import Mask, Sample
 from viewproof.masks.sample import Over
-from viewproof.objectives.mae import row_predictive_contract
+from viewproof.objectives.rows import row_predictive_contract
 from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, known, neg, same
