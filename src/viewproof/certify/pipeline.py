@@ -19,7 +19,7 @@ from viewproof.certify.target_branch import TargetBranch, certify_target_branch
 from viewproof.certify.view import certify_view
 from viewproof.certify.view_case import Case, Declared
 from viewproof.errors import InvalidArgument
-from viewproof.masks import Mask, RandomRule, Rule, Sample
+from viewproof.masks import Mask, Rule, Sample
 
 CERTIFIERS: dict[str, Callable[..., Report]] = {
     "view": certify_view,
@@ -68,7 +68,7 @@ class Pipeline:
                 raise InvalidArgument(
                     f"{part} is given without view and rule, so that nothing says what is hidden; pass one of them"
                 )
-        if isinstance(self.rule, RandomRule):
+        if isinstance(self.rule, Rule) and self.rule.per_sample:
             raise InvalidArgument(
                 f"rule={self.rule!r} draws a mask for every sample; pass it as draw, and as rule a Mask that it made"
             )

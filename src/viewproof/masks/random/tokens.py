@@ -72,7 +72,8 @@ class TokenMask(RandomRule):
             raise InvalidArgument(f"{self!r}: which tokens are special is known from the ids; call sample(ids, ...)")
         if len(shape) != 1:
             raise InvalidArgument(f"{self!r} masks token ids [N, T], got data of shape {shape}")
-        return self._roles(draws, torch.ones(len(draws.sample_ids), *shape, dtype=torch.bool), lengths) > 0
+        allowed = torch.ones(len(draws.sample_ids), *shape, dtype=torch.bool, device=draws.sample_ids.device)
+        return self._roles(draws, allowed, lengths) > 0
 
     def sample(
         self,
