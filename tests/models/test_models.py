@@ -123,7 +123,7 @@ def test_gather_path_and_zero_filled_path_see_the_same_visible_tokens():
     tokens = model.embed(model.gather(sample.x, everything)) + model.positions
     for block in model.blocks:
         tokens = block(tokens, tokens_seen(block, tokens, visible))
-    torch.testing.assert_close(model.norm(tokens)[:, visible], model.encode_patches(sample.x, visible))
+    torch.testing.assert_close(model.norm(tokens)[:, visible], model.tokens(sample.x, visible))
 
 
 def by_channel(x):
@@ -166,11 +166,11 @@ def test_cross_attention_queries_do_not_see_each_other():
     model, sample = masked_autoencoder("cross-attention"), image_sample()
     fewer = (~vp.PatchMask(4, 2, period=4, offset=1)).mask(SHAPE)
     visible, hidden = split_patches(fewer, 4, 2)
-    encoded = model.encode_patches(sample.x, visible)
+    encoded = model.tokens(sample.x, visible)
     alone = model._decode(encoded, visible, hidden[:1])
     torch.testing.assert_close(model._decode(encoded, visible, hidden)[:, :1], alone)
     others = masked_autoencoder("self-attention")
-    encoded = others.encode_patches(sample.x, visible)
+    encoded = others.tokens(sample.x, visible)
     together, alone = others._decode(encoded, visible, hidden)[:, :1], others._decode(encoded, visible, hidden[:1])
     assert not torch.allclose(together, alone)
 
@@ -178,7 +178,7 @@ def test_cross_attention_queries_do_not_see_each_other():
 def test_the_last_decoder_block_leaves_out_only_what_nobody_reads():
     model, sample = masked_autoencoder(), image_sample()
     visible, hidden = split_patches(sample.view, 4, 2)
-    encoded = model.encode_patches(sample.x, visible)
+    encoded = model.tokens(sample.x, visible)
     context = model.project(encoded) + model.decoder_positions[visible]
     queries = (model.mask_token + model.decoder_positions[hidden]).expand(len(encoded), -1, -1)
     tokens = torch.cat([context, queries], dim=1)
