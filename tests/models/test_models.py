@@ -9,6 +9,7 @@ from viewproof.masks.patches import split_patches
 from viewproof.training.fixed import predict
 
 SHAPE = (3, 8, 12)
+RANDOM = vp.RandomPatchMask(4, 2, count=5)
 
 
 def masked_autoencoder(decoder="self-attention", shape=SHAPE, patch=(4, 2)):
@@ -201,6 +202,18 @@ def test_batch_mates_do_not_matter():
     [
         (lambda: vp.MaskedAutoencoder((3, 8, 12), (5, 2), 16, 1, 2), r"patch_size=\(5, 2\) must divide the image"),
         (lambda: vp.ViTReconstructor((3, 8, 12), (0, 2), 16, 1, 2), r"patch_size=\(0, 2\) must divide"),
+        (lambda: vp.MaskedAutoencoder(SHAPE, (4, 2), 16, 1, 2, decoder_depth=0), "decoder_depth=0 must be at least 1"),
+        (lambda: vp.MaskedAutoencoder(SHAPE, (4, 2), 16, 1, 2, decoder_depth=-1), "decoder_depth=-1 must be a non-neg"),
+        (
+            lambda: masked_autoencoder()(torch.zeros(1, *SHAPE), RANDOM.mask(SHAPE, sample_ids=torch.arange(3))),
+            "view of 3 samples must have one row for each of 1 samples",
+        ),
+        (
+            lambda: masked_autoencoder().decode(
+                torch.zeros(1, 7, 16), RANDOM.mask(SHAPE, sample_ids=torch.arange(3))
+            ),
+            "view of 3 samples must have one row for each of 1 samples",
+        ),
         (lambda: vp.MaskedAutoencoder((3, 8, 12), (4, 2), 16, 1, 3), "heads=3 must divide dim=16"),
         (lambda: vp.MaskedAutoencoder((3, 8, 12), (4, 2), 18, 1, 2), "dim=18 must be a multiple of 4"),
         (lambda: masked_autoencoder()(torch.zeros(1, 3, 8, 8), image_sample().view), "must be \\[N, 3, 8, 12\\]"),

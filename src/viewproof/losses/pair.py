@@ -25,6 +25,16 @@ def check_constants(loss: Any, **least: float) -> None:
             raise InvalidArgument(f"{name}={value!r} must be a finite number of at least {bound:g}")
 
 
+def check_embeddings(*views: Tensor) -> None:
+    """Every view holds real embeddings ``[N, D]`` of at least one coordinate."""
+    for z in views:
+        if z.dim() != 2 or z.shape[1] == 0 or z.is_complex():
+            raise InvalidArgument(
+                f"embeddings of {z.dtype} {tuple(z.shape)} must be real and [N, D] with D at least 1; "
+                "flatten them, and split complex numbers"
+            )
+
+
 class PairLoss:
     """Base of losses on embeddings ``a, b: [N, D]`` of two views of one batch; subclasses define `value`.
 
@@ -41,6 +51,7 @@ class PairLoss:
                 f"views with embeddings of shapes {tuple(a.shape)} and {tuple(b.shape)} must both be [N, D] of one "
                 "shape; row n of both comes from sample n"
             )
+        check_embeddings(a, b)
         with torch.autocast(a.device.type, enabled=False):
             a, b = (all_rows(z.to(torch.promote_types(z.dtype, torch.float32))) for z in (a, b))
             if len(a) < self.least_rows:

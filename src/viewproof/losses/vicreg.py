@@ -11,6 +11,7 @@ from viewproof.losses.pair import (
     centred,
     centred_columns,
     check_constants,
+    check_embeddings,
     constant,
     exact_rows,
     function,
@@ -56,6 +57,7 @@ class VICRegLoss(PairLoss):
 
     def guard(self, *views: Float[Tensor, "rows dims"]) -> Float[Tensor, ""]:
         """The variance and covariance terms alone, summed over the views: a guard for any predictive loss."""
+        check_embeddings(*views)
         variance: Any = 0
         covariance: Any = 0
         for z in views:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, split_patches_by_sample
 from viewproof.masks.patches import split_patches
-from viewproof.models.vit import Block, PatchTransformer, initialise, sincos_positions
+from viewproof.models.vit import Block, PatchTransformer, initialise, sincos_positions, transformer_blocks
 from viewproof.shapes import Float, Int
 
 Decoder = Literal["self-attention", "cross-attention"]
@@ -50,11 +50,13 @@ class MaskedAutoencoder(PatchTransformer):
     ) -> None:
         if decoder not in ("self-attention", "cross-attention"):
             raise InvalidArgument(f"decoder={decoder!r} must be 'self-attention' or 'cross-attention'")
+        if decoder_depth == 0:
+            raise InvalidArgument("decoder_depth=0 must be at least 1; hidden patches get their values from a block")
         super().__init__(image_shape, patch_size, dim, depth, heads)
         self.crosses = decoder == "cross-attention"
         self.project = nn.Linear(dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(decoder_dim))
-        self.decoder_blocks = nn.ModuleList(Block(decoder_dim, decoder_heads) for _ in range(decoder_depth))
+        self.decoder_blocks = transformer_blocks("decoder_depth", decoder_depth, decoder_dim, decoder_heads)
         self.decoder_norm = nn.LayerNorm(decoder_dim, eps=1e-6)
         self.head = nn.Linear(decoder_dim, image_shape[0] * math.prod(patch_size))
         self.register_buffer("decoder_positions", sincos_positions(*self.grid, decoder_dim), persistent=False)
@@ -76,15 +78,17 @@ class MaskedAutoencoder(PatchTransformer):
         self, x: Float[Tensor, "batch channels height width"], view: Mask
     ) -> Float[Tensor, "batch visible dim"]:
         """The encoded tokens of the patches that ``view`` leaves visible."""
-        return self.tokens(x, self._split(view)[0])
+        return self.tokens(x, self._split(view, len(x))[0])
 
     def decode(self, tokens: Float[Tensor, "batch visible dim"], view: Mask) -> Float[Tensor, "batch pixels"]:
         """From the visible patches' tokens to the hidden patches' predicted pixels, as `forward` returns them."""
-        visible, hidden = self._split(view)
+        visible, hidden = self._split(view, len(tokens))
         return self._place(self._decode(tokens, visible, hidden), hidden)
 
-    def _split(self, view: Mask) -> tuple[Tensor, Tensor]:
+    def _split(self, view: Mask, rows: int) -> tuple[Tensor, Tensor]:
         """The indices of visible and hidden patches; neither may be empty."""
+        if view.per_sample and len(view.hidden) != rows:
+            raise InvalidArgument(f"view of {len(view.hidden)} samples must have one row for each of {rows} samples")
         if tuple(view.data_shape) != self.image_shape:
             raise InvalidArgument(
                 f"view over {tuple(view.data_shape)} must lie over the image {self.image_shape}; pass sample.view"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from viewproof.models.vit import Block, PatchTransformer, initialise, sincos_positions
+from viewproof.models.vit import PatchTransformer, check_patch_indices, initialise, sincos_positions, transformer_blocks
 from viewproof.shapes import Float, Int
 from viewproof.views import patchify
 
@@ -59,7 +59,7 @@ class PatchPredictor(nn.Module):
         super().__init__()
         self.project = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.zeros(width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = transformer_blocks("depth", depth, width, heads)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, dim)
         self.register_buffer("positions", sincos_positions(*grid, width), persistent=False)
@@ -73,6 +73,8 @@ class PatchPredictor(nn.Module):
         wanted: Int[Tensor, "batch wanted"],
     ) -> Float[Tensor, "batch wanted dim"]:
         """The predicted tokens of the places in ``wanted``."""
+        for name, places in (("index", index), ("wanted", wanted)):
+            check_patch_indices(name, places, len(tokens), len(self.positions))
         context = self.project(tokens) + self.positions[index]
         queries = self.mask_token + self.positions[wanted]
         mixed = torch.cat([context, queries], dim=1)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from viewproof.errors import InvalidArgument
+from viewproof.masks.finite import check_count, may_keep_tensors
 from viewproof.shapes import Float, Int
 
 
@@ -33,7 +34,7 @@ def sincos_positions(rows: int, cols: int, dim: int) -> Float[Tensor, "patches d
     >>> sincos_positions(2, 3, 8).shape
     torch.Size([6, 8])
     """
-    if dim % 4:
+    if dim < 4 or dim % 4:
         raise InvalidArgument(f"dim={dim} must be a multiple of 4 for sine-cosine positions")
     frequency = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     place = torch.cartesian_prod(torch.arange(rows, dtype=torch.float64), torch.arange(cols, dtype=torch.float64))
@@ -46,8 +47,8 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        if dim % heads:
-            raise InvalidArgument(f"heads={heads} must divide dim={dim}")
+        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or dim % heads:
+            raise InvalidArgument(f"heads={heads!r} must divide dim={dim}; pass a positive integer that does")
         self.heads = heads
         self.query_key_value = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
@@ -88,6 +89,26 @@ class Block(nn.Module):
         return out
 
 
+def transformer_blocks(name: str, depth: int, dim: int, heads: int) -> nn.ModuleList:
+    """``depth`` blocks; ``name`` is what errors call the depth."""
+    return nn.ModuleList(Block(dim, heads) for _ in range(check_count(name, depth, "have no block")))
+
+
+def check_patch_indices(name: str, index: Tensor, rows: int, patches: int) -> None:
+    """Patch indices are one vector for the batch or one a sample, each from 0 to ``patches - 1``.
+
+    The values are read on the CPU alone: on a GPU that would wait for the device at every step.
+    """
+    if index.dim() not in (1, 2) or (index.dim() == 2 and len(index) != rows):
+        raise InvalidArgument(
+            f"{name} of shape {tuple(index.shape)} must be one vector, or [N, v] with a row for each of {rows} samples"
+        )
+    if index.is_cpu and index.numel() and may_keep_tensors():
+        least, most = int(index.min()), int(index.max())
+        if least < 0 or most >= patches:
+            raise InvalidArgument(f"{name} from {least} to {most} must lie in 0 to {patches - 1}, the image's patches")
+
+
 def initialise(model: nn.Module) -> None:
     """Xavier-uniform weights and zero biases for every linear layer, as in He et al. 2021."""
     for module in model.modules():
@@ -111,7 +132,7 @@ class PatchTransformer(nn.Module):
         self.image_shape, self.patch_size, self.dim = tuple(image_shape), tuple(patch_size), dim
         self.grid = patch_grid(image_shape, patch_size)
         self.embed = self._patch_embedding()
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
+        self.blocks = transformer_blocks("depth", depth, dim, heads)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.register_buffer("positions", sincos_positions(*self.grid, dim), persistent=False)
 
@@ -133,6 +154,8 @@ class PatchTransformer(nn.Module):
         """
         if tuple(x.shape[1:]) != self.image_shape:
             raise InvalidArgument(f"x of shape {tuple(x.shape)} must be [N, {', '.join(map(str, self.image_shape))}]")
+        if index is not None:
+            check_patch_indices("index", index, len(x), math.prod(self.grid))
         tokens = self.embedded(x, index) + (self.positions if index is None else self.positions[index])
         for block in self.blocks:
             tokens = block(tokens)

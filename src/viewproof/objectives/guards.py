@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from viewproof.objectives.sums import widened
+
 
 def variance_floor_penalty(gamma: Any, v: Any) -> Any:
     """``max(0, gamma - v)``; ``NaN`` stays ``NaN``. Theorem: ``variance_floor_penalty_zero``.
@@ -15,7 +17,7 @@ def variance_floor_penalty(gamma: Any, v: Any) -> Any:
     >>> variance_floor_penalty(1, 3), variance_floor_penalty(3, 1)
     (0, 2)
     """
-    return max(gamma - v, 0)
+    return max(widened(gamma) - widened(v), 0)
 
 
 def variance_term(gamma: Any, vs: Iterable[Any]) -> Any:
@@ -70,7 +72,7 @@ def diagonal_redundancy_penalty(c: Any) -> Any:
     >>> diagonal_redundancy_penalty(3)
     2
     """
-    return abs(c - 1)
+    return abs(widened(c) - 1)
 
 
 def off_diagonal_redundancy_penalty(c: Any) -> Any:

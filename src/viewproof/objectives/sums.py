@@ -6,7 +6,20 @@ A number is a Python ``int``, ``Fraction``, ``float`` or a 0-d tensor.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
+
 Distance = Callable[[Any, Any], Any]
+
+
+def widened(number: Any) -> Any:
+    """An integer tensor as int64, so that a difference of narrow or unsigned integers does not wrap; else the number.
+
+    >>> import torch
+    >>> widened(torch.tensor(0, dtype=torch.uint8)) - 200
+    tensor(-200)
+    """
+    integer = isinstance(number, Tensor) and not number.is_floating_point() and not number.is_complex()
+    return number.long() if integer else number
 
 
 def masked_loss(idxs: Sequence[Any], per_index_loss: Callable[[Any], Any]) -> Any:

@@ -194,6 +194,14 @@ def test_padding_and_special_tokens_are_never_selected() -> None:
     assert torch.equal(token_roles(rule, wider, lengths=lengths)[1][:, :40], chosen)
 
 
+def test_the_largest_vocabulary_that_the_ids_hold() -> None:
+    tokens = torch.zeros(50, 40, dtype=torch.uint8)
+    x, _ = token_roles(TokenMask(2, 30, 2, mask_id=255, vocabulary=256, special=(300,)), tokens)
+    assert x.dtype == torch.uint8 and len(set(x.flatten().tolist())) > 200
+    wide, _ = token_roles(TokenMask(2, 30, 2, mask_id=0, vocabulary=2**31), tokens.long())
+    assert wide.min() >= 0 and 2**30 < wide.max() < 2**31
+
+
 def test_token_masks_without_ids_are_those_of_samples() -> None:
     rule = TokenMask(5, 3, 2, mask_id=7, vocabulary=99)
     ids = torch.arange(40).repeat(3, 1)
@@ -309,6 +317,15 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: P.TokenMask(3, 1, 1, 0, 9).sample(torch.zeros(2, 9), sample_ids=torch.arange(2)), "must be token ids"),
     (lambda: P.TokenMask(3, 1, 1, 0, 9, per=4), "per=4 must be at least 5"),
     (lambda: P.TokenMask(3, 1, 1, 0, 0), "vocabulary=0 must be at least 1"),
+    (lambda: P.TokenMask(3, 1, 1, 0, 2**32), "vocabulary=4294967296 must be at most 2**31"),
+    (
+        lambda: P.TokenMask(3, 1, 1, 0, 50257).sample(torch.zeros(2, 9, dtype=torch.int16), sample_ids=IDS[:2]),
+        "vocabulary=50257 must be at most 32768 for token ids of torch.int16; pass ids of torch.int64",
+    ),
+    (
+        lambda: P.TokenMask(3, 1, 1, 1000, 9).sample(torch.zeros(2, 9, dtype=torch.uint8), sample_ids=IDS[:2]),
+        "mask_id=1000 must be at most 255 for token ids of torch.uint8",
+    ),
     (mask(P.PaddedMask(P.VectorMask(2, 0)), (5,)), "needs lengths="),
     (mask(P.PaddedMask(P.VectorMask(2, 0), axis=1), (5,), lengths=torch.ones(3).long()), "axis=1 of PaddedMask"),
     (lambda: P.PaddedMask(3), "rule=3 must be a rule"),
