@@ -14,7 +14,7 @@ from viewproof.certify.encoder import certify_encoder
 def vit(side: int) -> Callable[[Tensor], Tensor]:
     model = vp.MaskedAutoencoder((3, side, side), (16, 16), decoder_depth=1)
     index = torch.tensor(vp.visible_patch_idxs(RULE.mask((3, side, side)), 16, 16))
-    return lambda x: model.encode_patches(x, index)
+    return lambda x: model.tokens(x, index)
 
 
 def convolutions(side: int) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""The core as users import it, a second copy beside the one whose shapes the test run checks.
+"""The core, losses and models as users import them, a second copy beside the one whose shapes the test run checks.
 
 The checks would speak before our own errors do, and a compiler cannot trace them. ``from plain import PatchMask``
 is the user's class; `installed` makes ``import viewproof`` mean this copy for a while.
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
-LAYERS = ("errors", "masks", "views", "objectives")
+LAYERS = ("errors", "masks", "views", "objectives", "losses", "models")
 
 
 def _take_out() -> dict[str, ModuleType]:

@@ -173,3 +173,25 @@ def module_tables(module: nn.Module) -> list[dict[str, Any]]:
     Checked on CHECKED. Without them what a module rebinds could not be put back.
     """
     return [module._parameters, module._buffers, module._modules]
+
+
+def under_transform() -> bool:
+    """Whether a functorch transform (`torch.func.vmap`, `grad`, ...) is running; True where torch does not say.
+
+    True is the safe answer: what is made under a transform must not be kept for later calls.
+
+    >>> torch.func.vmap(lambda x: x + under_transform())(torch.zeros(2)), under_transform()
+    (tensor([1., 1.]), False)
+    """
+    try:
+        return torch._C._functorch.peek_interpreter_stack() is not None
+    except AttributeError:
+        return True
+
+
+def assert_in_graph(condition: Tensor, message: str) -> None:
+    """Make a compiled graph raise ``RuntimeError(message)`` when it runs and the 0-d bool ``condition`` is False.
+
+    Without ``torch._assert_async`` compilation stops with an AttributeError: no check is left out silently.
+    """
+    torch._assert_async(condition, message)

@@ -83,7 +83,7 @@ def test_our_masked_autoencoder_never_reads_hidden_pixels() -> None:
     assert finding.verdict is PROVED and finding.scope == "all values at 2x3x32x32, these weights"
     assert isinstance(model, MaskedAutoencoder)
     index = torch.tensor(VISIBLE)
-    assert one(lambda x: model.encode_patches(x, index), SAMPLE).verdict is PROVED
+    assert one(lambda x: model.tokens(x, index), SAMPLE).verdict is PROVED
     replays(model.encode, one(model.encode, SAMPLE), SAMPLE.view.hidden)  # type: ignore[union-attr]
 
 

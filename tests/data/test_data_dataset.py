@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from viewproof.data import Split, batches, make_dataset
-from viewproof.data import statistics as stats
+from viewproof.data import values as stats
 from viewproof.data.checks import check_fraction, check_int, require
 from viewproof.data.split import fixed_split
 from viewproof.errors import InvalidArgument

@@ -26,7 +26,7 @@ RULES = [
 
 def masks(rule):
     """The mask of every draw and sample of the batch."""
-    if isinstance(rule, vp.RandomRule):
+    if rule.per_sample:
         return [rule.mask(SHAPE, sample_ids=IDS, epoch=epoch).hidden for epoch in range(DRAWS)]
     unlike = []
     for step in range(DRAWS):

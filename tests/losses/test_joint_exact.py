@@ -9,8 +9,8 @@ from torch import Tensor
 
 import viewproof as vp
 from viewproof.losses import BarlowTwinsLoss, JEPALoss, SIGRegLoss, VICRegLoss
-from viewproof.losses.mae import mae_batch_predictive_contract
 from viewproof.losses.pair import PairLoss
+from viewproof.objectives.rows import mae_batch_predictive_contract
 
 PAIRS = [
     VICRegLoss(),
@@ -100,8 +100,7 @@ GUARDS = {
 def test_mae_with_or_without_a_guard(name: str, rule: vp.Rule) -> None:
     torch.manual_seed(0)
     x, prediction, embeddings = torch.randn(5, 9), torch.randn(5, 9, requires_grad=True), torch.randn(5, 4)
-    ids = {"sample_ids": torch.arange(5)} if isinstance(rule, vp.RandomRule) else {}
-    sample = rule.sample(x, **ids)
+    sample = rule.sample(x, sample_ids=torch.arange(5))
     guard = GUARDS[name](embeddings)
     running = vp.masked_mse(prediction, sample) + guard
     contract = mae_batch_predictive_contract(sample, prediction, guard)

@@ -249,3 +249,10 @@ def test_patch_indices_first_found_in_a_mode_serve_later(mode: Callable[..., Cal
         assert not torch._C._functorch.is_functorch_wrapped_tensor(indices)
         assert not torch._is_functional_tensor(indices)
     assert hidden_patch_idxs(mask, 2, 3) == [1]
+
+
+def test_nothing_is_kept_where_torch_does_not_say_whether_a_transform_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = PatchMask(2, 3, period=301, offset=1)
+    assert rule.mask((3, 4, 6)) is rule.mask((3, 4, 6))
+    monkeypatch.delattr(torch._C._functorch, "peek_interpreter_stack")
+    assert rule.mask((3, 4, 6)) is not rule.mask((3, 4, 6))

@@ -128,6 +128,15 @@ def test_the_second_call_returns_the_very_same_mask() -> None:
     assert rule.mask((3, 7, 5)) is not rule.mask((3, 5, 7))
 
 
+@pytest.mark.parametrize("rule", [PatchMask(2, 3, 3, 1), ~PatchMask(2, 3, 3, 1), Rotating(PatchMask(2, 3, 3, 1))])
+def test_a_fixed_rule_is_called_like_a_random_one_and_ignores_ids_and_epoch(rule: Rule) -> None:
+    x, ids = torch.randn(2, 3, 5, 7), torch.tensor([9, 4])
+    mask, sample = rule.mask((3, 5, 7), sample_ids=ids, epoch=8), rule.sample(x, 20, sample_ids=ids, epoch=8)
+    assert not rule.per_sample and rule.padded_axis is None
+    assert mask is rule.mask((3, 5, 7)) and sample.view is rule.sample(x, 20).view
+    assert sample.mask is rule.sample(x, 20).mask and not mask.per_sample
+
+
 def test_another_prefix_is_another_mask() -> None:
     rule, x = VectorMask(2, 0), torch.ones(2, 5)
     assert [rule.sample(x, n).mask.data_shape for n in (3, 5, 0, 3)] == [(3,), (5,), (0,), (3,)]

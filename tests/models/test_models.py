@@ -9,6 +9,7 @@ from viewproof.masks.patches import split_patches
 from viewproof.training.fixed import predict
 
 SHAPE = (3, 8, 12)
+RANDOM = vp.RandomPatchMask(4, 2, count=5)
 
 
 def masked_autoencoder(decoder="self-attention", shape=SHAPE, patch=(4, 2)):
@@ -123,7 +124,7 @@ def test_gather_path_and_zero_filled_path_see_the_same_visible_tokens():
     tokens = model.embed(model.gather(sample.x, everything)) + model.positions
     for block in model.blocks:
         tokens = block(tokens, tokens_seen(block, tokens, visible))
-    torch.testing.assert_close(model.norm(tokens)[:, visible], model.encode_patches(sample.x, visible))
+    torch.testing.assert_close(model.norm(tokens)[:, visible], model.tokens(sample.x, visible))
 
 
 def by_channel(x):
@@ -166,11 +167,11 @@ def test_cross_attention_queries_do_not_see_each_other():
     model, sample = masked_autoencoder("cross-attention"), image_sample()
     fewer = (~vp.PatchMask(4, 2, period=4, offset=1)).mask(SHAPE)
     visible, hidden = split_patches(fewer, 4, 2)
-    encoded = model.encode_patches(sample.x, visible)
+    encoded = model.tokens(sample.x, visible)
     alone = model._decode(encoded, visible, hidden[:1])
     torch.testing.assert_close(model._decode(encoded, visible, hidden)[:, :1], alone)
     others = masked_autoencoder("self-attention")
-    encoded = others.encode_patches(sample.x, visible)
+    encoded = others.tokens(sample.x, visible)
     together, alone = others._decode(encoded, visible, hidden)[:, :1], others._decode(encoded, visible, hidden[:1])
     assert not torch.allclose(together, alone)
 
@@ -178,7 +179,7 @@ def test_cross_attention_queries_do_not_see_each_other():
 def test_the_last_decoder_block_leaves_out_only_what_nobody_reads():
     model, sample = masked_autoencoder(), image_sample()
     visible, hidden = split_patches(sample.view, 4, 2)
-    encoded = model.encode_patches(sample.x, visible)
+    encoded = model.tokens(sample.x, visible)
     context = model.project(encoded) + model.decoder_positions[visible]
     queries = (model.mask_token + model.decoder_positions[hidden]).expand(len(encoded), -1, -1)
     tokens = torch.cat([context, queries], dim=1)
@@ -201,6 +202,18 @@ def test_batch_mates_do_not_matter():
     [
         (lambda: vp.MaskedAutoencoder((3, 8, 12), (5, 2), 16, 1, 2), r"patch_size=\(5, 2\) must divide the image"),
         (lambda: vp.ViTReconstructor((3, 8, 12), (0, 2), 16, 1, 2), r"patch_size=\(0, 2\) must divide"),
+        (lambda: vp.MaskedAutoencoder(SHAPE, (4, 2), 16, 1, 2, decoder_depth=0), "decoder_depth=0 must be at least 1"),
+        (lambda: vp.MaskedAutoencoder(SHAPE, (4, 2), 16, 1, 2, decoder_depth=-1), "decoder_depth=-1 must be a non-neg"),
+        (
+            lambda: masked_autoencoder()(torch.zeros(1, *SHAPE), RANDOM.mask(SHAPE, sample_ids=torch.arange(3))),
+            "view of 3 samples must have one row for each of 1 samples",
+        ),
+        (
+            lambda: masked_autoencoder().decode(
+                torch.zeros(1, 7, 16), RANDOM.mask(SHAPE, sample_ids=torch.arange(3))
+            ),
+            "view of 3 samples must have one row for each of 1 samples",
+        ),
         (lambda: vp.MaskedAutoencoder((3, 8, 12), (4, 2), 16, 1, 3), "heads=3 must divide dim=16"),
         (lambda: vp.MaskedAutoencoder((3, 8, 12), (4, 2), 18, 1, 2), "dim=18 must be a multiple of 4"),
         (lambda: masked_autoencoder()(torch.zeros(1, 3, 8, 8), image_sample().view), "must be \\[N, 3, 8, 12\\]"),

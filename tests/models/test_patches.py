@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import plain
 import pytest
 import torch
 
@@ -56,15 +57,28 @@ def test_batch_mates_do_not_matter() -> None:
     torch.testing.assert_close(project(model.encode(x))[1:2], project(model.encode(x[1:2])))
 
 
+X, TOKENS, INDEX = torch.zeros(2, *SHAPE), torch.zeros(1, 2, 16), torch.tensor([[0, 1]])
+# As users have it: the annotations that the test run checks would speak first.
+P: Any = plain
 BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: PatchEncoder(SHAPE, (3, 2)), "patch_size=(3, 2) must divide the image"),
     (lambda: PatchEncoder(SHAPE, (4, 2), dim=16, heads=3), "heads=3 must divide dim=16"),
+    (lambda: P.PatchEncoder(SHAPE, (4, 2), dim=16, heads=0.5), "heads=0.5 must divide dim=16; pass a positive integer"),
+    (lambda: PatchEncoder(SHAPE, (4, 2), dim=16, heads=0), "heads=0 must divide dim=16"),
+    (lambda: PatchEncoder(SHAPE, (4, 2), dim=0), "dim=0 must be a multiple of 4"),
+    (lambda: PatchEncoder(SHAPE, (4, 2), dim=16, depth=-1), "depth=-1 must be a non-negative integer"),
+    (lambda: PatchPredictor((2, 6), width=8, heads=2, depth=-1), "depth=-1 must be a non-negative integer"),
     (lambda: encoder()(torch.zeros(1, 3, 8, 8)), "must be [N, 3, 8, 12]"),
+    (lambda: encoder()(X, torch.tensor([[0, -1], [0, 1]])), "index from -1 to 1 must lie in 0 to 11"),
+    (lambda: encoder()(X, torch.tensor([[0, 12], [0, 1]])), "index from 0 to 12 must lie in 0 to 11"),
+    (lambda: encoder().tokens(X, torch.tensor([[0, 1]])), "index of shape (1, 2) must be one vector, or [N, v]"),
+    (lambda: predictor()(TOKENS, INDEX, INDEX - 2), "wanted from -2 to -1 must lie in 0 to 11"),
+    (lambda: predictor()(TOKENS, INDEX - 1, INDEX), "index from -1 to 0 must lie in 0 to 11"),
     (lambda: PatchPredictor((2, 6), width=10, heads=2), "dim=10 must be a multiple of 4"),
 ]
 
 
 @pytest.mark.parametrize(("build", "message"), BAD, ids=[message for _, message in BAD])
 def test_bad_input(build: Callable[[], Any], message: str) -> None:
-    with pytest.raises(vp.InvalidArgument, match=re.escape(message)):
+    with pytest.raises((vp.InvalidArgument, P.InvalidArgument), match=re.escape(message)):
         build()

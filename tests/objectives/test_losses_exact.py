@@ -23,7 +23,7 @@ from viewproof import (
     rounding_bound,
     row_predictive_contract,
 )
-from viewproof.objectives.contract import PredictiveViewContract
+from viewproof.objectives.contracts import PredictiveViewContract
 
 Distance = Callable[[Tensor, Tensor], Fraction]
 

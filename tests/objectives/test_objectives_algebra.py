@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from viewproof import (
     BarlowGuard,
+    InvalidArgument,
     PredictiveViewContract,
     SSLViewGraph,
     VICRegGuard,
@@ -501,6 +502,30 @@ def test_predictive_loss_eq_view_graph_energy_from_anchor(drawn: Drawn, anchor: 
 def test_an_empty_family_of_views_has_no_guard() -> None:
     assert real_variance_floor_guard(3, []) == 0
     assert graph_ssl_objective(SSLViewGraph([]), 3, []) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.bool])
+def test_differences_of_narrow_integers_do_not_wrap(dtype: torch.dtype) -> None:
+    reps = torch.tensor([[0, 120], [120, 1]]).to(dtype)
+    u, v = reps.tolist()
+    assert sq_dist(reps[0], reps[1]) == sq_dist(u, v) == sum((a - b) ** 2 for a, b in zip(u, v, strict=True))
+    assert coordinate_spread(reps, 1) == coordinate_spread(reps.tolist(), 1)
+    assert variance_floor_penalty(reps[0, 0], reps[0, 1]) == 0 == variance_floor_penalty(torch.tensor(1).to(dtype), 3)
+    assert diagonal_redundancy_penalty(reps[0, 0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: graph_alignment_energy(SSLViewGraph([(0, -1)]), [[1], [2]]), "index=-1 of a view or coordinate"),
+        (lambda: coordinate_spread([[1], [2]], -1), "index=-1 of a view or coordinate must not be negative"),
+        (lambda: real_variance_floor_guard(5, [[], [1, 2]]), r"reps of lengths \[0, 2\] must have one length"),
+        (lambda: graph_ssl_objective(SSLViewGraph([]), 5, [[1], [1, 2]]), r"reps of lengths \[1, 2\]"),
+    ],
+)
+def test_views_and_coordinates_neither_wrap_nor_vanish(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        call()
 
 
 def test_vectors_of_two_lengths_have_no_distance() -> None:

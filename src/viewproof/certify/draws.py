@@ -3,7 +3,6 @@
 Draws are made under many circumstances, each compared with the first: again, reseeded, alone, in workers, resumed.
 """
 
-import inspect
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,7 +49,7 @@ def certify_reproducible(
 
     ``draw(ids, epoch=..., seed=...)`` gets int64 ids ``[N]`` and returns a `Mask` or a tensor (a mask, a whole view)
     with row ``n`` for ``ids[n]``; a mask over the data shape counts for every row. Instead of a function a rule may be
-    given, with its ``data_shape``: the epoch is the step of ``rule.at``, unless its ``mask`` takes sample ids.
+    given, with its ``data_shape``: the epoch is the step of ``rule.at``, unless it is ``per_sample``.
     ``varies`` names what the draw must depend on, of "sample", "epoch" and "seed": all unless given, for a rule what it
     knows.
     ``count`` is how many coordinates every row must select (C4). ``resumed(epoch)`` makes the draw function as a run
@@ -96,7 +95,7 @@ def _draw_of_rule(rule: Rule, data_shape: Sequence[int] | None) -> tuple[Draw, S
         raise InvalidArgument(f"data_shape is needed with {rule!r}; pass one sample's shape, such as (3, 32, 32)")
     shape = tuple(data_shape)
     own = {f.name for f in fields(rule)} if hasattr(rule, "__dataclass_fields__") else set()  # type: ignore[arg-type]
-    by_sample = "sample_ids" in inspect.signature(rule.mask).parameters
+    by_sample = rule.per_sample
 
     def draw(ids: Tensor, *, epoch: int, seed: int) -> Mask:
         with_seed: Any = replace(rule, seed=seed) if "seed" in own else rule  # type: ignore[type-var]

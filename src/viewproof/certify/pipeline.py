@@ -21,7 +21,7 @@ from viewproof.certify.view import certify_declared, certify_view
 from viewproof.certify.view.case import DeclaredView
 from viewproof.certify.view.output import read_output
 from viewproof.errors import InvalidArgument
-from viewproof.masks import Mask, RandomRule, Rule, Sample
+from viewproof.masks import Mask, Rule, Sample
 
 CERTIFIERS: dict[str, tuple[Callable[..., Report], Contract, str]] = {
     "view": (certify_view, Contract.C1, "the view keeps its contracts"),
@@ -71,7 +71,7 @@ class Pipeline:
                 raise InvalidArgument(
                     f"{part} is given without view and rule, so that nothing says what is hidden; pass one of them"
                 )
-        if isinstance(self.rule, RandomRule):
+        if isinstance(self.rule, Rule) and self.rule.per_sample:
             raise InvalidArgument(
                 f"rule={self.rule!r} draws a mask for every sample; pass it as draw, and as rule a Mask that it made"
             )

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewproof.data.checks import check_array, check_bytes
-from viewproof.data.dataset import Dataset, Split, Values, make_dataset
+from viewproof.data.dataset import Dataset, Split, make_dataset
 from viewproof.data.split import fixed_split
+from viewproof.data.values import Values
 from viewproof.errors import InvalidArgument
 
 

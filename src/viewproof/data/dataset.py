@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,30 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from viewproof.data.checks import check_array
-from viewproof.data.statistics import as_float32, moments
+from viewproof.data.values import Values, as_float32, moments
 from viewproof.errors import InvalidArgument
 from viewproof.shapes import Float
-
-
-@runtime_checkable
-class Values(Protocol):
-    """Samples ``[N, *shape]`` fetched by one integer vector: a numpy array, or a collection read lazily."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of samples, then the shape of one."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """A real dtype: bool, integer or floating."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: NDArray[np.int64], /) -> NDArray[Any]:
-        """The samples ``[B, *shape]`` at ``index: [B]``."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)

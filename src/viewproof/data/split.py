@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from viewproof.data.dataset import Split, Values
+from viewproof.data.dataset import Split
+from viewproof.data.values import Values
 from viewproof.errors import InvalidArgument
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
-from viewproof.masks import Mask, RandomRule, Rule, Sample
+from viewproof.masks import Mask, Rule, Sample
 from viewproof.masks.finite import check_count
 
 BASELINES = ("mean of the training samples", "nearest visible value")
@@ -53,14 +53,14 @@ def draws(rule: Rule, most: int = DRAWS) -> list[tuple[Rule, int]]:
     >>> [len(draws(rule)) for rule in (*rules, RandomPatchMask(2, 2, 3))]
     [1, 3, 8, 8]
     """
-    if isinstance(rule, RandomRule):
+    if rule.per_sample:
         return [(rule.at(step), step) for step in range(most)]
     return [(fixed, 0) for fixed in dict.fromkeys(rule.at(step) for step in range(most))]
 
 
 def drawn(rule: Rule, x: Tensor, sample_ids: Tensor, epoch: int = 0) -> Sample:
     """The sample of a batch; a random rule draws each row's mask by its id."""
-    return rule.sample(x, sample_ids=sample_ids, epoch=epoch) if isinstance(rule, RandomRule) else rule.sample(x)
+    return rule.sample(x, sample_ids=sample_ids, epoch=epoch)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,10 +4,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from viewproof.losses.numbers import Rows, centred_columns, constant, exact_rows, function, inner
-from viewproof.losses.pair import PairLoss, centred, check_constants, off_diagonal
-from viewproof.objectives.barlow import BarlowGuard
-from viewproof.objectives.contract import PredictiveViewContract
+from viewproof.losses.pair import (
+    PairLoss,
+    Rows,
+    centred,
+    centred_columns,
+    check_constants,
+    constant,
+    exact_rows,
+    function,
+    inner,
+    off_diagonal,
+)
+from viewproof.objectives.contracts import PredictiveViewContract
+from viewproof.objectives.guards import BarlowGuard
 from viewproof.shapes import Float
 
 

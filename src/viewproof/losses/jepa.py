@@ -10,11 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from viewproof.errors import InvalidArgument
-from viewproof.losses.numbers import constant
-from viewproof.losses.pair import check_constants
+from viewproof.losses.pair import check_constants, constant
 from viewproof.losses.ranks import rank_mean
-from viewproof.objectives.contract import PredictiveViewContract
-from viewproof.objectives.jepa import jepa_as_predictive_view_contract
+from viewproof.objectives.contracts import PredictiveViewContract, jepa_as_predictive_view_contract
 from viewproof.shapes import Float
 
 

@@ -8,11 +8,19 @@ import torch
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
-from viewproof.losses.numbers import Rows, constant, exact_rows, function, inner
-from viewproof.losses.pair import PairLoss, check_constants
+from viewproof.losses.pair import (
+    PairLoss,
+    Rows,
+    check_constants,
+    check_embeddings,
+    constant,
+    exact_rows,
+    function,
+    inner,
+)
 from viewproof.masks.finite import check_count
 from viewproof.masks.random.draws import Draws
-from viewproof.objectives.contract import PredictiveViewContract
+from viewproof.objectives.contracts import PredictiveViewContract
 from viewproof.shapes import Float
 
 _STREAM = 14
@@ -84,6 +92,7 @@ class SIGRegLoss(PairLoss):
 
     def guard(self, *views: Float[Tensor, "rows dims"], step: int = 0) -> Float[Tensor, ""]:
         """The statistic alone, averaged over directions and views: a guard for any predictive loss."""
+        check_embeddings(*views)
         directions = random_slices(views[0].shape[1], self.slices, self.seed, step).to(views[0])
         t, phi, weight = torch.tensor(self.quadrature(), dtype=torch.float64).to(views[0]).T
         total: Any = 0

@@ -5,11 +5,22 @@ from typing import Any
 
 from torch import Tensor
 
-from viewproof.losses.numbers import Rows, centred_columns, constant, exact_rows, function, inner
-from viewproof.losses.pair import PairLoss, centred, check_constants, off_diagonal
-from viewproof.objectives.contract import PredictiveViewContract
+from viewproof.losses.pair import (
+    PairLoss,
+    Rows,
+    centred,
+    centred_columns,
+    check_constants,
+    check_embeddings,
+    constant,
+    exact_rows,
+    function,
+    inner,
+    off_diagonal,
+)
+from viewproof.objectives.contracts import PredictiveViewContract
 from viewproof.objectives.graph import sq_dist
-from viewproof.objectives.vicreg import VICRegGuard, variance_term, vicreg_objective
+from viewproof.objectives.guards import VICRegGuard, variance_term, vicreg_objective
 from viewproof.shapes import Float
 
 
@@ -46,6 +57,7 @@ class VICRegLoss(PairLoss):
 
     def guard(self, *views: Float[Tensor, "rows dims"]) -> Float[Tensor, ""]:
         """The variance and covariance terms alone, summed over the views: a guard for any predictive loss."""
+        check_embeddings(*views)
         variance: Any = 0
         covariance: Any = 0
         for z in views:

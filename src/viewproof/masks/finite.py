@@ -12,6 +12,7 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.shapes import Bool, Shaped
+from viewproof.torch_internals import under_transform
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -52,7 +53,7 @@ def check_prefix(name: str, length: Any, size: Any) -> Any:
 
 def may_keep_tensors() -> bool:
     """Whether a tensor made now is a plain one, of use to later calls: neither symbolic, fake nor wrapped."""
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch.compiler.is_compiling() or under_transform():
         return False
     return type(torch.empty(0)) is Tensor
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,10 @@ from viewproof.shapes import Int, Shaped
 
 
 class Rule:
-    """Base of fixed rules. Subclass it as a frozen dataclass and write `hidden`.
+    """Base of all rules. For a fixed one subclass it as a frozen dataclass and write `hidden`.
+
+    Every rule is called alike: ``rule.at(step).mask(shape, sample_ids=ids, epoch=epoch)`` and ``.sample(x, ...)`` with
+    the same arguments. A rule that is not ``per_sample`` has one mask for all samples and ignores ids and epoch.
 
     >>> @dataclass(frozen=True)
     ... class Diagonal(Rule):
@@ -27,6 +30,9 @@ class Rule:
     tensor([[ True, False, False],
             [False,  True, False]])
     """
+
+    per_sample: ClassVar[bool] = False
+    """Whether masks are drawn one a sample, from ``sample_ids`` and ``epoch`` (see `RandomRule`)."""
 
     def hidden(self, *grids: Int[Tensor, "..."]) -> Tensor | bool:
         """Whether each coordinate is hidden; ``grids[a]`` counts axis ``a`` and has extent 1 on the others.
@@ -39,17 +45,40 @@ class Rule:
         """The rule of a training step; a fixed rule is the same at every step."""
         return self
 
+    @property
+    def padded_axis(self) -> int | None:
+        """The data axis that a rule's ``lengths`` cut; None for a rule whose `mask` takes none."""
+        return None
+
     def __invert__(self) -> "Rule":
         return Complement(self)
 
-    def mask(self, data_shape: Sequence[int], *, device: torch.device | str | None = None) -> Mask:
-        """The mask over one sample's shape, built once per (rule, shape, device) and shared after that."""
+    def mask(
+        self,
+        data_shape: Sequence[int],
+        *,
+        device: torch.device | str | None = None,
+        sample_ids: Int[Tensor, " batch"] | None = None,
+        epoch: int = 0,
+    ) -> Mask:
+        """The mask over one sample's shape, built once per (rule, shape, device) and shared after that.
+
+        A fixed rule ignores ``sample_ids`` and ``epoch``.
+        """
         return self._masks(check_shape("data_shape", data_shape), None, device)[0]
 
-    def sample(self, x: Shaped[Tensor, "batch *source"], recon_dim: int | None = None) -> Sample:
+    def sample(
+        self,
+        x: Shaped[Tensor, "batch *source"],
+        recon_dim: int | None = None,
+        *,
+        sample_ids: Int[Tensor, " batch"] | None = None,
+        epoch: int = 0,
+    ) -> Sample:
         """The masked view of ``x: [N, *source]`` and the first ``recon_dim`` flattened originals as target.
 
-        ``recon_dim`` is the whole flattened size unless given; larger raises `InvalidArgument`.
+        ``recon_dim`` defaults to the whole flattened size; larger raises `InvalidArgument`. A fixed rule ignores
+        ``sample_ids`` and ``epoch``.
         """
         if x.dim() == 0:
             raise InvalidArgument("x of shape () has no batch axis; pass [N, *source]")

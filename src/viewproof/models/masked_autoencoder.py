@@ -1,5 +1,6 @@
 """The asymmetric masked autoencoder: encode only visible patches, decode the hidden ones."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,13 +10,13 @@ from torch import Tensor, nn
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, split_patches_by_sample
 from viewproof.masks.patches import split_patches
-from viewproof.models.vit import Block, initialise, patch_grid, sincos_positions
+from viewproof.models.vit import Block, PatchTransformer, initialise, sincos_positions, transformer_blocks
 from viewproof.shapes import Float, Int
 
 Decoder = Literal["self-attention", "cross-attention"]
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(PatchTransformer):
     """Masked autoencoder of He et al. 2021 (arXiv 2111.06377), for any image that the patch divides.
 
     ``forward(x, view)`` embeds and encodes only the patches that ``view`` leaves visible: hidden pixels are never
@@ -23,7 +24,6 @@ class MaskedAutoencoder(nn.Module):
     paper's: mask tokens join the encoded ones. ``"cross-attention"`` is CrossMAE's (Fu et al. 2024, arXiv 2401.14391):
     queries of hidden positions attend to the encoded tokens, not to each other. The result is
     ``[N, C * H * W]``; its visible coordinates are 0, for they are not predicted.
-    Features for probing are the mean of the tokens; there is no class token.
 
     >>> from viewproof.views import image_patch_mae_sample
     >>> model = MaskedAutoencoder((3, 8, 12), (4, 4), dim=16, depth=1, heads=2, decoder_dim=8, decoder_heads=2)
@@ -34,7 +34,6 @@ class MaskedAutoencoder(nn.Module):
 
     takes_view = True
     gives_tokens = True
-    positions: Tensor
     decoder_positions: Tensor
 
     def __init__(
@@ -49,22 +48,17 @@ class MaskedAutoencoder(nn.Module):
         decoder_heads: int = 4,
         decoder: Decoder = "self-attention",
     ) -> None:
-        super().__init__()
         if decoder not in ("self-attention", "cross-attention"):
             raise InvalidArgument(f"decoder={decoder!r} must be 'self-attention' or 'cross-attention'")
-        self.image_shape, self.patch_size = tuple(image_shape), tuple(patch_size)
-        self.grid = patch_grid(image_shape, patch_size)
+        if decoder_depth == 0:
+            raise InvalidArgument("decoder_depth=0 must be at least 1; hidden patches get their values from a block")
+        super().__init__(image_shape, patch_size, dim, depth, heads)
         self.crosses = decoder == "cross-attention"
-        values = image_shape[0] * patch_size[0] * patch_size[1]
-        self.embed = nn.Linear(values, dim)
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.project = nn.Linear(dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(decoder_dim))
-        self.decoder_blocks = nn.ModuleList(Block(decoder_dim, decoder_heads) for _ in range(decoder_depth))
+        self.decoder_blocks = transformer_blocks("decoder_depth", decoder_depth, decoder_dim, decoder_heads)
         self.decoder_norm = nn.LayerNorm(decoder_dim, eps=1e-6)
-        self.head = nn.Linear(decoder_dim, values)
-        self.register_buffer("positions", sincos_positions(*self.grid, dim), persistent=False)
+        self.head = nn.Linear(decoder_dim, image_shape[0] * math.prod(patch_size))
         self.register_buffer("decoder_positions", sincos_positions(*self.grid, decoder_dim), persistent=False)
         initialise(self)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -84,15 +78,17 @@ class MaskedAutoencoder(nn.Module):
         self, x: Float[Tensor, "batch channels height width"], view: Mask
     ) -> Float[Tensor, "batch visible dim"]:
         """The encoded tokens of the patches that ``view`` leaves visible."""
-        return self.encode_patches(x, self._split(view)[0])
+        return self.tokens(x, self._split(view, len(x))[0])
 
     def decode(self, tokens: Float[Tensor, "batch visible dim"], view: Mask) -> Float[Tensor, "batch pixels"]:
         """From the visible patches' tokens to the hidden patches' predicted pixels, as `forward` returns them."""
-        visible, hidden = self._split(view)
+        visible, hidden = self._split(view, len(tokens))
         return self._place(self._decode(tokens, visible, hidden), hidden)
 
-    def _split(self, view: Mask) -> tuple[Tensor, Tensor]:
+    def _split(self, view: Mask, rows: int) -> tuple[Tensor, Tensor]:
         """The indices of visible and hidden patches; neither may be empty."""
+        if view.per_sample and len(view.hidden) != rows:
+            raise InvalidArgument(f"view of {len(view.hidden)} samples must have one row for each of {rows} samples")
         if tuple(view.data_shape) != self.image_shape:
             raise InvalidArgument(
                 f"view over {tuple(view.data_shape)} must lie over the image {self.image_shape}; pass sample.view"
@@ -107,21 +103,13 @@ class MaskedAutoencoder(nn.Module):
             )
         return visible, hidden
 
-    def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """The mean token of each whole image."""
-        everything = torch.arange(self.grid[0] * self.grid[1], device=x.device)
-        return self.encode_patches(x, everything).mean(1)
-
-    def encode_patches(
-        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "*batch visible"]
-    ) -> Float[Tensor, "batch visible dim"]:
-        """The encoded tokens of the patches in ``index``, one vector or one a sample; no other pixel is read."""
-        if tuple(x.shape[1:]) != self.image_shape:
-            raise InvalidArgument(f"x of shape {tuple(x.shape)} must be [N, {', '.join(map(str, self.image_shape))}]")
-        tokens = self.embed(self.gather(x, index)) + self.positions[index]
-        for block in self.blocks:
-            tokens = block(tokens)
-        out: Tensor = self.norm(tokens)
+    def embedded(
+        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "*batch visible"] | None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The embedded pixels, in the order of `gather`."""
+        if index is None:
+            index = torch.arange(math.prod(self.grid), device=x.device)
+        out: Tensor = self.embed(self.gather(x, index))
         return out
 
     def gather(

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from viewproof.errors import InvalidArgument
-from viewproof.models.vit import Block, initialise, patch_grid, sincos_positions
+from viewproof.models.vit import PatchTransformer, check_patch_indices, initialise, sincos_positions, transformer_blocks
 from viewproof.shapes import Float, Int
 from viewproof.views import patchify
 
 
-class PatchEncoder(nn.Module):
+class PatchEncoder(PatchTransformer):
     """A vision transformer whose forward takes patch indices: ``(x: [N, C, H, W], index: [N, v]) -> [N, v, dim]``.
 
     Pixels of other patches are never read; without an index all patches are encoded, in row-major order.
@@ -22,39 +21,25 @@ class PatchEncoder(nn.Module):
     (torch.Size([2, 2, 16]), torch.Size([2, 16]))
     """
 
-    positions: Tensor
-
     def __init__(
         self, image_shape: Sequence[int], patch_size: Sequence[int], dim: int = 128, depth: int = 4, heads: int = 4
     ) -> None:
-        super().__init__()
-        self.image_shape, self.patch_size, self.dim = tuple(image_shape), tuple(patch_size), dim
-        self.grid = patch_grid(image_shape, patch_size)
-        self.embed = nn.Linear(image_shape[0] * patch_size[0] * patch_size[1], dim)
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.register_buffer("positions", sincos_positions(*self.grid, dim), persistent=False)
+        super().__init__(image_shape, patch_size, dim, depth, heads)
         initialise(self)
+
+    def embedded(
+        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "*batch visible"] | None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The embedded pixels, in the order of `viewproof.patchify`; ``index`` is one vector a sample."""
+        patches = patchify(x, *self.patch_size)
+        out: Tensor = self.embed(patches if index is None else patches.take_along_dim(index[:, :, None], 1))
+        return out
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "batch visible"] | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
         """The encoded tokens of the patches in ``index``."""
-        if tuple(x.shape[1:]) != self.image_shape:
-            raise InvalidArgument(f"x of shape {tuple(x.shape)} must be [N, {', '.join(map(str, self.image_shape))}]")
-        patches, positions = patchify(x, *self.patch_size), self.positions
-        if index is not None:
-            patches, positions = patches.take_along_dim(index[:, :, None], 1), positions[index]
-        tokens = self.embed(patches) + positions
-        for block in self.blocks:
-            tokens = block(tokens)
-        out: Tensor = self.norm(tokens)
-        return out
-
-    def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """The mean token of each whole image."""
-        tokens: Tensor = self(x)
-        return tokens.mean(1)
+        return self.tokens(x, index)
 
 
 class PatchPredictor(nn.Module):
@@ -74,7 +59,7 @@ class PatchPredictor(nn.Module):
         super().__init__()
         self.project = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.zeros(width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = transformer_blocks("depth", depth, width, heads)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, dim)
         self.register_buffer("positions", sincos_positions(*grid, width), persistent=False)
@@ -88,6 +73,8 @@ class PatchPredictor(nn.Module):
         wanted: Int[Tensor, "batch wanted"],
     ) -> Float[Tensor, "batch wanted dim"]:
         """The predicted tokens of the places in ``wanted``."""
+        for name, places in (("index", index), ("wanted", wanted)):
+            check_patch_indices(name, places, len(tokens), len(self.positions))
         context = self.project(tokens) + self.positions[index]
         queries = self.mask_token + self.positions[wanted]
         mixed = torch.cat([context, queries], dim=1)

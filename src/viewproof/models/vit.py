@@ -1,4 +1,4 @@
-"""Vision transformer parts (Dosovitskiy et al. 2021), and the compact reconstructor made of them."""
+"""The vision transformer (Dosovitskiy et al. 2021): its parts, its encoder, and a compact reconstructor."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from viewproof.errors import InvalidArgument
-from viewproof.shapes import Float
+from viewproof.masks.finite import check_count, may_keep_tensors
+from viewproof.shapes import Float, Int
 
 
 def patch_grid(image_shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int]:
@@ -33,7 +34,7 @@ def sincos_positions(rows: int, cols: int, dim: int) -> Float[Tensor, "patches d
     >>> sincos_positions(2, 3, 8).shape
     torch.Size([6, 8])
     """
-    if dim % 4:
+    if dim < 4 or dim % 4:
         raise InvalidArgument(f"dim={dim} must be a multiple of 4 for sine-cosine positions")
     frequency = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     place = torch.cartesian_prod(torch.arange(rows, dtype=torch.float64), torch.arange(cols, dtype=torch.float64))
@@ -46,8 +47,8 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        if dim % heads:
-            raise InvalidArgument(f"heads={heads} must divide dim={dim}")
+        if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1 or dim % heads:
+            raise InvalidArgument(f"heads={heads!r} must divide dim={dim}; pass a positive integer that does")
         self.heads = heads
         self.query_key_value = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
@@ -88,6 +89,26 @@ class Block(nn.Module):
         return out
 
 
+def transformer_blocks(name: str, depth: int, dim: int, heads: int) -> nn.ModuleList:
+    """``depth`` blocks; ``name`` is what errors call the depth."""
+    return nn.ModuleList(Block(dim, heads) for _ in range(check_count(name, depth, "have no block")))
+
+
+def check_patch_indices(name: str, index: Tensor, rows: int, patches: int) -> None:
+    """Patch indices are one vector for the batch or one a sample, each from 0 to ``patches - 1``.
+
+    The values are read on the CPU alone: on a GPU that would wait for the device at every step.
+    """
+    if index.dim() not in (1, 2) or (index.dim() == 2 and len(index) != rows):
+        raise InvalidArgument(
+            f"{name} of shape {tuple(index.shape)} must be one vector, or [N, v] with a row for each of {rows} samples"
+        )
+    if index.is_cpu and index.numel() and may_keep_tensors():
+        least, most = int(index.min()), int(index.max())
+        if least < 0 or most >= patches:
+            raise InvalidArgument(f"{name} from {least} to {most} must lie in 0 to {patches - 1}, the image's patches")
+
+
 def initialise(model: nn.Module) -> None:
     """Xavier-uniform weights and zero biases for every linear layer, as in He et al. 2021."""
     for module in model.modules():
@@ -97,7 +118,56 @@ def initialise(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-class ViTReconstructor(nn.Module):
+class PatchTransformer(nn.Module):
+    """The encoder that all vision transformers here share: patches to tokens, transformer blocks, a norm.
+
+    Subclasses define `embedded`, add their heads and call `initialise` at the end of ``__init__``. Any image that the
+    patch divides; positions are sine-cosine; features for probing are the mean of the tokens, there is no class token.
+    """
+
+    positions: Tensor
+
+    def __init__(self, image_shape: Sequence[int], patch_size: Sequence[int], dim: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.image_shape, self.patch_size, self.dim = tuple(image_shape), tuple(patch_size), dim
+        self.grid = patch_grid(image_shape, patch_size)
+        self.embed = self._patch_embedding()
+        self.blocks = transformer_blocks("depth", depth, dim, heads)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.register_buffer("positions", sincos_positions(*self.grid, dim), persistent=False)
+
+    def _patch_embedding(self) -> nn.Module:
+        return nn.Linear(self.image_shape[0] * math.prod(self.patch_size), self.dim)
+
+    def embedded(
+        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "*batch visible"] | None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The embedded pixels of the patches in ``index``, of all patches if it is None."""
+        raise NotImplementedError(f"{type(self).__name__} must define embedded(x, index)")
+
+    def tokens(
+        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "*batch visible"] | None = None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The encoded tokens of the patches in ``index``, all patches in row-major order by default.
+
+        ``index`` is one vector for the batch (`ViTReconstructor`, `MaskedAutoencoder`) or one a sample.
+        """
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise InvalidArgument(f"x of shape {tuple(x.shape)} must be [N, {', '.join(map(str, self.image_shape))}]")
+        if index is not None:
+            check_patch_indices("index", index, len(x), math.prod(self.grid))
+        tokens = self.embedded(x, index) + (self.positions if index is None else self.positions[index])
+        for block in self.blocks:
+            tokens = block(tokens)
+        out: Tensor = self.norm(tokens)
+        return out
+
+    def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
+        """The mean token of each whole image."""
+        return self.tokens(x).mean(1)
+
+
+class ViTReconstructor(PatchTransformer):
     """The compact path: every patch a token, masked ones too, and a linear decoder to a flat reconstruction.
 
     Patch embedding by strided convolution, transformer blocks, then one linear map from all tokens to
@@ -108,8 +178,6 @@ class ViTReconstructor(nn.Module):
     (torch.Size([2, 50]), torch.Size([2, 16]))
     """
 
-    positions: Tensor
-
     def __init__(
         self,
         image_shape: Sequence[int],
@@ -119,30 +187,22 @@ class ViTReconstructor(nn.Module):
         heads: int = 4,
         recon_dim: int | None = None,
     ) -> None:
-        super().__init__()
-        rows, cols = patch_grid(image_shape, patch_size)
-        self.image_shape = tuple(image_shape)
-        patch = (patch_size[0], patch_size[1])
-        self.embed = nn.Conv2d(image_shape[0], dim, patch, stride=patch)
-        self.register_buffer("positions", sincos_positions(rows, cols, dim), persistent=False)
-        self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = nn.Linear(rows * cols * dim, math.prod(image_shape) if recon_dim is None else recon_dim)
+        super().__init__(image_shape, patch_size, dim, depth, heads)
+        self.head = nn.Linear(math.prod(self.grid) * dim, math.prod(image_shape) if recon_dim is None else recon_dim)
         initialise(self)
 
-    def tokens(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch patches dim"]:
-        """The encoded tokens, patches in row-major order."""
-        if tuple(x.shape[1:]) != self.image_shape:
-            raise InvalidArgument(f"x of shape {tuple(x.shape)} must be [N, {', '.join(map(str, self.image_shape))}]")
-        tokens = self.embed(x).flatten(2).transpose(1, 2) + self.positions
-        for block in self.blocks:
-            tokens = block(tokens)
-        out: Tensor = self.norm(tokens)
-        return out
+    def _patch_embedding(self) -> nn.Module:
+        patch = (self.patch_size[0], self.patch_size[1])
+        return nn.Conv2d(self.image_shape[0], self.dim, patch, stride=patch)
 
-    def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """The mean token of each image."""
-        return self.tokens(x).mean(1)
+    def embedded(
+        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "*batch visible"] | None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """The convolution's values at the patches in ``index``, of all patches if it is None."""
+        embedded: Tensor = self.embed(x).flatten(2).transpose(1, 2)
+        if index is None:
+            return embedded
+        return embedded[:, index] if index.dim() == 1 else embedded.take_along_dim(index[:, :, None], 1)
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch recon"]:
         """A flat reconstruction of ``recon_dim`` values."""

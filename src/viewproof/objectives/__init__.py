@@ -1,15 +1,10 @@
 """One objective algebra, finite and exact, and the masked losses that train."""
 
-from viewproof.objectives.barlow import (
-    BarlowGuard,
-    diagonal_redundancy_penalty,
-    off_diagonal_redundancy_penalty,
-    redundancy_reduction_objective,
-)
-from viewproof.objectives.contract import (
+from viewproof.objectives.contracts import (
     PredictiveViewContract,
     encoded_target_predictive_view_contract,
-    masked_loss,
+    jepa_as_predictive_view_contract,
+    mae_as_predictive_view_contract,
     predictive_loss,
     predictive_view_objective,
     with_geometry_guard,
@@ -24,21 +19,28 @@ from viewproof.objectives.graph import (
     sq_dist,
     view_graph_energy,
 )
-from viewproof.objectives.jepa import jepa_as_predictive_view_contract, jepa_loss
-from viewproof.objectives.losses import masked_l1, masked_mse, masked_smooth_l1, rounding_bound
-from viewproof.objectives.mae import (
+from viewproof.objectives.guards import (
+    BarlowGuard,
+    VICRegGuard,
+    diagonal_redundancy_penalty,
+    off_diagonal_redundancy_penalty,
+    redundancy_reduction_objective,
+    variance_floor_penalty,
+    variance_term,
+    vicreg_objective,
+)
+from viewproof.objectives.masked import masked_l1, masked_mse, masked_smooth_l1, rounding_bound
+from viewproof.objectives.rows import (
     block_mae_row_predictive_contract,
     image_mae_reconstruction_idxs,
     image_patch_mae_row_predictive_contract,
     image_patch_token_row_predictive_contract,
-    mae_as_predictive_view_contract,
-    mae_loss,
     matrix_row_as_patch_batch,
     matrix_row_as_prediction,
     row_predictive_contract,
     vector_mae_row_predictive_contract,
 )
-from viewproof.objectives.vicreg import VICRegGuard, variance_floor_penalty, variance_term, vicreg_objective
+from viewproof.objectives.sums import jepa_loss, mae_loss, masked_loss
 
 __all__ = [
     "BarlowGuard",

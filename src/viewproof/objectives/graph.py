@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from viewproof.objectives.contract import masked_loss
-from viewproof.objectives.vicreg import variance_floor_penalty
+from viewproof.errors import InvalidArgument
+from viewproof.objectives.guards import variance_floor_penalty
+from viewproof.objectives.sums import masked_loss, widened
 
 Indexed = Sequence[Any] | Tensor
 
@@ -20,6 +21,12 @@ class SSLViewGraph:
     """The positive pairs of views, as pairs of view indices."""
 
     positive_edges: Sequence[tuple[Any, Any]]
+
+
+def _at(values: Indexed, index: Any) -> Any:
+    if isinstance(index, int) and index < 0:
+        raise InvalidArgument(f"index={index} of a view or coordinate must not be negative; count from 0")
+    return values[index]
 
 
 def view_graph_energy(graph: SSLViewGraph, edge_loss: Callable[[Any, Any], Any]) -> Any:
@@ -37,7 +44,7 @@ def sq_dist(u: Indexed, v: Indexed) -> Any:
     >>> sq_dist([0, 3], [4, 0])
     25
     """
-    return sum((a - b) ** 2 for a, b in zip(u, v, strict=True))
+    return sum((widened(a) - widened(b)) ** 2 for a, b in zip(u, v, strict=True))
 
 
 def graph_alignment_energy(graph: SSLViewGraph, reps: Indexed) -> Any:
@@ -48,7 +55,7 @@ def graph_alignment_energy(graph: SSLViewGraph, reps: Indexed) -> Any:
     >>> graph_alignment_energy(SSLViewGraph([(0, 1)]), [[0, 3], [4, 0]])
     25
     """
-    return view_graph_energy(graph, lambda i, k: sq_dist(reps[i], reps[k]))
+    return view_graph_energy(graph, lambda i, k: sq_dist(_at(reps, i), _at(reps, k)))
 
 
 def coordinate_spread(reps: Indexed, coordinate: int) -> Any:
@@ -59,7 +66,7 @@ def coordinate_spread(reps: Indexed, coordinate: int) -> Any:
     >>> coordinate_spread([[0, 9], [2, 9]], 0), coordinate_spread([[0, 9], [2, 9]], 1)
     (8, 0)
     """
-    values = [rep[coordinate] for rep in reps]
+    values = [widened(_at(rep, coordinate)) for rep in reps]
     return sum((a - b) ** 2 for a in values for b in values)
 
 
@@ -77,6 +84,8 @@ def real_variance_floor_guard(gamma: Any, reps: Indexed) -> Any:
     5
     """
     dims = len(reps[0]) if len(reps) else 0
+    if ragged := {len(rep) for rep in reps} - {dims}:
+        raise InvalidArgument(f"reps of lengths {sorted({dims, *ragged})} must have one length; pass [views, dims]")
     return sum(real_variance_floor_penalty(gamma, coordinate_spread(reps, j)) for j in range(dims))
 
 

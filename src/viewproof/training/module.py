@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from viewproof.errors import InvalidArgument
 from viewproof.losses.ranks import all_rows, rank_share, total_count, world_size
-from viewproof.masks import RandomRule, Rule, Sample
+from viewproof.masks import Rule, Sample
 from viewproof.objectives import masked_mse
 from viewproof.training.base import Pretraining
 from viewproof.training.fixed import Loss, predict
@@ -27,7 +27,7 @@ class MaskedPretraining(Pretraining):
     ``guard(embeddings, step)`` is added to the training loss: a geometry guard on the mean visible token of every
     sample of all ranks, ``[N, D]`` in float32, for instance ``lambda z, step: 0.01 * VICRegLoss().guard(z)``. It needs
     a model with ``gives_tokens = True``, as `viewproof.models.MaskedAutoencoder` is; without one, ``embeddings`` stays
-    None. The sum is the objective of `viewproof.losses.mae_batch_predictive_contract` with that guard.
+    None. The sum is the objective of `viewproof.objectives.rows.mae_batch_predictive_contract` with that guard.
 
     >>> import torch, viewproof as vp
     >>> model = vp.VectorAutoencoder(data_dim=6)
@@ -73,8 +73,7 @@ class MaskedPretraining(Pretraining):
 
     def sample(self, batch: Any, step: int, epoch: int = 0) -> Sample:
         """The sample of one step, target transformed; a random rule draws by the batch's sample ids and the epoch."""
-        rule, x = self.rule.at(step), self.source(batch)
-        sample = rule.sample(x, sample_ids=_ids(batch), epoch=epoch) if isinstance(rule, RandomRule) else rule.sample(x)
+        sample = self.rule.at(step).sample(self.source(batch), sample_ids=_ids(batch), epoch=epoch)
         return sample if self.target is None else self.target(sample)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

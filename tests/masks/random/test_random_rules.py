@@ -15,17 +15,20 @@ from torch import Tensor
 
 from viewproof import InvalidArgument, masked_mse, split_patches_by_sample
 from viewproof.masks import (
+    MaskOfSample,
     MultiBlockMask,
     PaddedMask,
     RandomBlockMask,
     RandomBlockwiseMask,
     RandomPatchMask,
+    SharedRandomPatchMask,
     SpanMask,
     SpectrogramMask,
     TokenMask,
     TubeMask,
     VectorMask,
 )
+from viewproof.masks.random.draws import Draws
 
 IDS = torch.arange(200)
 sizes = st.integers(1, 9)
@@ -191,11 +194,54 @@ def test_padding_and_special_tokens_are_never_selected() -> None:
     assert torch.equal(token_roles(rule, wider, lengths=lengths)[1][:, :40], chosen)
 
 
+def test_the_largest_vocabulary_that_the_ids_hold() -> None:
+    tokens = torch.zeros(50, 40, dtype=torch.uint8)
+    x, _ = token_roles(TokenMask(2, 30, 2, mask_id=255, vocabulary=256, special=(300,)), tokens)
+    assert x.dtype == torch.uint8 and len(set(x.flatten().tolist())) > 200
+    wide, _ = token_roles(TokenMask(2, 30, 2, mask_id=0, vocabulary=2**31), tokens.long())
+    assert wide.min() >= 0 and 2**30 < wide.max() < 2**31
+
+
 def test_token_masks_without_ids_are_those_of_samples() -> None:
     rule = TokenMask(5, 3, 2, mask_id=7, vocabulary=99)
     ids = torch.arange(40).repeat(3, 1)
     assert torch.equal(rule.mask((40,), sample_ids=IDS[:3]).hidden, token_roles(rule, ids)[1])
     assert rule.sample(ids, 13, sample_ids=IDS[:3]).y.shape == (3, 13)
+
+
+@pytest.mark.parametrize("special", [(), (0, 1)])
+def test_tokens_are_chosen_where_the_ids_are(special: tuple[int, ...]) -> None:
+    """Without a GPU: on the meta device, where a tensor made on the CPU by mistake shows."""
+    devices = []
+
+    class Recording(TokenMask):
+        def _roles(self, draws: Draws, allowed: Tensor, lengths: Tensor | None) -> Tensor:
+            devices.extend([draws.sample_ids.device.type, allowed.device.type])
+            return torch.zeros_like(allowed, dtype=torch.int64)
+
+    rule = Recording(5, 3, 2, mask_id=7, vocabulary=99, special=special)
+    ids, tokens = IDS[:3].to("meta"), torch.zeros(3, 40, dtype=torch.int64, device="meta")
+    if not special:
+        assert rule.mask((40,), sample_ids=ids).hidden.device.type == "meta"
+        assert rule.mask((40,), sample_ids=IDS[:3], device="meta").hidden.device.type == "meta"
+    assert rule.sample(tokens, sample_ids=IDS[:3]).x.device.type == "meta"
+    assert set(devices) == {"meta"}
+
+
+def test_padding_along_another_axis_than_the_rules_own_leaves_its_count() -> None:
+    rule, lengths = PaddedMask(SpanMask(2, 3), axis=1), torch.tensor([1, 4])
+    hidden = rule.mask((11, 4), sample_ids=IDS[:2], lengths=lengths).hidden
+    whole = SpanMask(2, 3).mask((11, 4), sample_ids=IDS[:2]).hidden
+    assert torch.equal(hidden, whole & (torch.arange(4) < lengths[:, None, None]))
+
+
+def test_the_mask_of_one_sample_is_its_row_and_a_fixed_rules_own() -> None:
+    random, fixed = RandomPatchMask(2, 2, 5), SharedRandomPatchMask(2, 2, 5).at(3)
+    row = random.mask((1, 6, 8), sample_ids=torch.tensor([7]), epoch=4).row(0)
+    assert random.per_sample and torch.equal(MaskOfSample(random, 7, 4).mask((1, 6, 8)).hidden, row.hidden)
+    assert not fixed.per_sample
+    assert torch.equal(MaskOfSample(fixed, 7).mask((1, 6, 8)).hidden, fixed.mask((1, 6, 8)).hidden)
+    assert not MaskOfSample(SpanMask(2, 3)).per_sample
 
 
 @pytest.mark.parametrize("inner", [VectorMask(2, 0), RandomBlockMask((1,), 4), ~VectorMask(3, 1)])
@@ -271,6 +317,15 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: P.TokenMask(3, 1, 1, 0, 9).sample(torch.zeros(2, 9), sample_ids=torch.arange(2)), "must be token ids"),
     (lambda: P.TokenMask(3, 1, 1, 0, 9, per=4), "per=4 must be at least 5"),
     (lambda: P.TokenMask(3, 1, 1, 0, 0), "vocabulary=0 must be at least 1"),
+    (lambda: P.TokenMask(3, 1, 1, 0, 2**32), "vocabulary=4294967296 must be at most 2**31"),
+    (
+        lambda: P.TokenMask(3, 1, 1, 0, 50257).sample(torch.zeros(2, 9, dtype=torch.int16), sample_ids=IDS[:2]),
+        "vocabulary=50257 must be at most 32768 for token ids of torch.int16; pass ids of torch.int64",
+    ),
+    (
+        lambda: P.TokenMask(3, 1, 1, 1000, 9).sample(torch.zeros(2, 9, dtype=torch.uint8), sample_ids=IDS[:2]),
+        "mask_id=1000 must be at most 255 for token ids of torch.uint8",
+    ),
     (mask(P.PaddedMask(P.VectorMask(2, 0)), (5,)), "needs lengths="),
     (mask(P.PaddedMask(P.VectorMask(2, 0), axis=1), (5,), lengths=torch.ones(3).long()), "axis=1 of PaddedMask"),
     (lambda: P.PaddedMask(3), "rule=3 must be a rule"),

@@ -11,7 +11,7 @@ from viewproof.certify.loss.case import INVARIANCES, Distance, Invariance, LossC
 from viewproof.certify.report import Report
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Sample
-from viewproof.objectives.losses import Reduction
+from viewproof.objectives.masked import Reduction
 
 
 def certify_loss(

@@ -12,7 +12,7 @@ from torch import Tensor
 from viewproof.bits import seeded
 from viewproof.certify.flow.isolation import kept
 from viewproof.masks import Mask, Sample
-from viewproof.objectives.losses import Reduction
+from viewproof.objectives.masked import Reduction
 
 Takes = Literal["sample", "tensors"]
 Distance = Callable[[Any], Any]

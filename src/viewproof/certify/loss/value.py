@@ -15,7 +15,7 @@ from viewproof.certify.loss.case import LossCase, hidden_of
 from viewproof.certify.report import Contract, Finding
 from viewproof.masks import Mask, Sample
 from viewproof.objectives import predictive_view_objective, row_predictive_contract
-from viewproof.objectives.losses import rounding_bound
+from viewproof.objectives.masked import rounding_bound
 from viewproof.verdict import Verdict
 
 ROUNDINGS = 16

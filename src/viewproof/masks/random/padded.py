@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,23 +41,24 @@ class PaddedMask(RandomRule):
 
     @property
     def seed(self) -> int:  # type: ignore[override]
-        """The rule's; 0 for a fixed one, which uses none."""
-        return self.rule.seed if isinstance(self.rule, RandomRule) else 0
+        """The rule's; 0 for a rule that has none."""
+        return int(getattr(self.rule, "seed", 0))
 
     @property
     def padded_axis(self) -> int | None:
         """The axis of which a sample fills the first ``length`` places."""
         return self.axis
 
-    def at(self, step: int) -> Rule:
+    def at(self, step: int) -> RandomRule:
         """The padded rule of that step."""
         return replace(self, rule=self.rule.at(step))
 
     def draw(self, shape: tuple[int, ...], draws: Draws, lengths: Tensor | None = None) -> Bool[Tensor, "batch *shape"]:
         """The rule's mask; `mask` takes the padding out."""
-        if isinstance(self.rule, RandomRule):
-            return self.rule.draw(shape, draws, lengths)
-        return self.rule.mask(shape, device=draws.sample_ids.device).hidden.expand(len(draws.sample_ids), *shape)
+        ids = draws.sample_ids
+        own: dict[str, Any] = {"lengths": lengths} if self.rule.padded_axis == self.axis else {}
+        mask = self.rule.mask(shape, device=ids.device, sample_ids=ids, epoch=draws.epoch, **own)
+        return mask.hidden.expand(len(ids), *shape)
 
     def mask(
         self,
@@ -72,5 +74,5 @@ class PaddedMask(RandomRule):
             raise InvalidArgument(
                 f"lengths=None: {self!r} needs lengths=, an integer tensor [N] with one length a sample"
             )
-        ids = lengths if sample_ids is None and not isinstance(self.rule, RandomRule) else sample_ids
+        ids = lengths if sample_ids is None and not self.rule.per_sample else sample_ids
         return super().mask(data_shape, device=device, sample_ids=ids, epoch=epoch, lengths=lengths)

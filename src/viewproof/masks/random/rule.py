@@ -48,6 +48,7 @@ class RandomRule(Rule):
             [0, 0, 1, 1, 1]], dtype=torch.int32)
     """
 
+    per_sample: ClassVar[bool] = True
     seed: int
     may_be_zero: ClassVar[tuple[str, ...]] = ("seed", "count")
 
@@ -64,10 +65,9 @@ class RandomRule(Rule):
             f"{self!r} draws one mask a sample; call mask(shape, sample_ids=ids), and ~rule to complement"
         )
 
-    @property
-    def padded_axis(self) -> int | None:
-        """The data axis that ``lengths`` cuts, or None for a rule that takes none."""
-        return None
+    def at(self, step: int) -> "RandomRule":
+        """The rule itself: its draws follow the epoch, not the step."""
+        return self
 
     def __invert__(self) -> "RandomRule":
         return RandomComplement(self)
@@ -180,11 +180,9 @@ class RandomComplement(RandomRule):
         """The rule's."""
         return self.rule.padded_axis
 
-    def at(self, step: int) -> Rule:
+    def at(self, step: int) -> RandomRule:
         """The complement of the rule of that step."""
-        rule = self.rule.at(step)
-        assert isinstance(rule, RandomRule)
-        return replace(self, rule=rule)
+        return replace(self, rule=self.rule.at(step))
 
     def draw(self, shape: tuple[int, ...], draws: Draws, lengths: Tensor | None = None) -> Bool[Tensor, "batch *shape"]:
         """The negation of the rule."""
@@ -206,7 +204,7 @@ class MaskOfSample(Rule):
     [2, 3]
     """
 
-    rule: RandomRule
+    rule: Rule
     sample_id: int = 0
     epoch: int = 0
 
@@ -214,10 +212,10 @@ class MaskOfSample(Rule):
         """The sample's row; a rule that takes lengths sees no padding."""
         shape, axis = tuple(grid.shape[axis] for axis, grid in enumerate(grids)), self.rule.padded_axis
         ids = torch.tensor([self.sample_id], device=grids[0].device)
-        lengths = None if axis is None else torch.full_like(ids, shape[axis])
-        return self.rule.mask(shape, sample_ids=ids, epoch=self.epoch, lengths=lengths).hidden[0]
+        lengths: dict[str, Any] = {} if axis is None else {"lengths": torch.full_like(ids, shape[axis])}
+        return self.rule.mask(shape, sample_ids=ids, epoch=self.epoch, **lengths).row(0).hidden
 
 
 def one_for_all(rule: Rule) -> Rule:
     """The rule, or if it draws one mask a sample, the fixed rule with the mask of sample 0."""
-    return MaskOfSample(rule) if isinstance(rule, RandomRule) else rule
+    return MaskOfSample(rule) if rule.per_sample else rule

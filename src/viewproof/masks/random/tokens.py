@@ -15,8 +15,11 @@ from viewproof.shapes import Bool, Int, Shaped
 
 
 def corrupt(
-    x: Int[Tensor, "batch tokens"], roles: Int[Tensor, "batch tokens"], other: Int[Tensor, "batch tokens"], mask_id: int
-) -> Int[Tensor, "batch tokens"]:
+    x: Shaped[Tensor, "batch tokens"],
+    roles: Int[Tensor, "batch tokens"],
+    other: Shaped[Tensor, "batch tokens"],
+    mask_id: int,
+) -> Shaped[Tensor, "batch tokens"]:
     """``mask_id`` where the role is 3, ``other`` where it is 2, else x."""
     return torch.where(roles == 3, mask_id, torch.where(roles == 2, other, x))
 
@@ -59,6 +62,8 @@ class TokenMask(RandomRule):
         total = self.masked + self.replaced + self.kept
         if self.per is not None and check_count("per", self.per) < max(total, 1):
             raise InvalidArgument(f"per={self.per} must be at least {total}: masked + replaced + kept")
+        if self.vocabulary > 2**31:
+            raise InvalidArgument(f"vocabulary={self.vocabulary} must be at most 2**31; pass the number of token ids")
         object.__setattr__(self, "special", tuple(check_count("special id", token) for token in self.special))
 
     @property
@@ -72,7 +77,8 @@ class TokenMask(RandomRule):
             raise InvalidArgument(f"{self!r}: which tokens are special is known from the ids; call sample(ids, ...)")
         if len(shape) != 1:
             raise InvalidArgument(f"{self!r} masks token ids [N, T], got data of shape {shape}")
-        return self._roles(draws, torch.ones(len(draws.sample_ids), *shape, dtype=torch.bool), lengths) > 0
+        allowed = torch.ones(len(draws.sample_ids), *shape, dtype=torch.bool, device=draws.sample_ids.device)
+        return self._roles(draws, allowed, lengths) > 0
 
     def sample(
         self,
@@ -86,10 +92,17 @@ class TokenMask(RandomRule):
         """x: the corrupted ids; y: the first ``recon_dim`` ids; mask: the selected places."""
         if x.dim() != 2 or x.is_floating_point() or x.dtype == torch.bool:
             raise InvalidArgument(f"x of {x.dtype} {tuple(x.shape)} must be token ids: an integer tensor [N, T]")
+        most = torch.iinfo(x.dtype).max
+        for name, value, largest in (("mask_id", self.mask_id, most), ("vocabulary", self.vocabulary, most + 1)):
+            if value > largest:
+                raise InvalidArgument(
+                    f"{name}={value} must be at most {largest} for token ids of {x.dtype}; pass ids of torch.int64"
+                )
         draws = self._draws(sample_ids, epoch, x.device)
         if lengths is not None:
             lengths = self._checked(lengths, tuple(x.shape[1:]), draws.sample_ids)
-        allowed = ~torch.isin(x, torch.tensor(self.special, dtype=x.dtype, device=x.device))
+        special = [token for token in self.special if token <= most]
+        allowed = ~torch.isin(x, torch.tensor(special, dtype=x.dtype, device=x.device))
         roles = self._roles(draws, allowed, lengths)
         other = below(draws.words(x.shape[1], stream=1), self.vocabulary).to(x.dtype)
         corrupted = corrupt(x, roles, other, self.mask_id)

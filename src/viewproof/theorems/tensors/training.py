@@ -12,8 +12,8 @@ from torch.nn import functional as F
 import viewproof as vp
 from viewproof.masks import Mask, Sample
 from viewproof.masks.sample import Over
-from viewproof.objectives import losses
-from viewproof.objectives.losses import Reduction
+from viewproof.objectives import masked
+from viewproof.objectives.masked import Reduction
 from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, known, neg, same
@@ -34,7 +34,7 @@ class TrainingLosses:
     @staticmethod
     def eager_mse(prediction: Tensor, sample: Sample, reduction: Reduction, over: Over, count: int) -> Tensor:
         """As `mse` runs without a compiler: Python counts what the mask selects."""
-        return losses.masked_distance(F.mse_loss, prediction, sample, reduction, over, count)
+        return masked.masked_distance(F.mse_loss, prediction, sample, reduction, over, count)
 
     @staticmethod
     def l1_by_definition(prediction: Tensor, sample: Sample, reduction: Reduction, over: Over) -> Tensor:
@@ -43,7 +43,7 @@ class TrainingLosses:
         def absolute(a: Tensor, b: Tensor, reduction: str) -> Tensor:
             return (a - b).abs()
 
-        return losses.masked_distance(absolute, prediction, sample, reduction, over)
+        return masked.masked_distance(absolute, prediction, sample, reduction, over)
 
 
 def _mse(target: Tensor, prediction: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Masked reconstruction: the finite loss, and rows of the running pipeline as contracts."""
+"""Rows, and whole batches, of a running masked reconstruction as contracts."""
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -10,38 +10,14 @@ from viewproof.errors import InvalidArgument
 from viewproof.masks import Sample, hidden_patch_idxs
 from viewproof.masks.finite import check_count
 from viewproof.masks.sample import Over
-from viewproof.objectives.contract import PredictiveViewContract, masked_loss
-from viewproof.shapes import Shaped
+from viewproof.objectives.contracts import PredictiveViewContract, mae_as_predictive_view_contract, with_geometry_guard
+from viewproof.objectives.sums import Distance
+from viewproof.shapes import Float, Shaped
 from viewproof.views import block_mae_sample, image_patch_mae_sample, patchify, vector_mae_sample
 
-Distance = Callable[[Any, Any], Any]
 Listing = Callable[..., Sequence[int]]
 """From a mask to the indices that a contract sums over."""
 _SELECTED: Listing = attrgetter("selected_idxs")
-
-
-def mae_loss(
-    masked_idxs: Sequence[Any], target: Callable[[Any], Any], pred: Callable[[Any], Any], patch_loss: Distance
-) -> Any:
-    """`masked_loss` of ``patch_loss(target(i), pred(i))``.
-
-    Theorems: ``mae_loss_nil``, ``mae_loss_append``, ``mae_loss_reverse``,
-    ``mae_loss_eq_zero_of_patch_losses_zero``, ``exact_reconstruction_identity``.
-
-    >>> mae_loss([1, 2], lambda i: i, lambda i: 0, lambda t, p: (t - p) ** 2)
-    5
-    """
-    return masked_loss(masked_idxs, lambda i: patch_loss(target(i), pred(i)))
-
-
-def mae_as_predictive_view_contract(
-    masked_idxs: Sequence[Any], target: Callable[[Any], Any], pred: Callable[[Any], Any], patch_loss: Distance
-) -> PredictiveViewContract:
-    """Unit context, identity target encoder, zero guard.
-
-    Theorems: ``mae_is_predictive_view_loss``, ``mae_is_predictive_view_objective``.
-    """
-    return PredictiveViewContract(masked_idxs, (), target, lambda _, t: t, lambda _, i: pred(i), patch_loss)
 
 
 def image_mae_reconstruction_idxs(recon_dim: int) -> list[int]:
@@ -180,3 +156,29 @@ def image_patch_token_row_predictive_contract(
         matrix_row_as_prediction(yhat_tokens, row),
         patch_loss,
     )
+
+
+def mae_batch_predictive_contract(
+    sample: Sample, yhat: Float[Tensor, "batch target"], guard: Any = 0
+) -> PredictiveViewContract:
+    """`masked_mse` of a whole batch plus ``guard``: over the pairs (row, coordinate) that the mask selects.
+
+    ``guard`` is any number, for instance ``VICRegLoss().guard(embeddings)`` of the encoder's embeddings, added to the
+    running loss as well. An empty mask raises `InvalidArgument`, as it does in `masked_mse`.
+
+    >>> import torch
+    >>> from viewproof.objectives import predictive_view_objective
+    >>> from viewproof.views import vector_mae_sample
+    >>> sample = vector_mae_sample(torch.tensor([[1.0, 2.0, 3.0]]), period=2, offset=0)
+    >>> predictive_view_objective(mae_batch_predictive_contract(sample, torch.zeros(1, 3), guard=2))
+    tensor(7.)
+    """
+    if yhat.shape != sample.y.shape:
+        raise InvalidArgument(f"yhat of shape {tuple(yhat.shape)} must have the target's shape {tuple(sample.y.shape)}")
+    places = [(row, i) for row in range(len(yhat)) for i in sample.mask.row(row).selected_idxs]
+    if not places:
+        raise InvalidArgument(f"mask made by {sample.mask.rule!r} selects nothing: a mean over it has no value")
+    contract = mae_as_predictive_view_contract(
+        places, sample.y.__getitem__, yhat.__getitem__, lambda t, p: (t - p) * (t - p) / len(places)
+    )
+    return with_geometry_guard(contract, guard)

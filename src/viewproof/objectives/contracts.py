@@ -8,17 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-
-def masked_loss(idxs: Sequence[Any], per_index_loss: Callable[[Any], Any]) -> Any:
-    """The sum of ``per_index_loss(i)`` over the list; 0 for the empty list.
-
-    Theorems: ``masked_loss_nil``, ``masked_loss_cons``, ``masked_loss_append``, ``masked_loss_reverse``,
-    ``masked_loss_eq_zero_of_all_zero``.
-
-    >>> masked_loss([0, 2, 3], lambda i: i * i)
-    13
-    """
-    return sum(per_index_loss(i) for i in idxs)
+from viewproof.objectives.sums import Distance, masked_loss
 
 
 @dataclass(frozen=True)
@@ -78,3 +68,27 @@ def encoded_target_predictive_view_contract(
     Theorem: ``encoded_target_predictive_view_contract_loss_eq_masked_loss``.
     """
     return PredictiveViewContract(target_idxs, context, target, target_encoder, predict, distance, geometry_guard)
+
+
+def mae_as_predictive_view_contract(
+    masked_idxs: Sequence[Any], target: Callable[[Any], Any], pred: Callable[[Any], Any], patch_loss: Distance
+) -> PredictiveViewContract:
+    """Unit context, identity target encoder, zero guard.
+
+    Theorems: ``mae_is_predictive_view_loss``, ``mae_is_predictive_view_objective``.
+    """
+    return PredictiveViewContract(masked_idxs, (), target, lambda _, t: t, lambda _, i: pred(i), patch_loss)
+
+
+def jepa_as_predictive_view_contract(
+    target_idxs: Sequence[Any],
+    context: Any,
+    target: Callable[[Any], Any],
+    predict: Callable[[Any, Any], Any],
+    rep_loss: Distance,
+) -> PredictiveViewContract:
+    """Identity target encoder, zero guard.
+
+    Theorems: ``jepa_is_predictive_view_loss``, ``jepa_is_predictive_view_objective``.
+    """
+    return PredictiveViewContract(target_idxs, context, target, lambda _, t: t, predict, rep_loss)

@@ -1,16 +1,34 @@
-"""Mean and deviation of a collection that may be larger than memory, in one chunked pass."""
+"""A collection of samples that may be larger than memory, and its mean and deviation in one chunked pass."""
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from viewproof.data.dataset import Values
-
 CHUNK = 2**20
 """Values held at once, unless a single sample has more."""
+
+
+@runtime_checkable
+class Values(Protocol):
+    """Samples ``[N, *shape]`` fetched by one integer vector: a numpy array, or a collection read lazily."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of samples, then the shape of one."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """A real dtype: bool, integer or floating."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: NDArray[np.int64], /) -> NDArray[Any]:
+        """The samples ``[B, *shape]`` at ``index: [B]``."""
+        ...
 
 
 class Moments(NamedTuple):
@@ -31,7 +49,7 @@ def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
         return np.ascontiguousarray(values, dtype=np.float32)
 
 
-def moments(values: "Values") -> Moments:
+def moments(values: Values) -> Moments:
     """Mean and population deviation of ``values: [N, *shape]`` after rounding to float32.
 
     Pooled over samples and all axes but the features of ``[N, D]`` and the channels of ``[N, C, *space]``;

@@ -29,6 +29,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.masks import Sample
 from viewproof.masks.sample import Over
 from viewproof.shapes import Float
+from viewproof.torch_internals import assert_in_graph
 
 Reduction = Literal["mean", "sum", "rows"]
 
@@ -121,7 +122,7 @@ def masked_distance(
     rows = 1 if selection.per_sample else prediction.shape[0]
     if count is None and torch.compiler.is_compiling():
         total = selection.hidden.sum() * rows
-        torch._assert_async(total > 0, "the mean loss of an empty mask has no value")
+        assert_in_graph(total > 0, "the mean loss of an empty mask has no value")
         return terms.sum() / total
     if count is None:
         count = selection.count
