@@ -80,9 +80,9 @@ def train(method: str, seed: int, steps: int, out: Path) -> None:
 def score(method: str, seed: int, out: Path) -> dict[str, float]:
     """k-NN(20) and linear probe on all 60,000 training images, in percent."""
     import torch
+    from viewproof.config import PretrainConfig
 
     from viewproof import runs
-    from viewproof.config import PretrainConfig
     from viewproof.evaluation import encode_all, probe
 
     if method in ("raw", "untrained"):
@@ -113,12 +113,12 @@ def save(store: dict[str, Any]) -> None:
 def calibrate(store: dict[str, Any]) -> None:
     """Steps that the budget holds, from the CPU seconds of steps 5 to 25 of each method."""
     import pytorch_lightning as pl
+    from viewproof.engine import build_trainer
+    from viewproof.pretraining import build_module
 
     from viewproof import runs
     from viewproof.cli import app, hush
     from viewproof.data import batches
-    from viewproof.engine import build_trainer
-    from viewproof.pretraining import build_module
 
     class Clock(pl.Callback):
         def __init__(self) -> None:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from viewproof.engine import build_trainer
+from viewproof.pretraining import build_module
 
 import viewproof as vp
 from viewproof import runs
 from viewproof.cli import main
-from viewproof.engine import build_trainer
 from viewproof.expressions import parse_rule
 from viewproof.methods import default_blocks
-from viewproof.pretraining import build_module
 from viewproof.training.base import JointPretraining
 from viewproof.training.callbacks import ClipGradient
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from viewproof.config import PretrainConfig
 
 import viewproof as vp
 from viewproof import reports, runs
 from viewproof.cli import main
-from viewproof.config import PretrainConfig
 from viewproof.evaluation import drawn
 
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]

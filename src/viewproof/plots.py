@@ -1,4 +1,4 @@
-"""Pictures: a mask, a loss curve, reconstructions. Written aside, then renamed."""
+"""Pictures: a mask, a loss curve, errors by patch, reconstructions."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,14 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
+from viewproof.files import whole_file
 from viewproof.masks import Mask
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG beside its name and rename it, so that no half-written picture is ever seen."""
-    aside = path.with_name(path.name + ".part")
-    figure.savefig(aside, format="png", dpi=120, bbox_inches="tight")
-    aside.replace(path)
+    """Write a figure as PNG; the file is whole or absent."""
+    with whole_file(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
 
 
 def mask_figure(mask: Mask, title: str) -> Figure:
@@ -44,7 +44,7 @@ def mask_figure(mask: Mask, title: str) -> Figure:
     return figure
 
 
-def loss_figure(metrics: Path, title: str) -> Figure:
+def loss_figure(metrics: Path, title: str, loss_label: str) -> Figure:
     """The training loss and the held-out loss against the step, from a run's ``metrics.csv``."""
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -54,7 +54,7 @@ def loss_figure(metrics: Path, title: str) -> Figure:
         points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
-    axes.set(xlabel="step", ylabel="mean loss over hidden coordinates", title=title, ylim=(0, None))
+    axes.set(xlabel="step", ylabel=loss_label, title=title, ylim=(0, None))
     axes.legend()
     return figure
 

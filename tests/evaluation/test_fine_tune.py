@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from viewproof.training.ijepa import JEPANetwork
 
 import viewproof as vp
 import viewproof.evaluation.fine_tune as tuning
 from viewproof.data import Split, make_dataset
 from viewproof.evaluation.fine_tune import class_balanced, fine_tune
 from viewproof.models.patches import PatchEncoder, PatchPredictor
-from viewproof.training.ijepa import JEPANetwork
 
 LABELS = np.array([0] * 50 + [1] * 30 + [2] * 4)
 

@@ -14,6 +14,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+from viewproof.training.ijepa import IJEPA, JEPANetwork
+from viewproof.training.module import MaskedPretraining
+from viewproof.training.two_view import ProjectedEncoder, TwoView
 
 import viewproof as vp
 from viewproof.certify.target_branch import TargetBranch, certify_target_branch
@@ -25,9 +28,6 @@ from viewproof.training.base import JointPretraining
 from viewproof.training.callbacks import ClipGradient
 from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.ema import MomentumSchedule, move_target
-from viewproof.training.ijepa import IJEPA, JEPANetwork
-from viewproof.training.module import MaskedPretraining
-from viewproof.training.two_view import ProjectedEncoder, TwoView
 from viewproof.verdict import Verdict
 
 SHAPE = (2, 8, 12)

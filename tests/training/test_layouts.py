@@ -15,9 +15,9 @@ import torch
 import two_ranks
 from torch import Tensor
 from two_ranks import watch
+from viewproof.config import PretrainConfig
 
 from viewproof.cli import main
-from viewproof.config import PretrainConfig
 from viewproof.errors import InvalidArgument
 from viewproof.runs import prepare
 

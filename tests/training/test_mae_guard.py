@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from viewproof.config import PretrainConfig
+from viewproof.training.module import MaskedPretraining
 
 import viewproof as vp
 from viewproof.cli import main
-from viewproof.config import PretrainConfig
 from viewproof.losses.mae import mae_batch_predictive_contract
 from viewproof.methods import build_guard
 from viewproof.models import MaskedAutoencoder
-from viewproof.training.module import MaskedPretraining
 
 RULE = ~vp.PatchMask(4, 4, 2, 0)
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from viewproof.training.module import MaskedPretraining
 
 from viewproof import pretraining
 from viewproof.cli import main
 from viewproof.training.base import JointPretraining
-from viewproof.training.module import MaskedPretraining
 
 # 45 training samples: 5 steps an epoch, 20 steps.
 SMALL = "--batch-size 8 --epochs 4 --dim 16 --depth 1 --heads 2 --decoder-dim 8 --decoder-depth 1 --decoder-heads 2"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from viewproof.training.module import MaskedPretraining
 
 import viewproof as vp
 from viewproof import pretraining
@@ -23,7 +24,6 @@ from viewproof.masks.random.draws import Draws
 from viewproof.masks.random.rule import RandomRule
 from viewproof.training.base import JointPretraining
 from viewproof.training.callbacks import MetricsFile
-from viewproof.training.module import MaskedPretraining
 
 Seen = list[tuple[int, Tensor, Tensor | None]]
 

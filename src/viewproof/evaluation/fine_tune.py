@@ -15,7 +15,7 @@ from viewproof.data import Dataset, batches
 from viewproof.data.split import take
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
-from viewproof.training.supervised import Classifier, Supervised
+from viewproof.methods.supervised import Classifier, Supervised
 
 BATCH = 64
 RATE = 1e-3

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
-from viewproof.masks import Mask, RandomRule, Rule, Sample
+from viewproof.masks import Mask, Rule, Sample
 from viewproof.masks.finite import check_count
+from viewproof.training.batch import draws_by_sample, masked_sample
 
 BASELINES = ("mean of the training samples", "nearest visible value")
 DRAWS = 8
@@ -53,14 +54,9 @@ def draws(rule: Rule, most: int = DRAWS) -> list[tuple[Rule, int]]:
     >>> [len(draws(rule)) for rule in (*rules, RandomPatchMask(2, 2, 3))]
     [1, 3, 8, 8]
     """
-    if isinstance(rule, RandomRule):
+    if draws_by_sample(rule):
         return [(rule.at(step), step) for step in range(most)]
     return [(fixed, 0) for fixed in dict.fromkeys(rule.at(step) for step in range(most))]
-
-
-def drawn(rule: Rule, x: Tensor, sample_ids: Tensor, epoch: int = 0) -> Sample:
-    """The sample of a batch; a random rule draws each row's mask by its id."""
-    return rule.sample(x, sample_ids=sample_ids, epoch=epoch) if isinstance(rule, RandomRule) else rule.sample(x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +128,7 @@ def hidden_errors(
     with torch.inference_mode():
         for x, ids in batches:
             for step_rule, epoch in steps:
-                sample = drawn(step_rule, x, ids, epoch)
+                sample = masked_sample(step_rule, x, ids, epoch)
                 assert sample.view is not None
                 hidden = sample.mask.hidden.expand(sample.y.shape).reshape(x.shape)
                 guesses = (predict(sample), mean_image.to(x).expand_as(x), nearest_visible_fill(sample.x, sample.view))

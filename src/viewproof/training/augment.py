@@ -2,7 +2,7 @@
 
 Torch alone, in one batched resampling. Libraries such as kornia draw their parameters from the global generator, a
 batch at a time, so that a sample's view depends on its batch mates and on what was drawn before; here it does not. Any
-other pair function, one that calls kornia among them, serves `viewproof.training.two_view.TwoView` as well.
+other pair function, one that calls kornia among them, serves `viewproof.methods.two_view.TwoView` as well.
 """
 
 import math

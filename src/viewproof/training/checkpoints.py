@@ -1,6 +1,5 @@
 """Checkpoints from which a killed run goes on bit for bit: when they are written, and that each is whole."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from viewproof.files import whole_file
 from viewproof.masks.finite import check_count
 from viewproof.training.callbacks import between_steps
 
@@ -24,12 +24,8 @@ class WholeFiles(TorchCheckpointIO):
         """Write ``checkpoint`` to ``path``."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(path.name + ".part")
-        with aside.open("wb") as file:
+        with whole_file(path, "wb") as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
 
 
 class Checkpoints(Checkpoint):

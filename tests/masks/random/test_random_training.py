@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from viewproof.training.module import MaskedPretraining
 
 import viewproof as vp
 from viewproof.expressions import parse_rule
 from viewproof.masks import Mask, MaskOfSample, RandomPatchMask, Rule, TokenMask
 from viewproof.training.fixed import predict
-from viewproof.training.module import MaskedPretraining
 
 SHAPE, PATCH = (3, 8, 12), (4, 2)
 RULE = RandomPatchMask(4, 2, count=8, seed=1)

@@ -1,0 +1,96 @@
+"""What a method is: the interface between the code of a run and one way of pre-training."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from viewproof.data import Dataset
+from viewproof.errors import InvalidArgument
+from viewproof.masks import Rule
+from viewproof.models import PatchEncoder
+from viewproof.training.base import Pretraining
+from viewproof.training.settings import Checked, TrainingSettings
+from viewproof.views import PatchNormalization
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Checked, ABC):
+    """One way of pre-training: its own settings are its fields, what a run asks of it are its methods.
+
+    A field may be set by the flag of its name in `viewproof.runs.config.PretrainConfig`; its default and its check stand
+    here. Class variables say what the method does: whether it ``hides`` coordinates by a mask, whether its network
+    ``reconstructs`` them, whether it ``learns_labels``, whether its held-out batches are ``whole_batches``, all of one
+    size and equal on every rank, and what its two inputs are called (``views``) when it hides nothing.
+    """
+
+    name: ClassVar[str]
+    hides: ClassVar[bool] = False
+    reconstructs: ClassVar[bool] = False
+    learns_labels: ClassVar[bool] = False
+    whole_batches: ClassVar[bool] = True
+    views: ClassVar[str] = "two random views"
+
+    @classmethod
+    def defaults(cls, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Defaults that depend on the samples' shape, by setting; a method may also set those of shared settings."""
+        return {}
+
+    @property
+    def loss_label(self) -> str:
+        """What the axis of the loss curve is called."""
+        return f"{self.name} loss"
+
+    @property
+    def embeds(self) -> bool:
+        """Whether the training module has ``embeddings``, whose collapse is watched."""
+        return True
+
+    def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
+        """Refuse settings and data that the method has no use for, with an `InvalidArgument`."""
+
+    def default_mask(self, settings: TrainingSettings, shape: tuple[int, ...]) -> str:
+        """The rule of a method that ``hides``, as text, where the user gives none."""
+        raise NotImplementedError(f"{type(self).__name__} hides coordinates and must define default_mask")
+
+    def normalization(self, settings: TrainingSettings) -> PatchNormalization | None:
+        """What is done to the target that a method ``reconstructs``."""
+        return None
+
+    @abstractmethod
+    def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> nn.Module:
+        """A new network, with ``encode(x) -> [N, dim]``, for samples of ``shape`` and, if labelled, of ``classes``."""
+
+    @abstractmethod
+    def module(
+        self, model: nn.Module, settings: TrainingSettings, rule: Rule | None, dataset: Dataset, **optimization: Any
+    ) -> Pretraining:
+        """The Lightning module that trains the network; a rule that does not fit is an `InvalidArgument` here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointMethod(Method):
+    """Base of methods that learn embeddings of images by a ViT encoder."""
+
+    model: str = "vit"
+    guard: str | None = None
+
+    def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
+        """Images, and none of what only mae has."""
+        shape = dataset.sample_shape
+        if len(shape) != 3:
+            raise InvalidArgument(
+                f"method={self.name!r} needs images [C, H, W], the samples of {settings.data} are {shape}"
+            )
+        if self.model != "vit":
+            raise InvalidArgument(
+                f"model={self.model!r} is for method='mae'; {self.name} trains a vit, leave model out"
+            )
+        if self.guard is not None:
+            raise InvalidArgument(f"guard={self.guard!r} is for method='mae'; {self.name} has none, leave guard out")
+
+    def encoder(self, settings: TrainingSettings, shape: tuple[int, ...]) -> PatchEncoder:
+        """The encoder that all these methods share."""
+        patch = (settings.patch_size, settings.patch_size)
+        return PatchEncoder(shape, patch, settings.dim, settings.depth, settings.heads)
