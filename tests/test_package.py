@@ -203,17 +203,20 @@ RANKS = {
     **dict.fromkeys(["errors", "verdict", "files", "bits", "torch_internals"], 0),
     "shapes": 1,
     "masks": 2,
-    "views": 3,
+    **dict.fromkeys(["views", "expressions"], 3),
     "objectives": 4,
     "losses": 5,
     "models": 6,
     "symbolic": 7,
     "theorems": 8,
     "certify": 9,
-    **dict.fromkeys(["bugzoo", "data", "evaluation", "plots", "testing", "training"], 10),
+    **dict.fromkeys(["bugzoo", "data", "plots", "testing", "training"], 10),
+    "methods": 11,
+    "evaluation": 12,
+    "runs": 13,
 }
 # The command line and what only it uses; a new module is one of these until it is given a rank.
-TOP = 11
+TOP = 14
 
 
 def imported_modules(tree: ast.AST, package: list[str]) -> set[str]:

@@ -10,11 +10,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from viewproof.training.module import MaskedPretraining
 
 import viewproof as vp
 from viewproof.certify.guard import check_batch
 from viewproof.masks import Mask, Sample
+from viewproof.methods.mae import MaskedPretraining
 from viewproof.training.guard import ContractGuard
 
 RULE = vp.PatchMask(2, 2, period=3, offset=1)

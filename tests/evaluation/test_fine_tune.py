@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from viewproof.training.ijepa import JEPANetwork
 
 import viewproof as vp
 import viewproof.evaluation.fine_tune as tuning
 from viewproof.data import Split, make_dataset
 from viewproof.evaluation.fine_tune import class_balanced, fine_tune
+from viewproof.methods.ijepa import JEPANetwork
 from viewproof.models.patches import PatchEncoder, PatchPredictor
 
 LABELS = np.array([0] * 50 + [1] * 30 + [2] * 4)

@@ -15,11 +15,11 @@ import torch
 import two_ranks
 from torch import Tensor
 from two_ranks import watch
-from viewproof.config import PretrainConfig
 
 from viewproof.cli import main
 from viewproof.errors import InvalidArgument
-from viewproof.runs import prepare
+from viewproof.runs.config import PretrainConfig
+from viewproof.runs.folder import prepare
 
 # 54 training samples: 6 steps an epoch, 18 steps; 6 held-out ones.
 SMALL = "--batch-size 8 --epochs 3 --dim 16 --depth 1 --heads 2 --decoder-dim 8 --decoder-depth 1 --decoder-heads 2"

@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from viewproof.training.module import MaskedPretraining
 
 import viewproof as vp
 from viewproof.cli import main
 from viewproof.data import Split, batches, make_dataset
+from viewproof.methods.mae import MaskedPretraining
 from viewproof.training import online_probe
 from viewproof.training.online_probe import OnlineProbe, embed
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from viewproof.training.module import MaskedPretraining
 
-from viewproof import pretraining
 from viewproof.cli import main
+from viewproof.methods.mae import MaskedPretraining
+from viewproof.runs import train
 from viewproof.training.base import JointPretraining
 
 # 45 training samples: 5 steps an epoch, 20 steps.
@@ -119,7 +119,7 @@ class Seen:
         self.steps: list[tuple[int, list[int], Tensor | None]] = []
         for kind in (JointPretraining, MaskedPretraining):
             monkeypatch.setattr(kind, "training_step", self.watched(kind.training_step))
-        monkeypatch.setattr(pretraining, "_finish", lambda run, weights, say: None)
+        monkeypatch.setattr(train, "finish", lambda run, weights, say: None)
 
     def watched(self, step: Any) -> Any:
         def training_step(module: Any, batch: Any, batch_idx: int) -> Tensor:
@@ -178,7 +178,7 @@ def test_a_killed_run_resumes_to_the_straight_run(
     run = folder / f"killed{number}"
     expected = straight["of"](method)
     assert checkpoint(run)["global_step"] == step and not (run / "model.safetensors").exists()
-    assert (run / "checkpoints" / "last.ckpt.part").exists() == death.startswith("write")
+    assert any((run / "checkpoints").glob(".*.part")) == death.startswith("write")
     seen = Seen(monkeypatch)
     assert main(["pretrain", "--resume", str(run)]) == 0
     assert same(seen.steps, [given for given in expected if given[0] >= step]) and seen.steps

@@ -19,10 +19,10 @@ from viewproof.views import PatchNormalization
 class Method(Checked, ABC):
     """One way of pre-training: its own settings are its fields, what a run asks of it are its methods.
 
-    A field may be set by the flag of its name in `viewproof.runs.config.PretrainConfig`; its default and its check stand
+    A field is set by the flag of its name in `viewproof.runs.config.PretrainConfig`; its default and its check stand
     here. Class variables say what the method does: whether it ``hides`` coordinates by a mask, whether its network
     ``reconstructs`` them, whether it ``learns_labels``, whether its held-out batches are ``whole_batches``, all of one
-    size and equal on every rank, and what its two inputs are called (``views``) when it hides nothing.
+    size and equal on every rank, and, where it hides nothing, what it learns from instead (``learns_from``).
     """
 
     name: ClassVar[str]
@@ -30,7 +30,7 @@ class Method(Checked, ABC):
     reconstructs: ClassVar[bool] = False
     learns_labels: ClassVar[bool] = False
     whole_batches: ClassVar[bool] = True
-    views: ClassVar[str] = "two random views"
+    learns_from: ClassVar[str] = "two random views"
 
     @classmethod
     def defaults(cls, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -84,9 +84,7 @@ class JointMethod(Method):
                 f"method={self.name!r} needs images [C, H, W], the samples of {settings.data} are {shape}"
             )
         if self.model != "vit":
-            raise InvalidArgument(
-                f"model={self.model!r} is for method='mae'; {self.name} trains a vit, leave model out"
-            )
+            raise InvalidArgument(f"model={self.model!r} is for method='mae'; {self.name} trains a vit: leave it out")
         if self.guard is not None:
             raise InvalidArgument(f"guard={self.guard!r} is for method='mae'; {self.name} has none, leave guard out")
 

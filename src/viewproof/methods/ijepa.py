@@ -18,7 +18,7 @@ from viewproof.models.patches import PatchEncoder, PatchPredictor
 from viewproof.shapes import Float, Int
 from viewproof.training.base import JointPretraining
 from viewproof.training.ema import MomentumSchedule, move_target
-from viewproof.training.settings import Count, TrainingSettings, between
+from viewproof.training.settings import Count, TrainingSettings, non_negative
 
 
 class JEPANetwork(nn.Module):
@@ -134,7 +134,7 @@ class IJEPAMethod(JointMethod):
     name: ClassVar[str] = "ijepa"
     hides: ClassVar[bool] = True
 
-    momentum: Annotated[float, between(0, 1)] = 0.996
+    momentum: Annotated[float, non_negative] = 0.996
     decoder_dim: Count = 64
     decoder_depth: Count = 2
     decoder_heads: Count = 4

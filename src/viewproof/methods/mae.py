@@ -34,8 +34,8 @@ class MaskedPretraining(Pretraining):
     """Trains ``loss(predict(model, sample), sample)`` with ``sample = rule.at(step).sample(batch)``.
 
     A batch is a tensor ``[N, ...]``, or what else `viewproof.training.batch.read_batch` reads. Validation always uses
-    the rule of step 0. A random rule draws one mask a sample, by the batch's sample ids and the epoch; validation by the
-    ids and epoch 0. ``target`` transforms the sample before the loss, for instance `viewproof.PatchNormalization`.
+    the rule of step 0. A random rule draws one mask a sample by the batch's sample ids and the epoch, for validation
+    always epoch 0. ``target`` transforms the sample before the loss, for instance `viewproof.PatchNormalization`.
     ``optimization``: see `Pretraining`. On several ranks the loss is taken for a mean over the mask: each rank's counts
     by its share of all selected coordinates, so that the ranks' average is the mean over all.
 

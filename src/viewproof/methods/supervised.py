@@ -91,7 +91,7 @@ class SupervisedMethod(JointMethod):
 
     name: ClassVar[str] = "supervised"
     learns_labels: ClassVar[bool] = True
-    views: ClassVar[str] = "labels"
+    learns_from: ClassVar[str] = "labels"
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Images with labels."""

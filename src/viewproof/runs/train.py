@@ -57,7 +57,7 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
     if not first:
         say = silent
     say(f"{config.data}: {len(data.train)} training and {len(data.test)} held-out samples of {data.sample_shape}")
-    drawn = config.method.views if config.mask is None else f"mask {config.mask}"
+    drawn = config.method.learns_from if config.mask is None else f"mask {config.mask}"
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
     if config.compile:
         run.model.compile()

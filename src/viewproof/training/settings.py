@@ -10,21 +10,6 @@ from viewproof.data.checks import check_int
 from viewproof.errors import InvalidArgument
 
 
-def between(low: float, high: float) -> Callable[[str, Any], None]:
-    """A check that a number lies in [low, high].
-
-    >>> between(0, 1)("momentum", 1.5)
-    Traceback (most recent call last):
-    viewproof.errors.InvalidArgument: momentum=1.5 must lie in [0, 1]
-    """
-
-    def check(name: str, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise InvalidArgument(f"{name}={value!r} must lie in [{low}, {high}]")
-
-    return check
-
-
 def one_of(*choices: Any) -> Callable[[str, Any], None]:
     """A check that a value is one of some choices.
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from viewproof.training.module import MaskedPretraining
 
 import viewproof as vp
 from viewproof.expressions import parse_rule
 from viewproof.masks import Mask, MaskOfSample, RandomPatchMask, Rule, TokenMask
+from viewproof.methods.mae import MaskedPretraining
 from viewproof.training.fixed import predict
 
 SHAPE, PATCH = (3, 8, 12), (4, 2)

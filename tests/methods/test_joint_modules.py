@@ -14,14 +14,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
-from viewproof.training.ijepa import IJEPA, JEPANetwork
-from viewproof.training.module import MaskedPretraining
-from viewproof.training.two_view import ProjectedEncoder, TwoView
 
 import viewproof as vp
 from viewproof.certify.target_branch import TargetBranch, certify_target_branch
 from viewproof.data import Dataset, Split, batches, make_dataset
 from viewproof.losses import BarlowTwinsLoss, JEPALoss, SIGRegLoss, VICRegLoss
+from viewproof.methods.ijepa import IJEPA, JEPANetwork
+from viewproof.methods.mae import MaskedPretraining
+from viewproof.methods.two_view import ProjectedEncoder, TwoView
 from viewproof.models.patches import PatchEncoder, PatchPredictor, Projector
 from viewproof.training.augment import RandomViews
 from viewproof.training.base import JointPretraining

@@ -8,10 +8,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
-from viewproof.training.module import MaskedPretraining
 
 import viewproof as vp
 from viewproof.data import Split, batches, make_dataset
+from viewproof.methods.mae import MaskedPretraining
 from viewproof.training.callbacks import MetricsFile
 
 RULE = vp.Rotating(vp.VectorMask(period=3, offset=0))
