@@ -210,6 +210,24 @@ def test_the_next_free_folder_is_taken(images, tmp_path, monkeypatch):
     assert sorted(path.name for path in Path("runs").iterdir()) == ["images-mae", "images-mae-2"]
 
 
+def test_a_rule_of_the_users_own_trains_and_its_run_is_evaluated(images, tmp_path, monkeypatch):
+    (tmp_path / "ownrule.py").write_text(
+        "from dataclasses import dataclass\n"
+        "import viewproof as vp\n"
+        "@dataclass(frozen=True)\n"
+        "class Top(vp.Rule):\n"
+        "    rows: int\n"
+        "    def hidden(self, channel, row, col):\n"
+        "        return row < self.rows\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "run"
+    assert (
+        pretrain(images, *SMALL, "--steps", "2", "--model", "conv", "--mask", "ownrule.Top(4)", "--out", str(out)) == 0
+    )
+    assert main(["evaluate", str(out)]) == 0
+
+
 def test_a_rule_that_draws_one_mask_a_sample_is_drawn_and_trains(images, tmp_path, capsys):
     assert main(["masks", "RandomPatchMask(4, 4, count=3)", "2,8,12", "--out", str(tmp_path / "mask.png")]) == 0
     assert "96 of 192 hidden (50.0%)" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Json
 
 from viewproof import __version__
-from viewproof.runs.config import Count, OptionalCount, PretrainConfig
+from viewproof.runs.config import Integer, OptionalInteger, PretrainConfig
 
 INSTALL = "pip install 'viewproof[all]'"
 
@@ -80,9 +80,9 @@ def pretrain(
 def evaluate(
     run: Path,
     *,
-    fine_tune: OptionalCount = None,
-    labels: OptionalCount = None,
-    seed: Count = 0,
+    fine_tune: OptionalInteger = None,
+    labels: OptionalInteger = None,
+    seed: Integer = 0,
     export: Path | None = None,
 ) -> int:
     """Measure a finished run again on held-out samples; of mae, draw its reconstructions and its error by patch.

@@ -19,19 +19,11 @@ class Entry(NamedTuple):
 
 
 METHODS = {
-    "mae": Entry("viewproof.methods.mae:MAEMethod", "reconstructs what the mask hides"),
-    "ijepa": Entry(
-        "viewproof.methods.ijepa:IJEPAMethod", "predicts an EMA target encoder's representations of hidden blocks"
-    ),
-    "vicreg": Entry(
-        "viewproof.methods.vicreg:VICRegMethod", "compares two random views; variance and covariance regularizers"
-    ),
-    "barlow": Entry(
-        "viewproof.methods.barlow:BarlowMethod", "compares two random views by the correlation of their coordinates"
-    ),
-    "sigreg": Entry(
-        "viewproof.methods.sigreg:SIGRegMethod", "compares two random views; embeddings are tested for normality"
-    ),
+    "mae": Entry("viewproof.methods.mae:MAEMethod", "reconstructs what the mask hides, of samples of any shape"),
+    "ijepa": Entry("viewproof.methods.ijepa:IJEPAMethod", "predicts an EMA target encoder's tokens of hidden blocks"),
+    "vicreg": Entry("viewproof.methods.vicreg:VICRegMethod", "compares two views, with a variance and covariance term"),
+    "barlow": Entry("viewproof.methods.barlow:BarlowMethod", "compares two views by the correlation of coordinates"),
+    "sigreg": Entry("viewproof.methods.sigreg:SIGRegMethod", "compares two views, with a test for normal embeddings"),
     "supervised": Entry("viewproof.methods.supervised:SupervisedMethod", "learns the labels, as a baseline"),
 }
 

@@ -19,6 +19,7 @@ from viewproof.training.settings import TrainingSettings
 class Classifier(nn.Module):
     """An encoder with ``encode(x) -> [N, dim]``, and a linear head: ``x -> logits [N, classes]``.
 
+    >>> import torch
     >>> from viewproof.models.patches import PatchEncoder
     >>> model = Classifier(PatchEncoder((1, 4, 4), (2, 2), dim=8, depth=1, heads=2), dim=8, classes=3)
     >>> model(torch.zeros(5, 1, 4, 4)).shape, model.encode(torch.zeros(5, 1, 4, 4)).shape
@@ -48,6 +49,7 @@ class Supervised(JointPretraining):
     ``labels: [N]`` are int64 classes from 0; so are ``held_out``, which is ``labels`` unless given. A label outside the
     model's classes raises `InvalidArgument` here.
 
+    >>> import torch
     >>> from viewproof.models.patches import PatchEncoder
     >>> model = Classifier(PatchEncoder((1, 4, 4), (2, 2), dim=8, depth=1, heads=2), dim=8, classes=3)
     >>> Supervised(model, [2, 0, 1]).training_step((torch.rand(2, 1, 4, 4), torch.tensor([2, 0])), 0).ndim

@@ -13,9 +13,10 @@ def whole_number(kind: Any, tokens: Any) -> int:
     return int(tokens[0].value)
 
 
-Count = Annotated[int, Parameter(converter=whole_number)]
-OptionalCount = Annotated[int | None, Parameter(converter=whole_number)]
-MethodName = Annotated[str, Parameter(help=f"the objective: {'; '.join(f'{n} {e.summary}' for n, e in METHODS.items())}")]
+Integer = Annotated[int, Parameter(converter=whole_number)]
+OptionalInteger = Annotated[int | None, Parameter(converter=whole_number)]
+METHOD_HELP = "; ".join(f"{name} {entry.summary}" for name, entry in METHODS.items())
+MethodName = Annotated[str, Parameter(help=f"the objective: {METHOD_HELP}; all but mae need images")]
 
 
 @dataclass(frozen=True)
@@ -81,37 +82,37 @@ class PretrainConfig:
     guard: Literal["vicreg", "sigreg"] | None = None
     guard_weight: float = 0.01
     norm_pix: bool = False
-    patch_size: OptionalCount = None
-    dim: OptionalCount = None
-    depth: OptionalCount = None
-    heads: OptionalCount = None
-    decoder_dim: OptionalCount = None
-    decoder_depth: OptionalCount = None
-    decoder_heads: OptionalCount = None
-    projector_dim: OptionalCount = None
+    patch_size: OptionalInteger = None
+    dim: OptionalInteger = None
+    depth: OptionalInteger = None
+    heads: OptionalInteger = None
+    decoder_dim: OptionalInteger = None
+    decoder_depth: OptionalInteger = None
+    decoder_heads: OptionalInteger = None
+    projector_dim: OptionalInteger = None
     momentum: float | None = None
     min_area: float | None = None
     flip: bool | None = None
-    epochs: OptionalCount = None
-    steps: OptionalCount = None
-    batch_size: OptionalCount = None
-    accumulate: Count = 1
+    epochs: OptionalInteger = None
+    steps: OptionalInteger = None
+    batch_size: OptionalInteger = None
+    accumulate: Integer = 1
     learning_rate: float | None = None
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
     clip: float | None = None
-    seed: Count = 0
-    workers: Count = 0
-    threads: OptionalCount = None
+    seed: Integer = 0
+    workers: Integer = 0
+    threads: OptionalInteger = None
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
-    checkpoint_every: OptionalCount = None
+    checkpoint_every: OptionalInteger = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: Count = 1
-    nodes: Count = 1
+    devices: Integer = 1
+    nodes: Integer = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
     online_probe: bool = False
-    probe_samples: Count = 10_000
+    probe_samples: Integer = 10_000
     out: str | None = None
 
     @property
