@@ -182,6 +182,7 @@ def test_a_killed_run_resumes_to_the_straight_run(
     seen = Seen(monkeypatch)
     assert main(["pretrain", "--resume", str(run)]) == 0
     assert same(seen.steps, [given for given in expected if given[0] >= step]) and seen.steps
+    assert not any(run.rglob("*.part"))
     ours, theirs = checkpoint(run), checkpoint(folder / method)
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
         assert same(ours[part], theirs[part]), part

@@ -74,28 +74,9 @@ def fine_tune(encoder: nn.Module, data: Dataset, chosen: NDArray[np.int64], epoc
     module = Supervised(
         model, labelled.train.labels, data.test.labels, learning_rate=RATE, warmup_steps=steps // 10, total_steps=steps
     )
-    _trainer(epochs).fit(module, loader)
-    module.eval()
-    with torch.inference_mode():
-        held_out = ((x.to(module.device), ids.to(module.device)) for x, ids in batches(data, "test", _part(data)))
-        right = [(model(x).argmax(1) == module.held_out[ids]).sum() for x, ids in held_out]
-    return int(torch.stack(right).sum()) / len(data.test)
-
-
-def check_labels(data: Dataset) -> None:
-    """Refuse data without labels, or of one class."""
-    if (data.classes or 0) < 2 or data.train.labels is None or data.test.labels is None:
-        raise InvalidArgument(f"fine-tuning needs labels of at least two classes, and {data.name} has none")
-
-
-def _part(data: Dataset) -> int:
-    return min(512, len(data.test))
-
-
-def _trainer(epochs: int) -> pl.Trainer:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*(does not have many workers|available but not used).*")
-        return pl.Trainer(
+        trainer = pl.Trainer(
             max_epochs=epochs,
             devices=1,
             deterministic=True,
@@ -104,3 +85,17 @@ def _trainer(epochs: int) -> pl.Trainer:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+    trainer.fit(module, loader)
+    module.eval()
+    with torch.inference_mode():
+        right = [
+            (model(x.to(module.device)).argmax(1) == module.held_out[ids.to(module.device)]).sum()
+            for x, ids in batches(data, "test", min(512, len(data.test)))
+        ]
+    return int(torch.stack(right).sum()) / len(data.test)
+
+
+def check_labels(data: Dataset) -> None:
+    """Refuse data without labels, or of one class."""
+    if (data.classes or 0) < 2 or data.train.labels is None or data.test.labels is None:
+        raise InvalidArgument(f"fine-tuning needs labels of at least two classes, and {data.name} has none")

@@ -26,6 +26,7 @@ class Method(Checked, ABC):
     """
 
     name: ClassVar[str]
+    loss_label: ClassVar[str | None] = None
     hides: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = False
     learns_labels: ClassVar[bool] = False
@@ -37,22 +38,12 @@ class Method(Checked, ABC):
         """Defaults that depend on the samples' shape, by setting; a method may also set those of shared settings."""
         return {}
 
-    @property
-    def loss_label(self) -> str:
-        """What the axis of the loss curve is called."""
-        return f"{self.name} loss"
-
-    @property
-    def embeds(self) -> bool:
-        """Whether the training module has ``embeddings``, whose collapse is watched."""
-        return True
-
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Refuse settings and data that the method has no use for, with an `InvalidArgument`."""
 
-    def default_mask(self, settings: TrainingSettings, shape: tuple[int, ...]) -> str:
+    def default_mask(self, settings: TrainingSettings, shape: tuple[int, ...]) -> str | None:
         """The rule of a method that ``hides``, as text, where the user gives none."""
-        raise NotImplementedError(f"{type(self).__name__} hides coordinates and must define default_mask")
+        return None
 
     def normalization(self, settings: TrainingSettings) -> PatchNormalization | None:
         """What is done to the target that a method ``reconstructs``."""

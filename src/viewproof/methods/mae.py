@@ -69,8 +69,6 @@ class MaskedPretraining(Pretraining):
                 f"regularizer needs a model that gives its visible tokens, and {type(model).__name__} does not; pass a "
                 "MaskedAutoencoder, or a model with gives_tokens = True"
             )
-        self.embeddings: Tensor | None = None
-        """The last training step's mean visible tokens, ``[N, D]``, detached, for `CollapseMonitor`."""
         self.observer: Callable[[Sample, Tensor], object] | None = None
         """Called with the sample and prediction of a training step, before the loss."""
 
@@ -117,6 +115,7 @@ class MAEMethod(Method):
     """Masked pre-training by one of several networks, on images or on samples of any other shape."""
 
     name: ClassVar[str] = "mae"
+    loss_label: ClassVar[str] = "mean loss over hidden coordinates"
     hides: ClassVar[bool] = True
     reconstructs: ClassVar[bool] = True
     whole_batches: ClassVar[bool] = False
@@ -136,16 +135,6 @@ class MAEMethod(Method):
         """The network for images, and that for everything else."""
         return {"model": "masked-autoencoder" if len(shape) == 3 else "vector"}
 
-    @property
-    def loss_label(self) -> str:
-        """The distance is a mean."""
-        return "mean loss over hidden coordinates"
-
-    @property
-    def embeds(self) -> bool:
-        """Only the masked autoencoder gives its visible tokens."""
-        return self.model == "masked-autoencoder"
-
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Refuse what needs images where there are none, and a regularizer of tokens that no network gives."""
         shape = dataset.sample_shape
@@ -155,7 +144,7 @@ class MAEMethod(Method):
             )
         if len(shape) != 3 and self.norm_pix:
             raise InvalidArgument(f"norm_pix needs images [C, H, W], the samples of {settings.data} are {shape}")
-        if self.guard is not None and not self.embeds:
+        if self.guard is not None and self.model != "masked-autoencoder":
             raise InvalidArgument(
                 f"guard={self.guard!r} is for model='masked-autoencoder', whose visible tokens it reads; {self.model} "
                 "has none, leave guard out"

@@ -13,7 +13,7 @@ from torch import Tensor
 from viewproof import plots
 from viewproof.data import Dataset, batches
 from viewproof.errors import InvalidArgument
-from viewproof.evaluation import HiddenErrors, encode_all, hidden_errors, probe
+from viewproof.evaluation import encode_all, hidden_errors, probe
 from viewproof.evaluation.export import check_target, write_table
 from viewproof.evaluation.fine_tune import check_labels, class_balanced, fine_tune
 from viewproof.masks import Mask, Sample
@@ -26,23 +26,7 @@ def report(run: Run, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Measure the trained model on held-out data; print and write the table, and draw what it reconstructs."""
     data = run.dataset
     run.model.eval().to(device())
-    lines: list[str] = []
-    result: dict[str, Any] = {}
-    if run.config.method.reconstructs:
-        errors = reconstruction_errors(run)
-        result |= {"hidden_error": errors.means, "hidden_error_draws": errors.draws}
-        over = "one draw of the mask" if errors.draws == 1 else f"mean over {errors.draws} draws of the mask"
-        lines += ["", f"held-out error on hidden values (mean squared, in training standard deviations; {over})"]
-        lines += [f"  {name:<34} {error:8.4f}" for name, error in errors.means.items()]
-        if len(data.sample_shape) == 3:
-            patch = run.config.patch_size
-            tables = errors.by_patch(patch, patch)
-            result["hidden_error_by_patch"] = {"patch_size": patch, **tables}
-            lines.append(
-                f"  the model's by patch of {patch} x {patch}: {_range(tables['model'])}; see patch-errors.png"
-            )
-            draw_patch_errors(run, errors, run.folder / "patch-errors.png")
-            draw_reconstructions(run, run.folder / "reconstruction.png")
+    result, lines = reconstruction_report(run) if run.config.method.reconstructs else ({}, [])
     result["accuracy"] = scores = {}
     if data.classes and data.train.labels is not None and data.test.labels is not None:
         result["accuracy"] = scores = probe_table(run)
@@ -59,18 +43,28 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _range(table: list[list[float | None]]) -> str:
-    known = [error for row in table for error in row if error is not None]
-    unseen = sum(error is None for row in table for error in row)
-    return f"{min(known):.4f} to {max(known):.4f}" + (f", {unseen} never hidden" if unseen else "")
-
-
-def reconstruction_errors(run: Run) -> HiddenErrors:
-    """The errors on hidden values of held-out samples, of the model and of plain baselines."""
+def reconstruction_report(run: Run) -> tuple[dict[str, Any], list[str]]:
+    """Errors on hidden values of held-out samples, beside plain baselines; of images, pictures too."""
+    data, patch = run.dataset, run.config.patch_size
     assert run.rule is not None
-    held_out = batches(run.dataset, "test", min(256, len(run.dataset.test)))
-    moved = ((x.to(device()), ids.to(device())) for x, ids in held_out)
-    return hidden_errors(moved, run.rule, mean_sample(run.dataset), partial(restore_prediction, run))
+    held_out = ((x.to(device()), ids.to(device())) for x, ids in batches(data, "test", min(256, len(data.test))))
+    errors = hidden_errors(held_out, run.rule, mean_sample(data), partial(restore_prediction, run))
+    result: dict[str, Any] = {"hidden_error": errors.means, "hidden_error_draws": errors.draws}
+    over = "one draw of the mask" if errors.draws == 1 else f"mean over {errors.draws} draws of the mask"
+    lines = ["", f"held-out error on hidden values (mean squared, in training standard deviations; {over})"]
+    lines += [f"  {name:<34} {error:8.4f}" for name, error in errors.means.items()]
+    if len(data.sample_shape) == 3:
+        tables = errors.by_patch(patch, patch)
+        result["hidden_error_by_patch"] = {"patch_size": patch, **tables}
+        known = [error for row in tables["model"] for error in row if error is not None]
+        never = sum(row.count(None) for row in tables["model"])
+        spread = f"{min(known):.4f} to {max(known):.4f}" + (f", {never} never hidden" if never else "")
+        lines.append(f"  the model's by patch of {patch} x {patch}: {spread}; see patch-errors.png")
+        drawn_by = "one draw" if errors.draws == 1 else f"mean over {errors.draws} draws"
+        title = f"{run.config.data}, held-out squared error on hidden values\n{run.config.mask}, {drawn_by}"
+        plots.save_figure(plots.patch_error_figure(tables, title), run.folder / "patch-errors.png")
+        draw_reconstructions(run, run.folder / "reconstruction.png")
+    return result, lines
 
 
 def probe_table(run: Run) -> dict[str, dict[str, float]]:
@@ -171,14 +165,6 @@ def mean_sample(data: Dataset) -> Tensor:
     for part in torch.split(order, 1024):
         total += data.fetch("train", part).double().sum(0)
     return (total / len(order)).float()
-
-
-def draw_patch_errors(run: Run, errors: HiddenErrors, path: Path) -> None:
-    """The held-out error of each patch, of the model and of the baselines, as heat maps of one scale."""
-    patch = run.config.patch_size
-    drawn_by = "one draw" if errors.draws == 1 else f"mean over {errors.draws} draws"
-    title = f"{run.config.data}, held-out squared error on hidden values\n{run.config.mask}, {drawn_by}"
-    plots.save_figure(plots.patch_error_figure(errors.by_patch(patch, patch), title), path)
 
 
 def draw_reconstructions(run: Run, path: Path, count: int = 6) -> None:

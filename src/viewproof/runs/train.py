@@ -62,7 +62,7 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
     if config.compile:
         run.model.compile()
     monitors: list[CollapseMonitor | OnlineProbe] = []
-    if config.method.embeds:
+    if getattr(module, "gives_tokens", True):
         monitors.append(CollapseMonitor(say=say))
     if config.online_probe:
         monitors.append(OnlineProbe.of(run.model, data))
@@ -104,6 +104,7 @@ def finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) -> 
     if isinstance(run.model, FSDPModule):
         run = replace(run, model=initial_network(run.config, run.dataset))
         load_weights(run.model, run.folder)
-    figure = plots.loss_figure(run.folder / "metrics.csv", run.config.data, run.config.method.loss_label)
+    label = run.config.method.loss_label or f"{run.config.method.name} loss"
+    figure = plots.loss_figure(run.folder / "metrics.csv", run.config.data, label)
     plots.save_figure(figure, run.folder / "loss.png")
     report(run, say)

@@ -22,6 +22,9 @@ class Pretraining(pl.LightningModule):
     None); biases and one-dimensional parameters are not decayed.
     """
 
+    embeddings: Tensor | None = None
+    """Those of the last training step, ``[N, D]``, detached, for `viewproof.training.collapse.CollapseMonitor`."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -81,11 +84,8 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 class JointPretraining(Pretraining):
     """Base of modules that train ``objective(batch, step, epoch)``; validation is step 0 of epoch 0.
 
-    A batch is ``(x: [N, ...], sample_ids: [N])`` or a mapping with these keys. ``embeddings`` holds the last training
-    step's, ``[N, D]``, detached: `viewproof.training.collapse.CollapseMonitor` reads them.
+    A batch is ``(x: [N, ...], sample_ids: [N])`` or a mapping with these keys.
     """
-
-    embeddings: Tensor | None = None
 
     def objective(self, x: Tensor, sample_ids: Tensor, step: int, epoch: int) -> Tensor:
         """The loss of a batch at an optimizer step; sets ``embeddings``."""

@@ -14,7 +14,7 @@ from viewproof.training.callbacks import between_steps
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its name, flushes it to the disk, then renames it: the last one is always whole.
+    """Writes each checkpoint as a whole file: one that is killed amid the writing leaves the last one as it was.
 
     Lightning's own writing goes through the system's temporary folder, from where a file is copied, not renamed, when
     that is another file system. Pass it to a trainer as ``plugins=[WholeFiles()]``.
@@ -40,6 +40,12 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, path: Path, every: int | None = None) -> None:
         self.path, self.every = path, None if every is None else check_count("every", every, "never write one")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remove what a kill amid a write left beside the checkpoint: it may be as large as that."""
+        if trainer.is_global_zero:
+            for unfinished in self.path.parent.glob(".*.part"):
+                unfinished.unlink(missing_ok=True)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
