@@ -177,15 +177,15 @@ BAD = [
         ["--patch-size", "2", "--mask", "MultiBlockMask(2, 2, 5, (2, 3), (20, 25))"],
         "does not fit a 4 x 6 grid",
     ),
-    ("vicreg", ["--mask", "PatchMask(4, 4, 2, 0)"], "vicreg hides nothing"),
-    ("barlow", ["--model", "resnet"], "model='resnet' is for method='mae'"),
+    ("vicreg", ["--mask", "PatchMask(4, 4, 2, 0)"], "mask='PatchMask(4, 4, 2, 0)' does not apply to method='vicreg'"),
+    ("barlow", ["--model", "resnet"], "model='resnet' must be one of 'vit'"),
     ("barlow", ["--batch-size", "1"], "barlow has statistics over a batch, of at least 2 samples"),
     ("sigreg", ["--min-area", "1.5"], "min_area=1.5 must lie above 0"),
     ("vicreg", ["--clip", "0"], "clip=0.0 must be positive"),
     ("simclr", [], "simclr"),
     ("mae", ["--epochs", "2", "--steps", "3"], "epochs=2 and steps=3 both end the run; pass one of them"),
     ("mae", ["--steps", "0"], "steps=0 must be an integer of at least 1"),
-    ("supervised", ["--mask", "PatchMask(4, 4, 2, 0)"], "supervised hides nothing"),
+    ("supervised", ["--mask", "PatchMask(4, 4, 2, 0)"], "does not apply to method='supervised'; leave mask out"),
 ]
 
 

@@ -1,17 +1,13 @@
 """Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230): two views whose coordinates correlate one to one."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from viewproof.losses import BarlowTwinsLoss
 from viewproof.methods.two_view import TwoViewMethod
 
 
-@dataclass(frozen=True, kw_only=True)
 class BarlowMethod(TwoViewMethod):
     """The loss of Barlow Twins on two random views, with the paper's constant."""
 
-    name: ClassVar[str] = "barlow"
+    name = "barlow"
 
     def pair_loss(self, seed: int) -> BarlowTwinsLoss:
         """The loss of two batches of embeddings."""

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -131,8 +131,8 @@ class IJEPA(JointPretraining):
 class IJEPAMethod(JointMethod):
     """I-JEPA with a ViT; what is evaluated is the target encoder."""
 
-    name: ClassVar[str] = "ijepa"
-    hides: ClassVar[bool] = True
+    name = "ijepa"
+    hides = True
 
     momentum: Annotated[float, non_negative] = 0.996
     decoder_dim: Count = 64

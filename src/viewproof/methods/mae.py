@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -114,11 +114,11 @@ class MaskedPretraining(Pretraining):
 class MAEMethod(Method):
     """Masked pre-training by one of several networks, on images or on samples of any other shape."""
 
-    name: ClassVar[str] = "mae"
-    loss_label: ClassVar[str] = "mean loss over hidden coordinates"
-    hides: ClassVar[bool] = True
-    reconstructs: ClassVar[bool] = True
-    whole_batches: ClassVar[bool] = False
+    name = "mae"
+    loss_label = "mean loss over hidden coordinates"
+    hides = True
+    reconstructs = True
+    whole_batches = False
 
     model: Literal["masked-autoencoder", "vit", "resnet", "conv", "vector"]
     decoder: Literal["self-attention", "cross-attention"] = "self-attention"

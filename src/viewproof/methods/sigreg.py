@@ -1,17 +1,13 @@
 """SIGReg (Balestriero and LeCun 2025, arXiv 2511.08544): two views, with a test of normality."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from viewproof.losses import SIGRegLoss
 from viewproof.methods.two_view import TwoViewMethod
 
 
-@dataclass(frozen=True, kw_only=True)
 class SIGRegMethod(TwoViewMethod):
     """SIGReg's loss on two random views; its directions are drawn by the run's seed."""
 
-    name: ClassVar[str] = "sigreg"
+    name = "sigreg"
 
     def pair_loss(self, seed: int) -> SIGRegLoss:
         """The loss of two batches of embeddings."""

@@ -1,7 +1,6 @@
 """Supervised training of an encoder and a linear head: the baseline of a comparison, and fine-tuning."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,13 +86,12 @@ class Supervised(JointPretraining):
         return "Supervised"
 
 
-@dataclass(frozen=True, kw_only=True)
 class SupervisedMethod(JointMethod):
     """Cross-entropy with the labels of all training samples."""
 
-    name: ClassVar[str] = "supervised"
-    learns_labels: ClassVar[bool] = True
-    learns_from: ClassVar[str] = "labels"
+    name = "supervised"
+    learns_labels = True
+    learns_from = "labels"
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Images with labels."""

@@ -1,17 +1,13 @@
 """VICReg (Bardes et al. 2022, arXiv 2105.04906): two views, with variance and covariance regularizers."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from viewproof.losses import VICRegLoss
 from viewproof.methods.two_view import TwoViewMethod
 
 
-@dataclass(frozen=True, kw_only=True)
 class VICRegMethod(TwoViewMethod):
     """VICReg's loss on two random views, with the paper's constants."""
 
-    name: ClassVar[str] = "vicreg"
+    name = "vicreg"
 
     def pair_loss(self, seed: int) -> VICRegLoss:
         """The loss of two batches of embeddings."""

@@ -56,8 +56,9 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
     check_fields(kind, given)
     if config.epochs is not None and config.steps is not None:
         raise InvalidArgument(f"epochs={config.epochs} and steps={config.steps} both end the run; pass one of them")
-    if config.mask is not None and not kind.hides:
-        raise InvalidArgument(f"mask={config.mask!r}: {config.method} hides nothing, leave mask out")
+    own = {field.name for field in fields(kind)} | ({"mask"} if kind.hides else set())
+    for name in given.keys() & {"mask", "guard"} - own:
+        raise InvalidArgument(f"{name}={given[name]!r} does not apply to method={config.method!r}; leave {name} out")
     values: dict[str, Any] = {
         "batch_size": 256,
         "patch_size": default_patch(shape) if len(shape) == 3 else 1,
@@ -70,7 +71,7 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
     if config.steps is not None:
         values["epochs"] = None
     values |= given
-    values["method"] = method = kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+    values["method"] = method = kind(**{name: values[name] for name in own & values.keys() - {"mask"}})
     resolved = Resolved(**{f.name: values[f.name] for f in fields(Resolved) if f.name in values})
     method.check(resolved, dataset)
     if resolved.batch_size > size:
