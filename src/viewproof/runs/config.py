@@ -21,10 +21,10 @@ MethodName = Annotated[str, Parameter(help=f"the objective: {METHOD_HELP}; all b
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pre-training run as the user gives it; None has the default chosen by data and method.
+    """One pre-training run as the user gives it; where a field is None, its default follows from data and method.
 
-    `viewproof.runs.resolved.resolve` chooses the defaults, and the run's config.json holds them. Not every setting is of
-    every method: the others ignore it.
+    `viewproof.runs.resolved.resolve` chooses the defaults, and the run's config.json holds them. A method ignores the
+    settings of other methods, but for ``mask`` and ``guard``, which it refuses.
 
     Attributes:
         data: digits, photos, fashion-mnist[:FOLDER], cifar-10:FOLDER, a .npy or .npz file, or a folder of images

@@ -84,7 +84,7 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
         raise InvalidArgument(
             "online_probe needs the whole encoder on each device; pass strategy='ddp' or leave it out"
         )
-    return replace(resolved, mask=config.mask or method.default_mask(resolved, shape))
+    return resolved if config.mask is not None else replace(resolved, mask=method.default_mask(resolved, shape))
 
 
 def default_patch(shape: tuple[int, ...]) -> int:
