@@ -85,7 +85,7 @@ def evaluate(
     seed: Integer = 0,
     export: Path | None = None,
 ) -> int:
-    """Measure a finished run again on held-out samples; of mae, draw its reconstructions and its error by patch.
+    """Measure a finished run again on held-out samples, and draw what it reconstructs.
 
     With --fine-tune or --export only that is done.
 
@@ -150,7 +150,7 @@ def masks(rule: str, shape: str, *, out: Path = Path("mask.png")) -> int:
 
 @app.command
 def prove(*, only: str | None = None, json: Path | None = None, show: str | None = None) -> int:
-    """Check every theorem and its mutants by machine; exit 0 only if all are PROVED and all mutants REFUTED.
+    """Check every theorem and its mutants; exit 0 only if all are PROVED and all mutants REFUTED.
 
     Args:
         only: check the theorems whose names match this pattern, such as 'vector_*'
@@ -166,7 +166,7 @@ def prove(*, only: str | None = None, json: Path | None = None, show: str | None
 def certify(
     target: str, *, shape: str, html: Path | None = None, json: Path | None = None, rule: str | None = None
 ) -> int:
-    """Certify the view or pipeline at TARGET; exit 0 only if every finding is PROVED, or VACUOUS with its reason.
+    """Certify the view or pipeline at TARGET; exit 0 only if all is PROVED, or VACUOUS with a reason.
 
     Args:
         target: module:object, a view function, a Pipeline, or a function without arguments that returns a Pipeline;
@@ -184,7 +184,7 @@ def certify(
 
 @app.command
 def zoo() -> int:
-    """Certify every known bug, its correct twin and every false alarm; exit 0 only if all come out as they should."""
+    """Certify every known bug, its correct twin and every false alarm; exit 0 only if all are right."""
     from viewproof.bugzoo.run import run
 
     return run()

@@ -23,7 +23,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def mask_figure(mask: Mask, title: str) -> Figure:
-    """A mask over ``[D]``, ``[H, W]`` or ``[C, H, W]`` (drawn once if all channels agree); hidden is dark."""
+    """A mask over ``[D]``, ``[H, W]`` or ``[C, H, W]``, once if all channels agree; hidden is dark."""
     hidden = mask.hidden.cpu().numpy()
     if hidden.ndim not in (1, 2, 3) or hidden.size == 0:
         raise InvalidArgument(f"a mask of shape {tuple(hidden.shape)} cannot be drawn; pass 1 to 3 non-empty axes")
@@ -60,7 +60,7 @@ def loss_figure(metrics: Path, title: str, loss_label: str) -> Figure:
 
 
 def patch_error_figure(tables: Mapping[str, Sequence[Sequence[float | None]]], title: str) -> Figure:
-    """Heat maps side by side, of one scale from 0: a table of patches each, None (never hidden) left grey.
+    """Heat maps of one scale from 0, a table of patches each; None (never hidden) is grey.
 
     Numbers stand in the patches where there are at most 12 a row.
     """
@@ -87,7 +87,7 @@ def patch_error_figure(tables: Mapping[str, Sequence[Sequence[float | None]]], t
 
 
 def reconstruction_figure(original: Tensor, hidden: Tensor, filled: Tensor, title: str) -> Figure:
-    """Rows of held-out images: the original, what the model saw, its reconstruction, the absolute error.
+    """Rows of held-out images: original, what the model saw, reconstruction, absolute error.
 
     All are ``[n, C, H, W]``: ``original`` and ``filled`` in the data's units, ``filled`` with visible pixels copied;
     ``hidden`` marks what was hidden, drawn grey.
@@ -113,7 +113,7 @@ def reconstruction_figure(original: Tensor, hidden: Tensor, filled: Tensor, titl
 
 
 def _image(picture: Tensor, low: float, high: float, grey_out: Tensor | None, heat: bool) -> Any:
-    """``[C, H, W]`` to RGB in 0..1: three channels as colour, any other number averaged; errors as a heat map."""
+    """``[C, H, W]`` as RGB in 0..1: three channels as colour, others averaged, errors as heat."""
     scaled = ((picture.double() - low) / max(high - low, 1e-12)).clamp(0, 1)
     if heat:
         import matplotlib

@@ -22,7 +22,7 @@ RATE = 1e-3
 
 
 def class_balanced(labels: Any, count: int, seed: int = 0) -> NDArray[np.int64]:
-    """The ascending indices of ``count`` labelled samples, as many of each class as there are, up to one.
+    """Draw ``count`` labelled samples, equally many of each class up to one, as ascending indices.
 
     A function of the labels, the count and the seed: a larger count adds to the samples of a smaller one. Which classes
     get one more is drawn too; a class that has too few gives all, and the others the rest. Fewer samples than classes,
@@ -31,15 +31,15 @@ def class_balanced(labels: Any, count: int, seed: int = 0) -> NDArray[np.int64]:
     >>> np.array([0, 0, 0, 1, 1, 2])[class_balanced([0, 0, 0, 1, 1, 2], 5)].tolist()
     [0, 0, 1, 1, 2]
     """
-    known = np.asarray(labels)
-    classes, code = np.unique(known, return_inverse=True)
-    if check_count("labels", count, "leave fine-tuning out") > len(known):
-        raise InvalidArgument(f"labels={count} is more than the {len(known)} labelled samples; pass at most that")
+    labels = np.asarray(labels)
+    classes, code = np.unique(labels, return_inverse=True)
+    if check_count("labels", count, "leave fine-tuning out") > len(labels):
+        raise InvalidArgument(f"labels={count} is more than the {len(labels)} labelled samples; pass at most that")
     if count < len(classes):
         raise InvalidArgument(f"labels={count} is fewer than the {len(classes)} classes; pass at least one a class")
     random = np.random.RandomState(seed)
-    order, first = random.permutation(len(known)), random.permutation(len(classes))
-    turn = np.empty(len(known), np.int64)
+    order, first = random.permutation(len(labels)), random.permutation(len(classes))
+    turn = np.empty(len(labels), np.int64)
     for name in range(len(classes)):
         of_class = order[code[order] == name]
         turn[of_class] = np.arange(len(of_class))
@@ -47,7 +47,7 @@ def class_balanced(labels: Any, count: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def fine_tune(encoder: nn.Module, data: Dataset, chosen: NDArray[np.int64], epochs: int, seed: int = 0) -> float:
-    """The held-out accuracy, from 0 to 1, of a copy of ``encoder`` and a linear head after training on ``chosen``.
+    """Train a copy of ``encoder`` and a linear head on ``chosen``; return the held-out accuracy.
 
     ``encoder`` has ``encode(x) -> [N, dim]``; ``chosen`` are indices of labelled training samples. Every weight that
     ``encode`` uses is trained, by AdamW at a rate of 1e-3 (a tenth of the steps linear warm-up, then a cosine to 0) in

@@ -18,7 +18,7 @@ DRAWS = 8
 
 
 def nearest_visible_fill(x: Tensor, view: Mask) -> Tensor:
-    """``x`` with each hidden coordinate replaced by the nearest visible one of the same channel and sample.
+    """``x`` with each hidden value replaced by the nearest visible one of its channel and sample.
 
     Distances are Euclidean over rows and columns of ``[N, C, H, W]``, and over all axes of other data.
 
@@ -45,7 +45,7 @@ def nearest_visible_fill(x: Tensor, view: Mask) -> Tensor:
 
 
 def draws(rule: Rule, most: int = DRAWS) -> list[tuple[Rule, int]]:
-    """The different draws of a rule with the epoch of each: of steps, or of epochs where one mask a sample is drawn.
+    """The different draws of a rule: of steps, or of epochs if it draws one mask a sample.
 
     A fixed rule has one, a rotating one at most as many as its period.
 
@@ -81,7 +81,7 @@ class HiddenErrors:
         return {name: float(total.sum() / self.counts.sum()) for name, total in self.totals.items()}
 
     def by_patch(self, patch_h: int, patch_w: int) -> dict[str, list[list[float | None]]]:
-        """The mean over each patch's hidden values, as rows of patches; None where a patch was never hidden.
+        """The mean over each patch's hidden values, as rows of patches; None if it was never hidden.
 
         Patches are ``patch_h`` x ``patch_w`` pixels of all channels; a ragged last patch is a patch. Samples that are
         not ``[C, H, W]`` raise `InvalidArgument`.
@@ -112,7 +112,7 @@ def _patch_sums(values: Tensor, patch_h: int, patch_w: int) -> Tensor:
 def hidden_errors(
     batches: Iterable[tuple[Tensor, Tensor]], rule: Rule, mean_image: Tensor, predict: Callable[[Sample], Tensor]
 ) -> HiddenErrors:
-    """The squared errors on hidden coordinates of a model and of the baselines, over all batches and `draws`.
+    """The squared errors on hidden values of a model and of the baselines, over all `draws`.
 
     A batch is ``(x: [N, *sample], sample_ids: [N])``. ``predict(sample)`` returns ``[N, D]`` in the units of the
     batches. ``mean_image`` is the mean training sample. A rule that hides nothing raises `InvalidArgument`.

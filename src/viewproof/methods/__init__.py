@@ -1,4 +1,4 @@
-"""The registry of methods: each name with the class that holds the method and a line for ``--help``.
+"""The registry of methods: each name with its class and a line for ``--help``.
 
 Nothing heavy is imported here: the command line prints its help from `METHODS`, and a method's module is loaded when
 the method is used. To add a method, write one file with a subclass of `viewproof.methods.base.Method` and add its line.
@@ -29,7 +29,7 @@ METHODS = {
 
 
 def load(name: str) -> Any:
-    """The `viewproof.methods.base.Method` subclass of that name; an unknown one raises `InvalidArgument`.
+    """The `viewproof.methods.base.Method` subclass of a name; unknown ones raise `InvalidArgument`.
 
     >>> load("mea")
     Traceback (most recent call last):

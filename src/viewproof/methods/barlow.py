@@ -1,4 +1,4 @@
-"""Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230): two views whose coordinates correlate one to one."""
+"""Barlow Twins (Zbontar et al. 2021, arXiv 2103.03230) on two random views."""
 
 from viewproof.losses import BarlowTwinsLoss
 from viewproof.methods.two_view import TwoViewMethod

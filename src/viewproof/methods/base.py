@@ -17,7 +17,7 @@ from viewproof.views import PatchNormalization
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Checked, ABC):
-    """One way of pre-training: its own settings are its fields, what a run asks of it are its methods.
+    """One way of pre-training, with its own settings as fields.
 
     A field is set by the flag of its name in `viewproof.runs.config.PretrainConfig`; its default and its check stand
     here. Class variables say what the method does: whether it ``hides`` coordinates by a mask, whether its network
@@ -35,7 +35,7 @@ class Method(Checked, ABC):
 
     @classmethod
     def defaults(cls, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Defaults that depend on the samples' shape, by setting; a method may also set those of shared settings."""
+        """Defaults that depend on the samples' shape, by the setting's name; shared settings too."""
         return {}
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
@@ -51,13 +51,13 @@ class Method(Checked, ABC):
 
     @abstractmethod
     def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> nn.Module:
-        """A new network, with ``encode(x) -> [N, dim]``, for samples of ``shape`` and, if labelled, of ``classes``."""
+        """A new network with ``encode(x) -> [N, dim]`` for samples of ``shape``, labelled or not."""
 
     @abstractmethod
     def module(
         self, model: nn.Module, settings: TrainingSettings, rule: Rule | None, dataset: Dataset, **optimization: Any
     ) -> Pretraining:
-        """The Lightning module that trains the network; a rule that does not fit is an `InvalidArgument` here."""
+        """The Lightning module that trains the network; rules that do not fit are an `InvalidArgument`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""I-JEPA (Assran et al. 2023, arXiv 2301.08243): hidden blocks are predicted as an EMA target encoder sees them."""
+"""I-JEPA (Assran et al. 2023, arXiv 2301.08243)."""
 
 import copy
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from viewproof.training.settings import Count, TrainingSettings, non_negative
 
 
 class JEPANetwork(nn.Module):
-    """A context encoder, a predictor, and the target encoder: a copy of the first that no gradient reaches.
+    """A context encoder, a predictor, and the target encoder, a copy that takes no gradient.
 
     >>> encoder = PatchEncoder((1, 4, 6), (2, 2), dim=16, depth=1, heads=2)
     >>> network = JEPANetwork(encoder, PatchPredictor(encoder.grid, dim=16, width=8, depth=1, heads=2))
@@ -37,7 +37,7 @@ class JEPANetwork(nn.Module):
         self.target = copy.deepcopy(encoder).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "JEPANetwork":
-        """The target encoder stays in evaluation mode: its tokens of an image have nothing random in them."""
+        """The target encoder stays in evaluation mode, so that its tokens are not random."""
         super().train(mode)
         self.target.eval()
         return self
@@ -107,7 +107,7 @@ class IJEPA(JointPretraining):
             raise InvalidArgument(f"rule {rule!r} leaves an empty context or no target; nothing can be predicted")
 
     def places(self, shape: tuple[int, ...], sample_ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """The patch indices of the context, ``[N, context]``, and of the target blocks, ``[N, blocks, places]``."""
+        """Patch indices of the context, ``[N, context]``, and of the blocks, ``[N, blocks, places]``."""
         context, targets = self.rule.blocks(shape, sample_ids=sample_ids, epoch=epoch)
         patch = (self.rule.patch_h, self.rule.patch_w)
         blocks = [split_patches_by_sample(target, *patch)[1] for target in targets]
@@ -159,7 +159,9 @@ class IJEPAMethod(JointMethod):
 
 
 def default_blocks(shape: tuple[int, ...], patch: int, seed: int = 0) -> str:
-    """I-JEPA's blocks: four targets of 15 to 20 % of the patches, of a context block of 85 to 100 % see 40 % of all.
+    """I-JEPA's blocks: four targets of 15 to 20 % of the patches, and a context of 40 % of all.
+
+    The context is drawn from a block of 85 to 100 % of the patches.
 
     >>> default_blocks((1, 28, 28), 4)
     'MultiBlockMask(4, 4, 20, (7, 10), (42, 49), seed=0)'

@@ -1,4 +1,4 @@
-"""Masked autoencoders (He et al. 2022, arXiv 2111.06377): masked pre-training of any model, rule and loss."""
+"""Masked autoencoders (He et al. 2022, arXiv 2111.06377), and masked pre-training of any model."""
 
 import math
 from collections.abc import Callable
@@ -136,7 +136,7 @@ class MAEMethod(Method):
         return {"model": "masked-autoencoder" if len(shape) == 3 else "vector"}
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
-        """Refuse what needs images where there are none, and a regularizer of tokens that no network gives."""
+        """Refuse what needs images where there are none, and a regularizer where there are no tokens."""
         shape = dataset.sample_shape
         if len(shape) != 3 and self.model != "vector":
             raise InvalidArgument(
@@ -151,7 +151,7 @@ class MAEMethod(Method):
             )
 
     def default_mask(self, settings: TrainingSettings, shape: tuple[int, ...]) -> str:
-        """A share of the patches, rounded to a count and drawn anew each step; of other data every other value."""
+        """A share of the patches, rounded to a count, drawn each step; of other data every other value."""
         if len(shape) == 3:
             patch = settings.patch_size
             patches = math.ceil(shape[1] / patch) * math.ceil(shape[2] / patch)
@@ -182,7 +182,7 @@ class MAEMethod(Method):
     def module(
         self, model: nn.Module, settings: TrainingSettings, rule: Rule | None, dataset: Dataset, **optimization: Any
     ) -> MaskedPretraining:
-        """The training module, of a rule that hides something, but not everything, in each of its first 16 steps."""
+        """The training module; a rule that hides nothing or everything raises `InvalidArgument`."""
         assert rule is not None
         shape = dataset.sample_shape
         for step in range(16):

@@ -1,4 +1,4 @@
-"""SIGReg (Balestriero and LeCun 2025, arXiv 2511.08544): two views, with a test of normality."""
+"""SIGReg (Balestriero and LeCun 2025, arXiv 2511.08544) on two random views."""
 
 from viewproof.losses import SIGRegLoss
 from viewproof.methods.two_view import TwoViewMethod

@@ -1,4 +1,4 @@
-"""Supervised training of an encoder and a linear head: the baseline of a comparison, and fine-tuning."""
+"""Supervised training of an encoder and a linear head, as a baseline and for fine-tuning."""
 
 from typing import Any
 
@@ -43,10 +43,10 @@ class Classifier(nn.Module):
 
 
 class Supervised(JointPretraining):
-    """Trains the cross-entropy of ``model(x)`` with ``labels[sample_ids]``; validation looks in ``held_out``.
+    """Trains the cross-entropy of ``model(x)`` with ``labels[sample_ids]``.
 
-    ``labels: [N]`` are int64 classes from 0; so are ``held_out``, which is ``labels`` unless given. A label outside the
-    model's classes raises `InvalidArgument` here.
+    ``labels: [N]`` are int64 classes from 0; so are those of validation, ``held_out``, by default ``labels``. A label
+    outside the model's classes raises `InvalidArgument` here.
 
     >>> import torch
     >>> from viewproof.models.patches import PatchEncoder

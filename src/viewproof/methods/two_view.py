@@ -22,7 +22,7 @@ PairLoss = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class ProjectedEncoder(nn.Module):
-    """An encoder with ``encode(x) -> [N, dim]``, and what maps its features to the embeddings that the loss sees.
+    """An encoder with ``encode(x) -> [N, dim]``, and a projector to the embeddings of the loss.
 
     >>> import torch
     >>> from viewproof.models.patches import PatchEncoder, Projector
@@ -79,7 +79,7 @@ class TwoView(JointPretraining):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoViewMethod(JointMethod):
-    """Base of methods that train a ViT and a projector on two random views; a subclass names the loss."""
+    """Base of methods that train a ViT and a projector on two random views."""
 
     projector_dim: Count = 256
     min_area: Annotated[float, positive] = 0.3

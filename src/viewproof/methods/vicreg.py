@@ -1,4 +1,4 @@
-"""VICReg (Bardes et al. 2022, arXiv 2105.04906): two views, with variance and covariance regularizers."""
+"""VICReg (Bardes et al. 2022, arXiv 2105.04906) on two random views."""
 
 from viewproof.losses import VICRegLoss
 from viewproof.methods.two_view import TwoViewMethod

@@ -1,4 +1,4 @@
-"""The configuration as the user gives it. Nothing heavy is imported here: the command line prints help from it."""
+"""The configuration as the user gives it; imports are light, for the command line's help."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal
@@ -21,7 +21,7 @@ MethodName = Annotated[str, Parameter(help=f"the objective: {METHOD_HELP}; all b
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pre-training run as the user gives it; where a field is None, its default follows from data and method.
+    """One pre-training run as the user gives it; None stands for a default.
 
     `viewproof.runs.resolved.resolve` chooses the defaults, and the run's config.json holds them. A method ignores the
     settings of other methods, but for ``mask`` and ``guard``, which it refuses.

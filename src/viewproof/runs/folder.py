@@ -25,7 +25,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Run:
-    """A resolved configuration with the objects made from it; ``rule`` is None for methods that hide nothing."""
+    """A resolved configuration with the objects made from it; ``rule`` is None if nothing is hidden."""
 
     config: Resolved
     dataset: Dataset

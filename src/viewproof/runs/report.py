@@ -23,7 +23,7 @@ from viewproof.training.batch import masked_sample
 
 
 def report(run: Run, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Measure the trained model on held-out data; print and write the table, and draw what it reconstructs."""
+    """Measure the trained model on held-out data; print, write and draw the results."""
     data = run.dataset
     run.model.eval().to(device())
     result, lines = reconstruction_report(run) if run.config.method.reconstructs else ({}, [])
@@ -56,9 +56,9 @@ def reconstruction_report(run: Run) -> tuple[dict[str, Any], list[str]]:
     if len(data.sample_shape) == 3:
         tables = errors.by_patch(patch, patch)
         result["hidden_error_by_patch"] = {"patch_size": patch, **tables}
-        known = [error for row in tables["model"] for error in row if error is not None]
+        measured = [error for row in tables["model"] for error in row if error is not None]
         never = sum(row.count(None) for row in tables["model"])
-        spread = f"{min(known):.4f} to {max(known):.4f}" + (f", {never} never hidden" if never else "")
+        spread = f"{min(measured):.4f} to {max(measured):.4f}" + (f", {never} never hidden" if never else "")
         lines.append(f"  the model's by patch of {patch} x {patch}: {spread}; see patch-errors.png")
         drawn_by = "one draw" if errors.draws == 1 else f"mean over {errors.draws} draws"
         title = f"{run.config.data}, held-out squared error on hidden values\n{run.config.mask}, {drawn_by}"
@@ -90,7 +90,7 @@ def probe_table(run: Run) -> dict[str, dict[str, float]]:
 def fine_tune_report(
     run: Run, epochs: int, labels: int | None = None, seed: int = 0, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Fine-tune the trained encoder on ``labels`` samples (default: all), and the same from scratch; print and write.
+    """Fine-tune the trained encoder on ``labels`` samples (default: all), and one from scratch.
 
     Both start with the same head, see the same samples in the same order, and from scratch means the weights that
     pre-training started from. A run that learned all labels already raises `InvalidArgument`.
@@ -114,7 +114,7 @@ def fine_tune_report(
 
 
 def export_embeddings(run: Run, path: Path, say: Callable[[str], None] = print) -> None:
-    """Write the embeddings of all samples with their ids (the index in the part, by which masks are drawn) and labels.
+    """Write the embeddings of all samples with their ids and labels.
 
     Columns: embeddings ``[N, D]`` float32, sample_ids int64, split ("train" or "test"), and labels int64 if there are
     any. A file that exists, a suffix other than .npz and .parquet, and a missing pyarrow raise `InvalidArgument`.
@@ -141,7 +141,7 @@ def fetch(data: Dataset, part: str, indices: Tensor) -> Tensor:
 
 
 def restore_prediction(run: Run, sample: Sample) -> Tensor:
-    """The model's prediction in the sample's units; de-normalised with what is visible, never with what is hidden."""
+    """The model's prediction in the sample's units, de-normalised by visible values only."""
     prediction, view = predict(run.model, sample), sample.view
     normalization = run.config.method.normalization(run.config)
     if normalization is None:
@@ -168,7 +168,7 @@ def mean_sample(data: Dataset) -> Tensor:
 
 
 def draw_reconstructions(run: Run, path: Path, count: int = 6) -> None:
-    """Held-out images spread over the test part: original, seen, reconstruction with visible pixels copied, error."""
+    """Draw reconstructions of held-out images that are spread over the test part."""
     data = run.dataset
     assert run.rule is not None
     chosen = torch.linspace(0, len(data.test) - 1, min(count, len(data.test))).long()

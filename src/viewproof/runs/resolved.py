@@ -1,4 +1,4 @@
-"""The resolved configuration: every default chosen from the data and the method, every value checked."""
+"""The resolved configuration: every default is chosen and every value checked."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -26,7 +26,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved(TrainingSettings):
-    """A `PretrainConfig` with nothing left to choose: the shared settings, and the method with its own.
+    """A `PretrainConfig` with all defaults chosen: the shared settings, and the method with its own.
 
     ``mask`` is the rule as text, and None for a method that hides nothing.
     """
@@ -38,8 +38,8 @@ class Resolved(TrainingSettings):
 
     def as_given(self) -> PretrainConfig:
         """The configuration that resolves to this one; settings of other methods have their defaults."""
-        known = {field.name for field in fields(PretrainConfig)}
-        values = {f.name: getattr(part, f.name) for part in (self.method, self) for f in fields(part) if f.name in known}
+        flags = {field.name for field in fields(PretrainConfig)}
+        values = {f.name: getattr(part, f.name) for part in (self.method, self) for f in fields(part) if f.name in flags}
         return PretrainConfig(**{**values, "method": self.method.name})
 
 
@@ -51,14 +51,14 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
     """
     kind: type[Method] = methods.load(config.method)
     shape, size = dataset.sample_shape, len(dataset.train)
-    given = {name: value for name, value in vars(config).items() if value is not None}
-    check_fields(Resolved, given)
-    check_fields(kind, given)
+    user_values = {name: value for name, value in vars(config).items() if value is not None}
+    check_fields(Resolved, user_values)
+    check_fields(kind, user_values)
     if config.epochs is not None and config.steps is not None:
         raise InvalidArgument(f"epochs={config.epochs} and steps={config.steps} both end the run; pass one of them")
     own = {field.name for field in fields(kind)} | ({"mask"} if kind.hides else set())
-    for name in given.keys() & {"mask", "guard"} - own:
-        raise InvalidArgument(f"{name}={given[name]!r} does not apply to method={config.method!r}; leave {name} out")
+    for name in user_values.keys() & {"mask", "guard"} - own:
+        raise InvalidArgument(f"{name}={user_values[name]!r} does not apply to method={config.method!r}; leave {name} out")
     values: dict[str, Any] = {
         "batch_size": 256,
         "patch_size": default_patch(shape) if len(shape) == 3 else 1,
@@ -70,7 +70,7 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
     values["batch_size"] = max(1, min(values["batch_size"], size) // shares) * shares
     if config.steps is not None:
         values["epochs"] = None
-    values |= given
+    values |= user_values
     values["method"] = method = kind(**{name: values[name] for name in own & values.keys() - {"mask"}})
     resolved = Resolved(**{f.name: values[f.name] for f in fields(Resolved) if f.name in values})
     method.check(resolved, dataset)
@@ -88,7 +88,7 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
 
 
 def default_patch(shape: tuple[int, ...]) -> int:
-    """The largest common divisor of height and width, from 2 to 16, that leaves a grid of 7 (else 4) a side; else 1.
+    """The largest common divisor of height and width up to 16 whose grid has 7 (else 4) a side; or 1.
 
     >>> [default_patch((1, side, side)) for side in (8, 28, 32, 224, 6)]
     [2, 4, 4, 16, 1]

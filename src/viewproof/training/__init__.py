@@ -1,4 +1,4 @@
-"""What all ways of training share; here the plain loops, the modules for Lightning are in `viewproof.methods`."""
+"""What all ways of training share; the modules for Lightning are in `viewproof.methods`."""
 
 from viewproof.training.fixed import predict, train_fixed
 

@@ -22,7 +22,7 @@ _STREAMS = (12, 13)
 
 @dataclass(frozen=True)
 class RandomViews:
-    """Random resized crops, horizontal flips and colour jitter of images ``[N, C, H, W]``; returns two such batches.
+    """Two random views of images ``[N, C, H, W]``: resized crops, flips and colour jitter.
 
     A crop has between ``min_area`` and all of the image's area and an aspect between 3/4 and 4/3 of the image's, cut
     where it would be larger than the image, at a uniform place, resampled bilinearly to the image's size. With ``flip``

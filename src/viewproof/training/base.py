@@ -1,4 +1,4 @@
-"""What the training modules share: optimizer and schedule; for joint embeddings, batches with ids and named methods."""
+"""The base classes of all training modules: optimizer, schedule, and steps on embeddings."""
 
 import math
 from typing import Any
@@ -41,7 +41,7 @@ class Pretraining(pl.LightningModule):
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
 
     def configure_model(self) -> None:
-        """Under a `ModelParallelStrategy` shard every parameter over the ranks; blocks are gathered one by one."""
+        """Under a `ModelParallelStrategy` shard all parameters over the ranks, block by block."""
         mesh = self.device_mesh
         if mesh is None or isinstance(self.model, FSDPModule):
             return

@@ -49,7 +49,7 @@ def draws_by_sample(rule: Rule) -> bool:
 
 
 def masked_sample(rule: Rule, x: Tensor, sample_ids: Tensor | None, epoch: int = 0) -> Sample:
-    """The sample of a batch under any rule; ids and epoch decide the masks of a rule that draws one a sample."""
+    """The sample of a batch under any rule; ids and epoch decide what random rules draw."""
     if isinstance(rule, RandomRule):
         return rule.sample(x, sample_ids=sample_ids, epoch=epoch)
     return rule.sample(x)

@@ -1,4 +1,4 @@
-"""What a run shows and writes down while it trains: one progress bar, and a CSV that a resumed run continues."""
+"""What a run shows and writes while it trains: a progress bar, and a CSV of metrics."""
 
 import csv
 import sys
@@ -54,7 +54,7 @@ class MetricsFile(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """One row every few steps: the loss over all micro-batches and ranks, and images per second since the last."""
+        """One row every few steps, with the loss over all micro-batches and ranks."""
         self._images += len(read_batch(batch)[0]) * trainer.world_size
         # The trainer has divided a micro-batch's loss by their number.
         self._loss = self._loss + outputs["loss"]
@@ -87,7 +87,7 @@ class MetricsFile(pl.Callback):
 
 
 class ClipGradient(pl.Callback):
-    """Scales the gradient down to ``norm`` where its Euclidean norm is larger; in float32 and bfloat16.
+    """Scales the gradient down to ``norm`` if its Euclidean norm is larger; float32 and bfloat16.
 
     The trainer's own clipping refuses fused optimizers under autocast, for the sake of float16's loss scaling.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints from which a killed run goes on bit for bit: when they are written, and that each is whole."""
+"""Checkpoints from which a killed run goes on bit for bit."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from viewproof.training.callbacks import between_steps
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes each checkpoint as a whole file: one that is killed amid the writing leaves the last one as it was.
+    """Writes each checkpoint as a whole file: a kill amid the writing leaves the last one as it was.
 
     Lightning's own writing goes through the system's temporary folder, from where a file is copied, not renamed, when
     that is another file system. Pass it to a trainer as ``plugins=[WholeFiles()]``.
@@ -29,7 +29,7 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """Keeps the last checkpoint of a run at ``path``: at the end of each epoch and, if given, ``every`` steps.
+    """Writes the checkpoint of a run to ``path`` at the end of each epoch and every ``every`` steps.
 
     None is written between the last step of an epoch and its validation: the one at the epoch's end holds both. With
     gradients accumulated, a checkpoint stands between two optimizer steps.
@@ -61,7 +61,7 @@ class Checkpoints(Checkpoint):
 
 
 class StopAtStep(pl.Callback):
-    """Ends a run after ``steps`` optimizer steps, wherever in an epoch, with the validation that an epoch's end has.
+    """Ends a run after ``steps`` optimizer steps, also within an epoch, with a validation.
 
     >>> StopAtStep(100).steps
     100

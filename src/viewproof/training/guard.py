@@ -15,7 +15,7 @@ from viewproof.training.batch import read_batch
 
 @runtime_checkable
 class Observable(Protocol):
-    """A training module that shows the sample and prediction of each step, as `MaskedPretraining` does."""
+    """A training module that shows each step's sample and prediction, such as `MaskedPretraining`."""
 
     loss: Callable[[Tensor, Sample], Tensor]
     target: Callable[[Sample], Sample] | None

@@ -18,7 +18,7 @@ BATCHES = 10
 
 
 class OnlineProbe(pl.Callback):
-    """Trains a linear classifier on ``model.encode(x)`` of each running batch, after the step, and logs its accuracy.
+    """Trains a linear classifier on ``model.encode(x)`` of each batch, and logs its accuracy.
 
     ``labels`` and ``held_out`` are the classes, from 0, of training and held-out samples, looked up by the batch's
     sample ids; ``dim`` is the width of the embeddings. These are detached, taken in evaluation mode and
@@ -128,7 +128,7 @@ class OnlineProbe(pl.Callback):
 
 
 def embed(model: nn.Module, x: Tensor) -> Tensor:
-    """``model.encode(x)``, ``[N, dim]`` float32, without gradient, in evaluation mode; the model's modes stay as given.
+    """``model.encode(x)``, ``[N, dim]`` float32, in evaluation mode, without gradient.
 
     >>> from viewproof.models import VectorAutoencoder
     >>> z = embed(VectorAutoencoder(6, latent_dim=4), torch.zeros(3, 6))

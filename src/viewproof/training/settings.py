@@ -45,7 +45,7 @@ Flag = Annotated[bool, one_of(True, False)]
 
 
 def check_fields(kind: type, values: Mapping[str, Any]) -> None:
-    """Run the check of each field of a dataclass on its value, where there is one; None is left to the field's type.
+    """Run the check of each field of a dataclass on its value, unless that is None or missing.
 
     A field's check is what its annotation carries: ``Annotated[int, check]``, called as ``check(name, value)``; that of
     a ``Literal`` is that the value is one of its choices.
@@ -75,7 +75,7 @@ class Checked:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Checked):
-    """What every run is trained with, whatever its method; `viewproof.runs.config` says what each setting means.
+    """What every run is trained with, whatever its method; see `viewproof.runs.config`.
 
     None stands for "no limit" in ``clip``, for "at the end of each epoch only" in ``checkpoint_every``; and one of
     ``epochs`` and ``steps``, the one that does not end the run, is None.

@@ -29,7 +29,7 @@ RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
 
 def silence_lightning() -> None:
-    """Keep the trainer's advice about hardware and loggers off the terminal; importing it would set the level back."""
+    """Keep the trainer's advice off the terminal; call it after the import, which sets the level."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"pytorch_lightning\.")
 
@@ -67,7 +67,7 @@ class RunData(pl.LightningDataModule):
 
 
 def check_layout(settings: TrainingSettings, dataset: Dataset) -> None:
-    """Refuse unequal shares of a batch, ranks without a held-out sample, and devices that are not there."""
+    """Refuse unequal shares of a batch, ranks without held-out samples, and missing devices."""
     size, accumulate, ranks = settings.batch_size, settings.accumulate, settings.ranks
     if size % (accumulate * ranks):
         raise InvalidArgument(
@@ -90,7 +90,7 @@ def build_trainer(
     steps_per_epoch: int,
     monitors: Sequence[CollapseMonitor | OnlineProbe] = (),
 ) -> pl.Trainer:
-    """The trainer of a run whose files go to ``folder``; the ``values`` of ``monitors`` are columns of its metrics."""
+    """The trainer of a run; its files go to ``folder``, its metrics have the ``monitors``' values."""
     epochs = settings.epochs or -(-(settings.steps or 0) // steps_per_epoch)
     callbacks: list[Callback] = [
         RunProgress(),
