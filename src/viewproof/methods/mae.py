@@ -63,8 +63,8 @@ class MaskedPretraining(Pretraining):
     ) -> None:
         super().__init__(model, loss, **optimization)
         self.rule, self.target, self.regularizer = rule, target, regularizer
-        self.gives_tokens = getattr(model, "gives_tokens", False)
-        if regularizer is not None and not self.gives_tokens:
+        self.embeds = getattr(model, "gives_tokens", False)
+        if regularizer is not None and not self.embeds:
             raise InvalidArgument(
                 f"regularizer needs a model that gives its visible tokens, and {type(model).__name__} does not; pass a "
                 "MaskedAutoencoder, or a model with gives_tokens = True"
@@ -81,7 +81,7 @@ class MaskedPretraining(Pretraining):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss that is differentiated."""
         sample = self.sample(batch, self.global_step, self.current_epoch)
-        if self.gives_tokens:
+        if self.embeds:
             prediction, tokens = self.model(sample.x, sample.view, with_tokens=True)
             embeddings = tokens.mean(1)
             self.embeddings = embeddings.detach()

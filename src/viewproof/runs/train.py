@@ -62,7 +62,7 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
     if config.compile:
         run.model.compile()
     monitors: list[CollapseMonitor | OnlineProbe] = []
-    if getattr(module, "gives_tokens", True):
+    if module.embeds:
         monitors.append(CollapseMonitor(say=say))
     if config.online_probe:
         monitors.append(OnlineProbe.of(run.model, data))

@@ -22,8 +22,10 @@ class Pretraining(pl.LightningModule):
     None); biases and one-dimensional parameters are not decayed.
     """
 
+    embeds: bool = True
+    """Whether training steps set ``embeddings``, which `viewproof.training.collapse.CollapseMonitor` reads."""
     embeddings: Tensor | None = None
-    """Those of the last training step, ``[N, D]``, detached, for `viewproof.training.collapse.CollapseMonitor`."""
+    """Those of the last training step, ``[N, D]``, detached."""
 
     def __init__(
         self,
