@@ -150,10 +150,10 @@ def masks(rule: str, shape: str, *, out: Path = Path("mask.png")) -> int:
 
 @app.command
 def prove(*, only: str | None = None, json: Path | None = None, show: str | None = None) -> int:
-    """Check every theorem and its mutants; exit 0 only if all are PROVED and all mutants REFUTED.
+    """Check every theorem and its mutants by machine; exit 0 only if all are PROVED and all mutants REFUTED.
 
     Args:
-        only: check the theorems whose names match this pattern, such as 'vector_*'
+        only: settle the theorems whose names match this pattern, such as 'vector_*'
         json: write verdicts, scopes, times, versions and graph hashes to this file
         show: print one theorem: statement, hypotheses, captured graph, Z3 goals, mutants and their witnesses
     """
