@@ -224,7 +224,7 @@ BAD = [
     ("--checkpoint-every 0", "checkpoint_every=0 must be an integer of at least 1"),
     ("--checkpoint-every 2.5", "checkpoint-every"),
     ("--strategy zero", "zero"),
-    ("--method vicreg --accumulate 8", "accumulate=8 parts of 1 sample: vicreg has statistics"),
+    ("--method vicreg --accumulate 8", "accumulate=8 micro-batches of 1 sample: vicreg has statistics"),
 ]
 
 
