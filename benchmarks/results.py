@@ -19,6 +19,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from viewproof.files import whole_file
+
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "docs" / "results.json"
 PAGE = ROOT / "docs" / "results.md"
@@ -81,16 +83,16 @@ def score(method: str, seed: int, out: Path) -> dict[str, float]:
     """k-NN(20) and linear probe on all 60,000 training images, in percent."""
     import torch
 
-    from viewproof import runs
-    from viewproof.config import PretrainConfig
     from viewproof.evaluation import encode_all, probe
+    from viewproof.runs.config import PretrainConfig
+    from viewproof.runs.folder import load_run, prepare
 
     if method in ("raw", "untrained"):
         words = f"{COMMON}".split()
         sizes = {words[k][2:].replace("-", "_"): int(words[k + 1]) for k in range(0, 8, 2)}
-        run = runs.prepare(PretrainConfig("fashion-mnist", method="vicreg", threads=1, seed=seed, **sizes), out)
+        run = prepare(PretrainConfig("fashion-mnist", method="vicreg", threads=1, seed=seed, **sizes), out)
     else:
-        run = runs.load_run(out)
+        run = load_run(out)
     data, encode = run.dataset, run.model.eval().encode
     assert data.train.labels is not None and data.test.labels is not None
     if method == "raw":
@@ -105,20 +107,18 @@ def score(method: str, seed: int, out: Path) -> dict[str, float]:
 
 def save(store: dict[str, Any]) -> None:
     """Whole or not at all."""
-    aside = STORE.with_suffix(".part")
-    aside.write_text(json.dumps(store, indent=1) + "\n")
-    aside.replace(STORE)
+    with whole_file(STORE) as file:
+        file.write(json.dumps(store, indent=1) + "\n")
 
 
 def calibrate(store: dict[str, Any]) -> None:
     """Steps that the budget holds, from the CPU seconds of steps 5 to 25 of each method."""
     import pytorch_lightning as pl
 
-    from viewproof import runs
-    from viewproof.cli import app, hush
+    from viewproof.cli import app
     from viewproof.data import batches
-    from viewproof.engine import build_trainer
-    from viewproof.pretraining import build_module
+    from viewproof.runs.folder import prepare
+    from viewproof.training.trainer import build_trainer, silence_lightning
 
     class Clock(pl.Callback):
         def __init__(self) -> None:
@@ -127,16 +127,16 @@ def calibrate(store: dict[str, Any]) -> None:
         def on_train_batch_end(self, *_: Any) -> None:
             self.times.append(time.process_time())
 
-    hush()
+    silence_lightning()
     store["seconds"], store["steps"] = {}, {}
     for method in METHODS:
         _, bound, _ = app.parse_args(command(method, 0, 25)[1:])
         folder = RUNS / "calibrate"
-        run = runs.prepare(bound.arguments["run"], folder)
+        run = prepare(bound.arguments["run"], folder)
         folder.mkdir(parents=True)
-        trainer, clock = build_trainer(run.config, folder, 468), Clock()
+        trainer, clock = build_trainer(run.config, folder, run.steps_per_epoch), Clock()
         trainer.callbacks.append(clock)  # type: ignore[attr-defined]
-        trainer.fit(build_module(run, 468), batches(run.dataset, "train", BATCH))
+        trainer.fit(run.module(), batches(run.dataset, "train", BATCH))
         shutil.rmtree(folder)
         each = (clock.times[-1] - clock.times[4]) / (len(clock.times) - 5)
         store["seconds"][method], store["steps"][method] = round(each, 4), int(SECONDS / each)

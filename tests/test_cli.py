@@ -80,12 +80,12 @@ def test_a_config_repeats_a_run_bit_for_bit_and_flags_override_it(images, tmp_pa
 
 
 def test_the_untrained_encoder_is_the_one_that_training_started_from(images, tmp_path):
-    from viewproof import runs
+    from viewproof.runs.folder import initial_network, load_run
 
     out = tmp_path / "run"
     assert pretrain(images, *SMALL, "--epochs", "1", "--learning-rate", "1e-30", "--out", str(out)) == 0
-    run = runs.load_run(out)
-    untrained = runs.prepare(run.config, out).model.state_dict()
+    run = load_run(out)
+    untrained = initial_network(run.config, run.dataset).state_dict()
     for name, value in run.model.state_dict().items():
         torch.testing.assert_close(value, untrained[name])
 
@@ -123,8 +123,8 @@ BAD = [
     (["pretrain"], "needs DATA"),
     (["pretrain", "digitz"], "did you mean 'digits'"),
     (["pretrain", "IMAGES", "--epochs", "2.5"], "epochs"),
-    (["pretrain", "IMAGES", "--epochs", "0"], "epochs=0 must be positive"),
-    (["pretrain", "IMAGES", "--batch-size", "-1"], "batch_size=-1 must be positive"),
+    (["pretrain", "IMAGES", "--epochs", "0"], "epochs=0 must be an integer of at least 1"),
+    (["pretrain", "IMAGES", "--batch-size", "-1"], "batch_size=-1 must be an integer of at least 1"),
     (["pretrain", "IMAGES", "--batch-size", "1000"], "batch_size=1000 is larger than the training part"),
     (["pretrain", "IMAGES", "--learning-rate", "nan"], "learning_rate=nan must be positive"),
     (["pretrain", "IMAGES", "--weight-decay", "-0.1"], "weight_decay=-0.1 must be at least 0"),
@@ -208,6 +208,24 @@ def test_the_next_free_folder_is_taken(images, tmp_path, monkeypatch):
     for _ in range(2):
         assert pretrain(images, *SMALL, "--epochs", "1") == 0
     assert sorted(path.name for path in Path("runs").iterdir()) == ["images-mae", "images-mae-2"]
+
+
+def test_a_rule_of_the_users_own_trains_and_its_run_is_evaluated(images, tmp_path, monkeypatch):
+    (tmp_path / "ownrule.py").write_text(
+        "from dataclasses import dataclass\n"
+        "import viewproof as vp\n"
+        "@dataclass(frozen=True)\n"
+        "class Top(vp.Rule):\n"
+        "    rows: int\n"
+        "    def hidden(self, channel, row, col):\n"
+        "        return row < self.rows\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "run"
+    assert (
+        pretrain(images, *SMALL, "--steps", "2", "--model", "conv", "--mask", "ownrule.Top(4)", "--out", str(out)) == 0
+    )
+    assert main(["evaluate", str(out)]) == 0
 
 
 def test_a_rule_that_draws_one_mask_a_sample_is_drawn_and_trains(images, tmp_path, capsys):

@@ -206,14 +206,17 @@ LAYERS = [
     ("errors", "verdict", "files", "bits", "torch_internals"),
     ("shapes",),
     ("masks",),
-    ("views",),
+    ("views", "expressions"),
     ("objectives",),
     ("losses",),
     ("models",),
     ("symbolic",),
     ("theorems",),
     ("certify",),
-    ("bugzoo", "data", "evaluation", "plots", "testing", "training"),
+    ("bugzoo", "data", "plots", "testing", "training"),
+    ("methods",),
+    ("evaluation",),
+    ("runs",),
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # The command line and what only it uses; a new module is one of these until it is given a layer.

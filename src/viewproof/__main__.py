@@ -1,4 +1,4 @@
-"""``viewproof`` and ``python -m viewproof``: the command line, or one line on how to get its packages."""
+"""The entry point: runs the command line, or says which package it lacks."""
 
 import os
 import sys

@@ -1,9 +1,7 @@
 """The command line. Only light modules are imported here, so that ``--help`` appears at once."""
 
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +9,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Json
 
 from viewproof import __version__
-from viewproof.config import Count, OptionalCount, PretrainConfig
+from viewproof.runs.config import Integer, OptionalInteger, PretrainConfig
 
 INSTALL = "pip install 'viewproof[all]'"
 
@@ -68,37 +66,40 @@ def pretrain(
         return complain("--resume continues a run as it was configured; pass no other flag with it")
     if resume is None and run is None:
         return complain("pretrain needs DATA (digits, photos, fashion-mnist, a file or a folder), --config or --resume")
-    from viewproof import pretraining
+    from viewproof.runs import train
+    from viewproof.training.trainer import silence_lightning
 
-    hush()
+    silence_lightning()
     if run is not None:
-        return pretraining.pretrain(run)
+        return train.pretrain(run)
     assert resume is not None
-    return pretraining.resume(resume)
+    return train.resume(resume)
 
 
 @app.command
 def evaluate(
     run: Path,
     *,
-    fine_tune: OptionalCount = None,
-    labels: OptionalCount = None,
-    seed: Count = 0,
+    fine_tune: OptionalInteger = None,
+    labels: OptionalInteger = None,
+    seed: Integer = 0,
     export: Path | None = None,
 ) -> int:
-    """Measure a finished run again on held-out samples; of mae, draw its reconstructions and its error by patch.
+    """Measure a finished run again on held-out samples, and draw what it reconstructs.
 
     With --fine-tune or --export only that is done.
 
     Args:
         run: the run folder
         fine_tune: train the encoder and a linear head for so many epochs, and the same from scratch; fine-tune.json
-        labels: how many labelled training samples fine-tuning sees, drawn class-balanced; left open: all
+        labels: how many labelled training samples fine-tuning sees, drawn class-balanced; default: all
         seed: of the draw of these samples, their order and the head's first weights
         export: write the embeddings of all samples to this .npz or .parquet file; it must not exist
     """
-    from viewproof import reports, runs
     from viewproof.evaluation.export import check_target
+    from viewproof.runs.folder import load_run
+    from viewproof.runs.report import export_embeddings, fine_tune_report, report
+    from viewproof.training.trainer import silence_lightning
 
     if fine_tune is None and labels is not None:
         return complain(f"labels={labels} is of fine-tuning; pass --fine-tune EPOCHS too")
@@ -108,14 +109,14 @@ def evaluate(
         return complain(f"seed={seed} must be from 0 to 2**32 - 1")
     if export is not None:
         check_target(export)
-    hush()
-    loaded = runs.load_run(run)
+    silence_lightning()
+    loaded = load_run(run)
     if fine_tune is not None:
-        reports.fine_tune_report(loaded, fine_tune, labels, seed)
+        fine_tune_report(loaded, fine_tune, labels, seed)
     if export is not None:
-        reports.export_embeddings(loaded, export)
+        export_embeddings(loaded, export)
     if fine_tune is None and export is None:
-        reports.report(loaded)
+        report(loaded)
     return 0
 
 
@@ -172,7 +173,7 @@ def prove(
 def certify(
     target: str, *, shape: str, html: Path | None = None, json: Path | None = None, rule: str | None = None
 ) -> int:
-    """Certify the view or pipeline at TARGET; exit 0 only if every finding is PROVED, or VACUOUS with its reason.
+    """Certify the view or pipeline at TARGET; exit 0 only if all is PROVED, or VACUOUS with a reason.
 
     Args:
         target: module:object, a view function, a Pipeline, or a function without arguments that returns a Pipeline;
@@ -201,7 +202,7 @@ def zoo(*, json: Path | None = None) -> int:
 
 
 def from_file(_app: App, _commands: tuple[str, ...], arguments: Any) -> None:
-    """Fill what the command line leaves open from the file that ``--config`` names."""
+    """Fill what the command line does not set from the file that ``--config`` names."""
     for argument in arguments:
         if argument.name == "--config" and argument.tokens:
             path = argument.tokens[0].value
@@ -213,9 +214,3 @@ def from_file(_app: App, _commands: tuple[str, ...], arguments: Any) -> None:
 
 
 app["pretrain"].config = (from_file,)
-
-
-def hush() -> None:
-    """Keep the trainer's advice about hardware and loggers off the terminal; importing it would set the level back."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"pytorch_lightning\.")

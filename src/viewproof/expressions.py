@@ -48,15 +48,15 @@ def _evaluate(node: ast.expr, text: str) -> object:
 
 
 def _rule_class(name: str, text: str) -> type[Rule]:
-    found = _RULES.get(name)
-    if found is None and "." in name:
+    kind = _RULES.get(name)
+    if kind is None and "." in name:
         module, _, attribute = name.rpartition(".")
         try:
-            found = getattr(import_module(module), attribute)
+            kind = getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise InvalidArgument(f"rule {text!r}: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Rule)):
+    if not (isinstance(kind, type) and issubclass(kind, Rule)):
         near = difflib.get_close_matches(name, _RULES, n=1)
         hint = f"did you mean {near[0]}" if near else f"the rules are {', '.join(sorted(_RULES))}"
         raise InvalidArgument(f"rule {text!r}: no rule is called {name!r}; {hint}")
-    return found
+    return kind

@@ -1,4 +1,4 @@
-"""Pictures: a mask, a loss curve, reconstructions. Written aside, then renamed."""
+"""Pictures: a mask, a loss curve, errors by patch, reconstructions."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
+from viewproof.files import whole_file
 from viewproof.masks import Mask
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG beside its name and rename it, so that no half-written picture is ever seen."""
-    aside = path.with_name(path.name + ".part")
-    figure.savefig(aside, format="png", dpi=120, bbox_inches="tight")
-    aside.replace(path)
+    """Write a figure as PNG; the file is whole or absent."""
+    with whole_file(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
 
 
 def mask_figure(mask: Mask, title: str) -> Figure:
-    """A mask over ``[D]``, ``[H, W]`` or ``[C, H, W]`` (drawn once if all channels agree); hidden is dark."""
+    """A mask over ``[D]``, ``[H, W]`` or ``[C, H, W]``, once if all channels agree; hidden is dark."""
     hidden = mask.hidden.cpu().numpy()
     if hidden.ndim not in (1, 2, 3) or hidden.size == 0:
         raise InvalidArgument(f"a mask of shape {tuple(hidden.shape)} cannot be drawn; pass 1 to 3 non-empty axes")
@@ -44,7 +44,7 @@ def mask_figure(mask: Mask, title: str) -> Figure:
     return figure
 
 
-def loss_figure(metrics: Path, title: str) -> Figure:
+def loss_figure(metrics: Path, title: str, loss_label: str) -> Figure:
     """The training loss and the held-out loss against the step, from a run's ``metrics.csv``."""
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -54,13 +54,13 @@ def loss_figure(metrics: Path, title: str) -> Figure:
         points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
-    axes.set(xlabel="step", ylabel="mean loss over hidden coordinates", title=title, ylim=(0, None))
+    axes.set(xlabel="step", ylabel=loss_label, title=title, ylim=(0, None))
     axes.legend()
     return figure
 
 
 def patch_error_figure(tables: Mapping[str, Sequence[Sequence[float | None]]], title: str) -> Figure:
-    """Heat maps side by side, of one scale from 0: a table of patches each, None (never hidden) left grey.
+    """Heat maps of one scale from 0, a table of patches each; None (never hidden) is grey.
 
     Numbers stand in the patches where there are at most 12 a row.
     """
@@ -87,7 +87,7 @@ def patch_error_figure(tables: Mapping[str, Sequence[Sequence[float | None]]], t
 
 
 def reconstruction_figure(original: Tensor, hidden: Tensor, filled: Tensor, title: str) -> Figure:
-    """Rows of held-out images: the original, what the model saw, its reconstruction, the absolute error.
+    """Rows of held-out images: original, what the model saw, reconstruction, absolute error.
 
     All are ``[n, C, H, W]``: ``original`` and ``filled`` in the data's units, ``filled`` with visible pixels copied;
     ``hidden`` marks what was hidden, drawn grey.
@@ -113,7 +113,7 @@ def reconstruction_figure(original: Tensor, hidden: Tensor, filled: Tensor, titl
 
 
 def _image(picture: Tensor, low: float, high: float, grey_out: Tensor | None, heat: bool) -> Any:
-    """``[C, H, W]`` to RGB in 0..1: three channels as colour, any other number averaged; errors as a heat map."""
+    """``[C, H, W]`` as RGB in 0..1: three channels as colour, others averaged, errors as heat."""
     scaled = ((picture.double() - low) / max(high - low, 1e-12)).clamp(0, 1)
     if heat:
         import matplotlib

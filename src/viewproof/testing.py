@@ -20,7 +20,7 @@ def assert_certified(
     *,
     allow_unknown: bool = False,
 ) -> Report:
-    """The report on a view or a `Pipeline`; an AssertionError with its text if anything is REFUTED or UNKNOWN.
+    """The report on a view or a `Pipeline`; AssertionError if anything is REFUTED or UNKNOWN.
 
     ``rule`` is what a view must hide, or a pipeline's view if the pipeline has none. With ``allow_unknown`` only
     REFUTED raises. VACUOUS, where nothing or everything is hidden, passes: give a mask that hides a part.

@@ -14,8 +14,8 @@ from torch import Tensor
 import viewproof as vp
 from viewproof.certify.guard import check_batch
 from viewproof.masks import Mask, Sample
+from viewproof.methods.mae import MaskedPretraining
 from viewproof.training.guard import ContractGuard
-from viewproof.training.module import MaskedPretraining
 
 RULE = vp.PatchMask(2, 2, period=3, offset=1)
 

@@ -9,8 +9,8 @@ import viewproof as vp
 import viewproof.evaluation.fine_tune as tuning
 from viewproof.data import Split, make_dataset
 from viewproof.evaluation.fine_tune import class_balanced, fine_tune
+from viewproof.methods.ijepa import JEPANetwork
 from viewproof.models.patches import PatchEncoder, PatchPredictor
-from viewproof.training.ijepa import JEPANetwork
 
 LABELS = np.array([0] * 50 + [1] * 30 + [2] * 4)
 

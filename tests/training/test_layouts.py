@@ -17,9 +17,9 @@ from torch import Tensor
 from two_ranks import watch
 
 from viewproof.cli import main
-from viewproof.config import PretrainConfig
 from viewproof.errors import InvalidArgument
-from viewproof.runs import prepare
+from viewproof.runs.config import PretrainConfig
+from viewproof.runs.folder import prepare
 
 # 54 training samples: 6 steps an epoch, 18 steps; 6 held-out ones.
 SMALL = "--batch-size 8 --epochs 3 --dim 16 --depth 1 --heads 2 --decoder-dim 8 --decoder-depth 1 --decoder-heads 2"
@@ -224,7 +224,7 @@ BAD = [
     ("--checkpoint-every 0", "checkpoint_every=0 must be an integer of at least 1"),
     ("--checkpoint-every 2.5", "checkpoint-every"),
     ("--strategy zero", "zero"),
-    ("--method vicreg --accumulate 8", "accumulate=8 parts of 1 sample: vicreg has statistics"),
+    ("--method vicreg --accumulate 8", "accumulate=8 micro-batches of 1 sample: vicreg has statistics"),
 ]
 
 

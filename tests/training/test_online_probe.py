@@ -13,8 +13,8 @@ from torch import nn
 import viewproof as vp
 from viewproof.cli import main
 from viewproof.data import Split, batches, make_dataset
+from viewproof.methods.mae import MaskedPretraining
 from viewproof.training import online_probe
-from viewproof.training.module import MaskedPretraining
 from viewproof.training.online_probe import OnlineProbe, embed
 
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 import viewproof as vp
-from viewproof import pretraining
 from viewproof.cli import main
 from viewproof.masks.random.draws import Draws
 from viewproof.masks.random.rule import RandomRule
+from viewproof.methods.mae import MaskedPretraining
+from viewproof.runs import train
 from viewproof.training.base import JointPretraining
 from viewproof.training.callbacks import MetricsFile
-from viewproof.training.module import MaskedPretraining
 
 Seen = list[tuple[int, Tensor, Tensor | None]]
 
@@ -48,7 +48,7 @@ def watch(seen: Seen, change: Callable[..., Any], die: Callable[[int], bool] = l
     for kind in (JointPretraining, MaskedPretraining):
         change(kind, "training_step", watched(kind.training_step))
     change(MetricsFile, "on_train_start", every_step(MetricsFile.on_train_start))
-    change(pretraining, "_finish", lambda run, weights, say: say("finished"))
+    change(train, "finish", lambda run, weights, say: say("finished"))
 
 
 def every_step(start: Any) -> Any:

@@ -1,12 +1,11 @@
 """What a trained encoder knows and how well it predicts what was hidden, beside plain baselines."""
 
 from viewproof.evaluation.probes import ProbeScores, encode_all, predict_labels, probe
-from viewproof.evaluation.reconstruction import HiddenErrors, drawn, draws, hidden_errors, nearest_visible_fill
+from viewproof.evaluation.reconstruction import HiddenErrors, draws, hidden_errors, nearest_visible_fill
 
 __all__ = [
     "HiddenErrors",
     "ProbeScores",
-    "drawn",
     "draws",
     "encode_all",
     "hidden_errors",

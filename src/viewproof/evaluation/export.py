@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from viewproof.errors import InvalidArgument
+from viewproof.files import whole_file
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -30,7 +31,7 @@ def check_target(path: Path) -> None:
 
 
 def write_table(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write columns of one length, aside and then renamed; a matrix ``[N, D]`` is a column of lists of D numbers.
+    """Write columns of one length; a matrix ``[N, D]`` is a column of lists of D numbers.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "embeddings.npz"
@@ -39,16 +40,11 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
     (2, 3)
     """
     check_target(path)
-    aside = path.with_name(path.name + ".part")
-    try:
-        with aside.open("wb") as file:
-            if path.suffix == ".npz":
-                np.savez(file, **columns)
-            else:
-                _write_parquet(file, columns)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_file(path, "wb") as file:
+        if path.suffix == ".npz":
+            np.savez(file, **columns)
+        else:
+            _write_parquet(file, columns)
 
 
 def _write_parquet(file: Any, columns: Mapping[str, Any]) -> None:

@@ -15,14 +15,14 @@ from viewproof.data import Dataset, batches
 from viewproof.data.split import take
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
-from viewproof.training.supervised import Classifier, Supervised
+from viewproof.methods.supervised import Classifier, Supervised
 
 BATCH = 64
 RATE = 1e-3
 
 
 def class_balanced(labels: Any, count: int, seed: int = 0) -> NDArray[np.int64]:
-    """The ascending indices of ``count`` labelled samples, as many of each class as there are, up to one.
+    """Draw ``count`` labelled samples, equally many of each class up to one, as ascending indices.
 
     A function of the labels, the count and the seed: a larger count adds to the samples of a smaller one. Which classes
     get one more is drawn too; a class that has too few gives all, and the others the rest. Fewer samples than classes,
@@ -31,15 +31,15 @@ def class_balanced(labels: Any, count: int, seed: int = 0) -> NDArray[np.int64]:
     >>> np.array([0, 0, 0, 1, 1, 2])[class_balanced([0, 0, 0, 1, 1, 2], 5)].tolist()
     [0, 0, 1, 1, 2]
     """
-    known = np.asarray(labels)
-    classes, code = np.unique(known, return_inverse=True)
-    if check_count("labels", count, "leave fine-tuning out") > len(known):
-        raise InvalidArgument(f"labels={count} is more than the {len(known)} labelled samples; pass at most that")
+    labels = np.asarray(labels)
+    classes, code = np.unique(labels, return_inverse=True)
+    if check_count("labels", count, "leave fine-tuning out") > len(labels):
+        raise InvalidArgument(f"labels={count} is more than the {len(labels)} labelled samples; pass at most that")
     if count < len(classes):
         raise InvalidArgument(f"labels={count} is fewer than the {len(classes)} classes; pass at least one a class")
     random = np.random.RandomState(seed)
-    order, first = random.permutation(len(known)), random.permutation(len(classes))
-    turn = np.empty(len(known), np.int64)
+    order, first = random.permutation(len(labels)), random.permutation(len(classes))
+    turn = np.empty(len(labels), np.int64)
     for name in range(len(classes)):
         of_class = order[code[order] == name]
         turn[of_class] = np.arange(len(of_class))
@@ -47,7 +47,7 @@ def class_balanced(labels: Any, count: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def fine_tune(encoder: nn.Module, data: Dataset, chosen: NDArray[np.int64], epochs: int, seed: int = 0) -> float:
-    """The held-out accuracy, from 0 to 1, of a copy of ``encoder`` and a linear head after training on ``chosen``.
+    """Train a copy of ``encoder`` and a linear head on ``chosen``; return the held-out accuracy.
 
     ``encoder`` has ``encode(x) -> [N, dim]``; ``chosen`` are indices of labelled training samples. Every weight that
     ``encode`` uses is trained, by AdamW at a rate of 1e-3 (a tenth of the steps linear warm-up, then a cosine to 0) in
@@ -74,28 +74,9 @@ def fine_tune(encoder: nn.Module, data: Dataset, chosen: NDArray[np.int64], epoc
     module = Supervised(
         model, labelled.train.labels, data.test.labels, learning_rate=RATE, warmup_steps=steps // 10, total_steps=steps
     )
-    _trainer(epochs).fit(module, loader)
-    module.eval()
-    with torch.inference_mode():
-        held_out = ((x.to(module.device), ids.to(module.device)) for x, ids in batches(data, "test", _part(data)))
-        right = [(model(x).argmax(1) == module.held_out[ids]).sum() for x, ids in held_out]
-    return int(torch.stack(right).sum()) / len(data.test)
-
-
-def check_labels(data: Dataset) -> None:
-    """Refuse data without labels, or of one class."""
-    if (data.classes or 0) < 2 or data.train.labels is None or data.test.labels is None:
-        raise InvalidArgument(f"fine-tuning needs labels of at least two classes, and {data.name} has none")
-
-
-def _part(data: Dataset) -> int:
-    return min(512, len(data.test))
-
-
-def _trainer(epochs: int) -> pl.Trainer:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*(does not have many workers|available but not used).*")
-        return pl.Trainer(
+        trainer = pl.Trainer(
             max_epochs=epochs,
             devices=1,
             deterministic=True,
@@ -104,3 +85,17 @@ def _trainer(epochs: int) -> pl.Trainer:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+    trainer.fit(module, loader)
+    module.eval()
+    with torch.inference_mode():
+        right = [
+            (model(x.to(module.device)).argmax(1) == module.held_out[ids.to(module.device)]).sum()
+            for x, ids in batches(data, "test", min(512, len(data.test)))
+        ]
+    return int(torch.stack(right).sum()) / len(data.test)
+
+
+def check_labels(data: Dataset) -> None:
+    """Refuse data without labels, or of one class."""
+    if (data.classes or 0) < 2 or data.train.labels is None or data.test.labels is None:
+        raise InvalidArgument(f"fine-tuning needs labels of at least two classes, and {data.name} has none")

@@ -28,7 +28,7 @@ class ProbeScores:
 def encode_all(
     encode: Callable[[Tensor], Tensor], fetch: Callable[[Any], Tensor], indices: Any, batch_size: int = 512
 ) -> Any:
-    """The features ``encode(fetch(indices))`` as an array ``[len(indices), features]``, batch by batch, no gradient.
+    """The features ``encode(fetch(indices))``, taken batch by batch: ``[len(indices), features]``.
 
     >>> encode_all(lambda x: x.flatten(1), lambda i: torch.ones(len(i), 2, 3), range(5), batch_size=2).shape
     (5, 6)
@@ -48,7 +48,7 @@ def predict_labels(
     engine: str | None = None,
     device: torch.device | str | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Fit both probes on the training features, standardised by their own statistics, and label the test features.
+    """Fit both probes on the standardised training features, and label the test features.
 
     The first labels are k-NN's, a vote among the ``neighbours`` nearest by Euclidean distance; the second the linear
     probe's, a logistic regression with an L2 penalty (C = 1), run to at most 1,000 iterations. ``engine`` is
@@ -120,8 +120,8 @@ def probe(
     >>> probe(x, [0, 0, 1, 1], x, [0, 0, 1, 1], neighbours=1)
     ProbeScores(knn=1.0, linear=1.0)
     """
-    wanted = np.asarray(test_labels)
-    if wanted.shape != np.shape(test_features)[:1]:
-        raise InvalidArgument(f"test_labels of shape {wanted.shape} must be one a test sample; pass [M]")
+    expected = np.asarray(test_labels)
+    if expected.shape != np.shape(test_features)[:1]:
+        raise InvalidArgument(f"test_labels of shape {expected.shape} must be one a test sample; pass [M]")
     predicted = predict_labels(train_features, train_labels, test_features, neighbours, engine, device)
-    return ProbeScores(*(float((labels == wanted).mean()) for labels in predicted))
+    return ProbeScores(*(float((labels == expected).mean()) for labels in predicted))

@@ -17,7 +17,7 @@ DRAWS = 8
 
 
 def nearest_visible_fill(x: Tensor, view: Mask) -> Tensor:
-    """``x`` with each hidden coordinate replaced by the nearest visible one of the same channel and sample.
+    """``x`` with each hidden value replaced by the nearest visible one of its channel and sample.
 
     Distances are Euclidean over rows and columns of ``[N, C, H, W]``, and over all axes of other data.
 
@@ -44,7 +44,7 @@ def nearest_visible_fill(x: Tensor, view: Mask) -> Tensor:
 
 
 def draws(rule: Rule, most: int = DRAWS) -> list[tuple[Rule, int]]:
-    """The different draws of a rule with the epoch of each: of steps, or of epochs where one mask a sample is drawn.
+    """The different draws of a rule: of steps, or of epochs if it draws one mask a sample.
 
     A fixed rule has one, a rotating one at most as many as its period.
 
@@ -56,11 +56,6 @@ def draws(rule: Rule, most: int = DRAWS) -> list[tuple[Rule, int]]:
     if rule.per_sample:
         return [(rule.at(step), step) for step in range(most)]
     return [(fixed, 0) for fixed in dict.fromkeys(rule.at(step) for step in range(most))]
-
-
-def drawn(rule: Rule, x: Tensor, sample_ids: Tensor, epoch: int = 0) -> Sample:
-    """The sample of a batch; a random rule draws each row's mask by its id."""
-    return rule.sample(x, sample_ids=sample_ids, epoch=epoch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +80,7 @@ class HiddenErrors:
         return {name: float(total.sum() / self.counts.sum()) for name, total in self.totals.items()}
 
     def by_patch(self, patch_h: int, patch_w: int) -> dict[str, list[list[float | None]]]:
-        """The mean over each patch's hidden values, as rows of patches; None where a patch was never hidden.
+        """The mean over each patch's hidden values, as rows of patches; None if it was never hidden.
 
         Patches are ``patch_h`` x ``patch_w`` pixels of all channels; a ragged last patch is a patch. Samples that are
         not ``[C, H, W]`` raise `InvalidArgument`.
@@ -116,7 +111,7 @@ def _patch_sums(values: Tensor, patch_h: int, patch_w: int) -> Tensor:
 def hidden_errors(
     batches: Iterable[tuple[Tensor, Tensor]], rule: Rule, mean_image: Tensor, predict: Callable[[Sample], Tensor]
 ) -> HiddenErrors:
-    """The squared errors on hidden coordinates of a model and of the baselines, over all batches and `draws`.
+    """The squared errors on hidden values of a model and of the baselines, over all `draws`.
 
     A batch is ``(x: [N, *sample], sample_ids: [N])``. ``predict(sample)`` returns ``[N, D]`` in the units of the
     batches. ``mean_image`` is the mean training sample. A rule that hides nothing raises `InvalidArgument`.
@@ -132,7 +127,7 @@ def hidden_errors(
     with torch.inference_mode():
         for x, ids in batches:
             for step_rule, epoch in steps:
-                sample = drawn(step_rule, x, ids, epoch)
+                sample = step_rule.sample(x, sample_ids=ids, epoch=epoch)
                 assert sample.view is not None
                 hidden = sample.mask.hidden.expand(sample.y.shape).reshape(x.shape)
                 guesses = (predict(sample), mean_image.to(x).expand_as(x), nearest_visible_fill(sample.x, sample.view))

@@ -1,4 +1,4 @@
-"""The probes of `viewproof.evaluation.probes` in torch, chunk by chunk: on a GPU, and for large sets."""
+"""The probes of `viewproof.evaluation.probes` in torch, chunk by chunk, for GPUs and large sets."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ CHUNK = 8192
 
 
 def standardizer(x: Float[Tensor, "samples features"]) -> tuple[Float[Tensor, " features"], Float[Tensor, " features"]]:
-    """Mean and standard deviation of each feature, float64, accumulated by chunks; the deviation of a constant is 1.
+    """Mean and standard deviation of each feature, in float64; the deviation of a constant is 1.
 
     A feature is constant where rounding alone may explain its variance, as scikit-learn's scaler decides it.
 
@@ -32,7 +32,7 @@ def knn_predict(
     test: Float[Tensor, "queries features"],
     neighbours: int,
 ) -> Int[Tensor, " queries"]:
-    """The class most frequent among the nearest training samples by Euclidean distance; of equals the least.
+    """The most frequent class among the nearest training samples; of equally frequent ones the least.
 
     ``labels`` are classes from 0. No more than 1,024 x 8,192 distances exist at a time.
 
@@ -63,7 +63,7 @@ def logistic_regression(
     max_iterations: int = 1000,
     tolerance: float = 1e-4,
 ) -> tuple[Float[Tensor, "classes features"], Float[Tensor, " classes"]]:
-    """The weights and bias that minimise the mean cross-entropy plus ``|weights|**2 / (2 N)``: scikit-learn's C = 1.
+    """The minimiser of the mean cross-entropy plus ``|weights|**2 / (2 N)``: scikit-learn's C = 1.
 
     Of two classes the penalty counts twice, which is that of one weight vector for their difference. Full-batch L-BFGS
     from zero, in float64 by chunks, until no entry of the gradient exceeds ``tolerance``. Labels are classes from 0.

@@ -1,4 +1,4 @@
-"""Loops that train: plain ones here, Lightning's Trainer in `viewproof.training.module`."""
+"""What all ways of training share; the modules for Lightning are in `viewproof.methods`."""
 
 from viewproof.training.fixed import predict, train_fixed
 

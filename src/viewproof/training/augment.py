@@ -2,7 +2,7 @@
 
 Torch alone, in one batched resampling. Libraries such as kornia draw their parameters from the global generator, a
 batch at a time, so that a sample's view depends on its batch mates and on what was drawn before; here it does not. Any
-other pair function, one that calls kornia among them, serves `viewproof.training.two_view.TwoView` as well.
+other pair function, one that calls kornia among them, serves `viewproof.methods.two_view.TwoView` as well.
 """
 
 import math
@@ -22,7 +22,7 @@ _STREAMS = (12, 13)
 
 @dataclass(frozen=True)
 class RandomViews:
-    """Random resized crops, horizontal flips and colour jitter of images ``[N, C, H, W]``; returns two such batches.
+    """Two random views of images ``[N, C, H, W]``: resized crops, flips and colour jitter.
 
     A crop has between ``min_area`` and all of the image's area and an aspect between 3/4 and 4/3 of the image's, cut
     where it would be larger than the image, at a uniform place, resampled bilinearly to the image's size. With ``flip``

@@ -1,9 +1,9 @@
-"""What the training modules share: optimizer and schedule; for joint embeddings, batches with ids and named methods."""
+"""The base classes of all training modules: optimizer, schedule, and steps on embeddings."""
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,20 @@ from torch.distributed.tensor import DTensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.models.vit import Block
+from viewproof.training.batch import read_batch
 
 
 class Pretraining(pl.LightningModule):
-    """What every module is optimized by: AdamW on the model's parameters.
+    """Base of all training modules: AdamW on the model's parameters.
 
     The rate warms up linearly over ``warmup_steps``, then follows a cosine to 0 at ``total_steps`` (constant if that is
     None); biases and one-dimensional parameters are not decayed.
     """
+
+    embeds: bool = True
+    """Whether training steps set ``embeddings``, which `viewproof.training.collapse.CollapseMonitor` reads."""
+    embeddings: Tensor | None = None
+    """Those of the last training step, ``[N, D]``, detached."""
 
     def __init__(
         self,
@@ -37,14 +43,14 @@ class Pretraining(pl.LightningModule):
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
 
     def configure_model(self) -> None:
-        """Under a `ModelParallelStrategy` share every parameter out over the ranks; blocks are gathered one by one."""
+        """Under a `ModelParallelStrategy` shard all parameters over the ranks, block by block."""
         mesh = self.device_mesh
         if mesh is None or isinstance(self.model, FSDPModule):
             return
-        # A decoder enters its last block in parts, which hooks on the block would not see: it goes with the rest.
+        # A decoder calls parts of its last block, which hooks on the block would not see: it is sharded with the rest.
         blocks = [m for name, m in self.model.named_modules() if isinstance(m, Block) and "decoder" not in name]
-        for part in [*blocks, self.model]:
-            fully_shard(part, mesh=mesh["data_parallel"])
+        for module in [*blocks, self.model]:
+            fully_shard(module, mesh=mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """AdamW on two groups, with the schedule stepped once an optimizer step."""
@@ -68,7 +74,7 @@ class Pretraining(pl.LightningModule):
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state with every shared-out parameter gathered; all ranks must ask.
+    """The model's state with every sharded parameter gathered; all ranks must call it.
 
     >>> whole_weights(nn.Linear(2, 1))["weight"].shape
     torch.Size([1, 2])
@@ -80,11 +86,8 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
 class JointPretraining(Pretraining):
     """Base of modules that train ``objective(batch, step, epoch)``; validation is step 0 of epoch 0.
 
-    A batch is ``(x: [N, ...], sample_ids: [N])`` or a mapping with these keys. ``embeddings`` holds the last training
-    step's, ``[N, D]``, detached: `viewproof.training.collapse.CollapseMonitor` reads them.
+    A batch is ``(x: [N, ...], sample_ids: [N])`` or a mapping with these keys.
     """
-
-    embeddings: Tensor | None = None
 
     def objective(self, x: Tensor, sample_ids: Tensor, step: int, epoch: int) -> Tensor:
         """The loss of a batch at an optimizer step; sets ``embeddings``."""
@@ -92,14 +95,14 @@ class JointPretraining(Pretraining):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss that is differentiated."""
-        loss = self.objective(*unpack(batch), self.global_step, self.current_epoch)
+        loss = self.objective(*read_batch(batch, need_ids=True), self.global_step, self.current_epoch)
         if self._trainer is not None:
             self.log("loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The same loss on held-out data, drawn as in epoch 0."""
-        x, ids = unpack(batch)
+        x, ids = read_batch(batch, need_ids=True)
         loss = self.objective(x, ids, 0, 0)
         if self._trainer is not None:
             self.log("val_loss", loss, prog_bar=True, batch_size=len(x), sync_dist=True)
@@ -123,18 +126,15 @@ class JointPretraining(Pretraining):
             )
 
 
-def unpack(batch: Any) -> tuple[Tensor, Tensor]:
-    """Data and sample ids of a batch; anything else is an `InvalidArgument`.
+def checked_labels(name: str, labels: Any, classes: int) -> Tensor:
+    """Labels ``[N]`` as int64; one outside 0 .. classes - 1 raises `InvalidArgument`.
 
-    >>> unpack({"x": torch.zeros(2, 3), "sample_ids": torch.arange(2)})[1]
-    tensor([0, 1])
+    >>> checked_labels("labels", [0, 2], classes=2)
+    Traceback (most recent call last):
+    viewproof.errors.InvalidArgument: labels from 0 to 2 must lie from 0 to 1
     """
-    parts = [batch.get("x"), batch.get("sample_ids")] if isinstance(batch, Mapping) else batch
-    if isinstance(parts, Sequence) and len(parts) >= 2:
-        x, ids = parts[:2]
-        if isinstance(x, Tensor) and isinstance(ids, Tensor):
-            return x, ids
-    raise InvalidArgument(
-        f"batch of type {type(batch).__name__} must be (x, sample_ids) or {{'x': x, 'sample_ids': ids}}: what is drawn "
-        "is drawn by the sample's id"
-    )
+    checked = torch.as_tensor(np.asarray(labels), dtype=torch.int64)
+    least, most = (int(checked.min()), int(checked.max())) if len(checked) else (0, 0)
+    if not 0 <= least <= most < classes:
+        raise InvalidArgument(f"{name} from {least} to {most} must lie from 0 to {classes - 1}")
+    return checked

@@ -1,4 +1,4 @@
-"""What a run shows and writes down while it trains: one progress bar, and a CSV that a resumed run continues."""
+"""What a run shows and writes while it trains: a progress bar, and a CSV of metrics."""
 
 import csv
 import sys
@@ -12,11 +12,14 @@ import torch
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
+from viewproof.files import whole_file
+from viewproof.training.batch import read_batch
+
 FIELDS = ("step", "epoch", "loss", "val_loss", "learning_rate", "images_per_second")
 
 
 def between_steps(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Whether an optimizer step has just ended: of accumulated parts, after the last."""
+    """Whether an optimizer step has just ended: of accumulated micro-batches, after the last."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or batch_idx + 1 == trainer.num_training_batches
 
 
@@ -24,8 +27,8 @@ class MetricsFile(pl.Callback):
     """Appends a row to ``metrics.csv`` every ``every`` steps and after each validation.
 
     Columns are `FIELDS` and the keys of ``extra``, whose values are read when a row is written: of keys that start with
-    ``val_`` after a validation, of the others every ``every`` steps. A resumed run first drops the rows that lie behind
-    its checkpoint, so that no step stands twice.
+    ``val_`` after a validation, of the others every ``every`` steps. A resumed run first drops the rows of steps after
+    its checkpoint, so that no step is written twice.
     """
 
     def __init__(self, path: Path, every: int = 10, extra: Mapping[str, float] | None = None) -> None:
@@ -43,19 +46,17 @@ class MetricsFile(pl.Callback):
             with self.path.open(newline="") as file:
                 whole = (row for row in csv.DictReader(file) if None not in row.values())
                 rows = [row for row in whole if int(row["step"]) <= trainer.global_step]
-        aside = self.path.with_suffix(".part")
-        with aside.open("w", newline="") as file:
+        with whole_file(self.path, newline="") as file:
             writer = csv.DictWriter(file, [*FIELDS, *self.extra])
             writer.writeheader()
             writer.writerows(rows)
-        aside.replace(self.path)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """One row every few steps, with the loss over all parts and ranks and the images per second since the last."""
-        self._images += len(batch if hasattr(batch, "shape") else batch[0]) * trainer.world_size
-        # The trainer has divided a part's loss by their number.
+        """One row every few steps, with the loss over all micro-batches and ranks."""
+        self._images += len(read_batch(batch)[0]) * trainer.world_size
+        # The trainer has divided a micro-batch's loss by their number.
         self._loss = self._loss + outputs["loss"]
         if not between_steps(trainer, batch_idx):
             return
@@ -86,7 +87,7 @@ class MetricsFile(pl.Callback):
 
 
 class ClipGradient(pl.Callback):
-    """Scales the gradient down to ``norm`` where its Euclidean norm is larger; in float32 and bfloat16.
+    """Scales the gradient down to ``norm`` if its Euclidean norm is larger; float32 and bfloat16.
 
     The trainer's own clipping refuses fused optimizers under autocast, for the sake of float16's loss scaling.
     """

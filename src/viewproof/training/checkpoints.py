@@ -1,6 +1,5 @@
-"""Checkpoints from which a killed run goes on bit for bit: when they are written, and that each is whole."""
+"""Checkpoints from which a killed run goes on bit for bit."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,13 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from viewproof.files import whole_file
 from viewproof.masks.finite import check_count
 from viewproof.training.callbacks import between_steps
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint beside its name, flushes it to the disk, then renames it: the last one is always whole.
+    """Writes each checkpoint as a whole file: a kill amid the writing leaves the last one as it was.
 
     Lightning's own writing goes through the system's temporary folder, from where a file is copied, not renamed, when
     that is another file system. Pass it to a trainer as ``plugins=[WholeFiles()]``.
@@ -24,16 +24,12 @@ class WholeFiles(TorchCheckpointIO):
         """Write ``checkpoint`` to ``path``."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(path.name + ".part")
-        with aside.open("wb") as file:
+        with whole_file(path, "wb") as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
 
 
 class Checkpoints(Checkpoint):
-    """Keeps the last checkpoint of a run at ``path``: at the end of each epoch and, if given, ``every`` steps.
+    """Writes the checkpoint of a run to ``path`` at the end of each epoch and every ``every`` steps.
 
     None is written between the last step of an epoch and its validation: the one at the epoch's end holds both. With
     gradients accumulated, a checkpoint stands between two optimizer steps.
@@ -44,6 +40,12 @@ class Checkpoints(Checkpoint):
 
     def __init__(self, path: Path, every: int | None = None) -> None:
         self.path, self.every = path, None if every is None else check_count("every", every, "never write one")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remove what a kill amid a write left beside the checkpoint: it may be as large as that."""
+        if trainer.is_global_zero:
+            for unfinished in self.path.parent.glob(".*.part"):
+                unfinished.unlink(missing_ok=True)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,7 +61,7 @@ class Checkpoints(Checkpoint):
 
 
 class StopAtStep(pl.Callback):
-    """Ends a run after ``steps`` optimizer steps, wherever in an epoch, with the validation that an epoch's end has.
+    """Ends a run after ``steps`` optimizer steps, also within an epoch, with a validation.
 
     >>> StopAtStep(100).steps
     100

@@ -1,4 +1,4 @@
-"""Is the representation collapsing? Measured on one batch of embeddings, over samples, never over views."""
+"""Statistics of one batch of embeddings that show a collapse, over samples, never over views."""
 
 import math
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class Geometry:
 
 
 def rankme(z: Float[Tensor, "samples dims"]) -> float:
-    """The exponential of the entropy of the singular values' shares (Garrido et al. 2023, arXiv 2210.02885).
+    """RankMe: the exponential of the entropy of the singular values' shares (arXiv 2210.02885).
 
     1 where all samples are one point, or one line through 0; D where all directions weigh the same; 0 for zeros. The
     paper adds 1e-7 to each share, which is left out: it adds to the rank of what has collapsed.
@@ -73,7 +73,7 @@ def measure(z: Float[Tensor, "..."]) -> Geometry:
 
 
 class CollapseMonitor(pl.Callback):
-    """Measures ``pl_module.embeddings`` every ``every`` steps, logs the numbers, and says so when they collapse.
+    """Measures ``pl_module.embeddings`` every ``every`` steps, and says so when they collapse.
 
     ``values`` holds the last numbers. One line is said when a collapse begins and one when it ends.
 

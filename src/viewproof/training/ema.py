@@ -1,9 +1,10 @@
-"""The target branch that follows by an exponential moving average (EMA), and its momentum in closed form."""
+"""The exponential moving average (EMA) of a target branch, and its momentum in closed form."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
@@ -11,7 +12,7 @@ from viewproof.masks.finite import check_count
 
 @dataclass(frozen=True)
 class MomentumSchedule:
-    """``m(k) = start + (end - start) * min(1, k / steps)`` at optimizer step ``k``, counted from 0: I-JEPA's.
+    """I-JEPA's momentum: ``start + (end - start) * min(1, k / steps)`` at step ``k``, from 0.
 
     Both ends lie in [0, 1], or `InvalidArgument`. After n steps the initial target counts ``m(0) * ... * m(n - 1)``.
 
@@ -41,7 +42,7 @@ class MomentumSchedule:
 
 @torch.no_grad()
 def move_target(target: nn.Module, online: nn.Module, momentum: float) -> None:
-    """``target = momentum * target + (1 - momentum) * online`` of every parameter; buffers are copied.
+    """Set every parameter to ``momentum * target + (1 - momentum) * online``; copy the buffers.
 
     Buffers such as running means are averages already, and counters have no average. ``momentum`` outside [0, 1] and
     modules of different structure raise `InvalidArgument`.
@@ -54,14 +55,13 @@ def move_target(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """
     if not 0 <= momentum <= 1:
         raise InvalidArgument(f"momentum={momentum!r} must lie in [0, 1]")
-    kept, given = (
-        dict([*module.named_parameters(), *((name, b) for name, b in module.named_buffers())])
+    shapes = [
+        {name: tensor.shape for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
         for module in (target, online)
-    )
-    if {n: v.shape for n, v in kept.items()} != {n: v.shape for n, v in given.items()}:
+    ]
+    if shapes[0] != shapes[1]:
         raise InvalidArgument("target and online branch differ in structure; make the target a deep copy of the online")
-    averaged = [name for name, _ in target.named_parameters()]
-    if averaged:
-        torch._foreach_lerp_([kept[n] for n in averaged], [given[n] for n in averaged], 1 - momentum)
-    for name, buffer in target.named_buffers():
-        buffer.copy_(given[name])
+    if parameters := list(target.parameters()):
+        get_ema_multi_avg_fn(momentum)(parameters, list(online.parameters()), 0)  # type: ignore[no-untyped-call]
+    for buffer, current in zip(target.buffers(), online.buffers(), strict=True):
+        buffer.copy_(current)

@@ -14,7 +14,7 @@ Loss = Callable[[Tensor, Sample], Tensor]
 
 
 def predict(model: nn.Module, sample: Sample) -> Tensor:
-    """``model(sample.x)``, or ``model(sample.x, sample.view)`` for a model that declares ``takes_view = True``.
+    """``model(sample.x)``, or ``model(sample.x, sample.view)`` if it declares ``takes_view = True``.
 
     >>> from viewproof.views import vector_mae_sample
     >>> sample = vector_mae_sample(torch.tensor([[1.0, 2.0, 3.0]]), period=3, offset=1)
@@ -33,7 +33,7 @@ def train_fixed(
     learning_rate: float = 1e-3,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> list[float]:
-    """Train on one fixed sample; return the loss before every step and after the last: ``steps + 1`` values.
+    """Train on one fixed sample; return the ``steps + 1`` losses before each step and after the last.
 
     The optimizer is Adam with ``learning_rate`` unless one is given.
 

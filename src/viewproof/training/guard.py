@@ -1,6 +1,7 @@
 """The contracts of the running batches, checked while Lightning trains."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 from torch import Tensor
@@ -9,7 +10,16 @@ from viewproof.certify.guard import check_batch
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Sample
 from viewproof.masks.finite import check_count
-from viewproof.training.module import MaskedPretraining
+from viewproof.training.batch import read_batch
+
+
+@runtime_checkable
+class Observable(Protocol):
+    """A training module that shows each step's sample and prediction, such as `MaskedPretraining`."""
+
+    loss: Callable[[Tensor, Sample], Tensor]
+    target: Callable[[Sample], Sample] | None
+    observer: Callable[[Sample, Tensor], object] | None
 
 
 class ContractGuard(pl.Callback):
@@ -17,7 +27,7 @@ class ContractGuard(pl.Callback):
 
     The batch, sample and prediction are those of the step itself, with the batch as it was before the step; see
     `viewproof.certify.guard.check_batch` for what is checked. A broken contract is a `ContractViolation`, which
-    stops training; ``checked`` counts the batches that passed. For `MaskedPretraining`.
+    stops training; ``checked`` counts the batches that passed. For `viewproof.methods.mae.MaskedPretraining`.
 
     >>> ContractGuard(every=50).every
     50
@@ -31,7 +41,7 @@ class ContractGuard(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The next batch is the run's first, or the first after a resume."""
-        if not isinstance(pl_module, MaskedPretraining):
+        if not isinstance(pl_module, Observable):
             raise InvalidArgument(
                 f"ContractGuard watches MaskedPretraining, not {type(pl_module).__name__}; call check_batch in its step"
             )
@@ -41,12 +51,12 @@ class ContractGuard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Watch this step if its turn has come."""
-        assert isinstance(pl_module, MaskedPretraining)
+        assert isinstance(pl_module, Observable)
         if not self._first and trainer.global_step % self.every:
             pl_module.observer = None
             return
         self._first = False
-        source = pl_module.source(batch).clone()
+        source = read_batch(batch)[0].clone()
 
         def check(sample: Sample, prediction: Tensor) -> None:
             check_batch(source, sample, prediction, pl_module.loss, target=pl_module.target)
@@ -56,7 +66,7 @@ class ContractGuard(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the module as it was found."""
-        if isinstance(pl_module, MaskedPretraining):
+        if isinstance(pl_module, Observable):
             pl_module.observer = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

@@ -1,10 +1,9 @@
-"""How good are features while they are learned? A linear classifier beside the training, which does not see it."""
+"""The online probe: a linear classifier trained beside a run, which the run does not see."""
 
 import math
 from collections import deque
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -12,13 +11,14 @@ from torch.nn import functional as F
 
 from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
-from viewproof.training.base import unpack
+from viewproof.training.base import checked_labels
+from viewproof.training.batch import read_batch
 
 BATCHES = 10
 
 
 class OnlineProbe(pl.Callback):
-    """Trains a linear classifier on ``model.encode(x)`` of each running batch, after the step, and logs its accuracy.
+    """Trains a linear classifier on ``model.encode(x)`` of each batch, and logs its accuracy.
 
     ``labels`` and ``held_out`` are the classes, from 0, of training and held-out samples, looked up by the batch's
     sample ids; ``dim`` is the width of the embeddings. These are detached, taken in evaluation mode and
@@ -36,18 +36,15 @@ class OnlineProbe(pl.Callback):
     def __init__(self, labels: Any, held_out: Any, classes: int, dim: int, learning_rate: float = 1e-2) -> None:
         if classes < 2:
             raise InvalidArgument(f"classes={classes} must be at least 2: one class tells nothing apart")
-        self.labels, self.held_out = (torch.as_tensor(np.asarray(given)).long() for given in (labels, held_out))
-        for name, known in (("labels", self.labels), ("held_out", self.held_out)):
-            least, most = (int(known.min()), int(known.max())) if len(known) else (0, 0)
-            if not 0 <= least <= most < classes:
-                raise InvalidArgument(f"{name} from {least} to {most} must lie from 0 to {classes - 1}")
+        self.labels = checked_labels("labels", labels, classes)
+        self.held_out = checked_labels("held_out", held_out, classes)
         # Zeros, made without a layer: its first weights would be drawn from the global generator.
         self.weight = torch.zeros(classes, dim, requires_grad=True)
         self.bias = torch.zeros(classes, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.weight, self.bias], lr=learning_rate)
         self.values = {"probe_accuracy": math.nan, "val_probe_accuracy": math.nan}
         self.recent: deque[float] = deque(maxlen=BATCHES)
-        self._right = self._seen = 0
+        self._right = self._total = 0
 
     @classmethod
     def of(cls, model: nn.Module, data: Dataset) -> "OnlineProbe":
@@ -67,23 +64,23 @@ class OnlineProbe(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Label the batch, then learn from it."""
-        self.recent.append(self.learn(pl_module.model, *unpack(batch)))  # type: ignore[arg-type]
+        self.recent.append(self.learn(pl_module.model, *read_batch(batch, need_ids=True)))  # type: ignore[arg-type]
         self.values["probe_accuracy"] = sum(self.recent) / len(self.recent)
         pl_module.log("probe_accuracy", self.values["probe_accuracy"], prog_bar=True)
 
     def learn(self, model: nn.Module, x: Tensor, sample_ids: Tensor) -> float:
         """One step of the probe's optimizer on a batch; the accuracy before it."""
-        wanted = self.labels[sample_ids]
+        labels = self.labels[sample_ids]
         with torch.enable_grad():
             logits = self.logits(model, x)
             self.optimizer.zero_grad()
-            F.cross_entropy(logits, wanted).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return float((logits.argmax(1) == wanted).float().mean())
+        return float((logits.argmax(1) == labels).float().mean())
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count from zero."""
-        self._right = self._seen = 0
+        self._right = self._total = 0
 
     def on_validation_batch_end(
         self,
@@ -95,18 +92,18 @@ class OnlineProbe(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Label held-out samples, and learn nothing from them."""
-        x, ids = unpack(batch)
+        x, ids = read_batch(batch, need_ids=True)
         with torch.no_grad():
             logits = self.logits(pl_module.model, x)  # type: ignore[arg-type]
         self._right += int((logits.argmax(1) == self.held_out[ids]).sum())
-        self._seen += len(x)
+        self._total += len(x)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The accuracy over all held-out batches of all processes."""
-        counts = torch.tensor([self._right, self._seen], device=trainer.strategy.root_device)
-        right, seen = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-        if seen:
-            self.values["val_probe_accuracy"] = right / seen
+        counts = torch.tensor([self._right, self._total], device=trainer.strategy.root_device)
+        right, total = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        if total:
+            self.values["val_probe_accuracy"] = right / total
             pl_module.log("val_probe_accuracy", self.values["val_probe_accuracy"], sync_dist=True)
 
     def logits(self, model: nn.Module, x: Tensor) -> Tensor:
@@ -131,7 +128,7 @@ class OnlineProbe(pl.Callback):
 
 
 def embed(model: nn.Module, x: Tensor) -> Tensor:
-    """``model.encode(x)``, ``[N, dim]`` float32, without gradient, in evaluation mode; the model's modes stay as given.
+    """``model.encode(x)``, ``[N, dim]`` float32, in evaluation mode, without gradient.
 
     >>> from viewproof.models import VectorAutoencoder
     >>> z = embed(VectorAutoencoder(6, latent_dim=4), torch.zeros(3, 6))

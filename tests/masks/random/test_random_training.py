@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 import viewproof as vp
 from viewproof.expressions import parse_rule
 from viewproof.masks import Mask, MaskOfSample, RandomPatchMask, Rule, TokenMask
+from viewproof.methods.mae import MaskedPretraining
 from viewproof.training.fixed import predict
-from viewproof.training.module import MaskedPretraining
 
 SHAPE, PATCH = (3, 8, 12), (4, 2)
 RULE = RandomPatchMask(4, 2, count=8, seed=1)

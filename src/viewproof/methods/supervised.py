@@ -1,20 +1,24 @@
-"""Supervised training of an encoder and a linear head: the yardstick of a comparison, and fine-tuning."""
+"""Supervised training of an encoder and a linear head, as a baseline and for fine-tuning."""
 
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
+from viewproof.masks import Rule
+from viewproof.methods.base import JointMethod
 from viewproof.shapes import Float
-from viewproof.training.base import JointPretraining, unpack
+from viewproof.training.base import JointPretraining, checked_labels
+from viewproof.training.batch import read_batch
+from viewproof.training.settings import TrainingSettings
 
 
 class Classifier(nn.Module):
     """An encoder with ``encode(x) -> [N, dim]``, and a linear head: ``x -> logits [N, classes]``.
 
+    >>> import torch
     >>> from viewproof.models.patches import PatchEncoder
     >>> model = Classifier(PatchEncoder((1, 4, 4), (2, 2), dim=8, depth=1, heads=2), dim=8, classes=3)
     >>> model(torch.zeros(5, 1, 4, 4)).shape, model.encode(torch.zeros(5, 1, 4, 4)).shape
@@ -39,11 +43,12 @@ class Classifier(nn.Module):
 
 
 class Supervised(JointPretraining):
-    """Trains the cross-entropy of ``model(x)`` with ``labels[sample_ids]``; validation looks in ``held_out``.
+    """Trains the cross-entropy of ``model(x)`` with ``labels[sample_ids]``.
 
-    ``labels: [N]`` are int64 classes from 0; so are ``held_out``, which is ``labels`` unless given. A label outside the
-    model's classes raises `InvalidArgument` here.
+    ``labels: [N]`` are int64 classes from 0; so are those of validation, ``held_out``, by default ``labels``. A label
+    outside the model's classes raises `InvalidArgument` here.
 
+    >>> import torch
     >>> from viewproof.models.patches import PatchEncoder
     >>> model = Classifier(PatchEncoder((1, 4, 4), (2, 2), dim=8, depth=1, heads=2), dim=8, classes=3)
     >>> Supervised(model, [2, 0, 1]).training_step((torch.rand(2, 1, 4, 4), torch.tensor([2, 0])), 0).ndim
@@ -56,12 +61,8 @@ class Supervised(JointPretraining):
     def __init__(self, model: Classifier, labels: Any, held_out: Any = None, **optimization: Any) -> None:
         super().__init__(model, F.cross_entropy, **optimization)
         classes = model.head.out_features
-        for name, given in (("labels", labels), ("held_out", labels if held_out is None else held_out)):
-            known = torch.as_tensor(np.asarray(given), dtype=torch.int64)
-            least, most = (int(known.min()), int(known.max())) if len(known) else (0, 0)
-            if not 0 <= least <= most < classes:
-                raise InvalidArgument(f"{name} from {least} to {most} must lie from 0 to {classes - 1}")
-            self.register_buffer(name, known, persistent=False)
+        for name, values in (("labels", labels), ("held_out", labels if held_out is None else held_out)):
+            self.register_buffer(name, checked_labels(name, values, classes), persistent=False)
 
     def objective(self, x: Tensor, sample_ids: Tensor, step: int, epoch: int) -> Tensor:
         """The cross-entropy of training samples."""
@@ -71,11 +72,11 @@ class Supervised(JointPretraining):
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The cross-entropy and the accuracy on held-out samples."""
-        x, ids = unpack(batch)
-        logits, wanted = self.model(x), self.held_out[ids]
-        loss = F.cross_entropy(logits, wanted)
+        x, ids = read_batch(batch, need_ids=True)
+        logits, labels = self.model(x), self.held_out[ids]
+        loss = F.cross_entropy(logits, labels)
         if self._trainer is not None:
-            accuracy = (logits.argmax(1) == wanted).float().mean()
+            accuracy = (logits.argmax(1) == labels).float().mean()
             self.log_dict({"val_loss": loss, "val_accuracy": accuracy}, batch_size=len(x), sync_dist=True)
         return loss
 
@@ -83,3 +84,28 @@ class Supervised(JointPretraining):
     def method(self) -> str:
         """What a checkpoint must have been written by to be continued here."""
         return "Supervised"
+
+
+class SupervisedMethod(JointMethod):
+    """Cross-entropy with the labels of all training samples."""
+
+    name = "supervised"
+    learns_labels = True
+    learns_from = "labels"
+
+    def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
+        """Images with labels."""
+        super().check(settings, dataset)
+        if not dataset.classes or dataset.train.labels is None or dataset.test.labels is None:
+            raise InvalidArgument(f"method={self.name!r} needs labels, and {settings.data} has none")
+
+    def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> Classifier:
+        """The encoder and the linear head."""
+        return Classifier(self.encoder(settings, shape), settings.dim, classes or 0)
+
+    def module(
+        self, model: nn.Module, settings: TrainingSettings, rule: Rule | None, dataset: Dataset, **optimization: Any
+    ) -> Supervised:
+        """The training module, which holds the labels."""
+        assert isinstance(model, Classifier)
+        return Supervised(model, dataset.train.labels, dataset.test.labels, **optimization)

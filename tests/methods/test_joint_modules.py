@@ -19,15 +19,15 @@ import viewproof as vp
 from viewproof.certify.target import TargetBranch, certify_target_branch
 from viewproof.data import Dataset, Split, batches, make_dataset
 from viewproof.losses import BarlowTwinsLoss, JEPALoss, SIGRegLoss, VICRegLoss
+from viewproof.methods.ijepa import IJEPA, JEPANetwork
+from viewproof.methods.mae import MaskedPretraining
+from viewproof.methods.two_view import ProjectedEncoder, TwoView
 from viewproof.models.patches import PatchEncoder, PatchPredictor, Projector
 from viewproof.training.augment import RandomViews
 from viewproof.training.base import JointPretraining
 from viewproof.training.callbacks import ClipGradient
 from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.ema import MomentumSchedule, move_target
-from viewproof.training.ijepa import IJEPA, JEPANetwork
-from viewproof.training.module import MaskedPretraining
-from viewproof.training.two_view import ProjectedEncoder, TwoView
 from viewproof.verdict import Verdict
 
 SHAPE = (2, 8, 12)

@@ -1,29 +1,33 @@
-"""I-JEPA (Assran et al. 2023, arXiv 2301.08243) as a LightningModule."""
+"""I-JEPA (Assran et al. 2023, arXiv 2301.08243)."""
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
 from viewproof.losses import JEPALoss
 from viewproof.masks import MultiBlockMask, Rule, split_patches_by_sample
+from viewproof.methods.base import JointMethod
 from viewproof.models.patches import PatchEncoder, PatchPredictor
 from viewproof.shapes import Float, Int
 from viewproof.training.base import JointPretraining
 from viewproof.training.ema import MomentumSchedule, move_target
+from viewproof.training.settings import Count, TrainingSettings, non_negative
 
 
 class JEPANetwork(nn.Module):
-    """A context encoder, a predictor, and the target encoder: a copy of the first that no gradient reaches.
+    """A context encoder, a predictor, and the target encoder, a copy that takes no gradient.
 
     >>> encoder = PatchEncoder((1, 4, 6), (2, 2), dim=16, depth=1, heads=2)
     >>> network = JEPANetwork(encoder, PatchPredictor(encoder.grid, dim=16, width=8, depth=1, heads=2))
-    >>> seen, wanted = torch.tensor([[0, 1]]), torch.tensor([[[2, 3], [4, 5], [2, 5]]])
-    >>> [tuple(part.shape) for part in network(torch.zeros(1, 1, 4, 6), seen, wanted)]
+    >>> context, blocks = torch.tensor([[0, 1]]), torch.tensor([[[2, 3], [4, 5], [2, 5]]])
+    >>> [tuple(part.shape) for part in network(torch.zeros(1, 1, 4, 6), context, blocks)]
     [(1, 3, 2, 16), (1, 3, 2, 16), (1, 16)]
     """
 
@@ -33,7 +37,7 @@ class JEPANetwork(nn.Module):
         self.target = copy.deepcopy(encoder).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "JEPANetwork":
-        """The target stays in evaluation mode: what it says of an image has nothing random in it."""
+        """The target encoder stays in evaluation mode, so that its tokens are not random."""
         super().train(mode)
         self.target.eval()
         return self
@@ -41,23 +45,24 @@ class JEPANetwork(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch channels height width"],
-        seen: Int[Tensor, "batch context"],
-        wanted: Int[Tensor, "batch blocks places"],
+        context: Int[Tensor, "batch context"],
+        blocks: Int[Tensor, "batch blocks places"],
     ) -> tuple[
         Float[Tensor, "batch blocks places dim"], Float[Tensor, "batch blocks places dim"], Float[Tensor, "batch dim"]
     ]:
         """Predicted and target tokens of every block, and the target encoder's mean token of each image.
 
-        The target encoder sees the whole image; its tokens are layer-normalised, without scale and shift.
+        ``context`` and ``blocks`` are indices of patches. The target encoder sees the whole image; its tokens are
+        layer-normalised, without scale and shift.
         """
-        blocks = wanted.shape[1]
-        context = self.encoder(x, seen).repeat_interleave(blocks, 0)
-        prediction = self.predictor(context, seen.repeat_interleave(blocks, 0), wanted.flatten(0, 1))
+        count = blocks.shape[1]
+        tokens = self.encoder(x, context).repeat_interleave(count, 0)
+        prediction = self.predictor(tokens, context.repeat_interleave(count, 0), blocks.flatten(0, 1))
         with torch.no_grad():
             tokens = self.target(x)
             normal = F.layer_norm(tokens, tokens.shape[-1:])
-            target = normal.take_along_dim(wanted.flatten(1)[:, :, None], 1)
-        shape = (*wanted.shape, -1)
+            target = normal.take_along_dim(blocks.flatten(1)[:, :, None], 1)
+        shape = (*blocks.shape, -1)
         return prediction.reshape(shape), target.reshape(shape), tokens.mean(1)
 
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
@@ -97,16 +102,16 @@ class IJEPA(JointPretraining):
                 f"rule {rule!r} must be a MultiBlockMask of the encoder's patches {encoder.patch_size}"
             )
         self.rule, self.momentum = rule, momentum or MomentumSchedule(steps=optimization.get("total_steps") or 1)
-        seen, wanted = self.places(encoder.image_shape, torch.arange(2), 0)
-        if not seen.shape[1] or not wanted.numel():
+        context, blocks = self.places(encoder.image_shape, torch.arange(2), 0)
+        if not context.shape[1] or not blocks.numel():
             raise InvalidArgument(f"rule {rule!r} leaves an empty context or no target; nothing can be predicted")
 
     def places(self, shape: tuple[int, ...], sample_ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """The patch indices of the context, ``[N, context]``, and of the target blocks, ``[N, blocks, places]``."""
+        """Patch indices of the context, ``[N, context]``, and of the blocks, ``[N, blocks, places]``."""
         context, targets = self.rule.blocks(shape, sample_ids=sample_ids, epoch=epoch)
         patch = (self.rule.patch_h, self.rule.patch_w)
-        wanted = [split_patches_by_sample(target, *patch)[1] for target in targets]
-        return split_patches_by_sample(context, *patch)[0], torch.stack(wanted, 1)
+        blocks = [split_patches_by_sample(target, *patch)[1] for target in targets]
+        return split_patches_by_sample(context, *patch)[0], torch.stack(blocks, 1)
 
     def objective(self, x: Tensor, sample_ids: Tensor, step: int, epoch: int) -> Tensor:
         """The distance of predicted and target tokens."""
@@ -120,3 +125,48 @@ class IJEPA(JointPretraining):
         step = self.global_step
         super().optimizer_step(*arguments, **options)
         move_target(self.model.target, self.model.encoder, self.momentum(step))
+
+
+@dataclass(frozen=True, kw_only=True)
+class IJEPAMethod(JointMethod):
+    """I-JEPA with a ViT; what is evaluated is the target encoder."""
+
+    name = "ijepa"
+    hides = True
+
+    momentum: Annotated[float, non_negative] = 0.996
+    decoder_dim: Count = 64
+    decoder_depth: Count = 2
+    decoder_heads: Count = 4
+
+    def default_mask(self, settings: TrainingSettings, shape: tuple[int, ...]) -> str:
+        """The paper's blocks; see `default_blocks`."""
+        return default_blocks(shape, settings.patch_size, settings.seed)
+
+    def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> JEPANetwork:
+        """The context encoder, its EMA copy, and the predictor."""
+        encoder = self.encoder(settings, shape)
+        sizes = (self.decoder_dim, self.decoder_depth, self.decoder_heads)
+        return JEPANetwork(encoder, PatchPredictor(encoder.grid, settings.dim, *sizes))
+
+    def module(
+        self, model: nn.Module, settings: TrainingSettings, rule: Rule | None, dataset: Dataset, **optimization: Any
+    ) -> IJEPA:
+        """The training module, whose momentum rises to 1 at the last step."""
+        assert isinstance(model, JEPANetwork) and rule is not None
+        momentum = MomentumSchedule(self.momentum, steps=optimization["total_steps"])
+        return IJEPA(model, rule, momentum=momentum, **optimization)
+
+
+def default_blocks(shape: tuple[int, ...], patch: int, seed: int = 0) -> str:
+    """I-JEPA's blocks: four targets of 15 to 20 % of the patches, and a context of 40 % of all.
+
+    The context is drawn from a block of 85 to 100 % of the patches.
+
+    >>> default_blocks((1, 28, 28), 4)
+    'MultiBlockMask(4, 4, 20, (7, 10), (42, 49), seed=0)'
+    """
+    total = (shape[1] // patch) * (shape[2] // patch)
+    low, high, least = (max(1, round(share * total)) for share in (0.15, 0.2, 0.85))
+    context = max(1, round(0.4 * total))
+    return f"MultiBlockMask({patch}, {patch}, {context}, ({low}, {high}), ({least}, {total}), seed={seed})"

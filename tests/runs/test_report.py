@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from viewproof.runs import report
+from viewproof.runs.config import PretrainConfig
+from viewproof.runs.folder import load_run, prepare
 
 import viewproof as vp
-from viewproof import reports, runs
 from viewproof.cli import main
-from viewproof.config import PretrainConfig
-from viewproof.evaluation import drawn
 
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]
 SMALL += ["--decoder-heads", "2", "--batch-size", "32", "--threads", "1"]
@@ -57,19 +57,19 @@ def test_the_table_by_patch_agrees_with_the_headline(images, tmp_path, capsys, m
 
 def test_masks_by_sample_are_denormalised_with_each_samples_visible_patches(images, tmp_path):
     config = PretrainConfig(images, mask="RandomPatchMask(4, 4, 3)", norm_pix=True, threads=1, depth=1)
-    run = runs.prepare(config, tmp_path / "none")
+    run = prepare(config, tmp_path / "none")
     ids = torch.arange(4)
-    sample = drawn(run.rule, run.dataset.fetch("test", ids), ids)
+    sample = run.rule.sample(run.dataset.fetch("test", ids), sample_ids=ids)
     with torch.inference_mode():
-        together = reports.restore_prediction(run, sample)
+        together = report.restore_prediction(run, sample)
         for n in range(4):
             row = vp.MaskOfSample(run.rule, sample_id=n).sample(run.dataset.fetch("test", [n]))
-            alone = reports.restore_prediction(run, row)
+            alone = report.restore_prediction(run, row)
             torch.testing.assert_close(together[n : n + 1], alone)
     clean = sample.y.clone()
     clean[sample.view.hidden.flatten(1)] = 1e6
     with torch.inference_mode():
-        poisoned = reports.restore_prediction(run, vp.Sample(sample.x, clean, sample.mask, sample.view))
+        poisoned = report.restore_prediction(run, vp.Sample(sample.x, clean, sample.mask, sample.view))
     assert torch.equal(together, poisoned)
 
 
@@ -109,7 +109,7 @@ def test_fine_tuning_stands_beside_the_same_from_scratch(finished, capsys):
 def test_embeddings_come_with_their_ids_splits_and_labels(finished, tmp_path):
     for name in ("labelled", "bare"):
         assert evaluate(finished / name, "--export", tmp_path / f"{name}.npz") == 0
-        run = runs.load_run(finished / name)
+        run = load_run(finished / name)
         table = np.load(tmp_path / f"{name}.npz", allow_pickle=False)
         assert table["embeddings"].shape == (90, 16) and table["embeddings"].dtype == np.float32
         assert ("labels" in table) == (name == "labelled")

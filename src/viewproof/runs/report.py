@@ -1,6 +1,5 @@
 """What a finished run is worth: held-out errors, probes, pictures, one table."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -14,43 +13,26 @@ from torch import Tensor
 from viewproof import plots
 from viewproof.data import Dataset, batches
 from viewproof.errors import InvalidArgument
-from viewproof.evaluation import HiddenErrors, drawn, encode_all, hidden_errors, probe
+from viewproof.evaluation import encode_all, hidden_errors, probe
 from viewproof.evaluation.export import check_target, write_table
 from viewproof.evaluation.fine_tune import check_labels, class_balanced, fine_tune
 from viewproof.masks import Mask, Sample
-from viewproof.runs import Run, prepare, write_text
+from viewproof.runs.folder import Run, initial_network, write_json
 from viewproof.training import predict
 
 
 def report(run: Run, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Measure the trained model on held-out data, draw it (of mae), print and write the table."""
+    """Measure the trained model on held-out data; print, write and draw the results."""
     data = run.dataset
     run.model.eval().to(device())
-    lines: list[str] = []
-    result: dict[str, Any] = {}
-    if run.config.method == "mae":
-        errors = reconstruction_errors(run)
-        result |= {"hidden_error": errors.means, "hidden_error_draws": errors.draws}
-        over = "one draw of the mask" if errors.draws == 1 else f"mean over {errors.draws} draws of the mask"
-        lines += ["", f"held-out error on hidden values (mean squared, in training standard deviations; {over})"]
-        lines += [f"  {name:<34} {error:8.4f}" for name, error in errors.means.items()]
-        if len(data.sample_shape) == 3:
-            patch = run.config.patch_size
-            assert patch
-            tables = errors.by_patch(patch, patch)
-            result["hidden_error_by_patch"] = {"patch_size": patch, **tables}
-            lines.append(
-                f"  the model's by patch of {patch} x {patch}: {_range(tables['model'])}; see patch-errors.png"
-            )
-            draw_patch_errors(run, errors, run.folder / "patch-errors.png")
-            draw_reconstructions(run, run.folder / "reconstruction.png")
+    result, lines = reconstruction_report(run) if run.config.method.reconstructs else ({}, [])
     result["accuracy"] = scores = {}
     if data.classes and data.train.labels is not None and data.test.labels is not None:
         result["accuracy"] = scores = probe_table(run)
         used = min(run.config.probe_samples, len(data.train))
         lines += ["", f"held-out accuracy, probes fit on {used} samples {'k-NN':>12} {'linear':>9}"]
         lines += [f"  {name:<44} {100 * s['knn']:8.1f} % {100 * s['linear']:6.1f} %" for name, s in scores.items()]
-    write_text(run.folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    write_json(run.folder / "evaluation.json", result)
     say("\n".join([*lines, "", f"written to {run.folder}"]))
     return result
 
@@ -60,23 +42,33 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _range(table: list[list[float | None]]) -> str:
-    known = [error for row in table for error in row if error is not None]
-    unseen = sum(error is None for row in table for error in row)
-    return f"{min(known):.4f} to {max(known):.4f}" + (f", {unseen} never hidden" if unseen else "")
-
-
-def reconstruction_errors(run: Run) -> HiddenErrors:
-    """The errors on hidden values of held-out samples, of the model and of plain baselines."""
+def reconstruction_report(run: Run) -> tuple[dict[str, Any], list[str]]:
+    """Errors on hidden values of held-out samples, beside plain baselines; of images, pictures too."""
+    data, patch = run.dataset, run.config.patch_size
     assert run.rule is not None
-    held_out = batches(run.dataset, "test", min(256, len(run.dataset.test)))
-    moved = ((x.to(device()), ids.to(device())) for x, ids in held_out)
-    return hidden_errors(moved, run.rule, mean_sample(run.dataset), partial(restore_prediction, run))
+    held_out = ((x.to(device()), ids.to(device())) for x, ids in batches(data, "test", min(256, len(data.test))))
+    errors = hidden_errors(held_out, run.rule, mean_sample(data), partial(restore_prediction, run))
+    result: dict[str, Any] = {"hidden_error": errors.means, "hidden_error_draws": errors.draws}
+    over = "one draw of the mask" if errors.draws == 1 else f"mean over {errors.draws} draws of the mask"
+    lines = ["", f"held-out error on hidden values (mean squared, in training standard deviations; {over})"]
+    lines += [f"  {name:<34} {error:8.4f}" for name, error in errors.means.items()]
+    if len(data.sample_shape) == 3:
+        tables = errors.by_patch(patch, patch)
+        result["hidden_error_by_patch"] = {"patch_size": patch, **tables}
+        measured = [error for row in tables["model"] for error in row if error is not None]
+        never = sum(row.count(None) for row in tables["model"])
+        spread = f"{min(measured):.4f} to {max(measured):.4f}" + (f", {never} never hidden" if never else "")
+        lines.append(f"  the model's by patch of {patch} x {patch}: {spread}; see patch-errors.png")
+        drawn_by = "one draw" if errors.draws == 1 else f"mean over {errors.draws} draws"
+        title = f"{run.config.data}, held-out squared error on hidden values\n{run.config.mask}, {drawn_by}"
+        plots.save_figure(plots.patch_error_figure(tables, title), run.folder / "patch-errors.png")
+        draw_reconstructions(run, run.folder / "reconstruction.png")
+    return result, lines
 
 
 def probe_table(run: Run) -> dict[str, dict[str, float]]:
     """Probe accuracy of the trained encoder, the same encoder untrained, and raw values."""
-    data, untrained = run.dataset, prepare(run.config, run.folder).model.eval().to(device())
+    data, untrained = run.dataset, initial_network(run.config, run.dataset).eval().to(device())
     train = torch.arange(len(data.train))
     if len(train) > run.config.probe_samples:
         train = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: run.config.probe_samples]
@@ -97,23 +89,23 @@ def probe_table(run: Run) -> dict[str, dict[str, float]]:
 def fine_tune_report(
     run: Run, epochs: int, labels: int | None = None, seed: int = 0, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Fine-tune the trained encoder on ``labels`` samples (left open: all), and the same from scratch; print and write.
+    """Fine-tune the trained encoder on ``labels`` samples (default: all), and one from scratch.
 
     Both start with the same head, see the same samples in the same order, and from scratch means the weights that
     pre-training started from. A run that learned all labels already raises `InvalidArgument`.
     """
     data = run.dataset
     check_labels(data)
-    if run.config.method == "supervised":
+    if run.config.method.learns_labels:
         raise InvalidArgument(
             f"{run.folder} was trained on all labels; a few of them show nothing: fine-tune another run"
         )
     assert data.train.labels is not None
     chosen = class_balanced(data.train.labels, len(data.train) if labels is None else labels, seed)
-    starts = {"from the trained encoder": run.model, "from scratch": prepare(run.config, run.folder).model}
+    starts = {"from the trained encoder": run.model, "from scratch": initial_network(run.config, data)}
     scores = {name: fine_tune(model, data, chosen, epochs, seed) for name, model in starts.items()}
     result = {"labels": len(chosen), "epochs": epochs, "seed": seed, "accuracy": scores}
-    write_text(run.folder / "fine-tune.json", json.dumps(result, indent=2) + "\n")
+    write_json(run.folder / "fine-tune.json", result)
     lines = ["", f"held-out accuracy, encoder and linear head trained on {len(chosen)} labels for {epochs} epochs"]
     lines += [f"  {name:<44} {100 * score:8.1f} %" for name, score in scores.items()]
     say("\n".join([*lines, "", f"written to {run.folder / 'fine-tune.json'}"]))
@@ -121,7 +113,7 @@ def fine_tune_report(
 
 
 def export_embeddings(run: Run, path: Path, say: Callable[[str], None] = print) -> None:
-    """Write the embeddings of all samples with their ids (the index in the part, by which masks are drawn) and labels.
+    """Write the embeddings of all samples with their ids and labels.
 
     Columns: embeddings ``[N, D]`` float32, sample_ids int64, split ("train" or "test"), and labels int64 if there are
     any. A file that exists, a suffix other than .npz and .parquet, and a missing pyarrow raise `InvalidArgument`.
@@ -148,19 +140,20 @@ def fetch(data: Dataset, part: str, indices: Tensor) -> Tensor:
 
 
 def restore_prediction(run: Run, sample: Sample) -> Tensor:
-    """The model's prediction in the sample's units; de-normalised with what is visible, never with what is hidden."""
-    prediction = predict(run.model, sample)
-    if run.normalization is None:
+    """The model's prediction in the sample's units, de-normalised by visible values only."""
+    prediction, view = predict(run.model, sample), sample.view
+    normalization = run.config.method.normalization(run.config)
+    if normalization is None:
         return prediction
-    assert sample.view is not None
-    hidden, rows = sample.view.hidden, [slice(None)]
-    if sample.view.per_sample:
-        rows = [slice(n, n + 1) for n in range(len(sample.x))]
+    assert view is not None
+    rows = [slice(n, n + 1) for n in range(len(sample.x))] if view.per_sample else [slice(None)]
     restored = []
-    for row in rows:
-        unseen = Mask((hidden[row][0] if sample.view.per_sample else hidden).flatten(), rule=sample.view.rule)
-        part = Sample(sample.x[row], sample.y[row], unseen)
-        restored.append(run.normalization.inverse(prediction[row], *run.normalization.visible_statistics(part)))
+    for n, row in enumerate(rows):
+        hidden = (view.row(n) if view.per_sample else view).hidden
+        statistics = normalization.visible_statistics(
+            Sample(sample.x[row], sample.y[row], Mask(hidden.flatten(), rule=view.rule))
+        )
+        restored.append(normalization.inverse(prediction[row], *statistics))
     return torch.cat(restored)
 
 
@@ -173,22 +166,13 @@ def mean_sample(data: Dataset) -> Tensor:
     return (total / len(order)).float()
 
 
-def draw_patch_errors(run: Run, errors: HiddenErrors, path: Path) -> None:
-    """The held-out error of each patch, of the model and of the baselines, as heat maps of one scale."""
-    patch = run.config.patch_size
-    assert patch
-    drawn_by = "one draw" if errors.draws == 1 else f"mean over {errors.draws} draws"
-    title = f"{run.config.data}, held-out squared error on hidden values\n{run.config.mask}, {drawn_by}"
-    plots.save_figure(plots.patch_error_figure(errors.by_patch(patch, patch), title), path)
-
-
 def draw_reconstructions(run: Run, path: Path, count: int = 6) -> None:
-    """Held-out images spread over the test part: original, seen, reconstruction with visible pixels copied, error."""
+    """Draw reconstructions of held-out images that are spread over the test part."""
     data = run.dataset
     assert run.rule is not None
     chosen = torch.linspace(0, len(data.test) - 1, min(count, len(data.test))).long()
     x = data.fetch("test", chosen).to(device())
-    sample = drawn(run.rule.at(0), x, chosen.to(x.device))
+    sample = run.rule.at(0).sample(x, sample_ids=chosen.to(x.device))
     assert sample.view is not None
     with torch.inference_mode():
         predicted = restore_prediction(run, sample).reshape(x.shape)

@@ -1,5 +1,6 @@
 """The LightningModule: what it differentiates, its schedule, and that a resumed run is the run."""
 
+import csv
 import logging
 import math
 
@@ -11,8 +12,8 @@ from torch import nn
 
 import viewproof as vp
 from viewproof.data import Split, batches, make_dataset
+from viewproof.methods.mae import MaskedPretraining
 from viewproof.training.callbacks import MetricsFile
-from viewproof.training.module import MaskedPretraining
 
 RULE = vp.Rotating(vp.VectorMask(period=3, offset=0))
 
@@ -132,6 +133,18 @@ def test_metrics_go_on_where_the_checkpoint_stands(tmp_path):
 
     assert losses(resumed) == losses(straight)
     assert len(losses(straight)) == 1 + 12 + 4
+
+
+def test_the_images_of_a_batch_that_is_a_mapping_are_counted(tmp_path):
+    data = dataset()
+    loader = torch.utils.data.DataLoader(
+        [{"x": x, "sample_ids": n} for n, x in enumerate(data.fetch("train", range(24)))], batch_size=8
+    )
+    metrics = MetricsFile(tmp_path / "metrics.csv", every=1)
+    trainer(tmp_path, 1, [metrics]).fit(module(), loader)
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    assert all(float(row["images_per_second"]) > 0 for row in rows)
 
 
 def test_validation_first_does_not_spoil_training(tmp_path):

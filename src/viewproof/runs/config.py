@@ -1,9 +1,11 @@
-"""The configuration of a pre-training run. Nothing heavy is imported here: the command line prints help from it."""
+"""The configuration as the user gives it; imports are light, for the command line's help."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+
+from viewproof.methods import METHODS
 
 
 def whole_number(kind: Any, tokens: Any) -> int:
@@ -11,28 +13,31 @@ def whole_number(kind: Any, tokens: Any) -> int:
     return int(tokens[0].value)
 
 
-Count = Annotated[int, Parameter(converter=whole_number)]
-OptionalCount = Annotated[int | None, Parameter(converter=whole_number)]
+Integer = Annotated[int, Parameter(converter=whole_number)]
+OptionalInteger = Annotated[int | None, Parameter(converter=whole_number)]
+METHOD_HELP = "; ".join(f"{name} {entry.summary}" for name, entry in METHODS.items())
+MethodName = Annotated[str, Parameter(help=f"the objective: {METHOD_HELP}; all but mae need images")]
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pre-training run; what is left open is chosen from the data and written to the run's config.json.
+    """One pre-training run as the user gives it; None stands for a default.
+
+    `viewproof.runs.resolved.resolve` chooses the defaults, and the run's config.json holds them. A method ignores the
+    settings of other methods, but for ``mask`` and ``guard``, which it refuses.
 
     Attributes:
         data: digits, photos, fashion-mnist[:FOLDER], cifar-10:FOLDER, a .npy or .npz file, or a folder of images
-        method: the objective: mae reconstructs what the mask hides; ijepa predicts a moving target's representations of
-            hidden blocks; vicreg, barlow and sigreg compare two random views; all but mae need images; supervised,
-            the yardstick, learns the labels
-        model: the network; left open: masked-autoencoder for images, vector for everything else; vit for other methods
+        model: the network; default: masked-autoencoder for images, vector for everything else; vit for other methods
+            than mae
         decoder: of the masked-autoencoder: self-attention (MAE) or cross-attention (CrossMAE)
         mask: the rule that hides, for instance "~Rotating(PatchMask(4, 4, 4, 0))"; ~ hides what the rule shows
             (for ijepa a MultiBlockMask; two views hide nothing)
         loss: of mae, the distance that is summed over the hidden coordinates
-        guard: of mae, a geometry guard on the mean visible token: vicreg's variance and covariance, or sigreg's test
-        guard_weight: what the guard is multiplied by before it is added to the loss
+        guard: of mae, a regularizer of the mean visible token: vicreg's variance and covariance, or sigreg's test
+        guard_weight: what the regularizer is multiplied by before it is added to the loss
         norm_pix: predict pixels normalised by their own patch's mean and variance (MAE's norm_pix_loss)
-        patch_size: rows and columns of the encoder's patches; left open: a divisor of the image
+        patch_size: rows and columns of the encoder's patches; default: a divisor of the image
         dim: width of the encoder
         depth: blocks of the encoder
         heads: attention heads of the encoder
@@ -40,36 +45,36 @@ class PretrainConfig:
         decoder_depth: blocks of the decoder, or of ijepa's predictor
         decoder_heads: attention heads of the decoder, or of ijepa's predictor
         projector_dim: width of the embeddings that a two-view loss compares
-        momentum: of ijepa's target at the first step, in [0, 1]; rises to 1 at the last
-        min_area: of two views, the least share of the image that a view shows; left open: 0.3, and 0.6 for digits
-        flip: of two views, whether every second one is mirrored; left open: yes, and not for digits
+        momentum: of ijepa's EMA target encoder at the first step, in [0, 1]; rises to 1 at the last
+        min_area: of two views, the least share of the image that a view shows; default: 0.3 (0.6 for digits)
+        flip: of two views, whether every second one is mirrored; default: True (False for digits)
         epochs: passes over the training part
         steps: optimizer steps, in place of epochs
-        batch_size: samples a step, over all devices and parts
-        accumulate: equal parts in which a step's batch is taken, one after the other; no statistic spans two
+        batch_size: samples a step, over all devices and micro-batches
+        accumulate: equal micro-batches in which a step's batch is taken, one after the other; no statistic spans two
         learning_rate: peak rate of AdamW
         weight_decay: decay of matrices; biases and norms are not decayed
         warmup_epochs: epochs of linear warm-up before the cosine
-        clip: the largest norm of the gradient; left open: no limit
+        clip: the largest norm of the gradient; default: no limit
         seed: of the initial weights, the order of the data, and what a method draws
         workers: processes that load data beside the training process
-        threads: of the CPU; left open: torch's choice, and 1 for digits, whose matrices are too small to share
+        threads: of the CPU; default: torch's choice (1 for digits, whose matrices are too small to share)
         precision: 32-true, or bf16-mixed for autocast
         compile: train the network through torch.compile
-        checkpoint_every: steps between two checkpoints within an epoch; left open: one at the end of each epoch
+        checkpoint_every: steps between two checkpoints within an epoch; default: one at the end of each epoch
         accelerator: where the network trains; auto takes cuda if there is one
         devices: processes on this machine, each with its share of the batch
         nodes: machines, on each of which the same command is started; see docs/scaling.md
-        strategy: of several devices: ddp, a copy of the network on each, or fsdp, its parameters shared out
+        strategy: of several devices: ddp, a copy of the network on each, or fsdp, its parameters sharded
         online_probe: also train a linear classifier on each batch's embeddings, which the training does not see; its
             accuracy is in metrics.csv
         probe_samples: labelled training samples that the k-NN and linear probes fit on, at most
-        out: the run folder, which must not exist; left open: runs/DATA-METHOD, numbered
+        out: the run folder, which must not exist; default: runs/DATA-METHOD, numbered
     """
 
     data: str
     _: KW_ONLY
-    method: Literal["mae", "ijepa", "vicreg", "barlow", "sigreg", "supervised"] = "mae"
+    method: MethodName = "mae"
     model: Literal["masked-autoencoder", "vit", "resnet", "conv", "vector"] | None = None
     decoder: Literal["self-attention", "cross-attention"] = "self-attention"
     mask: str | None = None
@@ -77,37 +82,37 @@ class PretrainConfig:
     guard: Literal["vicreg", "sigreg"] | None = None
     guard_weight: float = 0.01
     norm_pix: bool = False
-    patch_size: OptionalCount = None
-    dim: OptionalCount = None
-    depth: OptionalCount = None
-    heads: OptionalCount = None
-    decoder_dim: OptionalCount = None
-    decoder_depth: OptionalCount = None
-    decoder_heads: OptionalCount = None
-    projector_dim: OptionalCount = None
+    patch_size: OptionalInteger = None
+    dim: OptionalInteger = None
+    depth: OptionalInteger = None
+    heads: OptionalInteger = None
+    decoder_dim: OptionalInteger = None
+    decoder_depth: OptionalInteger = None
+    decoder_heads: OptionalInteger = None
+    projector_dim: OptionalInteger = None
     momentum: float | None = None
     min_area: float | None = None
     flip: bool | None = None
-    epochs: OptionalCount = None
-    steps: OptionalCount = None
-    batch_size: OptionalCount = None
-    accumulate: Count = 1
+    epochs: OptionalInteger = None
+    steps: OptionalInteger = None
+    batch_size: OptionalInteger = None
+    accumulate: Integer = 1
     learning_rate: float | None = None
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
     clip: float | None = None
-    seed: Count = 0
-    workers: Count = 0
-    threads: OptionalCount = None
+    seed: Integer = 0
+    workers: Integer = 0
+    threads: OptionalInteger = None
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
-    checkpoint_every: OptionalCount = None
+    checkpoint_every: OptionalInteger = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: Count = 1
-    nodes: Count = 1
+    devices: Integer = 1
+    nodes: Integer = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
     online_probe: bool = False
-    probe_samples: Count = 10_000
+    probe_samples: Integer = 10_000
     out: str | None = None
 
     @property

@@ -11,14 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 import viewproof as vp
-from viewproof import runs
 from viewproof.cli import main
-from viewproof.engine import build_trainer
 from viewproof.expressions import parse_rule
-from viewproof.methods import default_blocks
-from viewproof.pretraining import build_module
+from viewproof.methods.ijepa import default_blocks
+from viewproof.runs.folder import load_run, prepare, read_config
 from viewproof.training.base import JointPretraining
 from viewproof.training.callbacks import ClipGradient
+from viewproof.training.trainer import build_trainer
 
 METHODS = ["ijepa", "vicreg", "barlow", "sigreg", "supervised"]
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]
@@ -111,27 +110,26 @@ def test_a_config_repeats_a_run_bit_for_bit_and_its_seed_is_that_of_the_draws(im
     assert main(["pretrain", "--config", str(first / "config.json"), "--out", str(second)]) == 0
     a, b = (load_file(run / "model.safetensors") for run in (first, second))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    config = runs.read_config(first)
-    module = build_module(runs.prepare(replace(config, seed=7), second), 4)
+    module = prepare(replace(read_config(first), seed=7), second).module()
     assert module.loss.seed == 7 and module.pair.seed == 7  # type: ignore[union-attr]
 
 
 def test_options_of_the_engine_reach_it(images: str, tmp_path: Path) -> None:
     words = ["--clip", "0.5", "--precision", "bf16-mixed", "--min-area", "0.5", "--no-flip"]
     assert pretrain("vicreg", images, "--epochs", "1", "--out", str(tmp_path / "run"), *words) == 0
-    run = runs.load_run(tmp_path / "run")
+    run = load_run(tmp_path / "run")
     trainer = build_trainer(run.config, run.folder, 4)
     norms = [callback.norm for callback in trainer.callbacks if isinstance(callback, ClipGradient)]  # type: ignore[attr-defined]
     assert norms == [0.5] and trainer.precision == "bf16-mixed"
-    module = build_module(run, 4)
+    module = run.module()
     assert (module.pair.min_area, module.pair.flip) == (0.5, False)  # type: ignore[union-attr]
 
 
 def test_steps_end_a_run_within_an_epoch_and_resolve_to_themselves(images: str, tmp_path: Path) -> None:
     assert pretrain("supervised", images, "--steps", "6", "--out", str(tmp_path / "run")) == 0
-    config = runs.read_config(tmp_path / "run")
+    config = read_config(tmp_path / "run")
     assert (config.steps, config.epochs) == (6, None)
-    assert build_module(runs.prepare(config, tmp_path / "run"), 4).total_steps == 6
+    assert prepare(config, tmp_path / "run").module().total_steps == 6
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 6
 
 
@@ -145,14 +143,14 @@ def test_labels_are_those_of_the_samples_and_must_exist(
     assert (
         pretrain("supervised", images, "--epochs", "20", "--learning-rate", "0.01", "--out", str(tmp_path / "b")) == 0
     )
-    run = runs.load_run(tmp_path / "b")
+    run = load_run(tmp_path / "b")
     logits = run.model(run.dataset.fetch("test", np.arange(len(run.dataset.test))))
     assert (logits.argmax(1).numpy() == run.dataset.test.labels).mean() > 0.9
 
 
 def test_ijepa_is_evaluated_by_its_target_encoder(images: str, tmp_path: Path) -> None:
     assert pretrain("ijepa", images, "--epochs", "2", "--momentum", "0.5", "--out", str(tmp_path / "run")) == 0
-    run, x = runs.load_run(tmp_path / "run"), torch.randn(3, 2, 8, 12)
+    run, x = load_run(tmp_path / "run"), torch.randn(3, 2, 8, 12)
     encoded = run.model.encode(x)  # type: ignore[operator]
     assert torch.equal(encoded, run.model.target.encode(x))  # type: ignore[operator, union-attr]
     assert not torch.equal(encoded, run.model.encoder.encode(x))  # type: ignore[operator, union-attr]
@@ -179,15 +177,15 @@ BAD = [
         ["--patch-size", "2", "--mask", "MultiBlockMask(2, 2, 5, (2, 3), (20, 25))"],
         "does not fit a 4 x 6 grid",
     ),
-    ("vicreg", ["--mask", "PatchMask(4, 4, 2, 0)"], "vicreg hides nothing"),
-    ("barlow", ["--model", "resnet"], "model='resnet' is for method='mae'"),
+    ("vicreg", ["--mask", "PatchMask(4, 4, 2, 0)"], "mask='PatchMask(4, 4, 2, 0)' does not apply to method='vicreg'"),
+    ("barlow", ["--model", "resnet"], "model='resnet' must be one of 'vit'"),
     ("barlow", ["--batch-size", "1"], "barlow has statistics over a batch, of at least 2 samples"),
     ("sigreg", ["--min-area", "1.5"], "min_area=1.5 must lie above 0"),
     ("vicreg", ["--clip", "0"], "clip=0.0 must be positive"),
     ("simclr", [], "simclr"),
     ("mae", ["--epochs", "2", "--steps", "3"], "epochs=2 and steps=3 both end the run; pass one of them"),
-    ("mae", ["--steps", "0"], "steps=0 must be positive"),
-    ("supervised", ["--mask", "PatchMask(4, 4, 2, 0)"], "supervised hides nothing"),
+    ("mae", ["--steps", "0"], "steps=0 must be an integer of at least 1"),
+    ("supervised", ["--mask", "PatchMask(4, 4, 2, 0)"], "does not apply to method='supervised'; leave mask out"),
 ]
 
 

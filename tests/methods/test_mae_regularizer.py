@@ -1,4 +1,4 @@
-"""A masked autoencoder with a geometry guard: what trains is the contract's objective, and it reaches the encoder."""
+"""A masked autoencoder with a regularizer: what trains is the contract's objective, and it reaches the encoder."""
 
 import csv
 from pathlib import Path
@@ -8,11 +8,9 @@ import torch
 
 import viewproof as vp
 from viewproof.cli import main
-from viewproof.config import PretrainConfig
-from viewproof.methods import build_guard
+from viewproof.methods.mae import MAEMethod, MaskedPretraining
 from viewproof.models import MaskedAutoencoder
 from viewproof.objectives.rows import mae_batch_predictive_contract
-from viewproof.training.module import MaskedPretraining
 
 RULE = ~vp.PatchMask(4, 4, 2, 0)
 
@@ -24,13 +22,13 @@ def model() -> MaskedAutoencoder:
 
 @pytest.mark.parametrize("name", ["vicreg", "sigreg"])
 def test_the_training_loss_is_the_contract_with_that_guard(name: str) -> None:
-    guard = build_guard(PretrainConfig("digits", guard=name, guard_weight=0.5))
-    assert guard is not None
-    module, x = MaskedPretraining(model(), RULE, guard=guard), torch.randn(5, 1, 8, 12)
+    regularizer = MAEMethod(model="masked-autoencoder", guard=name, guard_weight=0.5).regularizer(seed=0)
+    assert regularizer is not None
+    module, x = MaskedPretraining(model(), RULE, regularizer=regularizer), torch.randn(5, 1, 8, 12)
     loss = module.training_step((x, torch.arange(5)), 0)
     sample = RULE.sample(x)
     prediction, tokens = module.model(sample.x, sample.view, with_tokens=True)
-    contract = mae_batch_predictive_contract(sample, prediction, guard(tokens.mean(1), 0))
+    contract = mae_batch_predictive_contract(sample, prediction, regularizer(tokens.mean(1), 0))
     torch.testing.assert_close(loss, vp.predictive_view_objective(contract))
     assert loss > vp.masked_mse(prediction, sample)
     assert module.embeddings is not None and not module.embeddings.requires_grad
@@ -38,7 +36,9 @@ def test_the_training_loss_is_the_contract_with_that_guard(name: str) -> None:
 
 
 def test_its_gradient_reaches_the_encoder_and_hidden_pixels_stay_unread() -> None:
-    trained = MaskedPretraining(model(), RULE, loss=lambda p, s: 0 * p.sum(), guard=lambda z, step: z.square().sum())
+    trained = MaskedPretraining(
+        model(), RULE, loss=lambda p, s: 0 * p.sum(), regularizer=lambda z, step: z.square().sum()
+    )
     x = torch.randn(5, 1, 8, 12)
     loss = trained.training_step((x, torch.arange(5)), 0)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -50,14 +50,14 @@ def test_its_gradient_reaches_the_encoder_and_hidden_pixels_stay_unread() -> Non
 
 
 def test_validation_measures_the_predictive_loss_alone() -> None:
-    plain, guarded = (MaskedPretraining(model(), RULE, guard=g) for g in (None, lambda z, step: z.sum() + 9))
+    plain, guarded = (MaskedPretraining(model(), RULE, regularizer=r) for r in (None, lambda z, step: z.sum() + 9))
     batch = torch.randn(3, 1, 8, 12), torch.arange(3)
     assert torch.equal(plain.validation_step(batch, 0), guarded.validation_step(batch, 0))
 
 
 def test_a_model_without_tokens_is_refused() -> None:
     with pytest.raises(vp.InvalidArgument, match="gives its visible tokens"):
-        MaskedPretraining(vp.VectorAutoencoder(6), vp.VectorMask(2, 0), guard=lambda z, step: z.sum())
+        MaskedPretraining(vp.VectorAutoencoder(6), vp.VectorMask(2, 0), regularizer=lambda z, step: z.sum())
 
 
 def test_a_guarded_run_writes_its_geometry(tmp_path: Path) -> None:

@@ -1,20 +1,28 @@
-"""Two-view methods (VICReg, Barlow Twins, SIGReg) as one LightningModule: only the loss differs."""
+"""What methods that compare two random views share: all but the loss."""
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
+from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
+from viewproof.masks import Rule
+from viewproof.methods.base import JointMethod
+from viewproof.models import Projector
 from viewproof.shapes import Float
 from viewproof.training.augment import RandomViews
 from viewproof.training.base import JointPretraining
+from viewproof.training.settings import Count, Flag, TrainingSettings, positive
 
 Pair = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+PairLoss = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class ProjectedEncoder(nn.Module):
-    """An encoder with ``encode(x) -> [N, dim]``, and what maps its features to the embeddings that the loss sees.
+    """An encoder with ``encode(x) -> [N, dim]``, and a projector to the embeddings of the loss.
 
     >>> import torch
     >>> from viewproof.models.patches import PatchEncoder, Projector
@@ -51,13 +59,7 @@ class TwoView(JointPretraining):
     0
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Callable[[Tensor, Tensor, int], Tensor],
-        pair: Pair | None = None,
-        **optimization: Any,
-    ) -> None:
+    def __init__(self, model: nn.Module, loss: PairLoss, pair: Pair | None = None, **optimization: Any) -> None:
         super().__init__(model, loss, **optimization)
         self.pair = RandomViews() if pair is None else pair
 
@@ -73,3 +75,42 @@ class TwoView(JointPretraining):
         self.embeddings = first.detach()
         loss: Tensor = self.loss(first, second, step)
         return loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoViewMethod(JointMethod):
+    """Base of methods that train a ViT and a projector on two random views."""
+
+    projector_dim: Count = 256
+    min_area: Annotated[float, positive] = 0.3
+    flip: Flag = True
+
+    @abstractmethod
+    def pair_loss(self, seed: int) -> PairLoss:
+        """The loss of two batches of embeddings and the step."""
+
+    def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
+        """Images, and at least two samples in every batch."""
+        super().check(settings, dataset)
+        size, accumulate = settings.batch_size, settings.accumulate
+        if accumulate > 1 and size == accumulate:
+            raise InvalidArgument(
+                f"accumulate={accumulate} micro-batches of 1 sample: {self.name} has statistics over a batch, of at "
+                "least 2 samples; pass fewer micro-batches"
+            )
+        if size == 1 or len(dataset.test) == 1:
+            raise InvalidArgument(
+                f"batch_size={size}, {len(dataset.test)} held-out samples: {self.name} has statistics over a batch, of "
+                "at least 2 samples"
+            )
+
+    def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> ProjectedEncoder:
+        """The encoder and the projector."""
+        return ProjectedEncoder(self.encoder(settings, shape), Projector(settings.dim, self.projector_dim))
+
+    def module(
+        self, model: nn.Module, settings: TrainingSettings, rule: Rule | None, dataset: Dataset, **optimization: Any
+    ) -> TwoView:
+        """The training module; views and loss draw by the run's seed."""
+        views = RandomViews(self.min_area, self.flip, seed=settings.seed)
+        return TwoView(model, self.pair_loss(settings.seed), views, **optimization)

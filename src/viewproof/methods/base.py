@@ -1,0 +1,80 @@
+"""What a method is: the interface between the code of a run and one way of pre-training."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from viewproof.data import Dataset
+from viewproof.errors import InvalidArgument
+from viewproof.masks import Rule
+from viewproof.models import PatchEncoder
+from viewproof.training.base import Pretraining
+from viewproof.training.settings import Checked, TrainingSettings
+from viewproof.views import PatchNormalization
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Checked, ABC):
+    """One way of pre-training, with its own settings as fields.
+
+    A field is set by the flag of its name in `viewproof.runs.config.PretrainConfig`; its default and its check stand
+    here. Class variables say what the method does: whether it ``hides`` coordinates by a mask, whether its network
+    ``reconstructs`` them, whether it ``learns_labels``, whether its held-out batches are ``whole_batches``, all of one
+    size and equal on every rank, and, where it hides nothing, what it learns from instead (``learns_from``).
+    """
+
+    name: ClassVar[str]
+    loss_label: ClassVar[str | None] = None
+    hides: ClassVar[bool] = False
+    reconstructs: ClassVar[bool] = False
+    learns_labels: ClassVar[bool] = False
+    whole_batches: ClassVar[bool] = True
+    learns_from: ClassVar[str] = "two random views"
+
+    @classmethod
+    def defaults(cls, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Defaults that depend on the samples' shape, by the setting's name; shared settings too."""
+        return {}
+
+    def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
+        """Refuse settings and data that the method has no use for, with an `InvalidArgument`."""
+
+    def default_mask(self, settings: TrainingSettings, shape: tuple[int, ...]) -> str | None:
+        """The rule of a method that ``hides``, as text, where the user gives none."""
+        return None
+
+    def normalization(self, settings: TrainingSettings) -> PatchNormalization | None:
+        """What is done to the target that a method ``reconstructs``."""
+        return None
+
+    @abstractmethod
+    def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> nn.Module:
+        """A new network with ``encode(x) -> [N, dim]`` for samples of ``shape``, labelled or not."""
+
+    @abstractmethod
+    def module(
+        self, model: nn.Module, settings: TrainingSettings, rule: Rule | None, dataset: Dataset, **optimization: Any
+    ) -> Pretraining:
+        """The Lightning module that trains the network; rules that do not fit are an `InvalidArgument`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointMethod(Method):
+    """Base of methods that learn embeddings of images by a ViT encoder."""
+
+    model: Literal["vit"] = "vit"
+
+    def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
+        """Refuse samples that are not images."""
+        shape = dataset.sample_shape
+        if len(shape) != 3:
+            raise InvalidArgument(
+                f"method={self.name!r} needs images [C, H, W], the samples of {settings.data} are {shape}"
+            )
+
+    def encoder(self, settings: TrainingSettings, shape: tuple[int, ...]) -> PatchEncoder:
+        """The encoder that all these methods share."""
+        patch = (settings.patch_size, settings.patch_size)
+        return PatchEncoder(shape, patch, settings.dim, settings.depth, settings.heads)

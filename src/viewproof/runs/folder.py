@@ -1,0 +1,112 @@
+"""One run folder: its configuration, the objects made from it, its weights."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from viewproof import methods
+from viewproof.data import Dataset, load_dataset
+from viewproof.errors import InvalidArgument
+from viewproof.expressions import parse_rule
+from viewproof.files import whole_file
+from viewproof.masks import Rule
+from viewproof.runs.config import PretrainConfig
+from viewproof.runs.resolved import Resolved, resolve
+from viewproof.training.base import Pretraining
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A resolved configuration with the objects made from it; ``rule`` is None if nothing is hidden."""
+
+    config: Resolved
+    dataset: Dataset
+    rule: Rule | None
+    model: nn.Module
+    folder: Path
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The optimizer steps of one epoch."""
+        return len(self.dataset.train) // self.config.batch_size
+
+    def module(self) -> Pretraining:
+        """The Lightning module that trains the model; a rule that does not fit raises `InvalidArgument`."""
+        optimization = self.config.optimization(self.steps_per_epoch)
+        return self.config.method.module(self.model, self.config, self.rule, self.dataset, **optimization)
+
+
+def prepare(config: PretrainConfig, folder: Path) -> Run:
+    """The run of a configuration, with the data loaded and the network at its first weights."""
+    methods.load(config.method)  # an unknown name is refused before the data are read
+    dataset = load_dataset(config.data)
+    resolved = resolve(config, dataset)
+    rule = None if resolved.mask is None else parse_rule(resolved.mask)
+    torch.set_num_threads(resolved.threads)
+    return Run(resolved, dataset, rule, initial_network(resolved, dataset), folder)
+
+
+def initial_network(config: Resolved, dataset: Dataset) -> nn.Module:
+    """The network with the weights that training starts from, which are a function of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return config.method.network(config, dataset.sample_shape, dataset.classes)
+
+
+def load_run(folder: Path) -> Run:
+    """A finished run with its trained weights."""
+    config = read_config(folder)
+    if not (folder / WEIGHTS).exists():
+        raise InvalidArgument(f"{folder} has no {WEIGHTS}: the run is not finished; pass --resume to pretrain")
+    run = prepare(config, folder)
+    load_weights(run.model, folder)
+    return run
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Give a run's network its trained weights."""
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InvalidArgument(f"{folder}: config.json does not match {WEIGHTS} ({reason})") from error
+
+
+def new_folder(config: PretrainConfig) -> Path:
+    """The run folder: ``out``, which must not exist, or the next free ``runs/DATA-METHOD``."""
+    if config.out is not None:
+        if Path(config.out).exists():
+            raise InvalidArgument(f"out={config.out!r} exists; choose another folder, no run is overwritten")
+        return Path(config.out)
+    name = f"{Path(config.data.partition(':')[0]).stem or 'data'}-{config.method}"
+    candidates = (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in range(1, 10_000))
+    return next(path for path in candidates if not path.exists())
+
+
+def read_config(folder: Path) -> PretrainConfig:
+    """The configuration of a run folder."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise InvalidArgument(f"{folder} is not a run folder: it has no config.json")
+    try:
+        values = json.loads(path.read_text())
+        unknown = set(values) - {field.name for field in fields(PretrainConfig)}
+        if unknown:
+            raise InvalidArgument(f"{path} has unknown entries {sorted(unknown)}; it was written by another version")
+        return PretrainConfig(**values)
+    except (json.JSONDecodeError, TypeError) as error:
+        raise InvalidArgument(f"{path} is not a whole configuration: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON; the file is whole or absent."""
+    with whole_file(path) as file:
+        file.write(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,110 @@
+"""Training a run from its first step, or from its last checkpoint, to its report."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+
+from viewproof import plots
+from viewproof.errors import InvalidArgument
+from viewproof.files import whole_file
+from viewproof.runs.config import PretrainConfig
+from viewproof.runs.folder import (
+    WEIGHTS, Run, initial_network, load_weights, new_folder, prepare, read_config, write_json,
+)  # fmt: skip
+from viewproof.runs.report import report
+from viewproof.training.base import Pretraining, whole_weights
+from viewproof.training.collapse import CollapseMonitor
+from viewproof.training.online_probe import OnlineProbe
+from viewproof.training.trainer import CHECKPOINT, RunData, build_trainer, check_layout, is_rank_zero
+
+
+def pretrain(config: PretrainConfig, say: Callable[[str], None] = print) -> int:
+    """Train a new run from its configuration; return the exit code."""
+    first = is_rank_zero(config.ranks)
+    run = prepare(config, new_folder(config) if first else Path(config.out or "runs"))
+    module = run.module()
+    if first:
+        check_layout(run.config, run.dataset)
+        # Nothing is written before every complaint about the configuration could be made.
+        run.folder.mkdir(parents=True)
+        write_json(run.folder / "config.json", asdict(run.config.as_given()))
+    return fit(run, module, None, say)
+
+
+def resume(folder: Path, say: Callable[[str], None] = print) -> int:
+    """Continue a run from its last whole checkpoint; return the exit code."""
+    config, checkpoint = read_config(folder), folder / CHECKPOINT
+    if (folder / WEIGHTS).exists():
+        raise InvalidArgument(
+            f"{folder} is finished; evaluate it, or start another run with --config {folder}/config.json"
+        )
+    if not checkpoint.exists():
+        raise InvalidArgument(f"{folder} has no {CHECKPOINT}: it was stopped before its first one; start it again")
+    run = prepare(config, folder)
+    check_layout(run.config, run.dataset)
+    return fit(run, run.module(), checkpoint, say)
+
+
+def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[str], None]) -> int:
+    """Train, from a checkpoint if there is one, and finish; only the first rank speaks and writes."""
+    config, data = run.config, run.dataset
+    first = is_rank_zero(config.ranks)
+    if not first:
+        say = silent
+    say(f"{config.data}: {len(data.train)} training and {len(data.test)} held-out samples of {data.sample_shape}")
+    drawn = config.method.learns_from if config.mask is None else f"mask {config.mask}"
+    say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
+    if config.compile:
+        run.model.compile()
+    monitors: list[CollapseMonitor | OnlineProbe] = []
+    if module.embeds:
+        monitors.append(CollapseMonitor(say=say))
+    if config.online_probe:
+        monitors.append(OnlineProbe.of(run.model, data))
+    trainer = build_trainer(config, run.folder, run.steps_per_epoch, monitors)
+    try:
+        batches = RunData(config, data, config.method.whole_batches)
+        trainer.fit(module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
+    except RuntimeError as error:
+        if checkpoint is None or "state_dict" not in str(error):
+            raise
+        raise InvalidArgument(f"{checkpoint} does not fit {run.folder}/config.json: another method wrote it") from error
+    except (KeyboardInterrupt, SystemExit):
+        if not trainer.interrupted:
+            raise
+    else:
+        weights = {} if trainer.interrupted else whole_weights(run.model)
+    finally:
+        # What is measured afterwards is measured by one rank alone.
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    if trainer.interrupted:
+        saved = (run.folder / CHECKPOINT).exists()
+        remedy = f"resume with: viewproof pretrain --resume {run.folder}"
+        say(f"stopped in epoch {trainer.current_epoch}; {remedy if saved else 'there is no checkpoint to resume from'}")
+        return 130
+    if first:
+        finish(run, weights, say)
+    return 0
+
+
+def silent(_: str) -> None:
+    """What every process but the first says."""
+
+
+def finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) -> None:
+    """Write the weights and what is drawn and measured with them."""
+    with whole_file(run.folder / WEIGHTS, "wb") as file:
+        file.write(save(weights))
+    if isinstance(run.model, FSDPModule):
+        run = replace(run, model=initial_network(run.config, run.dataset))
+        load_weights(run.model, run.folder)
+    label = run.config.method.loss_label or f"{run.config.method.name} loss"
+    figure = plots.loss_figure(run.folder / "metrics.csv", run.config.data, label)
+    plots.save_figure(figure, run.folder / "loss.png")
+    report(run, say)

@@ -1,0 +1,120 @@
+"""Settings whose fields carry their own checks, and those that every training run has."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from viewproof.data.checks import check_int
+from viewproof.errors import InvalidArgument
+
+
+def one_of(*choices: Any) -> Callable[[str, Any], None]:
+    """A check that a value is one of some choices.
+
+    >>> one_of("ddp", "fsdp")("strategy", "zero")
+    Traceback (most recent call last):
+    viewproof.errors.InvalidArgument: strategy='zero' must be one of 'ddp', 'fsdp'
+    """
+
+    def check(name: str, value: Any) -> None:
+        if value not in choices:
+            raise InvalidArgument(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
+
+    return check
+
+
+def positive(name: str, value: Any) -> None:
+    """Refuse anything but a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InvalidArgument(f"{name}={value!r} must be positive and finite")
+
+
+def non_negative(name: str, value: Any) -> None:
+    """Refuse anything but a finite number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise InvalidArgument(f"{name}={value!r} must be at least 0 and finite")
+
+
+_count = partial(check_int, minimum=1)
+Count = Annotated[int, _count]
+OptionalCount = Annotated[int | None, _count]
+CountOrZero = Annotated[int, partial(check_int, minimum=0)]
+Flag = Annotated[bool, one_of(True, False)]
+
+
+def check_fields(kind: type, values: Mapping[str, Any]) -> None:
+    """Run the check of each field of a dataclass on its value, unless that is None or missing.
+
+    A field's check is what its annotation carries: ``Annotated[int, check]``, called as ``check(name, value)``; that of
+    a ``Literal`` is that the value is one of its choices.
+    """
+    for field in fields(kind):
+        if values.get(field.name) is not None:
+            choices = get_args(field.type) if get_origin(field.type) is Literal else ()
+            for check in [one_of(*choices)] if choices else getattr(field.type, "__metadata__", ()):
+                check(field.name, values[field.name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """Base of dataclasses whose fields are checked when one is made; see `check_fields`.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Sizes(Checked):
+    ...     width: Count = 8
+    >>> Sizes(width=0)
+    Traceback (most recent call last):
+    viewproof.errors.InvalidArgument: width=0 must be an integer of at least 1
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(type(self), vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Checked):
+    """What every run is trained with, whatever its method; see `viewproof.runs.config`.
+
+    None stands for "no limit" in ``clip``, for "at the end of each epoch only" in ``checkpoint_every``; and one of
+    ``epochs`` and ``steps``, the one that does not end the run, is None.
+    """
+
+    data: str
+    patch_size: Count
+    dim: Count = 128
+    depth: Count = 4
+    heads: Count = 4
+    epochs: OptionalCount = 20
+    steps: OptionalCount = None
+    batch_size: Count
+    accumulate: Count
+    learning_rate: Annotated[float, positive] = 1e-3
+    weight_decay: Annotated[float, non_negative]
+    warmup_epochs: Annotated[float, non_negative]
+    clip: Annotated[float | None, positive] = None
+    seed: CountOrZero
+    workers: CountOrZero
+    threads: Count
+    precision: Literal["32-true", "bf16-mixed"]
+    compile: Flag
+    checkpoint_every: OptionalCount = None
+    accelerator: Literal["auto", "cpu", "cuda"]
+    devices: Count
+    nodes: Count
+    strategy: Literal["ddp", "fsdp"]
+
+    @property
+    def ranks(self) -> int:
+        """The processes that train together."""
+        return self.devices * self.nodes
+
+    def optimization(self, steps_per_epoch: int) -> dict[str, Any]:
+        """The arguments of `viewproof.training.base.Pretraining`, which count optimizer steps."""
+        return {
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+            "warmup_steps": round(self.warmup_epochs * steps_per_epoch),
+            "total_steps": self.steps or (self.epochs or 0) * steps_per_epoch,
+        }
