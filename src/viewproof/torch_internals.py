@@ -1,4 +1,4 @@
-"""Every private name of torch that this library uses: the versions it was checked on, and what is done without it.
+"""Every private name of torch that this library uses, and what is done without it.
 
 Nothing else in the package touches ``torch._*`` or an attribute that begins with an underscore of a torch object.
 """
@@ -11,7 +11,7 @@ CHECKED = ("2.13.0", "2.14.1")
 
 
 def under_transform() -> bool:
-    """Whether a functorch transform (`torch.func.vmap`, `grad`, ...) is running; True where torch does not say.
+    """Whether a transform such as `torch.func.vmap` is running; True where torch does not say.
 
     True is the safe answer: what is made under a transform must not be kept for later calls.
 
@@ -25,7 +25,7 @@ def under_transform() -> bool:
 
 
 def assert_in_graph(condition: Tensor, message: str) -> None:
-    """Make a compiled graph raise ``RuntimeError(message)`` when it runs and the 0-d bool ``condition`` is False.
+    """Make a compiled graph raise ``RuntimeError(message)`` where ``condition`` is False.
 
     Without ``torch._assert_async`` compilation stops with an AttributeError: no check is left out silently.
     """
