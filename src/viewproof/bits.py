@@ -38,7 +38,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class GeneratorStates:
-    """The states of the global generators: of torch (on the CPU and on every CUDA device), NumPy and Python."""
+    """The states of the global generators of torch (CPU and every CUDA device), NumPy and Python."""
 
     torch: bytes
     numpy: str

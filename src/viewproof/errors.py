@@ -13,4 +13,4 @@ class InvalidArgument(ValueError):
 
 
 class ContractViolation(AssertionError):
-    """A running pipeline broke one of its contracts: the message names the contract and the coordinates."""
+    """A running pipeline broke a contract; the message names the contract and the coordinates."""

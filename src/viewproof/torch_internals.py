@@ -176,7 +176,7 @@ def module_tables(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def under_transform() -> bool:
-    """Whether a functorch transform (`torch.func.vmap`, `grad`, ...) is running; True where torch does not say.
+    """Whether a transform such as `torch.func.vmap` is running; True where torch does not say.
 
     True is the safe answer: what is made under a transform must not be kept for later calls.
 
@@ -190,7 +190,7 @@ def under_transform() -> bool:
 
 
 def assert_in_graph(condition: Tensor, message: str) -> None:
-    """Make a compiled graph raise ``RuntimeError(message)`` when it runs and the 0-d bool ``condition`` is False.
+    """Make a compiled graph raise ``RuntimeError(message)`` where ``condition`` is False.
 
     Without ``torch._assert_async`` compilation stops with an AttributeError: no check is left out silently.
     """

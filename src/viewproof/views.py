@@ -26,7 +26,7 @@ __all__ = [
 def flatten_batch_prefix(
     x: Shaped[Tensor, "batch *source"], length: int | None = None
 ) -> Shaped[Tensor, "batch length"]:
-    """The first ``length`` entries (all of them unless given) of each flattened row, row-major.
+    """The first ``length`` entries of each flattened row, by default all.
 
     >>> import torch
     >>> flatten_batch_prefix(torch.arange(12).reshape(2, 2, 3), 4)
@@ -41,7 +41,9 @@ def flatten_batch_prefix(
 
 
 def vector_mae_sample(x: Shaped[Tensor, "batch features"], period: int, offset: int) -> Sample:
-    """x: the masked vectors; y: ``x: [N, D]`` itself; mask: the hidden features.
+    """The sample of a batch of vectors with hidden features.
+
+    x: the masked vectors; y: ``x: [N, D]`` itself; mask: the hidden features.
 
     Theorems: ``vector_mae_sample_input_eq_mask``, ``vector_mae_sample_target_eq_source``,
     ``vector_mae_sample_target_row_eq_source_row``, ``vector_mae_sample_input_hidden_get_eq_zero``.
@@ -55,7 +57,7 @@ def vector_mae_sample(x: Shaped[Tensor, "batch features"], period: int, offset: 
 
 
 def tensor_prefix_mae_sample(x: Shaped[Tensor, "batch *source"], data_dim: int, period: int, offset: int) -> Sample:
-    """A vector sample of the first ``data_dim`` entries of each flattened row of any ``[N, *source]``.
+    """A vector sample of the first ``data_dim`` entries of each flattened row of ``[N, *source]``.
 
     Theorem: ``tensor_prefix_mae_sample_eq_vector_sample_of_prefix``.
 
@@ -76,7 +78,9 @@ def image_patch_mae_sample(
     offset: int,
     recon_dim: int | None = None,
 ) -> Sample:
-    """x: ``image_patch_mask(x, ...)``, still an image; y: the flattened originals' first ``recon_dim`` entries.
+    """The sample of a batch of images with hidden patches.
+
+    x: ``image_patch_mask(x, ...)``, still an image; y: the flattened originals' first ``recon_dim`` entries.
 
     Theorems: ``image_patch_mae_sample_input_eq_image_patch_mask``,
     ``image_patch_mae_sample_input_hidden_pixel_eq_zero``, ``image_patch_mae_sample_input_visible_pixel_eq_source``,
@@ -98,7 +102,9 @@ def block_mae_sample(
     offset: int,
     recon_dim: int | None = None,
 ) -> Sample:
-    """x: block-masked, shape kept; y: the flattened originals' first ``recon_dim`` entries.
+    """The sample of a batch of any rank with hidden blocks.
+
+    x: block-masked, of the same shape; y: the flattened originals' first ``recon_dim`` entries.
 
     >>> import torch
     >>> sample = block_mae_sample(torch.ones(1, 4, 6), (2, None), period=2, offset=1)
@@ -111,7 +117,9 @@ def block_mae_sample(
 def patchify(
     x: Shaped[Tensor, "batch channels height width"], patch_h: int, patch_w: int
 ) -> Shaped[Tensor, "batch patches values"]:
-    """``[N, C, H, W]`` -> ``[N, patches, patch_h * patch_w * C]``, patches row-major, values in (row, col, channel).
+    """Cut images into patches: ``[N, C, H, W]`` -> ``[N, patches, patch_h * patch_w * C]``.
+
+    Patches are row-major, the values of one in the order (row, column, channel).
 
     >>> import torch
     >>> patchify(torch.arange(8).reshape(1, 1, 2, 4), 2, 2).tolist()
@@ -153,10 +161,10 @@ def _patch_grid(height: int, width: int, patch_h: int, patch_w: int) -> tuple[in
 
 @dataclass(frozen=True)
 class PatchNormalization:
-    """Targets normalised by their own patch's mean and variance (``norm_pix_loss`` of He et al. 2021).
+    """Normalises targets by their own patch's mean and variance (``norm_pix_loss`` of MAE).
 
-    Only the target changes; what the model sees and the mask stay. The variance is the unbiased one over all
-    pixels and channels of the patch, with ``eps`` added, as in the paper's code. ``grid`` is (C, H, W).
+    He et al. 2021. Only the target changes; what the model sees and the mask stay. The variance is the unbiased one
+    over all pixels and channels of the patch, with ``eps`` added, as in the paper's code. ``grid`` is (C, H, W).
 
     >>> import torch
     >>> transform = PatchNormalization(2, 2)
@@ -189,7 +197,7 @@ class PatchNormalization:
         return flat[0], flat[1]
 
     def visible_statistics(self, sample: Sample) -> tuple[Float[Tensor, "batch target"], Float[Tensor, "batch target"]]:
-        """The same averaged over the visible patches of each image: what a picture may use without a leak.
+        """The statistics averaged over each image's visible patches: for pictures without a leak.
 
         A patch of which only a part is hidden is an `InvalidArgument`: its statistics would show the hidden part.
         """
@@ -213,7 +221,10 @@ class PatchNormalization:
         mean: Float[Tensor, "batch target"],
         std: Float[Tensor, "batch target"],
     ) -> Float[Tensor, "batch target"]:
-        """Back to pixel values, with statistics from `statistics` (exact) or `visible_statistics` (no leak)."""
+        """The prediction as pixel values.
+
+        The statistics are those of `statistics` (exact) or `visible_statistics` (no leak).
+        """
         return prediction * std + mean
 
     def _image_shape(self, sample: Sample) -> tuple[int, int, int]:

@@ -72,7 +72,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: encoder()(X, torch.tensor([[0, -1], [0, 1]])), "index from -1 to 1 must lie in 0 to 11"),
     (lambda: encoder()(X, torch.tensor([[0, 12], [0, 1]])), "index from 0 to 12 must lie in 0 to 11"),
     (lambda: encoder().tokens(X, torch.tensor([[0, 1]])), "index of shape (1, 2) must be one vector, or [N, v]"),
-    (lambda: predictor()(TOKENS, INDEX, INDEX - 2), "wanted from -2 to -1 must lie in 0 to 11"),
+    (lambda: predictor()(TOKENS, INDEX, INDEX - 2), "target_index from -2 to -1 must lie in 0 to 11"),
     (lambda: predictor()(TOKENS, INDEX - 1, INDEX), "index from -1 to 0 must lie in 0 to 11"),
     (lambda: PatchPredictor((2, 6), width=10, heads=2), "dim=10 must be a multiple of 4"),
 ]

@@ -19,7 +19,7 @@ from viewproof.errors import InvalidArgument
 
 @dataclass(frozen=True)
 class FileArray:
-    """An array inside a file, mapped on first use; pickling it, as worker processes may, copies no data."""
+    """An array inside a file, memory-mapped on first use; pickling it copies no data."""
 
     path: Path
     dtype: np.dtype[Any]
@@ -44,9 +44,10 @@ class FileArray:
 
 
 def load_npy(path: Path, test_fraction: float) -> Dataset:
-    """The samples ``[N, *shape]`` of an ``.npy`` file, memory-mapped, without labels; the split is `fixed_split`'s.
+    """The samples ``[N, *shape]`` of an ``.npy`` file, memory-mapped, without labels.
 
-    Truncated files, object arrays and what `make_dataset` refuses raise `InvalidArgument` naming the file.
+    The split is `fixed_split`'s. Truncated files, object arrays and what `make_dataset` refuses raise `InvalidArgument`
+    naming the file.
     """
     values = _map_npy(str(path), path, 0, path.stat().st_size)
     check_array(str(path), values.shape, values.dtype)
@@ -55,8 +56,9 @@ def load_npy(path: Path, test_fraction: float) -> Dataset:
 
 
 def load_npz(path: Path, test_fraction: float) -> Dataset:
-    """The array ``x`` (labels ``y``) of an ``.npz`` file, or ``train`` and ``test`` (with ``_labels`` likewise).
+    """The data set in an ``.npz`` file.
 
+    It is the array ``x`` (labels ``y``), or ``train`` and ``test`` (labels ``train_labels`` and ``test_labels``).
     Members stored without compression are memory-mapped, compressed ones read. Labels are vectors of integers or
     strings; the k-th smallest becomes label ``k`` and its text the class name. Files that hold neither form, truncated
     ones, object arrays and what `make_dataset` refuses raise `InvalidArgument` naming the file.

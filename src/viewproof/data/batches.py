@@ -16,7 +16,7 @@ from viewproof.shapes import Float, Int
 
 
 class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """One part of a data set for a `DataLoader` with ``batch_size=None``: an index vector in, a batch out.
+    """One part of a data set, read by index vectors: for a `DataLoader` with ``batch_size=None``.
 
     ``self[indices]`` is ``(x: [B, *sample_shape] float32, standardised, indices: [B] int64)``; the indices are the
     sample ids. Bad ones raise `InvalidArgument`, as in `Dataset.fetch`.
@@ -116,10 +116,11 @@ class EpochSampler(torch.utils.data.Sampler[Tensor]):
 
 
 class BatchLoader(DataLoader[Any]):
-    """A `DataLoader` that goes on within an epoch: ``state_dict`` says how many batches of the epoch were given.
+    """A `DataLoader` that can be resumed within an epoch.
 
-    PyTorch Lightning keeps that state in its checkpoints and loads it back. Nothing is fetched before the first batch
-    is asked for, so that ``set_epoch`` still counts; also with workers, which fetch ahead.
+    ``state_dict`` says how many batches of the epoch were yielded. PyTorch Lightning keeps that state in its
+    checkpoints and loads it back. Nothing is fetched before the first batch is asked for, so that ``set_epoch`` still
+    counts; also with workers, which fetch ahead.
     """
 
     sampler: EpochSampler
@@ -136,7 +137,7 @@ class BatchLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and the batches of it that were given."""
+        """The epoch, and the number of its batches that were yielded."""
         return {"epoch": self.sampler.epoch, "batch": self.given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -155,7 +156,9 @@ def batches(
     num_workers: int = 0,
     **share: int,
 ) -> BatchLoader:
-    """A `BatchLoader` of ``(x, indices)`` batches, see `Batches` and `EpochSampler`, which takes ``share``.
+    """A `BatchLoader` of ``(x, indices)`` batches.
+
+    See `Batches` and `EpochSampler`, which takes ``share``.
 
     ``shuffle`` and ``drop_last`` are on for ``"train"`` and off for ``"test"`` unless given. Iterating it does not
     touch global random state. Raises `InvalidArgument` for an unknown part and what `EpochSampler` refuses.

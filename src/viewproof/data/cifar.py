@@ -13,7 +13,7 @@ RECORD = 1 + 3 * 32 * 32
 
 
 def load_cifar10(folder: Path, records: int = 10_000) -> Dataset:
-    """CIFAR-10's own 50,000 and 10,000 images ``[N, 3, 32, 32]`` (0..255) from its six ``.bin`` files.
+    """CIFAR-10's 50,000 and 10,000 images ``[N, 3, 32, 32]`` (0..255) from its ``.bin`` files.
 
     Each file has ``records`` records of 3073 bytes: a label, then red, green and blue planes. A missing file, and any
     byte too few or too many, raise `InvalidArgument` naming the file.

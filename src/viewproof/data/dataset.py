@@ -17,7 +17,9 @@ from viewproof.shapes import Float
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set: ``values: [N, *shape]`` as they are stored, ``labels: [N]`` int64 or None.
+    """One part of a data set: its values and its labels, if it has any.
+
+    ``values: [N, *shape]`` are as they are stored, ``labels: [N]`` are int64.
 
     >>> Split(np.zeros((3, 1, 8, 8), np.uint8), np.array([0, 1]))
     Traceback (most recent call last):
@@ -39,10 +41,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test part with the training part's ``mean`` and ``std``; `make_dataset` builds one.
+    """A training and a test part, standardised by the training part's ``mean`` and ``std``.
 
-    Both are float32 and broadcast against one sample: ``[C, 1, 1]`` for images, ``[D]`` for tables. ``class_names[k]``
-    names label ``k``; it is None where there are no labels.
+    `make_dataset` builds one. Both are float32 and broadcast against one sample: ``[C, 1, 1]`` for images, ``[D]`` for
+    tables. ``class_names[k]`` names label ``k``; it is None where there are no labels.
 
     >>> data = make_dataset("pair", Split(np.array([[0.0, 5], [2, 5]])), Split(np.array([[4.0, 6]])))
     >>> data.fetch("test", [0])
@@ -75,7 +77,7 @@ class Dataset:
         return self.train if name == "train" else self.test
 
     def fetch(self, part: str, indices: Any) -> Float[Tensor, "batch *sample"]:
-        """The standardised float32 samples at ``indices: [B]`` (integers in ``0 .. N-1``), read by one index.
+        """The standardised float32 samples at ``indices: [B]``, integers in ``0 .. N-1``.
 
         Indices that are not a vector of such integers raise `InvalidArgument`; negative ones do not wrap.
         """
@@ -92,7 +94,7 @@ class Dataset:
         return (values - self.mean.to(values.device)) / self.std.to(values.device)
 
     def restore(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """``values * std + mean``: the inverse of `standardize`, up to rounding, in the units of the source."""
+        """``values * std + mean``, the inverse of `standardize` up to rounding."""
         self._check_shape(values)
         return values * self.std.to(values.device) + self.mean.to(values.device)
 

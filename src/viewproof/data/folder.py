@@ -20,7 +20,10 @@ GREY = ("1", "L", "LA")
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images ``[N, C, H, W]`` as bytes, decoded on access; ``mode`` is Pillow's ``L`` (one channel) or ``RGB``."""
+    """Images ``[N, C, H, W]`` as bytes, decoded on access.
+
+    ``mode`` is Pillow's ``L`` (one channel) or ``RGB``.
+    """
 
     paths: tuple[Path, ...]
     mode: str
@@ -56,13 +59,14 @@ class ImageFiles:
 
 
 def load_folder(folder: Path, test_fraction: float, size: tuple[int, int] | None) -> Dataset:
-    """All images under ``folder``, sorted by path, as ``[N, C, H, W]`` (0..255): grey if all are grey, else RGB.
+    """All images under ``folder``, sorted by path, as ``[N, C, H, W]`` (0..255).
 
-    With ``size=(H, W)`` each is cut to that aspect about its centre and resized (bicubic); without, all must have one
-    size. Sub-folders name the classes. The split is `fixed_split`'s unless the folder has exactly the sub-folders
-    ``train`` and ``test``, which then are the parts. Transparency and EXIF orientation are ignored; hidden files are
-    skipped. Each image is decoded once here, for the statistics, and again whenever it is fetched. A folder without
-    images, an unreadable or 16-bit image, and images beside class folders raise `InvalidArgument`.
+    They are grey if all files are, else RGB. With ``size=(H, W)`` each is cut to that aspect about its centre and
+    resized (bicubic); without, all must have one size. Sub-folders name the classes. The split is `fixed_split`'s
+    unless the folder has exactly the sub-folders ``train`` and ``test``, which then are the parts. Transparency and
+    EXIF orientation are ignored; hidden files are skipped. Each image is decoded once here, for the statistics, and
+    again whenever it is fetched. A folder without images, an unreadable or 16-bit image, and images beside class
+    folders raise `InvalidArgument`.
     """
     paths = sorted(path for path in folder.rglob("*") if _is_image(path.relative_to(folder)) and path.is_file())
     if not paths:

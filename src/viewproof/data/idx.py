@@ -62,9 +62,10 @@ def _read(path: Path) -> tuple[bytes, str]:
 
 
 def load_fashion_mnist(folder: Path) -> Dataset:
-    """Fashion-MNIST's own 60,000 and 10,000 images ``[N, 1, 28, 28]`` (0..255) from ``folder``, gzipped or not.
+    """Fashion-MNIST's 60,000 and 10,000 images ``[N, 1, 28, 28]`` (0..255) from ``folder``.
 
-    A missing folder or file, a damaged one, and images and labels that do not match raise `InvalidArgument`.
+    The files may be gzipped. A missing folder or file, a damaged one, and images and labels that do not match raise
+    `InvalidArgument`.
     """
     if not folder.is_dir():
         raise InvalidArgument(

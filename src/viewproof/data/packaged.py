@@ -23,9 +23,9 @@ PHOTOS = {
 
 
 def load_digits(test_fraction: float) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits ``[N, 1, 8, 8]``, values 0..16; the split is `fixed_split`'s.
+    """scikit-learn's 1,797 handwritten digits ``[N, 1, 8, 8]``, values 0..16.
 
-    A missing scikit-learn raises `InvalidArgument`.
+    The split is `fixed_split`'s. A missing scikit-learn raises `InvalidArgument`.
     """
     bunch = require("sklearn.datasets", "data set 'digits'", "scikit-learn").load_digits()
     whole = Split(bunch.images.astype(np.uint8)[:, None], bunch.target.astype(np.int64))
@@ -33,7 +33,7 @@ def load_digits(test_fraction: float) -> Dataset:
 
 
 def load_photos(test_fraction: float, size: tuple[int, int]) -> Dataset:
-    """Crops ``[N, 3, *size]`` (0..255) of seven colour photographs in scikit-image; the label is the photograph.
+    """Crops ``[N, 3, *size]`` (0..255) of scikit-image's colour photographs, labelled by photograph.
 
     Crops lie side by side and do not overlap. The rightmost ``round(columns * test_fraction)`` columns of crops (at
     least one) of each photograph are the test part, so the parts show disjoint regions. Crops so large that a
@@ -55,7 +55,10 @@ def load_photos(test_fraction: float, size: tuple[int, int]) -> Dataset:
 
 
 def _crops(name: str, photo: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The grid ``[rows, columns, 3, *size]`` of crops of a photograph ``[H, W, 3]``, from its upper left."""
+    """The grid ``[rows, columns, 3, *size]`` of crops of a photograph ``[H, W, 3]``.
+
+    The first lies at the upper left.
+    """
     height, width = size
     rows, columns = photo.shape[0] // height, photo.shape[1] // width
     if rows < 1 or columns < 2:

@@ -46,7 +46,7 @@ def take(whole: Split, index: NDArray[np.int64]) -> Split:
 
 
 def fixed_split(source: str, whole: Split, test_fraction: float) -> tuple[Split, Split]:
-    """Training and test part, disjoint and together everything: the same on every machine and in every run.
+    """A disjoint training and test part, the same on every machine and in every run.
 
     The test part is the first ``round(N * test_fraction)`` entries (at least one, at most ``N - 1``) of
     ``numpy.random.RandomState(0).permutation(N)``, a stream that numpy promises never to change; each part keeps the

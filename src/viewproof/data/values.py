@@ -1,4 +1,4 @@
-"""A collection of samples that may be larger than memory, and its mean and deviation in one chunked pass."""
+"""Collections of samples that may be larger than memory, and their mean and deviation."""
 
 import math
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHUNK = 2**20
-"""Values held at once, unless a single sample has more."""
+"""The most values in memory at once, unless a single sample has more."""
 
 
 @runtime_checkable
 class Values(Protocol):
-    """Samples ``[N, *shape]`` fetched by one integer vector: a numpy array, or a collection read lazily."""
+    """Samples ``[N, *shape]`` read by integer vectors: a numpy array or a lazy collection."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,12 +59,12 @@ def moments(values: Values) -> Moments:
     Moments(mean=array([2., 5., 0.], dtype=float32), std=array([1., 1., 1.], dtype=float32), unusable=0)
     """
     shape = tuple(values.shape)
-    kept = -1 if len(shape) == 3 else 1
-    pooled = tuple(axis for axis in range(len(shape)) if axis != kept)
+    feature_axis = -1 if len(shape) == 3 else 1
+    pooled = tuple(axis for axis in range(len(shape)) if axis != feature_axis)
     # A value of the data lies within sqrt(count) deviations of the mean, so sums of differences from it lose no
     # digits to cancellation, and those of a constant are exactly zero.
     first = as_float32(values[np.arange(1)]).astype(np.float64)
-    shift = first[tuple(slice(None) if axis == kept else slice(1) for axis in range(len(shape)))]
+    shift = first[tuple(slice(None) if axis == feature_axis else slice(1) for axis in range(len(shape)))]
     rows = max(1, CHUNK // math.prod(shape[1:]))
     unusable, total, squares = 0, np.zeros_like(shift), np.zeros_like(shift)
     with np.errstate(invalid="ignore"):

@@ -52,7 +52,9 @@ class BarlowTwinsLoss(PairLoss):
         return loss + self.lambda_ * off_diagonal(correlation).square().sum()
 
     def contract(self, a: Rows, b: Rows, step: int = 0) -> PredictiveViewContract:
-        """Coordinate by coordinate the correlation as prediction of 1, what is off the diagonal a `BarlowGuard`.
+        """The same objective over plain numbers, on one rank.
+
+        Each diagonal correlation is a prediction of 1; what is off the diagonal is a `BarlowGuard`.
 
         >>> from viewproof.objectives import predictive_view_objective
         >>> predictive_view_objective(BarlowTwinsLoss(epsilon=0.0).contract([[-1], [1]], [[-1], [1]]))

@@ -1,4 +1,4 @@
-"""Prediction in representation space: the loss of I-JEPA (Assran et al. 2023, arXiv 2301.08243) as it trains."""
+"""The loss of I-JEPA (Assran et al. 2023, arXiv 2301.08243) as it trains."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from viewproof.shapes import Float
 
 @dataclass(frozen=True)
 class JEPALoss:
-    """The mean smooth-L1 distance of predicted and target representations of one shape, ``[N, ..., D]``.
+    """The mean smooth-L1 distance of predicted and target representations ``[N, ..., D]``.
 
     ``d**2 / (2 * beta)`` where ``|d| < beta``, else ``|d| - beta / 2``: the authors' code; the paper writes the
     squared distance. No gradient reaches the target. With unequal batches on W ranks the average over ranks is the mean
@@ -52,16 +52,16 @@ class JEPALoss:
         >>> predictive_view_objective(JEPALoss().contract([1, 3], [0, 0]))
         Fraction(3, 2)
         """
-        guesses, wanted = (
+        predictions, targets = (
             [Fraction(v) if isinstance(v, int) else v for v in (z.flatten() if isinstance(z, Tensor) else z)]
             for z in (prediction, target)
         )
-        beta = constant(self.beta, guesses[0])
+        beta = constant(self.beta, predictions[0])
 
         def distance(t: Any, p: Any) -> Any:
             d = abs(p - t)
-            return (d * d / (2 * beta) if d < beta else d - beta / 2) / len(guesses)
+            return (d * d / (2 * beta) if d < beta else d - beta / 2) / len(predictions)
 
         return jepa_as_predictive_view_contract(
-            range(len(guesses)), guesses, wanted.__getitem__, lambda c, i: c[i], distance
+            range(len(predictions)), predictions, targets.__getitem__, lambda c, i: c[i], distance
         )

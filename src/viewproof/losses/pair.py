@@ -1,4 +1,4 @@
-"""What losses on two views of one batch share: checked shapes, wide numbers, all ranks' rows, exact statistics."""
+"""What the losses on two views of one batch share, as they train and over plain numbers."""
 
 import math
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def check_embeddings(*views: Tensor) -> None:
 
 
 class PairLoss:
-    """Base of losses on embeddings ``a, b: [N, D]`` of two views of one batch; subclasses define `value`.
+    """Base of the losses on embeddings ``a, b: [N, D]`` of two views; subclasses define `value`.
 
     ``loss(a, b, step)`` returns a scalar from the rows of all ranks, accumulated in float32 at least, also under
     autocast. Shapes that differ and fewer than ``least_rows`` rows raise `InvalidArgument`.

@@ -20,7 +20,9 @@ def world_size() -> int:
 
 
 def all_rows(rows: Float[Tensor, "own dims"]) -> Float[Tensor, "all dims"]:
-    """The rows of every rank, in the order of the ranks, differentiable; ranks may hold different numbers of rows.
+    """The rows of every rank in the order of the ranks, with gradients.
+
+    Ranks may hold different numbers of rows.
 
     >>> all_rows(torch.ones(3, 2)).shape
     torch.Size([3, 2])
@@ -37,7 +39,7 @@ def all_rows(rows: Float[Tensor, "own dims"]) -> Float[Tensor, "all dims"]:
 
 
 class _Gather(torch.autograd.Function):
-    """Equal parts of all ranks, stacked; a part's gradient is the sum of what every rank's loss asks of it."""
+    """Tensors of one shape from all ranks, stacked; gradients are summed over all ranks' losses."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
@@ -66,9 +68,9 @@ def total_count(count: int, device: torch.device) -> int:
 
 
 def rank_share(count: int, device: torch.device) -> float:
-    """What a rank's mean over ``count`` things is multiplied by: the ranks' average is then the mean over all of them.
+    """The weight of a rank's mean over ``count`` things in the mean over all ranks' things.
 
-    Exactly 1 where all counts are equal.
+    The average over ranks of the weighted means is that mean. Exactly 1 where all counts are equal.
 
     >>> rank_share(3, torch.device("cpu"))
     1.0
@@ -78,7 +80,9 @@ def rank_share(count: int, device: torch.device) -> float:
 
 
 def rank_mean(total: Float[Tensor, ""], count: int) -> Float[Tensor, ""]:
-    """A rank's share of a mean over all ranks: the average of the shares is the sum of totals over that of counts.
+    """A rank's share of the mean over all ranks, which is the average of the shares.
+
+    The mean is the sum of totals over the sum of counts.
 
     >>> rank_mean(torch.tensor(6.0), 3)
     tensor(2.)

@@ -1,4 +1,7 @@
-"""Sketched isotropic Gaussian regularisation: LeJEPA (Balestriero, LeCun 2025, arXiv 2511.08544) as it trains."""
+"""Sketched isotropic Gaussian regularisation, the loss of LeJEPA, as it trains.
+
+Balestriero, LeCun 2025, arXiv 2511.08544.
+"""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +30,7 @@ _STREAM = 14
 
 
 def random_slices(dims: int, slices: int, seed: int = 0, step: int = 0) -> Float[Tensor, "dims slices"]:
-    """Unit vectors, uniform on the sphere, as columns; float64 on the CPU, a function of (seed, step) alone.
+    """Random unit vectors as columns, float64 on the CPU, a function of (seed, step) alone.
 
     Global random state is neither read nor changed, so every rank and a resumed run draw the same.
 
@@ -43,7 +46,9 @@ def random_slices(dims: int, slices: int, seed: int = 0, step: int = 0) -> Float
 
 @dataclass(frozen=True)
 class SIGRegLoss(PairLoss):
-    """``(1 - lambda) * prediction + lambda * (T(a) + T(b)) / 2`` of embeddings ``[N, D]`` of two views.
+    """LeJEPA's loss of embeddings ``[N, D]`` of two views.
+
+    ``(1 - lambda) * prediction + lambda * (T(a) + T(b)) / 2``.
 
     The prediction term is the mean squared distance of each view to the mean of both. ``T`` is the Epps-Pulley
     statistic against the standard normal, averaged over random directions: ``N`` times the integral of ``|phi_N(t) -
@@ -75,7 +80,10 @@ class SIGRegLoss(PairLoss):
         check_count("seed", self.seed)
 
     def quadrature(self) -> list[tuple[float, float, float]]:
-        """Knots from 0 on: ``(t, exp(-t**2 / 2), weight)``, the weight that of both signs with the window in it."""
+        """The knots from 0 on, as ``(t, exp(-t**2 / 2), weight)``.
+
+        A weight counts both signs of its knot and contains the window.
+        """
         half = self.points // 2
         spacing = self.t_max / half
         phi = [math.exp(-((spacing * k) ** 2) / 2) for k in range(half + 1)]
@@ -91,7 +99,7 @@ class SIGRegLoss(PairLoss):
         return loss
 
     def guard(self, *views: Float[Tensor, "rows dims"], step: int = 0) -> Float[Tensor, ""]:
-        """The statistic alone, averaged over directions and views: a guard for any predictive loss."""
+        """The statistic alone, averaged over directions and views: a regularizer for any loss."""
         check_embeddings(*views)
         directions = random_slices(views[0].shape[1], self.slices, self.seed, step).to(views[0])
         t, phi, weight = torch.tensor(self.quadrature(), dtype=torch.float64).to(views[0]).T

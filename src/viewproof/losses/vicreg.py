@@ -1,4 +1,4 @@
-"""Variance, invariance, covariance: VICReg (Bardes, Ponce, LeCun 2022, arXiv 2105.04906) as it trains."""
+"""VICReg (Bardes, Ponce, LeCun 2022, arXiv 2105.04906) as it trains."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,9 @@ from viewproof.shapes import Float
 
 @dataclass(frozen=True)
 class VICRegLoss(PairLoss):
-    """``lambda * s(a, b) + mu * (v(a) + v(b)) + nu * (c(a) + c(b))`` of embeddings ``[N, D]`` of two views.
+    """VICReg's loss of embeddings ``[N, D]`` of two views.
+
+    ``lambda * s(a, b) + mu * (v(a) + v(b)) + nu * (c(a) + c(b))``.
 
     Algorithm 1 of the paper: ``s`` is the mean squared difference over samples and coordinates, ``v`` the mean over
     coordinates of ``max(0, gamma - sqrt(Var + epsilon))``, ``c`` the sum of squared covariances off the diagonal over
@@ -56,7 +58,10 @@ class VICRegLoss(PairLoss):
         return loss
 
     def guard(self, *views: Float[Tensor, "rows dims"]) -> Float[Tensor, ""]:
-        """The variance and covariance terms alone, summed over the views: a guard for any predictive loss."""
+        """The variance and covariance terms alone, a regularizer for any predictive loss.
+
+        They are summed over the views.
+        """
         check_embeddings(*views)
         variance: Any = 0
         covariance: Any = 0
@@ -70,7 +75,9 @@ class VICRegLoss(PairLoss):
         return guard
 
     def contract(self, a: Rows, b: Rows, step: int = 0) -> PredictiveViewContract:
-        """Sample by sample the invariance as prediction of ``b`` from ``a``, the rest a `VICRegGuard`.
+        """The same objective over plain numbers, on one rank.
+
+        Each sample's invariance is a prediction of ``b`` from ``a``; the rest is a `VICRegGuard`.
 
         >>> from viewproof.objectives import predictive_view_objective
         >>> predictive_view_objective(VICRegLoss(mu=0.0).contract([[0, 0], [2, 2]], [[0, 0], [2, 4]]))

@@ -52,7 +52,7 @@ def check_prefix(name: str, length: Any, size: Any) -> Any:
 
 
 def may_keep_tensors() -> bool:
-    """Whether a tensor made now is a plain one, of use to later calls: neither symbolic, fake nor wrapped."""
+    """Whether a tensor made now may serve later calls: it is neither symbolic, fake nor wrapped."""
     if torch.compiler.is_compiling() or under_transform():
         return False
     return type(torch.empty(0)) is Tensor
@@ -192,8 +192,8 @@ class Mask:
         return out
 
     def _ones_where_visible(self, word: torch.dtype) -> Tensor:
-        kept: dict[torch.dtype, Tensor] = self.__dict__.setdefault("_ones", {})
-        if word not in kept:
+        by_dtype: dict[torch.dtype, Tensor] = self.__dict__.setdefault("_ones", {})
+        if word not in by_dtype:
             with torch.inference_mode(False):
-                kept[word] = self.hidden.to(word) - 1
-        return kept[word]
+                by_dtype[word] = self.hidden.to(word) - 1
+        return by_dtype[word]

@@ -24,7 +24,9 @@ def hidden_patch_idxs(mask: Mask, patch_h: int, patch_w: int) -> list[int]:
 
 
 def visible_patch_idxs(mask: Mask, patch_h: int, patch_w: int) -> list[int]:
-    """The indices of the patches that a mask over ``[C, H, W]`` leaves whole; see `hidden_patch_idxs`.
+    """The indices of the patches that a mask over ``[C, H, W]`` does not touch, ascending.
+
+    See `hidden_patch_idxs`.
 
     >>> from viewproof.masks import PatchMask
     >>> visible_patch_idxs(PatchMask(2, 2, period=3, offset=1).mask((3, 4, 6)), 2, 2)
@@ -35,7 +37,10 @@ def visible_patch_idxs(mask: Mask, patch_h: int, patch_w: int) -> list[int]:
 
 
 def split_patches(mask: Mask, patch_h: int, patch_w: int) -> tuple[Int[Tensor, " visible"], Int[Tensor, " hidden"]]:
-    """The visible and the hidden patch indices as two index vectors on the mask's device, found once a mask."""
+    """The visible and the hidden patch indices, as index vectors on the mask's device.
+
+    They are computed once for each mask.
+    """
     return (_split_once if may_keep_tensors() else _split)(mask, patch_h, patch_w)
 
 

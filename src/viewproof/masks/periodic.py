@@ -16,12 +16,13 @@ from viewproof.shapes import Int, Shaped
 def block_hidden(
     coordinates: Sequence[Any], extents: Sequence[Any], blocks: Sequence[int | None], period: int, offset: int
 ) -> Any:
-    """Whether coordinates (integers, or integer tensors that broadcast) lie in the hidden class of blocks.
+    """Whether coordinates lie in the hidden class of blocks.
 
-    Axis ``a`` is grouped into ``ceil(extent / blocks[a])`` blocks, or takes no part if ``blocks[a]`` is None.
-    Block coordinates are flattened row-major; the class ``offset`` modulo ``period`` is hidden. A zero period,
-    a zero width or no participating axis hides nothing. Theorems: ``patch_index_in_range``,
-    ``patch_index_injective_on_patches``, ``pixels_of_one_patch_share_status``, ``hidden_count_eq_closed_form``.
+    Coordinates are integers, or integer tensors that broadcast. Axis ``a`` is grouped into ``ceil(extent / blocks[a])``
+    blocks, or takes no part if ``blocks[a]`` is None. Block coordinates are flattened row-major; the class ``offset``
+    modulo ``period`` is hidden. A zero period, a zero width or no participating axis hides nothing. Theorems:
+    ``patch_index_in_range``, ``patch_index_injective_on_patches``, ``pixels_of_one_patch_share_status``,
+    ``hidden_count_eq_closed_form``.
 
     >>> [block_hidden([j], [5], [1], period=2, offset=3) for j in range(5)]
     [False, True, False, True, False]
@@ -80,9 +81,10 @@ class VectorMask(_Periodic):
 
 @dataclass(frozen=True)
 class PatchMask(_Periodic):
-    """Hides one class modulo ``period`` of the row-major patches of ``[N, C, H, W]``, in every channel.
+    """Hides every ``period``-th patch of images ``[N, C, H, W]``, in all channels.
 
-    A ragged last patch is a patch. Theorem: ``image_mask_eq_block_mask``.
+    Patches are counted row-major; those of index ``offset`` modulo ``period`` are hidden. A ragged last patch is a
+    patch. Theorem: ``image_mask_eq_block_mask``.
 
     >>> PatchMask(patch_h=1, patch_w=2, period=2, offset=1).mask((1, 2, 5)).hidden.int()
     tensor([[[0, 0, 1, 1, 0],
@@ -125,7 +127,7 @@ class BlockMask(_Periodic):
 
 @dataclass(frozen=True)
 class Rotating(Rule):
-    """A periodic rule whose offset moves by one every training step, so that every class gets its turn.
+    """A periodic rule whose offset moves by one every training step.
 
     >>> rule = Rotating(VectorMask(period=3, offset=0))
     >>> [rule.at(step).mask((6,)).selected_idxs for step in range(4)]
@@ -150,7 +152,9 @@ class Rotating(Rule):
 
 
 def vector_mae_hidden_mask(data_dim: int, period: int, offset: int) -> Mask:
-    """The mask over ``data_dim`` features: ``j`` is hidden iff ``period != 0`` and ``j % period == offset % period``.
+    """The mask of `VectorMask` over ``data_dim`` features.
+
+    Feature ``j`` is hidden iff ``period != 0`` and ``j % period == offset % period``.
 
     Theorems: ``vector_mae_hidden_mask_selected_iff``, ``vector_mask_eq_block_mask``.
 

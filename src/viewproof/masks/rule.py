@@ -35,9 +35,10 @@ class Rule:
     """Whether masks are drawn one a sample, from ``sample_ids`` and ``epoch`` (see `RandomRule`)."""
 
     def hidden(self, *grids: Int[Tensor, "..."]) -> Tensor | bool:
-        """Whether each coordinate is hidden; ``grids[a]`` counts axis ``a`` and has extent 1 on the others.
+        """Whether each coordinate is hidden.
 
-        Return a bool tensor that broadcasts to the data shape, or one bool for all of it.
+        ``grids[a]`` counts axis ``a`` and has extent 1 on the others. Return a bool tensor that broadcasts to the data
+        shape, or one bool for all of it.
         """
         raise NotImplementedError(f"{type(self).__name__} must define hidden(*grids)")
 
@@ -75,10 +76,10 @@ class Rule:
         sample_ids: Int[Tensor, " batch"] | None = None,
         epoch: int = 0,
     ) -> Sample:
-        """The masked view of ``x: [N, *source]`` and the first ``recon_dim`` flattened originals as target.
+        """The sample of a batch ``x: [N, *source]``: its masked view and its target.
 
-        ``recon_dim`` defaults to the whole flattened size; larger raises `InvalidArgument`. A fixed rule ignores
-        ``sample_ids`` and ``epoch``.
+        The target is the first ``recon_dim`` entries of each flattened original. ``recon_dim`` defaults to the whole
+        flattened size; larger raises `InvalidArgument`. A fixed rule ignores ``sample_ids`` and ``epoch``.
         """
         if x.dim() == 0:
             raise InvalidArgument("x of shape () has no batch axis; pass [N, *source]")
@@ -125,7 +126,7 @@ class Complement(Rule):
 
 
 def _is_constant(rule: Rule) -> bool:
-    """Whether equal rules stay equal: a change that the fields do not show would bring back an old mask."""
+    """Whether equal rules stay equal, so that a mask kept for a rule never is an outdated one."""
     parameters = vars(type(rule)).get("__dataclass_params__")
     try:
         hash(rule)

@@ -1,4 +1,7 @@
-"""Small, plain models; nothing self-supervised inside. Any other ``nn.Module`` of the right shapes serves as well."""
+"""Small, plain models with nothing self-supervised inside.
+
+Any other ``nn.Module`` of the right shapes serves as well.
+"""
 
 from viewproof.models.conv import ConvAutoencoder, ResNet
 from viewproof.models.masked_autoencoder import MaskedAutoencoder

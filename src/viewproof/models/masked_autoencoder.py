@@ -81,7 +81,7 @@ class MaskedAutoencoder(PatchTransformer):
         return self.tokens(x, self._split(view, len(x))[0])
 
     def decode(self, tokens: Float[Tensor, "batch visible dim"], view: Mask) -> Float[Tensor, "batch pixels"]:
-        """From the visible patches' tokens to the hidden patches' predicted pixels, as `forward` returns them."""
+        """The hidden patches' predicted pixels, from the visible patches' tokens; see `forward`."""
         visible, hidden = self._split(view, len(tokens))
         return self._place(self._decode(tokens, visible, hidden), hidden)
 
@@ -95,10 +95,10 @@ class MaskedAutoencoder(PatchTransformer):
             )
         split = split_patches_by_sample if view.per_sample else split_patches
         visible, hidden = split(view, *self.patch_size)
-        seen, unseen = visible.shape[-1], hidden.shape[-1]
-        if not seen or not unseen:
+        counts = visible.shape[-1], hidden.shape[-1]
+        if 0 in counts:
             raise InvalidArgument(
-                f"view made by {view.rule!r} leaves {seen} patches visible and {unseen} hidden; "
+                f"view made by {view.rule!r} leaves {counts[0]} patches visible and {counts[1]} hidden; "
                 "both must be at least 1 (encode(x) sees everything)"
             )
         return visible, hidden
@@ -115,7 +115,7 @@ class MaskedAutoencoder(PatchTransformer):
     def gather(
         self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "*batch visible"]
     ) -> Float[Tensor, "batch visible values"]:
-        """The pixels of the patches in ``index``, channel by channel: the order of a patch convolution's weights."""
+        """The pixels of the patches in ``index``, in the order of a patch convolution's weights."""
         split = x.reshape(len(x), x.shape[1], self.grid[0], self.patch_size[0], self.grid[1], self.patch_size[1])
         rows, cols = index // self.grid[1], index % self.grid[1]
         if index.dim() == 2:

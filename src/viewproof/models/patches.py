@@ -1,4 +1,4 @@
-"""A transformer over any subset of an image's patches, and one that predicts the tokens of others from it."""
+"""I-JEPA's encoder of any patches and predictor of others, and the projector of two-view methods."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,9 @@ from viewproof.views import patchify
 
 
 class PatchEncoder(PatchTransformer):
-    """A vision transformer whose forward takes patch indices: ``(x: [N, C, H, W], index: [N, v]) -> [N, v, dim]``.
+    """A vision transformer over the patches whose indices it is given.
+
+    ``(x: [N, C, H, W], index: [N, v]) -> [N, v, dim]``.
 
     Pixels of other patches are never read; without an index all patches are encoded, in row-major order.
 
@@ -45,8 +47,8 @@ class PatchEncoder(PatchTransformer):
 class PatchPredictor(nn.Module):
     """I-JEPA's predictor: from encoded tokens and the places of others to those others' tokens.
 
-    A narrow transformer over the context's tokens and one mask token a wanted place, each with its position:
-    ``(tokens: [N, v, dim], index: [N, v], wanted: [N, k]) -> [N, k, dim]``.
+    A narrow transformer over the context's tokens and one mask token a target place, each with its position:
+    ``(tokens: [N, v, dim], index: [N, v], target_index: [N, k]) -> [N, k, dim]``.
 
     >>> predictor = PatchPredictor(grid=(2, 3), dim=16, width=8, depth=1, heads=2)
     >>> predictor(torch.zeros(2, 3, 16), torch.tensor([[0, 1, 2]] * 2), torch.tensor([[4, 5]] * 2)).shape
@@ -70,13 +72,13 @@ class PatchPredictor(nn.Module):
         self,
         tokens: Float[Tensor, "batch visible dim"],
         index: Int[Tensor, "batch visible"],
-        wanted: Int[Tensor, "batch wanted"],
-    ) -> Float[Tensor, "batch wanted dim"]:
-        """The predicted tokens of the places in ``wanted``."""
-        for name, places in (("index", index), ("wanted", wanted)):
+        target_index: Int[Tensor, "batch targets"],
+    ) -> Float[Tensor, "batch targets dim"]:
+        """The predicted tokens of the places in ``target_index``."""
+        for name, places in (("index", index), ("target_index", target_index)):
             check_patch_indices(name, places, len(tokens), len(self.positions))
         context = self.project(tokens) + self.positions[index]
-        queries = self.mask_token + self.positions[wanted]
+        queries = self.mask_token + self.positions[target_index]
         mixed = torch.cat([context, queries], dim=1)
         for block in self.blocks:
             mixed = block(mixed)
@@ -85,9 +87,10 @@ class PatchPredictor(nn.Module):
 
 
 class Projector(nn.Sequential):
-    """The expander of two-view methods: three linear layers, normalised and bent between, ``[N, dim] -> [N, width]``.
+    """The projector of two-view methods, three linear layers: ``[N, dim] -> [N, width]``.
 
-    Layer normalisation where the papers have batch normalisation: an embedding does not depend on its batch mates.
+    Between them are GELU and layer normalisation where the papers have batch normalisation: an embedding does not
+    depend on its batch mates.
 
     >>> Projector(16, 32)(torch.zeros(2, 16)).shape
     torch.Size([2, 32])

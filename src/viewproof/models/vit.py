@@ -1,4 +1,4 @@
-"""The vision transformer (Dosovitskiy et al. 2021): its parts, its encoder, and a compact reconstructor."""
+"""The vision transformer (Dosovitskiy et al. 2021): parts, encoder, compact reconstructor."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,9 @@ from viewproof.shapes import Float, Int
 
 
 def patch_grid(image_shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int]:
-    """Rows and columns of the patch grid; a patch that does not divide the image is an `InvalidArgument`.
+    """The rows and columns of the patch grid.
+
+    A patch that does not divide the image is an `InvalidArgument`.
 
     >>> patch_grid((3, 32, 48), (8, 16))
     (4, 3)
@@ -29,7 +31,9 @@ def patch_grid(image_shape: Sequence[int], patch_size: Sequence[int]) -> tuple[i
 
 
 def sincos_positions(rows: int, cols: int, dim: int) -> Float[Tensor, "patches dim"]:
-    """Fixed two-dimensional sine-cosine position embedding, row-major; half of ``dim`` for rows, half for columns.
+    """The fixed two-dimensional sine-cosine position embedding, patches row-major.
+
+    Half of ``dim`` is for rows, half for columns.
 
     >>> sincos_positions(2, 3, 8).shape
     torch.Size([6, 8])
@@ -43,7 +47,7 @@ def sincos_positions(rows: int, cols: int, dim: int) -> Float[Tensor, "patches d
 
 
 class Attention(nn.Module):
-    """Multi-head attention of queries to a context (the queries themselves unless given)."""
+    """Multi-head attention of queries to a context, by default to the queries themselves."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -71,7 +75,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block; with a context its attention is cross-attention only (CrossMAE's)."""
+    """A pre-norm transformer block; with a context its attention is cross-attention only."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: int = 4) -> None:
         super().__init__()
@@ -119,7 +123,7 @@ def initialise(model: nn.Module) -> None:
 
 
 class PatchTransformer(nn.Module):
-    """The encoder that all vision transformers here share: patches to tokens, transformer blocks, a norm.
+    """The encoder that all vision transformers here share: embedding, blocks, norm.
 
     Subclasses define `embedded`, add their heads and call `initialise` at the end of ``__init__``. Any image that the
     patch divides; positions are sine-cosine; features for probing are the mean of the tokens, there is no class token.
@@ -168,7 +172,7 @@ class PatchTransformer(nn.Module):
 
 
 class ViTReconstructor(PatchTransformer):
-    """The compact path: every patch a token, masked ones too, and a linear decoder to a flat reconstruction.
+    """A compact reconstructor: every patch is a token, masked ones too; the decoder is linear.
 
     Patch embedding by strided convolution, transformer blocks, then one linear map from all tokens to
     ``recon_dim`` values: ``[N, C, H, W] -> [N, recon_dim]``.

@@ -1,4 +1,4 @@
-"""The finite objective that every method is an instance of: a predictive loss plus a geometry guard.
+"""The finite objective of every method: a predictive loss plus a geometry guard.
 
 Everything here is generic over the number: Python ``int``, ``Fraction``, ``float`` or a 0-d tensor. With exact
 numbers in, the result is exact. No claim is made that any objective learns good representations.
@@ -33,7 +33,10 @@ class PredictiveViewContract:
 
 
 def predictive_loss(contract: PredictiveViewContract) -> Any:
-    """`masked_loss` of ``distance(target_encoder(i, target(i)), predict(context, i))`` over the target indices."""
+    """The distances of predictions to encoded targets, summed over the target indices.
+
+    `masked_loss` of ``distance(target_encoder(i, target(i)), predict(context, i))``.
+    """
     c = contract
     return masked_loss(c.target_idxs, lambda i: c.distance(c.target_encoder(i, c.target(i)), c.predict(c.context, i)))
 

@@ -30,7 +30,9 @@ def _at(values: Indexed, index: Any) -> Any:
 
 
 def view_graph_energy(graph: SSLViewGraph, edge_loss: Callable[[Any, Any], Any]) -> Any:
-    """The sum of ``edge_loss(i, k)`` over the edges. Theorem: ``predictive_loss_eq_view_graph_energy_from_anchor``.
+    """The sum of ``edge_loss(i, k)`` over the edges.
+
+    Theorem: ``predictive_loss_eq_view_graph_energy_from_anchor``.
 
     >>> view_graph_energy(SSLViewGraph([(0, 1), (0, 2)]), lambda i, k: k - i)
     3

@@ -1,7 +1,7 @@
-"""The terms that guard against collapse, finite and exact: VICReg's (Bardes et al. 2022) and Barlow Twins' (Zbontar et
-al. 2021).
+"""The finite, exact terms of VICReg and Barlow Twins that penalise collapse.
 
-Barlow Twins' penalties are absolute values here, as in the finite theory; the paper's are squares.
+Bardes et al. 2022 and Zbontar et al. 2021. Barlow Twins' penalties are absolute values here, as in the finite theory;
+the paper's are squares.
 """
 
 from collections.abc import Iterable
@@ -67,7 +67,9 @@ class VICRegGuard:
 
 
 def diagonal_redundancy_penalty(c: Any) -> Any:
-    """``|c - 1|``. Theorems: ``diagonal_redundancy_penalty_one``, ``diagonal_redundancy_penalty_zero_positive``.
+    """``|c - 1|``.
+
+    Theorems: ``diagonal_redundancy_penalty_one``, ``diagonal_redundancy_penalty_zero_positive``.
 
     >>> diagonal_redundancy_penalty(3)
     2

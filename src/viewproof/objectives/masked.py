@@ -37,12 +37,13 @@ Reduction = Literal["mean", "sum", "rows"]
 def masked_mse(
     prediction: Float[Tensor, "batch *target"], sample: Sample, reduction: Reduction = "mean", over: Over = "hidden"
 ) -> Float[Tensor, "*rows"]:
-    """The squared error, summed over exactly the sample's mask and divided by the selected coordinates in the batch.
+    """The mean squared error over exactly the sample's mask.
 
-    ``reduction="sum"`` does not divide; ``"rows"`` returns ``[N]``, the sum of each row: its
-    `predictive_view_objective`. ``over="all"`` sums over every target coordinate. Values off the mask, ``NaN``
-    included, change neither the value nor the gradient. The mean over an empty mask is an `InvalidArgument`, and
-    so are shapes that differ. Theorems: ``training_loss_eq_row_objectives``, ``training_loss_gradient_support``.
+    The sum over the mask is divided by the number of selected coordinates in the batch. ``reduction="sum"`` does not
+    divide; ``"rows"`` returns ``[N]``, the sum of each row: its `predictive_view_objective`. ``over="all"`` sums over
+    every target coordinate. Values off the mask, ``NaN`` included, change neither the value nor the gradient. The mean
+    over an empty mask is an `InvalidArgument`, and so are shapes that differ. Theorems:
+    ``training_loss_eq_row_objectives``, ``training_loss_gradient_support``.
 
     >>> from viewproof.views import vector_mae_sample
     >>> sample = vector_mae_sample(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), period=2, offset=0)
@@ -72,7 +73,9 @@ def masked_smooth_l1(
     over: Over = "hidden",
     beta: float = 1.0,
 ) -> Float[Tensor, "*rows"]:
-    """``d**2 / (2 * beta)`` where ``|d| < beta``, else ``|d| - beta / 2`` (Girshick 2015); see `masked_mse`.
+    """The mean smooth-L1 error over exactly the sample's mask; see `masked_mse`.
+
+    ``d**2 / (2 * beta)`` where ``|d| < beta``, else ``|d| - beta / 2`` (Girshick 2015).
 
     >>> from viewproof.views import vector_mae_sample
     >>> sample = vector_mae_sample(torch.tensor([[1.0, 2.0, 3.0]]), period=2, offset=0)
@@ -93,9 +96,10 @@ def masked_distance(
     over: Over,
     count: int | None = None,
 ) -> Tensor:
-    """Any of torch's distances over the mask; see `masked_mse`. ``count`` is that of the mask, if the caller knows it.
+    """The loss that all three share: select the error, take its distance from 0, sum.
 
-    Select, then measure from 0, then sum: torch's own distances have one pass forward and one back.
+    ``count`` is that of the mask, if the caller knows it. The distances are torch's own, with one pass forward and one
+    back.
     """
     if prediction.shape != sample.y.shape:
         raise InvalidArgument(
@@ -137,9 +141,10 @@ def masked_distance(
 def rounding_bound(
     roundings: int, count: int, exact: float, dtype: torch.dtype = torch.float32, beta: float = 1.0
 ) -> float:
-    """The bound of this module's docstring on ``|computed - exact|`` for a loss over ``count`` coordinates.
+    """The largest rounding error ``|computed - exact|`` of a loss over ``count`` coordinates.
 
-    ``roundings`` is ``k``: 3 for `masked_mse`, 1 for `masked_l1`, 5 for `masked_smooth_l1`, whose ``beta`` counts too.
+    See this module's docstring. ``roundings`` is ``k``: 3 for `masked_mse`, 1 for `masked_l1`, 5 for
+    `masked_smooth_l1`, whose ``beta`` counts too.
 
     >>> 0 < rounding_bound(3, count=100, exact=1.0) < 1e-5
     True

@@ -42,7 +42,7 @@ def matrix_row_as_patch_batch(x: Shaped[Tensor, "batch *target"], row: int) -> C
 
 
 def matrix_row_as_prediction(yhat: Shaped[Tensor, "batch *target"], row: int) -> Callable[[int], Tensor]:
-    """Row ``row`` of a model's output as a finite prediction function; see `matrix_row_as_patch_batch`."""
+    """Row ``row`` of a model's output as a function of the index, as `matrix_row_as_patch_batch`."""
     return matrix_row_as_patch_batch(yhat, row)
 
 
@@ -55,7 +55,9 @@ def row_predictive_contract(
     *,
     listing: Listing = _SELECTED,
 ) -> PredictiveViewContract:
-    """Row ``row`` of any running pipeline with a flat target ``[N, D]``; the target comes from ``sample.y``.
+    """Row ``row`` of a running pipeline with a flat target ``[N, D]``, as a contract.
+
+    The target comes from ``sample.y``.
 
     ``listing`` makes the index list of the row's mask, here and below; proofs pass one of their own.
 
@@ -81,7 +83,10 @@ def vector_mae_row_predictive_contract(
     *,
     listing: Listing = _SELECTED,
 ) -> PredictiveViewContract:
-    """One row of the running vector MAE. Theorem: ``vector_mae_row_predictive_objective_eq_mae_loss``."""
+    """One row of the running vector MAE.
+
+    Theorem: ``vector_mae_row_predictive_objective_eq_mae_loss``.
+    """
     return row_predictive_contract(vector_mae_sample(x, period, offset), yhat, row, patch_loss, listing=listing)
 
 
@@ -99,7 +104,10 @@ def image_patch_mae_row_predictive_contract(
     *,
     listing: Listing = _SELECTED,
 ) -> PredictiveViewContract:
-    """One row of the running image MAE. Theorem: ``image_patch_mae_row_predictive_objective_eq_mae_loss``."""
+    """One row of the running image MAE.
+
+    Theorem: ``image_patch_mae_row_predictive_objective_eq_mae_loss``.
+    """
     sample = image_patch_mae_sample(x, patch_h, patch_w, period, offset, recon_dim)
     return row_predictive_contract(sample, yhat, row, patch_loss, over, listing=listing)
 
@@ -161,10 +169,11 @@ def image_patch_token_row_predictive_contract(
 def mae_batch_predictive_contract(
     sample: Sample, yhat: Float[Tensor, "batch target"], guard: Any = 0
 ) -> PredictiveViewContract:
-    """`masked_mse` of a whole batch plus ``guard``: over the pairs (row, coordinate) that the mask selects.
+    """`masked_mse` of a whole batch plus ``guard``, as one contract.
 
-    ``guard`` is any number, for instance ``VICRegLoss().guard(embeddings)`` of the encoder's embeddings, added to the
-    running loss as well. An empty mask raises `InvalidArgument`, as it does in `masked_mse`.
+    Its indices are the pairs (row, coordinate) that the mask selects. ``guard`` is any number, for instance
+    ``VICRegLoss().guard(embeddings)`` of the encoder's embeddings, added to the running loss as well. An empty mask
+    raises `InvalidArgument`, as it does in `masked_mse`.
 
     >>> import torch
     >>> from viewproof.objectives import predictive_view_objective

@@ -12,7 +12,7 @@ Distance = Callable[[Any, Any], Any]
 
 
 def widened(number: Any) -> Any:
-    """An integer tensor as int64, so that a difference of narrow or unsigned integers does not wrap; else the number.
+    """The number itself, or as int64 if it is an integer tensor, whose differences could wrap.
 
     >>> import torch
     >>> widened(torch.tensor(0, dtype=torch.uint8)) - 200
@@ -55,7 +55,9 @@ def jepa_loss(
     predict: Callable[[Any, Any], Any],
     rep_loss: Distance,
 ) -> Any:
-    """`masked_loss` of ``rep_loss(target(i), predict(context, i))``; the target already is a representation.
+    """`masked_loss` of ``rep_loss(target(i), predict(context, i))``.
+
+    The target already is a representation.
 
     Theorems: ``jepa_loss_nil``, ``jepa_loss_append``, ``jepa_loss_reverse``, ``jepa_loss_target_ext``.
 

@@ -1,4 +1,4 @@
-"""Masks drawn at random, each a function of (seed, epoch, sample id): a layer on top of the deterministic core.
+"""Random masks, each a function of (seed, epoch, sample id): a layer above the core.
 
 The core, the other files of `viewproof.masks`, says what a mask, a rule and a sample are and can be read alone. Here
 are the rules that draw one mask a sample: `philox` makes the bits in plain integer arithmetic, `draws` turns them into

@@ -1,4 +1,4 @@
-"""Blocks of data of any rank, drawn without replacement: vectors, image patches, tubes through time."""
+"""Rules that draw blocks without replacement: features, image patches, tubes through time."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,10 @@ Blocks = tuple[int | None, ...]
 
 
 def check_blocks(rule: Rule, shape: Sequence[int], blocks: Blocks, count: int, name: str = "count") -> tuple[int, ...]:
-    """The grid of ``ceil(extent / width)`` blocks (1 where the width is None); it must hold ``count`` of them."""
+    """The number of blocks along each axis; `InvalidArgument` if ``count`` is more than all.
+
+    An axis has ``ceil(extent / width)`` blocks, or 1 where the width is None.
+    """
     if len(shape) != len(blocks):
         raise InvalidArgument(f"{rule!r} masks data of {len(blocks)} axes besides the batch, got {len(shape)}")
     grid = tuple(1 if k is None else -(-extent // k) for extent, k in zip(shape, blocks, strict=True))
@@ -66,11 +69,12 @@ class _RandomBlocks(RandomRule):
 
 @dataclass(frozen=True)
 class RandomPatchMask(_RandomBlocks):
-    """Hides exactly ``count`` patches of each image ``[N, C, H, W]``, in every channel: MAE's (He et al. 2021).
+    """Hides exactly ``count`` patches of each image ``[N, C, H, W]``: MAE's masks.
 
-    Every set of ``count`` patches is equally likely, up to 2**-32 for each patch; a ragged last patch is a patch. The
-    field is a count, not a ratio: `ratio_to_count`. A count above the number of patches is an `InvalidArgument`.
-    Theorems: ``exactly_count_places_are_first``, ``every_coordinate_has_the_status_of_its_block``.
+    He et al. 2021; all channels alike. Every set of ``count`` patches is equally likely, up to 2**-32 for each patch; a
+    ragged last patch is a patch. The field is a count, not a ratio: `ratio_to_count`. A count above the number of
+    patches is an `InvalidArgument`. Theorems: ``exactly_count_places_are_first``,
+    ``every_coordinate_has_the_status_of_its_block``.
 
     >>> ids = torch.tensor([4, 9])
     >>> mask = RandomPatchMask(patch_h=2, patch_w=2, count=3, seed=1).mask((1, 4, 6), sample_ids=ids, epoch=5)
@@ -89,9 +93,9 @@ class RandomPatchMask(_RandomBlocks):
 
 @dataclass(frozen=True)
 class TubeMask(_RandomBlocks):
-    """Hides exactly ``count`` patches of each clip ``[N, C, T, H, W]``, the same at all times: VideoMAE's tubes.
+    """Hides exactly ``count`` patches of each clip ``[N, C, T, H, W]``, the same at all times.
 
-    Tong et al. 2022 (arXiv 2203.12602). Theorem: ``every_coordinate_has_the_status_of_its_block``.
+    VideoMAE's tubes: Tong et al. 2022 (arXiv 2203.12602). Theorem: ``every_coordinate_has_the_status_of_its_block``.
 
     >>> mask = TubeMask(patch_h=2, patch_w=2, count=3).mask((1, 5, 4, 6), sample_ids=torch.arange(2))
     >>> mask.row(0).count, bool((mask.hidden == mask.hidden[:, :, :1]).all())
@@ -109,7 +113,7 @@ class TubeMask(_RandomBlocks):
 
 @dataclass(frozen=True)
 class RandomBlockMask(_RandomBlocks):
-    """Hides exactly ``count`` blocks of data of any rank; ``blocks`` is that of `viewproof.BlockMask`.
+    """Hides exactly ``count`` blocks of data of any rank; for ``blocks`` see `BlockMask`.
 
     >>> RandomBlockMask(blocks=(1,), count=3).mask((10,), sample_ids=torch.arange(2)).hidden.sum(1)
     tensor([3, 3])
@@ -134,7 +138,7 @@ class RandomBlockMask(_RandomBlocks):
 
 @dataclass(frozen=True)
 class SharedRandomPatchMask(Rule):
-    """Hides ``count`` patches of ``[N, C, H, W]`` drawn without replacement; one draw a step, shared by the batch.
+    """Hides ``count`` random patches of ``[N, C, H, W]``, the same in all images of a batch.
 
     A function of ``(seed, draw)``: the mask that `RandomPatchMask` of that seed gives sample id ``draw`` in epoch 0.
     ``at(step)`` sets the draw. A count above the number of patches is an `InvalidArgument`.

@@ -23,9 +23,9 @@ _AT_ONCE = 32
 
 @lru_cache(maxsize=64)
 def block_sizes(areas: Sequence[int], aspects: Sequence[Fraction], rows: int, cols: int) -> Sizes:
-    """For each area and aspect (height over width) the block's (height, width), rounded and cut to the grid.
+    """The block size (height, width) for each area and aspect, rounded and cut to the grid.
 
-    In integers, so that every machine rounds alike.
+    An aspect is height over width. In integers, so that every machine rounds alike.
 
     >>> block_sizes((6, 20), (Fraction(1), Fraction(3, 2)), rows=4, cols=14).tolist()
     [[[2, 2], [3, 2]], [[4, 4], [4, 4]]]
@@ -53,7 +53,7 @@ def rectangle(
 
 @dataclass(frozen=True)
 class RandomBlockwiseMask(RandomRule):
-    """Hides exactly ``count`` patches of each image ``[N, C, H, W]`` by random rectangles: BEiT's (Bao et al. 2021).
+    """Hides exactly ``count`` patches of each image ``[N, C, H, W]`` by rectangles: BEiT's masks.
 
     A rectangle's area is uniform from ``min_area`` patches to ``count``, its aspect, independent of that, from
     1 to ``max_aspect`` or the reciprocal, its corner uniform over all that fit. Rectangles come until ``count``

@@ -18,7 +18,7 @@ _LAST = 2**63 - 1
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """The random words of a batch: word ``i`` of a sample is a function of (seed, epoch, sample id, stream, i) alone.
+    """The random words of a batch, each a function of (seed, epoch, sample id, stream, index).
 
     ``sample_ids`` is an integer tensor ``[N]`` (64 bits count), ``epoch`` is below 2**32, ``seed`` below 2**63.
 
@@ -41,7 +41,7 @@ class Draws:
             raise InvalidArgument(f"epoch={self.epoch} must be below 2**32; count epochs from 0")
 
     def words(self, count: int, stream: int = 0) -> Int[Tensor, "batch count"]:
-        """The first ``count`` words of a stream (0 to 15), from 0 to 2**32 - 1; more words do not change the first."""
+        """The first ``count`` words of a stream (0 to 15), integers from 0 to 2**32 - 1."""
         if count >= 2**30:
             raise InvalidArgument(
                 f"{count} random words a sample are more than the 2**30 of a stream; mask larger patches"
@@ -77,16 +77,19 @@ def below(words: Int[Tensor, "*places"], bound: int | Int[Tensor, "*places"]) ->
 def ranked(
     words: Int[Tensor, "batch places"], eligible: Bool[Tensor, "batch places"] | None = None
 ) -> Int[Tensor, "batch places"]:
-    """Keys that order the places by their words, the index breaking ties; those not eligible come last."""
+    """Integer keys that sort the places by their words; places not eligible come last.
+
+    The index breaks ties.
+    """
     keys = words * 2**31 + torch.arange(words.shape[1], device=words.device)
     return keys if eligible is None else keys.masked_fill(~eligible, _LAST)
 
 
 def first(keys: Int[Tensor, "batch places"], count: int | Int[Tensor, "batch 1"]) -> Bool[Tensor, "batch places"]:
-    """Whether each place is among the ``count`` (one for all rows, or one a row) with the smallest keys.
+    """Whether each place is among the ``count`` places with the smallest keys.
 
-    No two keys are equal, so exactly ``count`` places are. Theorems, for one count:
-    ``exactly_count_places_are_first``, ``only_eligible_places_are_first``.
+    ``count`` is one number, or one a row. No two keys are equal, so exactly ``count`` places are. Theorems, for one
+    count: ``exactly_count_places_are_first``, ``only_eligible_places_are_first``.
 
     >>> first(torch.tensor([[30, 10, 20]]), 2)
     tensor([[False,  True,  True]])
@@ -100,12 +103,12 @@ def first(keys: Int[Tensor, "batch places"], count: int | Int[Tensor, "batch 1"]
 
 
 def share(count: int, lengths: Int[Tensor, " batch"], per: int | None) -> Int[Tensor, " batch"]:
-    """``count`` for every row, or ``count * length // per``, which fits wherever ``count`` fits into ``per``."""
+    """``count`` for every row, or ``count * length // per`` if ``per`` is a number."""
     return torch.full_like(lengths, count) if per is None else lengths * count // per
 
 
 def ratio_to_count(ratio: float, total: int) -> int:
-    """``ratio * total`` rounded to the nearest integer, a tie to the even one; once, before a rule is made.
+    """``ratio * total`` rounded to the nearest integer, a tie to the even one.
 
     >>> ratio_to_count(0.75, 196), ratio_to_count(0.5, 5)
     (147, 2)

@@ -11,9 +11,10 @@ from viewproof.shapes import Int
 def split_patches_by_sample(
     mask: Mask, patch_h: int, patch_w: int
 ) -> tuple[Int[Tensor, "batch visible"], Int[Tensor, "batch hidden"]]:
-    """The visible and the hidden patch indices of each sample, ascending; every sample must hide equally many.
+    """The visible and the hidden patch indices of each sample, ascending.
 
-    A mask that hides a part of a patch, or patches that do not divide the image, is an `InvalidArgument`.
+    Every sample must hide equally many. A mask that hides a part of a patch, or patches that do not divide the image,
+    is an `InvalidArgument`.
 
     >>> from viewproof.masks import RandomPatchMask
     >>> mask = RandomPatchMask(2, 2, count=4).mask((3, 4, 6), sample_ids=torch.arange(2))
@@ -44,5 +45,5 @@ def split_patches_by_sample(
             f"the samples of the mask made by {mask.rule!r} hide {sorted(set(counts.tolist()))} patches; a batch that "
             "is gathered needs equal counts"
         )
-    visible, seen = cells.to(torch.uint8).argsort(dim=1, stable=True), cells.shape[1] - int(counts[0])
-    return visible[:, :seen], visible[:, seen:]
+    order, visible = cells.to(torch.uint8).argsort(dim=1, stable=True), cells.shape[1] - int(counts[0])
+    return order[:, :visible], order[:, visible:]

@@ -23,13 +23,14 @@ _ASPECTS = 64
 
 @dataclass(frozen=True)
 class MultiBlockMask(RandomRule):
-    """Target blocks and a context of exactly ``context`` patches of each image: I-JEPA's (Assran et al. 2023).
+    """I-JEPA's masks: target blocks and a context of exactly ``context`` patches of each image.
 
-    Areas are counts of patches, from and to, both ends drawn. The blocks' sizes are functions of (seed, epoch): area
-    and aspect (height over width) of a target come from two words, the context block has the image's aspect. Their
-    places are functions of (seed, epoch, sample id). So every sample has equal counts whatever its batch mates, where
-    the paper's code cuts the batch to its smallest sample. A target is placed only where it leaves ``context`` patches
-    of the context block uncovered; of those, ``context`` at random are seen. arXiv 2301.08243.
+    Assran et al. 2023. Areas are counts of patches, from and to, both ends drawn. The blocks' sizes are functions of
+    (seed, epoch): area and aspect (height over width) of a target come from two words, the context block has the
+    image's aspect. Their places are functions of (seed, epoch, sample id). So every sample has equal counts whatever
+    its batch mates, where the paper's code cuts the batch to its smallest sample. A target is placed only where it
+    leaves ``context`` patches of the context block uncovered; of those, ``context`` at random are seen. arXiv
+    2301.08243.
 
     `mask` hides all that is not context; `targets` are the blocks; `sample` shows the context and scores the union of
     the targets. Sizes that could leave too few patches for the context raise `InvalidArgument`. Theorems:
@@ -119,7 +120,10 @@ class MultiBlockMask(RandomRule):
 
 @lru_cache(maxsize=64)
 def _tables(rule: MultiBlockMask, rows: int, cols: int) -> tuple[Sizes, Sizes]:
-    """All sizes that may be drawn, of the context and of targets; the worst of them must leave room for the context."""
+    """All block sizes that may be drawn, of the context and of the targets.
+
+    `InvalidArgument` if the worst of them leave too little room for the context.
+    """
     for name in ("target_area", "context_area"):
         if (most := getattr(rule, name)[1]) > rows * cols:
             raise InvalidArgument(

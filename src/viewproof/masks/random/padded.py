@@ -17,7 +17,7 @@ from viewproof.shapes import Bool, Int
 
 @dataclass(frozen=True)
 class PaddedMask(RandomRule):
-    """Hides what ``rule`` hides before each sample's length along a data axis; padding is never hidden nor scored.
+    """Hides what ``rule`` hides, but no padding behind a sample's length along a data axis.
 
     The rule may be fixed (then ``sample_ids`` may be left out) or random; it draws over the whole extent, so a count is
     that of a sample without padding. `SpanMask`, `TokenMask` and `SpectrogramMask` take ``lengths`` themselves and keep

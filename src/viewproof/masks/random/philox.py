@@ -1,4 +1,4 @@
-"""Philox4x32-10: random words as a function of a counter and a key, in integer arithmetic that every device has."""
+"""The counter-based random generator Philox4x32-10 in plain integer arithmetic."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ WORD = 0xFFFFFFFF
 
 
 def philox(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[Any, Any, Any, Any]:
-    """Philox4x32-10 (Salmon et al. 2011): four 32-bit words from a counter of four and a key of two such words.
+    """Four random 32-bit words from a counter of four and a key of two such words.
 
-    The counter holds integers, or int64 tensors or arrays that broadcast.
+    Philox4x32-10 (Salmon et al. 2011). The counter holds integers, or int64 tensors or arrays that broadcast.
 
     >>> [hex(word) for word in philox((0, 0, 0, 0), key=(0, 0))]
     ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']

@@ -19,9 +19,9 @@ from viewproof.shapes import Bool, Int, Shaped
 def check_fields(rule: Any, may_be_zero: Sequence[str]) -> None:
     """Every integer field of a dataclass is a count, positive unless it may be zero."""
     for name in _integer_fields(rule.__class__):
-        given = getattr(rule, name)
-        number = check_count(name, given, "start from it")
-        if number is not given:
+        value = getattr(rule, name)
+        number = check_count(name, value, "start from it")
+        if number is not value:
             object.__setattr__(rule, name, number)
         if number == 0 and name not in may_be_zero:
             raise InvalidArgument(f"{name}=0 must be at least 1: {type(rule).__name__} would hide nothing")
@@ -33,10 +33,11 @@ def _integer_fields(kind: Any) -> list[str]:
 
 
 class RandomRule(Rule):
-    """Base of rules that draw one mask a sample. Subclass it as a frozen dataclass with a ``seed`` and write `draw`.
+    """Base of rules that draw one mask a sample.
 
-    The mask of a sample is a function of (seed, epoch, sample id) and the data's shape: not of global random state,
-    device, batch mates, order, worker or rank. Theorem: ``mask_of_one_sample_alone_eq_its_row_in_the_batch``.
+    Subclass it as a frozen dataclass with a ``seed`` and write `draw`. The mask of a sample is a function of (seed,
+    epoch, sample id) and the data's shape: not of global random state, device, batch mates, order, worker or rank.
+    Theorem: ``mask_of_one_sample_alone_eq_its_row_in_the_batch``.
 
     >>> @dataclass(frozen=True)
     ... class Coin(RandomRule):
@@ -81,7 +82,7 @@ class RandomRule(Rule):
         epoch: int = 0,
         lengths: Int[Tensor, " batch"] | None = None,
     ) -> Mask:
-        """One mask a sample over ``data_shape``, on the device of ``sample_ids`` unless ``device`` is given.
+        """One mask a sample over ``data_shape``; ``device`` defaults to that of ``sample_ids``.
 
         With ``lengths`` coordinates from a sample's length on are padding: never hidden. Missing ids, and lengths
         for a rule that takes none (see `viewproof.PaddedMask`), raise `InvalidArgument`.
@@ -103,7 +104,10 @@ class RandomRule(Rule):
         epoch: int = 0,
         lengths: Int[Tensor, " batch"] | None = None,
     ) -> Sample:
-        """The masked view of ``x: [N, *source]`` and the first ``recon_dim`` flattened originals as target."""
+        """The sample of a batch ``x: [N, *source]``: its masked view and its target.
+
+        The target is the first ``recon_dim`` entries of each flattened original, all of them by default.
+        """
         if x.dim() == 0:
             raise InvalidArgument("x of shape () has no batch axis; pass [N, *source]")
         view, scored = self._seen_and_scored(tuple(x.shape[1:]), x.device, sample_ids, epoch, lengths)
@@ -147,7 +151,10 @@ class RandomRule(Rule):
 def without_padding(
     hidden: Bool[Tensor, "batch *grid"], lengths: Int[Tensor, " batch"], shape: Sequence[int], axis: int
 ) -> Bool[Tensor, "batch *shape"]:
-    """What is hidden before each sample's length along a data axis. Theorem: ``padding_is_never_hidden``."""
+    """What is hidden before each sample's length along a data axis.
+
+    Theorem: ``padding_is_never_hidden``.
+    """
     return hidden & inside(lengths, shape, axis)
 
 
@@ -197,7 +204,7 @@ class RandomComplement(RandomRule):
 
 @dataclass(frozen=True)
 class MaskOfSample(Rule):
-    """The fixed rule that gives every sample the mask that a random rule gives one: for pictures and for evaluation.
+    """The fixed rule with the mask that a random rule gives one sample, for pictures and evaluation.
 
     >>> from viewproof.masks import RandomPatchMask
     >>> MaskOfSample(RandomPatchMask(1, 1, count=2), sample_id=7).mask((1, 2, 3)).selected_idxs

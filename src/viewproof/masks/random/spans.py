@@ -19,10 +19,11 @@ def place_spans(
     width: int,
     cuts: Int[Tensor, "batch hidden"] | None = None,
 ) -> Bool[Tensor, "batch extent"]:
-    """``number`` spans of ``width`` before each row's length, a visible place or more apart, from its words.
+    """Random spans in each row: ``number`` of ``width`` places, before the row's length.
 
-    All ways to place them are equally likely. With ``cuts`` (words) the widths are ``width`` on average: all ways to
-    share out the hidden places are equally likely. The spans must fit: ``number * (width + 1) <= length + 1``.
+    A visible place or more lies between two. All ways to place them are equally likely. With ``cuts`` (words) the
+    widths are ``width`` on average: all ways to share out the hidden places are equally likely. The spans must fit:
+    ``number * (width + 1) <= length + 1``.
     """
     extent, hidden = words.shape[1], number * width
     most = max(extent + 1, 0) // (width + 1)
@@ -56,7 +57,7 @@ def check_spans(rule: RandomRule, lengths: Tensor, number: int, width: int) -> N
 
 @dataclass(frozen=True)
 class SpanMask(RandomRule):
-    """Hides ``spans`` spans of ``width`` places along the first data axis of ``[N, T]`` or ``[N, T, ...]``.
+    """Hides ``spans`` spans of ``width`` places along the first data axis of ``[N, T, ...]``.
 
     Exactly ``spans * width`` places are hidden and a visible one lies between two spans. ``equal=False`` lets the
     widths vary around their mean, as T5 does (Raffel et al. 2020); equal ones are wav2vec 2.0's (Baevski et al. 2020),

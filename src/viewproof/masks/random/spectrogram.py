@@ -15,7 +15,7 @@ from viewproof.shapes import Bool
 
 @dataclass(frozen=True)
 class SpectrogramMask(RandomRule):
-    """Hides bands of frequencies and of times of each spectrogram ``[N, F, T]`` or ``[N, ..., F, T]``.
+    """Hides bands of frequencies and of times of each spectrogram ``[N, ..., F, T]``.
 
     Exactly ``frequencies`` bands of ``height`` rows and ``times`` bands of ``width`` columns, a visible line or more
     between two: ``f * T + t * F - f * t`` places of each plane with ``f = frequencies * height`` and
@@ -46,8 +46,8 @@ class SpectrogramMask(RandomRule):
         bands = []
         times = torch.full_like(draws.sample_ids, shape[-1]) if lengths is None else lengths
         rows = torch.full_like(draws.sample_ids, shape[-2])
-        given = (rows, self.frequencies, self.height), (times, self.times, self.width)
-        for stream, (length, number, width) in enumerate(given):
+        bands_by_axis = (rows, self.frequencies, self.height), (times, self.times, self.width)
+        for stream, (length, number, width) in enumerate(bands_by_axis):
             check_spans(self, length, number, width)
             words = draws.words(shape[stream - 2], stream)
             bands.append(place_spans(words, length, torch.full_like(length, number), width))

@@ -26,13 +26,14 @@ def corrupt(
 
 @dataclass(frozen=True)
 class TokenMask(RandomRule):
-    """Selects tokens of each row ``[N, T]`` and corrupts them: BERT's (Devlin et al. 2019, arXiv 1810.04805).
+    """Selects tokens of each row ``[N, T]`` and corrupts them: BERT's masking.
 
-    Of every row exactly ``masked`` tokens become ``mask_id``, ``replaced`` become a token drawn from ``vocabulary`` ids
-    (their own included) and ``kept`` stay as they are: BERT's 15 % split 80/10/10 is ``masked=24, replaced=3, kept=3,
-    per=200``. With ``per`` the counts grow with the number n of tokens that may be selected: ``masked * n // per``
-    become ``mask_id``, and so on for the sums ``masked + replaced`` and ``masked + replaced + kept``. Padding (by
-    ``lengths``) and the ids in ``special`` are never selected. Too few tokens for the counts raise `InvalidArgument`.
+    Devlin et al. 2019, arXiv 1810.04805. Of every row exactly ``masked`` tokens become ``mask_id``, ``replaced`` become
+    a token drawn from ``vocabulary`` ids (their own included) and ``kept`` stay as they are: BERT's 15 % split 80/10/10
+    is ``masked=24, replaced=3, kept=3, per=200``. With ``per`` the counts grow with the number n of tokens that may be
+    selected: ``masked * n // per`` become ``mask_id``, and so on for the sums ``masked + replaced`` and ``masked +
+    replaced + kept``. Padding (by ``lengths``) and the ids in ``special`` are never selected. Too few tokens for the
+    counts raise `InvalidArgument`.
 
     `sample` gives x: the corrupted ids, y: the ids, mask: the selected places, which are what the loss scores.
     Theorem: ``tokens_off_the_mask_are_unchanged``.
