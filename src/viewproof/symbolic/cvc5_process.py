@@ -13,10 +13,10 @@ from collections.abc import Mapping
 import cvc5
 
 ATTEMPTS: tuple[tuple[float, Mapping[str, str]], ...] = (
-    (0.1, {}),
+    (0.01, {}),
     # Cylindrical algebraic coverings alone: polynomials over the reals, which the usual linearization may never finish.
-    (0.2, {"nl-cov": "true", "nl-ext": "none"}),
-    (0.7, {}),
+    (0.05, {"nl-cov": "true", "nl-ext": "none"}),
+    (0.94, {}),
 )
 """Shares of the time, and cvc5's options."""
 

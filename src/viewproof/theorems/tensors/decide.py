@@ -106,12 +106,12 @@ def _decide_case(case: Case, program: Any, record: Record) -> None:
     subject = case.subject
     facts = Facts(subject.arithmetic)
     hypotheses = [h for h in subject.hypotheses(symbolic_inputs(subject.signature, facts)) if h is not True]
+    on_sizes = [*facts.assumed, *hypotheses]
     solver = z3.Solver()
-    solver.add(*facts.assumed, *hypotheses)
+    solver.add(*on_sizes)
     if solver.check() != z3.sat:
         raise _Refuted(Outcome(Verdict.VACUOUS, f"{subject.name}: the hypotheses cannot hold"))
-    second_solver.note(f"{subject.name}: the hypotheses can hold", solver.assertions(), satisfiable=True)
-    on_sizes = [*facts.assumed, *hypotheses]
+    second_solver.note(f"{subject.name}: the hypotheses can hold", on_sizes, satisfiable=True)
     captures: list[Capture] = []
     watched = _watch(case, program)
     for capture in explore.explore(watched, subject.signature, on_sizes, key=(subject, program)):
@@ -163,7 +163,7 @@ def _can_hold(conditions: Sequence[Any], sizes: Sequence[Any]) -> bool:
     for bound in (1, 2, 3, 1000):
         if solver.check(*(size <= bound for size in sizes)) == z3.sat:
             smaller = [size <= bound for size in sizes]
-            second_solver.note("a premise can hold", [*solver.assertions(), *smaller], satisfiable=True)
+            second_solver.note("a premise can hold", [*conditions, *smaller], satisfiable=True)
             return True
     return False
 
