@@ -19,7 +19,7 @@ import z3
 from viewproof import objectives
 from viewproof.symbolic import second_solver
 from viewproof.theorems.lists.reference import LONGEST, REFERENCE, TIES
-from viewproof.theorems.lists.sequences import defined_in, lift, lower, symbols, unfolded
+from viewproof.theorems.lists.sequences import defined_in, definitions_at, lift, lower, unfolded
 from viewproof.theorems.lists.terms import BOOL, REAL, paths
 from viewproof.theorems.registry import Mutant, Outcome, Theorem
 from viewproof.verdict import Verdict
@@ -73,7 +73,7 @@ def _solve(goal: Any, what: str) -> Any:
         raise Unsettled(f"{what}: Z3 gave up after {time.perf_counter() - start:.1f} s ({solver.reason_unknown()})")
     if answer == z3.unsat and second_solver.active():
         written = unfolded(goal)
-        second_solver.note(what, [written], weaker=any(name.startswith("any_") for name in symbols(written)))
+        second_solver.note(what, [written, *definitions_at(goal)], weaker="any_" in written.sexpr())
     return solver.model() if answer == z3.sat else None
 
 

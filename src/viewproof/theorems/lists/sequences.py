@@ -193,3 +193,22 @@ def _rewritten(node: Any, visit: Callable[[Any], Any]) -> Any:
     if parts[0].decl().name() in ("nil", "cons"):
         return visit(z3.simplify(z3.substitute(body, *zip(arguments, parts, strict=True))))
     return z3.Function(f"any_{name}", *(part.sort() for part in parts), node.sort())(*parts)
+
+
+def definitions_at(term: Any) -> list[Any]:
+    """Each definition at the arguments at which the term applies it, in the same functions as in `unfolded`."""
+    applications: dict[int, Any] = {}
+    pending = [term]
+    while pending:
+        node = pending.pop()
+        if node.get_id() not in applications:
+            applications[node.get_id()] = node
+            pending += node.children()
+    equations = []
+    for node in applications.values():
+        name = node.decl().name()
+        if name in definitions and definitions[name][0] == node.decl():
+            _, arguments, body = definitions[name]
+            there = z3.substitute(body, *zip(arguments, node.children(), strict=True))
+            equations.append(unfolded(node) == unfolded(there))
+    return equations
