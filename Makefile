@@ -1,10 +1,13 @@
 # make demo: pre-train on real images. make test: lint, types, tests, proofs. make bench: the measured figures.
+# make test-peers and make test-oldest: proofs and certifiers on the newest torch, the core on the oldest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+NEWEST := torch==2.14.1 torchvision==0.29.1
+OLDEST := torch==2.9.0
 
-.PHONY: demo test lint types tests bench docs clean
+.PHONY: demo test lint types tests test-peers test-oldest bench docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/viewproof pretrain digits
@@ -21,14 +24,34 @@ types: $(INSTALLED)
 tests: $(INSTALLED)
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
+# Beside the packages whose models and transforms are certified as they are.
+test-peers: .venv-peers/installed
+	.venv-peers/bin/viewproof prove
+	.venv-peers/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal tests/symbolic tests/certify
+
+# Without Lightning, Z3 and the like: what `import viewproof` alone needs.
+test-oldest: .venv-oldest/installed
+	.venv-oldest/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal \
+		tests/masks tests/test_views*.py tests/objectives tests/test_package.py \
+		--ignore=tests/masks/random/test_random_training.py
+
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py
 
-# The stamp is newer than what decides the versions, so running a target again installs nothing.
+# The stamps are newer than what decides the versions, so running a target again installs nothing.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $(INSTALLED)
 
+.venv-peers/installed .venv-oldest/installed: %/installed: pyproject.toml constraints.txt Makefile
+	test -x $*/bin/python || $(PYTHON) -m venv $*
+	grep -v '^torch==' constraints.txt > $*/constraints.txt
+	$*/bin/python -m pip install --quiet -c $*/constraints.txt $(WITH)
+	touch $@
+
+.venv-peers/installed: WITH := -e '.[dev,peers]' $(NEWEST)
+.venv-oldest/installed: WITH := -e '.[test]' $(OLDEST)
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-peers .venv-oldest runs

@@ -13,17 +13,11 @@ SMALL_FLOATS = [
     # from torch 2.7
     *([torch.float8_e8m0fnu] if hasattr(torch, "float8_e8m0fnu") else []),
 ]
-INTEGERS = [
-    torch.int8,
-    torch.int16,
-    torch.int32,
-    torch.int64,
-    torch.uint8,
-    torch.uint16,
-    torch.uint32,
-    torch.uint64,
-    torch.bool,
-]
+INTEGERS = [torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool]
+# torch 2.9 does not select between values of these on the CPU
+LARGE_UNSIGNED = [torch.uint16, torch.uint32, torch.uint64]
+if torch.__version__ >= (2, 10):
+    INTEGERS += LARGE_UNSIGNED
 
 
 def bits(x: Tensor) -> Tensor:

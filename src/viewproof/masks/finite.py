@@ -28,7 +28,8 @@ def check_count(name: str, value: Any, zero: str = "hide nothing") -> Any:
     if isinstance(value, float):
         remedy = f"round {name} or {remedy}"
     try:
-        number = -1 if isinstance(value, bool | Tensor) else operator.index(value)
+        # A tuple: torch 2.9 compiles no isinstance of a union.
+        number = -1 if isinstance(value, (bool, Tensor)) else operator.index(value)
     except TypeError:
         number = -1
     if not 0 <= number < 2**63:

@@ -82,7 +82,8 @@ def masked_smooth_l1(
     >>> masked_smooth_l1(torch.full((1, 3), 2.5), sample, reduction="sum")
     tensor(1.1250)
     """
-    if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 < beta < math.inf:
+    # A tuple: torch 2.9 compiles no isinstance of a union.
+    if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 < beta < math.inf:
         raise InvalidArgument(f"beta={beta!r} must be a positive number; use masked_l1 for its limit at 0")
 
     return masked_distance(partial(F.smooth_l1_loss, beta=beta), prediction, sample, reduction, over)

@@ -105,7 +105,7 @@ def _decide_case(case: TensorCase, program: Any, record: Record) -> None:
     solver.add(*on_sizes)
     if solver.check() != z3.sat:
         raise _Refuted(Outcome(Verdict.VACUOUS, f"{subject.name}: the hypotheses cannot hold"))
-    second_solver.note(f"{subject.name}: the hypotheses can hold", solver.assertions(), satisfiable=True)
+    second_solver.note(f"{subject.name}: the hypotheses can hold", on_sizes, satisfiable=True)
     captures: list[Capture] = []
     observed = _observed(case, program)
     for capture in explore.explore(observed, subject.signature, on_sizes, (subject, program), subject.paths):
@@ -160,7 +160,7 @@ def _can_hold(conditions: Sequence[Any], sizes: Sequence[Any]) -> bool:
     for bound in (1, 2, 3, 1000):
         if solver.check(*(size <= bound for size in sizes)) == z3.sat:
             smaller = [size <= bound for size in sizes]
-            second_solver.note("a premise can hold", [*solver.assertions(), *smaller], satisfiable=True)
+            second_solver.note("a premise can hold", [*conditions, *smaller], satisfiable=True)
             return True
     return False
 

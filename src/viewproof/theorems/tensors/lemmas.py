@@ -89,5 +89,5 @@ def proved_lemmas() -> tuple[str, ...]:
         solver.add(z3.Not(goal))
         if solver.check() != z3.unsat:
             raise NoMeaning(f"lemma {name} is not proved")
-        second_solver.note(f"lemma {name}", solver.assertions())
+        second_solver.note(f"lemma {name}", [z3.Not(goal)])
     return tuple(f"lemma {name}\n{goal}" for name, goal in _goals().items())
