@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C import DisableTorchFunction
+from torch._C import DisableTorchFunction as DisableTorchFunction
 from torch._ops import OpOverload as OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef as StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves as tree_leaves
 CHECKED = ("2.13.0", "2.14.1")
 """The versions of torch that the tests were run on."""
 
-# `TorchDispatchMode`, `OpOverload`, `StorageWeakRef` and `tree_leaves` above: used by many projects, documented by
-# none of the pages of torch. Checked on CHECKED. Without them data flow cannot be followed, and importing
-# `viewproof.certify` fails.
+# `DisableTorchFunction`, `TorchDispatchMode`, `OpOverload`, `StorageWeakRef` and `tree_leaves` above: used by many
+# projects, documented by none of the pages of torch. Checked on CHECKED. Without them data flow cannot be followed, and
+# importing `viewproof.certify` fails.
 
 
 class BelowModes:
