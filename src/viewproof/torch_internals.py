@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C import DisableTorchFunction
+from torch._C import DisableTorchFunction as DisableTorchFunction
 from torch._ops import OpOverload as OpOverload
 from torch.multiprocessing.reductions import StorageWeakRef as StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
@@ -23,9 +23,9 @@ from torch.utils._pytree import tree_map_only as tree_map_only
 CHECKED = ("2.13.0", "2.14.1")
 """The versions of torch that the tests were run on."""
 
-# `TorchDispatchMode`, `OpOverload`, `StorageWeakRef`, `tree_leaves` and `tree_map_only` above: used by many projects,
-# documented by none of the pages of torch. Checked on CHECKED. Without them data flow cannot be followed, and importing
-# `viewproof.certify` fails.
+# `DisableTorchFunction`, `TorchDispatchMode`, `OpOverload`, `StorageWeakRef`, `tree_leaves` and `tree_map_only` above:
+# used by many projects, documented by none of the pages of torch. Checked on CHECKED. Without them data flow cannot be
+# followed, and importing `viewproof.certify` fails.
 
 
 @contextmanager

@@ -65,10 +65,10 @@ class Call(BoundCall):
     """A call as the rules see it: with the dependence of its arguments, and values that do not depend.
 
     A rule returns the results' dependence, broadcastable to their shapes, or a tuple with one for each result.
-    ``plane`` gives a tensor's dependence. A rule may set ``stored``, by id of an argument that is written beside the
-    results, to its dependence; ``low``, where the first result depends but is a score plus at most -4 SCORE (softmax
-    gives it the weight 0 beside any score that is not masked); and ``dtype``, which a result must have to hold the
-    bits that it was given.
+    ``plane`` gives a tensor's dependence; to the rules of labels, its entries in `LabelTrace`. A rule may set
+    ``stored``, by id of an argument that is written beside the results, to its dependence; ``low``, where the first
+    result depends but is a score plus at most -4 SCORE (softmax gives it the weight 0 beside any score that is not
+    masked); and ``dtype``, which a result must have to hold the bits that it was given.
     """
 
     def __init__(self, tracker: Any, row: "Row", func: OpOverload, args: Any, kwargs: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from viewproof.certify.flow.call import SCORE, Call
+from viewproof.torch_internals import schema
 
 
 def metadata(call: Call) -> Any:
@@ -228,7 +229,7 @@ def batch_norm(call: Call) -> Any:
         parts += statistics.values()
     shape = (-1, *[1] * (dep.dim() - 2))
     each = reduce(operator.or_, [p.expand(dep.shape[1]).reshape(shape) for p in [channels, *parts]])
-    return (dep | each, *[True] * (len(call.func._schema.returns) - 1))
+    return (dep | each, *[True] * (len(schema(call.func).returns) - 1))
 
 
 def recurrent(call: Call) -> Any:

@@ -20,7 +20,14 @@ from viewproof.certify.flow.call import Call, tensors_in
 from viewproof.certify.flow.rules import fresh, metadata, uninitialised
 from viewproof.certify.flow.storage import Storages, address
 from viewproof.certify.flow.table import deciding, row_of
-from viewproof.torch_internals import BelowModes, OpOverload, TorchDispatchMode, decomposes, tree_leaves
+from viewproof.torch_internals import (
+    BelowModes,
+    DisableTorchFunction,
+    OpOverload,
+    TorchDispatchMode,
+    decomposes,
+    tree_leaves,
+)
 
 _LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 
@@ -60,7 +67,7 @@ class Tracker(TorchDispatchMode):
     @contextmanager
     def _again(self) -> Iterator[None]:
         """On within the handling of one operator: for the operators that it is made of."""
-        with torch._C.DisableTorchFunction():
+        with DisableTorchFunction():
             super().__enter__()  # type: ignore[no-untyped-call]
             try:
                 yield
