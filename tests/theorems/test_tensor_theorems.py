@@ -13,7 +13,7 @@ import torch
 import z3
 
 from viewproof.masks import finite, periodic, rule
-from viewproof.objectives import losses
+from viewproof.objectives import masked
 from viewproof.symbolic.capture import IntInput, TensorInput, capture
 from viewproof.symbolic.tensor import SymTensor
 from viewproof.theorems import Verdict, check, registered
@@ -57,8 +57,8 @@ CHANGES = [
     (periodic, "block_hidden", "+ coordinate //", "- coordinate //", "image_patch_mask_pixel_eq_if_hidden"),
     (periodic, "block_hidden", "== offset %", "!= offset %", "vector_mae_hidden_mask_selected_iff"),
     (periodic, "block_hidden", "offset % period", "offset", "vector_mae_mask_get_eq_if_selected_hidden"),
-    (losses, "masked_distance", "error, zero)", "zero, error)", "training_loss_eq_row_objectives"),
-    (losses, "masked_distance", "- sample.y", "+ sample.y", "training_loss_eq_row_objectives"),
+    (masked, "masked_distance", "error, zero)", "zero, error)", "training_loss_eq_row_objectives"),
+    (masked, "masked_distance", "- sample.y", "+ sample.y", "training_loss_eq_row_objectives"),
 ]
 
 

@@ -98,7 +98,7 @@ def certify(pipeline: Pipeline | Callable[[Tensor], Any], example: Tensor, *, na
 
     Raises `InvalidArgument` if the example is no batch.
 
-    >>> import viewproof as vp
+    >>> import torch, viewproof as vp
     >>> rule, images = vp.PatchMask(4, 4, period=3, offset=1), torch.randn(2, 3, 8, 12)
     >>> square = {"loss": {"distance": lambda error: error * error}}
     >>> pipeline = vp.Pipeline(view=rule.sample, loss=vp.masked_mse, rule=rule, options=square)
