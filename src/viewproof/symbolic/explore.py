@@ -20,36 +20,34 @@ class NotCovered(NoMeaning):
 
 
 def forget() -> None:
-    """Drop all stored captures; needed after the captured code has been changed."""
+    """Drop the captures that are kept; needed after the captured code has been changed."""
     _CACHE.clear()
 
 
 def explore(program: Program, signature: Signature, hypotheses: Sequence[Term], key: Any = None) -> Iterator[Capture]:
-    """Captures that together are the program wherever the hypotheses hold.
-
-    They are stored under ``key`` for the next caller.
+    """Captures that together are the program wherever the hypotheses hold; kept under ``key`` for the next caller.
 
     Each new capture starts from sizes and parameters that no path covers so far, which a solver finds; the last
     answer of that solver, that none are left, is what makes "all sizes" true.
     """
-    captures, done = _CACHE.setdefault(key, ([], False)) if key is not None else ([], False)
-    yield from list(captures)
+    found, done = _CACHE.setdefault(key, ([], False)) if key is not None else ([], False)
+    yield from list(found)
     while not done:
-        conditions = [*hypotheses, *(z3.Not(c.path) for c in captures)]
+        conditions = [*hypotheses, *(z3.Not(c.path) for c in found)]
         hints = uncovered(signature, conditions)
         if hints is None:
             second_solver.note("the paths cover all arguments", [*_extents_from_0(signature), *conditions])
             done = True
             break
-        if len(captures) == LIMIT:
+        if len(found) == LIMIT:
             raise NotCovered(f"{LIMIT} captures do not cover all sizes and parameters")
         new = capture(program, signature, hints, hypotheses)
         if not _takes(new, signature, hints):
             raise NotCovered(f"a capture made at {hints} does not hold there")
-        captures.append(new)
+        found.append(new)
         yield new
     if key is not None:
-        _CACHE[key] = captures, True
+        _CACHE[key] = found, True
 
 
 def uncovered(signature: Signature, conditions: Sequence[Term]) -> dict[str, Any] | None:
