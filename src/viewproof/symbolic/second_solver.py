@@ -118,7 +118,7 @@ def answers(texts: Sequence[str], seconds: float = SECONDS) -> list[str]:
                 answer = solver.ask(text, options, seconds * share)
                 if answer is None:
                     solver, answer = None, "timeout"
-                _ANSWERS[text] = answer
+                _ANSWERS[text] = f"timeout after {seconds:g} s" if answer == "timeout" else answer
                 if answer != "timeout":
                     break
     return [_ANSWERS[text] for text in texts]
