@@ -28,11 +28,13 @@ def collapse_scores_no_worse(monitor: Twin, witness: Witness) -> bool:
     "vturrisi/solo-learn/commit/786b943",
     certify=lambda monitor: certify_monitor(monitor, views=2, dimensional=False),
     breaks=collapse_scores_no_worse,
-    shown="Planted collapse and planted health.",
-    not_shown="The logging around it.",
 )
 def spread_over_views(z: Tensor, bug: bool) -> Tensor:
-    """The deviation is taken over the views, not over the batch: high wherever views differ."""
+    """The deviation is taken over the views, not over the batch: high wherever views differ.
+
+    Shown: Planted collapse and planted health.
+    Not shown: The logging around it.
+    """
     return z.std(0 if bug else 1).mean()
 
 
@@ -57,11 +59,13 @@ def effective_rank(z: Tensor, floor: float = 0.0) -> Tensor:
     "Project-MONAI/MONAI/issues/8996",
     certify=lambda monitor: certify_monitor(monitor, rank=True),
     breaks=rank_is_off,
-    shown="The rank of one point, which is 1.",
-    not_shown="How the score was normalised there.",
 )
 def rank_with_a_floor(z: Tensor, bug: bool) -> Tensor:
-    """A constant is added to every share of the spectrum: nothing has rank 1 any more."""
+    """A constant is added to every share of the spectrum: nothing has rank 1 any more.
+
+    Shown: The rank of one point, which is 1.
+    Not shown: How the score was normalised there.
+    """
     return effective_rank(z, floor=0.05 if bug else 0.0)
 
 
@@ -85,11 +89,13 @@ def ranks_break(loss: Twin, witness: Witness) -> bool:
     "lightly-ai/lightly/issues/1977",
     certify=lambda loss: certify_ranks(loss, EMBEDDINGS),
     breaks=ranks_break,
-    shown="Two unequal ranks against one.",
-    not_shown="The loss that it happened in.",
 )
 def gradient_over_the_ranks(z: Tensor, bug: bool) -> Tensor:
-    """A plain all-reduce passes no gradient to other ranks: right loss, gradient over the ranks."""
+    """A plain all-reduce passes no gradient to other ranks: right loss, gradient over the ranks.
+
+    Shown: Two unequal ranks against one.
+    Not shown: The loss that it happened in.
+    """
     total, count = z.T @ z, torch.tensor(float(len(z)))
     dist.all_reduce(count)
     if bug:
@@ -142,28 +148,22 @@ def value_breaks(loss: Twin, witness: Witness) -> bool:
 
 
 @monitor_bug(
-    "VICReg: covariance with its diagonal",
-    "synthetic",
-    certify=certify_vicreg,
-    breaks=value_breaks,
-    shown="The value against the exact objective.",
-    not_shown="That training with it goes wrong.",
-    decidable=False,
+    "VICReg: covariance with its diagonal", "synthetic", certify=certify_vicreg, breaks=value_breaks, decidable=False
 )
 def covariance_with_its_diagonal(z: Tensor, bug: bool) -> Tensor:
-    """The covariance term counts the variances too, and pulls down what the variance term pulls up."""
+    """The covariance term counts the variances too, and pulls down what the variance term pulls up.
+
+    Shown: The value against the exact objective.
+    Not shown: That training with it goes wrong.
+    """
     return vicreg_regularizer(z, diagonal=bug)
 
 
-@monitor_bug(
-    "VICReg: no root",
-    "synthetic",
-    certify=certify_vicreg,
-    breaks=value_breaks,
-    shown="The value against the exact objective.",
-    not_shown="That training with it goes wrong.",
-    decidable=False,
-)
+@monitor_bug("VICReg: no root", "synthetic", certify=certify_vicreg, breaks=value_breaks, decidable=False)
 def variance_without_its_root(z: Tensor, bug: bool) -> Tensor:
-    """The hinge is on the variance: its gradient vanishes where the features collapse."""
+    """The hinge is on the variance: its gradient vanishes where the features collapse.
+
+    Shown: The value against the exact objective.
+    Not shown: That training with it goes wrong.
+    """
     return vicreg_regularizer(z, root=not bug)

@@ -158,9 +158,12 @@ def cosine_momentum(step: int, length: int) -> float:
     return 1 - (1 - MOMENTUM) * (math.cos(math.pi * min(step / length, 1.0)) + 1) / 2
 
 
-@branch_bug("schedule in epochs", "confirmed", "vturrisi/solo-learn/issues/286", shown="The trace of the momentum.")
+@branch_bug("schedule in epochs", "confirmed", "vturrisi/solo-learn/issues/286")
 def schedule_in_epochs(bug: bool) -> TargetBranch:
-    """Counts steps against the number of epochs: after as many steps the target is frozen."""
+    """Counts steps against the number of epochs: after as many steps the target is frozen.
+
+    Shown: The trace of the momentum.
+    """
     pair = OnlineAndTarget()
 
     def update(step: int) -> None:
@@ -187,16 +190,13 @@ def accumulation_breaks(twin: Twin, witness: Witness) -> bool:
     return True
 
 
-@branch_bug(
-    "moved each micro-batch",
-    "reported",
-    "lightly-ai/lightly-train/issues/968",
-    breaks=accumulation_breaks,
-    shown="One step over four micro-batches.",
-    not_shown="The centre, averaged alike.",
-)
+@branch_bug("moved each micro-batch", "reported", "lightly-ai/lightly-train/issues/968", breaks=accumulation_breaks)
 def moved_each_micro_batch(bug: bool) -> TargetBranch:
-    """The average hangs on the forward pass, and so moves once a micro-batch."""
+    """The average hangs on the forward pass, and so moves once a micro-batch.
+
+    Shown: One step over four micro-batches.
+    Not shown: The centre, averaged alike.
+    """
     pair = OnlineAndTarget()
 
     def step(batches: Sequence[Tensor]) -> None:
@@ -217,16 +217,13 @@ def gradient_breaks(twin: Twin, witness: Witness) -> bool:
     return any(g is None or not bool(g.any()) for g in gradients)
 
 
-@branch_bug(
-    "codebook detached",
-    "confirmed",
-    "facebookresearch/fairseq2/pull/731",
-    breaks=gradient_breaks,
-    shown="The declared gradients.",
-    not_shown="The quantiser: soft codes stand for it.",
-)
+@branch_bug("codebook detached", "confirmed", "facebookresearch/fairseq2/pull/731", breaks=gradient_breaks)
 def codebook_detached(bug: bool) -> TargetBranch:
-    """The codes are detached one time too many: the codebook never learns."""
+    """The codes are detached one time too many: the codebook never learns.
+
+    Shown: The declared gradients.
+    Not shown: The quantiser: soft codes stand for it.
+    """
     pair = OnlineAndTarget()
     book = nn.Embedding(5, 3)
     with torch.no_grad():
@@ -251,15 +248,12 @@ def targets_break(twin: Twin, witness: Witness) -> bool:
     return torch.autograd.grad(loss, targets, allow_unused=True)[0] is not None
 
 
-@branch_bug(
-    "targets from online",
-    "confirmed",
-    "jerber/lang-jepa/pull/5",
-    breaks=targets_break,
-    shown="A gradient through the targets.",
-)
+@branch_bug("targets from online", "confirmed", "jerber/lang-jepa/pull/5", breaks=targets_break)
 def targets_from_online(bug: bool) -> TargetBranch:
-    """The targets come from the online encoder; the averaged one is updated and never used."""
+    """The targets come from the online encoder; the averaged one is updated and never used.
+
+    Shown: A gradient through the targets.
+    """
     pair = OnlineAndTarget()
     return replace(
         pair.branch(),
@@ -279,30 +273,24 @@ def predictor_stays(twin: Twin, witness: Witness) -> bool:
     return any(map(torch.equal, branch.trained[-1].parameters(), before.parameters()))
 
 
-@branch_bug(
-    "predictor without optimizer",
-    "confirmed",
-    "openai/parameter-golf/pull/1581",
-    breaks=predictor_stays,
-    shown="A parameter that no step moves.",
-)
+@branch_bug("predictor without optimizer", "confirmed", "openai/parameter-golf/pull/1581", breaks=predictor_stays)
 def predictor_without_optimizer(bug: bool) -> TargetBranch:
-    """The predictor is in no parameter group: it gets gradients, and stays as it was drawn."""
+    """The predictor is in no parameter group: it gets gradients, and stays as it was drawn.
+
+    Shown: A parameter that no step moves.
+    """
     pair = OnlineAndTarget()
     if bug:
         pair.optimizer = torch.optim.SGD(pair.online.parameters(), lr=0.1)
     return pair.branch()
 
 
-@branch_bug(
-    "relations not detached",
-    "confirmed",
-    "lightly-ai/lightly/commit/6bd7553b",
-    breaks=targets_break,
-    shown="A gradient through the label.",
-)
+@branch_bug("relations not detached", "confirmed", "lightly-ai/lightly/commit/6bd7553b", breaks=targets_break)
 def relations_not_detached(bug: bool) -> TargetBranch:
-    """The matrix of similarities is a label and not detached: it learns to be easy to predict."""
+    """The matrix of similarities is a label and not detached: it learns to be easy to predict.
+
+    Shown: A gradient through the label.
+    """
     pair = OnlineAndTarget()
 
     def similarities(z: Tensor) -> Tensor:
@@ -331,11 +319,12 @@ def swapped_arguments(bug: bool) -> TargetBranch:
     return replace(pair.branch(), update=update) if bug else pair.branch()
 
 
-@branch_bug(
-    "detach in the loss", "false alarm", "lightly-ai/lightly/issues/559", shown="No path from the loss to the targets."
-)
+@branch_bug("detach in the loss", "false alarm", "lightly-ai/lightly/issues/559")
 def detach_in_the_loss() -> TargetBranch:
-    """The targets come with a graph, and the loss detaches them."""
+    """The targets come with a graph, and the loss detaches them.
+
+    Shown: No path from the loss to the targets.
+    """
     pair = OnlineAndTarget()
     return TargetBranch(
         lambda x, targets: F.mse_loss(pair.predict(x), targets.detach()),
