@@ -53,7 +53,12 @@ def check_batch(
     with torch.no_grad():
         _check_view(shown, sample, sample.view)
         _check_target(flat, sample, shown, target)
-        _check_mask(sample, sample.view)
+        if sample.mask is not sample.view:
+            own = _flat(sample.mask).hidden
+            wrong = own != sample.view.prefix(math.prod(sample.mask.data_shape)).hidden
+            if (at := first_true(wrong)) is not None:
+                verb = "hides" if bool(own.expand(wrong.shape)[at]) else "shows"
+                _refuse(Contract.C4, f"the mask {verb} the target at {at}, and the view does not", wrong)
     if prediction is not None and loss is not None:
         _check_loss(sample, prediction, loss)
 
@@ -69,12 +74,10 @@ def _check_view(shown: Tensor, sample: Sample, view: Mask) -> None:
         _refuse(Contract.C2, f"x is {x.dtype} and the source {shown.dtype}")
     hidden = view.hidden.expand(x.shape)
     wrong = unlike(x, torch.where(hidden, shown.new_zeros(()), shown))
-    if not bool(wrong.any()):
-        return
     if (at := first_true(wrong & hidden)) is not None:
         _refuse(Contract.C1, f"x at {at} is {x[at].item()!r}, not +0.0", wrong & hidden)
-    at = first_true(wrong)
-    _refuse(Contract.C2, f"x at {at} is {x[at].item()!r}, the source holds {shown[at].item()!r}", wrong)
+    if (at := first_true(wrong)) is not None:
+        _refuse(Contract.C2, f"x at {at} is {x[at].item()!r}, the source holds {shown[at].item()!r}", wrong)
 
 
 def _check_target(flat: Tensor, sample: Sample, shown: Tensor, target: Callable[[Sample], Sample] | None) -> None:
@@ -95,16 +98,6 @@ def _check_target(flat: Tensor, sample: Sample, shown: Tensor, target: Callable[
 
 def _flat(mask: Mask) -> Mask:
     return Mask(mask.hidden.flatten(int(mask.per_sample)), mask.per_sample, mask.rule)
-
-
-def _check_mask(sample: Sample, view: Mask) -> None:
-    if sample.mask is view:
-        return
-    own, of_view = _flat(sample.mask).hidden, view.prefix(math.prod(sample.mask.data_shape)).hidden
-    wrong = own != of_view
-    if (at := first_true(wrong)) is not None:
-        verb = "hides" if bool(own.expand(wrong.shape)[at]) else "shows"
-        _refuse(Contract.C4, f"the mask {verb} the target at {at}, and the view does not", wrong)
 
 
 def _check_loss(sample: Sample, prediction: Tensor, loss: Callable[[Tensor, Sample], Tensor]) -> None:

@@ -11,7 +11,6 @@ import torch
 import z3
 from torch import Tensor
 
-from viewproof.certify.surroundings import replaced
 from viewproof.masks import Mask, Sample
 from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
@@ -21,6 +20,7 @@ from viewproof.theorems.tensors.case import Inputs, Subject, TensorCase, TensorC
 from viewproof.theorems.tensors.decide import decide
 from viewproof.theorems.tensors.signatures import INT
 from viewproof.theorems.tensors.spec import same_shape
+from viewproof.torch_internals import replaced
 from viewproof.verdict import Verdict
 
 Call = Callable[[Tensor, Sample], Tensor]
