@@ -18,8 +18,7 @@ from viewproof.certify.monitor import certify_monitor
 from viewproof.certify.report import Contract, Finding, Report
 from viewproof.certify.target import TargetBranch, certify_target_branch
 from viewproof.certify.view import certify_declared, certify_view
-from viewproof.certify.view.case import DeclaredView
-from viewproof.certify.view.output import read_output
+from viewproof.certify.view.case import DeclaredView, read_output
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Rule, Sample
 

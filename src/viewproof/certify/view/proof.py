@@ -14,9 +14,8 @@ from torch import Tensor
 
 from viewproof.certify.inputs import spread_mask
 from viewproof.certify.report import Finding
-from viewproof.certify.view.case import DeclaredView
+from viewproof.certify.view.case import DeclaredView, read_output
 from viewproof.certify.view.claims import LEAK, RULE, SCORED, SHOWN, TARGET
-from viewproof.certify.view.output import read_output
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Rule
 from viewproof.verdict import Verdict
