@@ -48,6 +48,11 @@ def spread_mask(name: str, mask: Any, tensor: Tensor) -> Tensor:
     return hidden.reshape(own + (1,) * (len(axes) - len(own))).expand(shape)
 
 
+def flat_mask(mask: Mask) -> Mask:
+    """The mask over the flattened samples."""
+    return Mask(mask.hidden.flatten(int(mask.per_sample)), mask.per_sample, mask.rule)
+
+
 def other_contents(x: Tensor) -> Iterator[Tensor]:
     """Tensors like ``x``: its own values in another order, then new ones, finite ones first."""
     generator = torch.Generator().manual_seed(0)
