@@ -12,7 +12,6 @@ from torch import Tensor
 from viewproof.bugzoo.specimen import Twin, specimen
 from viewproof.certify import Contract, Report, Witness, certify_reproducible
 
-draw_bug = partial(specimen, contract=Contract.C8)
 PATCHES, HIDDEN = 24, 9
 EPOCHS = (0, 1, 2, 3)
 
@@ -46,13 +45,10 @@ def draw_breaks(draw: Twin, witness: Witness) -> bool:
         np.random.set_state(state)
 
 
-@draw_bug(
-    "the same masks in every worker",
-    "confirmed",
-    "pengzhiliang/MAE-pytorch/issues/28",
-    certify=certify_reproducible,
-    breaks=draw_breaks,
-)
+draw_bug = partial(specimen, contract=Contract.C8, certify=certify_reproducible, breaks=draw_breaks)
+
+
+@draw_bug("the same masks in every worker", "confirmed", "pengzhiliang/MAE-pytorch/issues/28")
 def from_the_global_generator(ids: Tensor, *, epoch: int, seed: int, bug: bool) -> Tensor:
     """Every loader worker starts from a copy of NumPy's global generator, and so draws alike.
 
@@ -63,13 +59,7 @@ def from_the_global_generator(ids: Tensor, *, epoch: int, seed: int, bug: bool) 
     return hide(order[:HIDDEN] for order in orders)
 
 
-@draw_bug(
-    "seeded by the clock",
-    "confirmed",
-    "ecmwf/WeatherGenerator/issues/267",
-    certify=certify_reproducible,
-    breaks=draw_breaks,
-)
+@draw_bug("seeded by the clock", "confirmed", "ecmwf/WeatherGenerator/issues/267")
 def seeded_by_the_clock(ids: Tensor, *, epoch: int, seed: int, bug: bool) -> Tensor:
     """The seed is the time at which the process started to draw, in hours.
 

@@ -330,18 +330,14 @@ def loss_times_mask(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
     return (square * hidden_set(sample)).sum() / hidden_set(sample).sum()
 
 
-def masked_by_row() -> Sample:
-    """`vectors` with a mask for each row."""
-    sample = vectors()
-    return replace(sample, mask=Mask(hidden_set(sample).clone(), True, "a mask a row"))
-
-
 @loss_bug(
     "a fully masked row",
     "reported",
     "AshleyLab/OpenMHC/issues/11",
     contract=Contract.C9,
-    certify=on(masked_by_row(), invariant=("batch",)),
+    certify=on(
+        replace(vectors(), mask=Mask(hidden_set(vectors()).clone(), True, "a mask a row")), invariant=("batch",)
+    ),
 )
 def fully_masked_row(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
     """Attention over a fully masked row is NaN; the value is mended afterwards, the gradient is not.

@@ -129,10 +129,7 @@ def convolution_over_masked_patches(bug: bool) -> Twin:
     """
     first = weights_from_seed_0(lambda: nn.Conv2d(3, 4, 3, padding=1))
     second = weights_from_seed_0(lambda: nn.Conv2d(4, 4, 3, padding=1))
-
-    def masked(x: Tensor) -> Tensor:
-        return torch.where(PATCH_MASK.hidden[0], 0.0, x)
-
+    masked = partial(torch.where, PATCH_MASK.hidden[0], 0.0)
     return lambda x: masked(second(masked(F.relu(first(x if bug else masked(x))))))
 
 

@@ -10,7 +10,7 @@ import torch.distributed.nn.functional as differentiable
 from torch import Tensor
 
 from viewproof.bugzoo.specimen import Twin, specimen
-from viewproof.certify import Contract, Report, Witness, certify_monitor, certify_objective, certify_ranks
+from viewproof.certify import Contract, Witness, certify_monitor, certify_objective, certify_ranks
 from viewproof.objectives import variance_term
 
 monitor_bug = partial(specimen, contract=Contract.C7)
@@ -49,8 +49,7 @@ def effective_rank(z: Tensor, floor: float = 0.0) -> Tensor:
     values = torch.linalg.svdvals(z)
     shares = values / values.sum().clamp(min=1e-12) + floor
     shares = shares / shares.sum() if floor else shares
-    entropy: Tensor = -torch.special.xlogy(shares, shares).sum()
-    return entropy.exp()
+    return torch.exp(-torch.special.xlogy(shares, shares).sum())
 
 
 @monitor_bug(
@@ -132,11 +131,6 @@ def exact_vicreg_regularizer(rows: list[list[Fraction]]) -> float:
     return float(variance_term(1, deviations)) + float(off_diagonal / size)
 
 
-def certify_vicreg(loss: Twin) -> Report:
-    """The loss against its exact definition."""
-    return certify_objective(loss, exact_vicreg_regularizer, EMBEDDINGS)
-
-
 def value_breaks(loss: Twin, witness: Witness) -> bool:
     """Whether the loss of the witness is not its definition, written out in floats."""
     z = witness.inputs["tensors"][0]
@@ -147,23 +141,24 @@ def value_breaks(loss: Twin, witness: Witness) -> bool:
     return abs(float(loss(z)) - expected) > 1e-6 * max(1.0, expected)
 
 
-@monitor_bug(
-    "VICReg: covariance with its diagonal", "synthetic", certify=certify_vicreg, breaks=value_breaks, decidable=False
+vicreg_bug = partial(
+    monitor_bug,
+    standing="synthetic",
+    certify=lambda loss: certify_objective(loss, exact_vicreg_regularizer, EMBEDDINGS),
+    breaks=value_breaks,
+    shown="The value against the exact objective.",
+    not_shown="That training with it goes wrong.",
+    decidable=False,
 )
-def covariance_with_its_diagonal(z: Tensor, bug: bool) -> Tensor:
-    """The covariance term counts the variances too, and pulls down what the variance term pulls up.
 
-    Shown: The value against the exact objective.
-    Not shown: That training with it goes wrong.
-    """
+
+@vicreg_bug("VICReg: covariance with its diagonal")
+def covariance_with_its_diagonal(z: Tensor, bug: bool) -> Tensor:
+    """The covariance term counts the variances too, and pulls down what the variance term pulls up."""
     return vicreg_regularizer(z, diagonal=bug)
 
 
-@monitor_bug("VICReg: no root", "synthetic", certify=certify_vicreg, breaks=value_breaks, decidable=False)
+@vicreg_bug("VICReg: no root")
 def variance_without_its_root(z: Tensor, bug: bool) -> Tensor:
-    """The hinge is on the variance: its gradient vanishes where the features collapse.
-
-    Shown: The value against the exact objective.
-    Not shown: That training with it goes wrong.
-    """
+    """The hinge is on the variance: its gradient vanishes where the features collapse."""
     return vicreg_regularizer(z, root=not bug)

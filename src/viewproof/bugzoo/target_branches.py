@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from viewproof.bugzoo.specimen import Twin, specimen
-from viewproof.certify import Contract, Report, TargetBranch, Witness, certify_target_branch
+from viewproof.certify import Contract, TargetBranch, Witness, certify_target_branch
 
 MOMENTUM, STEPS = 0.9, 8
 
@@ -29,14 +29,12 @@ class OnlineAndTarget:
 
     def predict(self, x: Tensor) -> Tensor:
         """The predictor's output."""
-        prediction: Tensor = self.predictor(self.online(x))
-        return prediction
+        return torch.as_tensor(self.predictor(self.online(x)))
 
     def targets(self, x: Tensor) -> Tensor:
         """The target encoder's output, without gradient."""
         with torch.no_grad():
-            output: Tensor = self.target(x)
-        return output
+            return torch.as_tensor(self.target(x))
 
     def loss(self, x: Tensor) -> Tensor:
         """The squared error of the prediction."""
@@ -84,18 +82,20 @@ def batch() -> Tensor:
     return torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
 
 
-def certify(twin: Twin) -> Report:
-    """`certify_target_branch` on `batch`."""
-    return certify_target_branch(twin(), batch(), steps=STEPS)
+def start_from(branch: TargetBranch, witness: Witness) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The witness's states of the online and the target network, loaded into them."""
+    assert branch.online is not None and branch.target is not None
+    states = witness.inputs["online"], witness.inputs["target"]
+    branch.online.load_state_dict(states[0])
+    branch.target.load_state_dict(states[1])
+    return states
 
 
 def average_breaks(twin: Twin, witness: Witness) -> bool:
     """Whether one update is not the EMA's closed form, or writes to the online branch."""
-    branch: TargetBranch = twin()
-    online, target, momentum = (witness.inputs[name] for name in ("online", "target", "momentum"))
-    assert branch.online is not None and branch.target is not None and branch.update is not None
-    branch.online.load_state_dict(online)
-    branch.target.load_state_dict(target)
+    branch = twin()
+    online, target = start_from(branch, witness)
+    momentum = witness.inputs["momentum"]
     branch.update(witness.inputs["step"])
     averaged = dict(branch.target.named_parameters())
     for key, new in branch.target.state_dict().items():
@@ -109,7 +109,7 @@ def average_breaks(twin: Twin, witness: Witness) -> bool:
 branch_bug = partial(
     specimen,
     contract=Contract.C6,
-    certify=certify,
+    certify=lambda twin: certify_target_branch(twin(), batch(), steps=STEPS),
     breaks=average_breaks,
     shown="A move of the average against its closed form.",
     not_shown="The method around it.",
@@ -176,11 +176,8 @@ def schedule_in_epochs(bug: bool) -> TargetBranch:
 
 def accumulation_breaks(twin: Twin, witness: Witness) -> bool:
     """Whether a step over the witness's micro-batches is other than one update, before or after it."""
-    branch: TargetBranch = twin()
-    online, target = witness.inputs["online"], witness.inputs["target"]
-    assert branch.online is not None and branch.target is not None and branch.step is not None
-    branch.online.load_state_dict(online)
-    branch.target.load_state_dict(target)
+    branch = twin()
+    online, target = start_from(branch, witness)
     branch.step([witness.inputs["batch"]] * witness.inputs["count"])
     after = dict(branch.online.named_parameters())
     for source in (after, online):
@@ -211,7 +208,7 @@ def moved_each_micro_batch(bug: bool) -> TargetBranch:
 
 def gradient_breaks(twin: Twin, witness: Witness) -> bool:
     """Whether some parameter that should train gets no gradient."""
-    branch: TargetBranch = twin()
+    branch = twin()
     parameters = [p for module in branch.trained for p in module.parameters()]
     gradients = torch.autograd.grad(branch.value(batch()), parameters, allow_unused=True)
     return any(g is None or not bool(g.any()) for g in gradients)
@@ -239,8 +236,7 @@ def codebook_detached(bug: bool) -> TargetBranch:
 
 def targets_break(twin: Twin, witness: Witness) -> bool:
     """Whether the loss has a gradient with respect to its targets."""
-    branch: TargetBranch = twin()
-    assert branch.targets is not None
+    branch = twin()
     targets = branch.targets(witness.inputs["batch"])
     if not targets.requires_grad:
         return False
@@ -265,8 +261,7 @@ def targets_from_online(bug: bool) -> TargetBranch:
 
 def predictor_stays(twin: Twin, witness: Witness) -> bool:
     """Whether some parameter of the predictor stays as it was."""
-    branch: TargetBranch = twin()
-    assert branch.step is not None
+    branch = twin()
     before = copy.deepcopy(branch.trained[-1])
     for _ in range(STEPS):
         branch.step([witness.inputs["batch"]])

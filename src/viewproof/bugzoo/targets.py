@@ -13,6 +13,7 @@ from viewproof.certify import Contract, Witness, certify_view
 from viewproof.masks import visible_patch_idxs
 from viewproof.views import patchify
 
+target_bug = partial(specimen, contract=Contract.C3)
 HIDDEN_PATCHES = torch.arange(6) % 3 == 1
 
 
@@ -32,11 +33,10 @@ def binned_means(x: Tensor, highest: float) -> Tensor:
     return torch.bucketize(patchify(x, 4, 4).mean(2), -1 + width * torch.arange(1, 8))
 
 
-@specimen(
+@target_bug(
     "bins too wide",
     "confirmed",
     "lucidrains/vit-pytorch/issues/97",
-    contract=Contract.C3,
     certify=lambda twin: certify_view(
         twin, torch.linspace(-1, 1, 576).reshape(2, 3, 8, 12), RULE, target=partial(binned_means, highest=1.0)
     ),
@@ -52,11 +52,10 @@ def bins_too_wide(x: Tensor, bug: bool) -> ViewParts:
     return torch.where(hidden_pixels(x), 0.0, x), binned_means(x, 255.0 if bug else 1.0), HIDDEN_PATCHES
 
 
-@specimen(
+@target_bug(
     "masked and unmasked exchanged",
     "reported",
     "gc-os-ai/pyaptamer/issues/461",
-    contract=Contract.C3,
     certify=lambda twin: certify_view(twin, torch.randn(2, 9, generator=torch.Generator().manual_seed(0))),
     breaks=differs_from(lambda x: (x, x)),
 )
@@ -71,11 +70,10 @@ def masked_and_unmasked_exchanged(x: Tensor, bug: bool) -> ViewParts:
     return (x, masked, hidden) if bug else (masked, x, hidden)
 
 
-@specimen(
+@target_bug(
     "register tokens counted as patches",
     "confirmed",
     "kaiko-ai/eva/pull/672",
-    contract=Contract.C3,
     certify=lambda twin: certify_view(twin, images(), RULE, target=lambda x: patchify(x, 4, 4)),
     breaks=differs_from(lambda x: (x, patchify(x, 4, 4))),
 )
