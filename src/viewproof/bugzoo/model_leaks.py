@@ -69,12 +69,8 @@ def overlapping_receptive_fields(bug: bool) -> Twin:
     Not shown: Whether it harms: the authors chose early convolutions for their features.
     """
     kernel, padding = (4, 1) if bug else (2, 0)
-
-    def make() -> nn.Module:
-        first, second, third = (nn.Conv2d(a, b, kernel, 2, padding) for a, b in ((3, 4), (4, 8), (8, 8)))
-        return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
-
-    model = weights_from_seed_0(make)
+    first, second, third = (partial(nn.Conv2d, a, b, kernel, 2, padding) for a, b in ((3, 4), (4, 8), (8, 8)))
+    model = weights_from_seed_0(lambda: nn.Sequential(first(), nn.ReLU(), second(), nn.ReLU(), third()))
     return lambda x: model(x).flatten(2)[..., VISIBLE_TOKENS]
 
 

@@ -43,6 +43,7 @@ def prove_value(
     def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[TensorClaim]:
         loss, terms = observed
         zero = z3.RealVal(0)
+        extents: tuple[Term, ...] = ()
 
         def term(*place: Term) -> Any:
             return z3.If(_selected(inputs, place), terms.at(place), zero)
@@ -56,7 +57,7 @@ def prove_value(
                 return facts.equal(loss.at(row), _sum(facts, rest, lambda *place: term(*row, *place), zero))
         else:
             count = z3.ToReal(_count(inputs, facts)) if reduction == "mean" else z3.RealVal(1)
-            what, extents = "loss * selected coordinates == sum of distances over the mask", ()
+            what = "loss * selected coordinates == sum of distances over the mask"
 
             def right(*row: Term) -> Any:
                 return facts.equal(loss.at(()) * count, _sum(facts, inputs["y"].shape, term, zero))

@@ -225,8 +225,8 @@ def _writes(case: ViewCase, check: Check) -> Finding:
 def _targets(case: ViewCase, check: Check) -> Finding:
     y = case.output.y
     if case.target_labels is None:
-        shape = tuple(y.shape)
-        return check.unknown(f"y of shape {shape} is neither the source nor its row-major prefix; declare target=")
+        own = tuple(y.shape)
+        return check.unknown(f"y of shape {own} is neither the source nor its row-major prefix; declare target=")
     declared = case.declared.target_of(case.example.clone(), y)
     assert declared is not None
     if declared.numel() == 0:
