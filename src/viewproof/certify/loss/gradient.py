@@ -29,7 +29,6 @@ def _repeats(case: LossCase, check: Check) -> Finding | None:
 
 @claims(Contract.C4, "every hidden coordinate has a gradient")
 def _gradient_on_the_mask(case: LossCase, check: Check) -> Finding:
-    """At one of the generic predictions each hidden coordinate has a gradient that is not 0."""
     if not bool(case.hidden.any()):
         return check.vacuous("the mask hides nothing")
     missing = case.hidden & ~case.support

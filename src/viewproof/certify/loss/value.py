@@ -27,7 +27,6 @@ claims = Claims[LossCase](scope="{case.target_shape}")
 
 @claims(Contract.C4, "{case.value_of_nothing}", scope="the empty mask, {case.target_shape}")
 def _empty_mask(case: LossCase, check: Check) -> Finding:
-    """A mean of nothing has no value, a sum of nothing is 0."""
     mask, prediction, mean = case.sample.mask, case.prediction, case.reduction == "mean"
     empty = Mask(torch.zeros_like(mask.hidden), mask.per_sample, rule="an empty mask")
     sample = replace(case.sample, mask=empty)
@@ -120,7 +119,6 @@ def _exact(case: LossCase, prediction: Tensor, sample: Sample) -> list[Fraction]
 
 @claims(Contract.C4, "the value does not change with batch, axes or padding")
 def _scale(case: LossCase, check: Check) -> Finding | None:
-    """The mean of a batch twice, of every axis twice, and of a batch with visible padding."""
     if not case.invariant:
         return None
     before = case(case.prediction).double()

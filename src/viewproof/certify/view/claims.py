@@ -290,7 +290,6 @@ def _scores(case: ViewCase, check: Check) -> Finding:
 
 @claims(Contract.C5, RULE)
 def _agrees(case: ViewCase, check: Check) -> Finding | None:
-    """The mask, and the view's over x, hide what the rule hides."""
     if (ruled := case.declared.hidden_by_rule) is None:
         return None
     if case.origin.shape != case.output.mask.shape or bool((case.origin < CONSTANT).any()):
