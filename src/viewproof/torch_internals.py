@@ -30,7 +30,7 @@ CHECKED = ("2.13.0", "2.14.1")
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of a class or a module of torch, and set it back at the end.
+    """Set an attribute of a class or a module, and set it back at the end.
 
     For the whole process, hence for other threads as well. An ``AttributeError`` says that the owner has no such name.
     """

@@ -7,7 +7,8 @@ import pytest
 
 from viewproof.certify.check import Check, Claims, failure
 from viewproof.certify.report import Contract, Finding
-from viewproof.certify.surroundings import environment, replaced
+from viewproof.certify.surroundings import environment
+from viewproof.torch_internals import replaced
 from viewproof.verdict import Verdict
 
 claims = Claims[int](scope="up to {case}", witness_scope="{case} alone")

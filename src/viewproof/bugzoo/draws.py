@@ -12,7 +12,6 @@ from torch import Tensor
 from viewproof.bugzoo.specimen import Twin, specimen
 from viewproof.certify import Contract, Report, Witness, certify_reproducible
 
-draw_bug = partial(specimen, contract=Contract.C8)
 PATCHES, HIDDEN = 24, 9
 EPOCHS = (0, 1, 2, 3)
 
@@ -46,32 +45,27 @@ def draw_breaks(draw: Twin, witness: Witness) -> bool:
         np.random.set_state(state)
 
 
-@draw_bug(
-    "the same masks in every worker",
-    "confirmed",
-    "pengzhiliang/MAE-pytorch/issues/28",
-    certify=certify_reproducible,
-    breaks=draw_breaks,
-    shown="The masks follow a global generator.",
-    not_shown="That forked workers share its state.",
-)
+draw_bug = partial(specimen, contract=Contract.C8, certify=certify_reproducible, breaks=draw_breaks)
+
+
+@draw_bug("the same masks in every worker", "confirmed", "pengzhiliang/MAE-pytorch/issues/28")
 def from_the_global_generator(ids: Tensor, *, epoch: int, seed: int, bug: bool) -> Tensor:
-    """Every loader worker starts from a copy of NumPy's global generator, and so draws alike."""
+    """Every loader worker starts from a copy of NumPy's global generator, and so draws alike.
+
+    Shown: The masks follow a global generator.
+    Not shown: That forked workers share its state.
+    """
     orders = [(np.random if bug else generator(seed, epoch, i)).permutation(PATCHES) for i in ids.tolist()]
     return hide(order[:HIDDEN] for order in orders)
 
 
-@draw_bug(
-    "seeded by the clock",
-    "confirmed",
-    "ecmwf/WeatherGenerator/issues/267",
-    certify=certify_reproducible,
-    breaks=draw_breaks,
-    shown="Another hour, other masks.",
-    not_shown="The first fix, which divides by zero.",
-)
+@draw_bug("seeded by the clock", "confirmed", "ecmwf/WeatherGenerator/issues/267")
 def seeded_by_the_clock(ids: Tensor, *, epoch: int, seed: int, bug: bool) -> Tensor:
-    """The seed is the time at which the process started to draw, in hours."""
+    """The seed is the time at which the process started to draw, in hours.
+
+    Shown: Another hour, other masks.
+    Not shown: The first fix, which divides by zero.
+    """
     hours = int(time.time()) // 3600 if bug else 0
     return hide(generator(hours + seed, epoch, i).permutation(PATCHES)[:HIDDEN] for i in ids.tolist())
 
@@ -88,17 +82,13 @@ def resume_breaks(start: Twin, witness: Witness) -> bool:
     return not torch.equal(straight(ids, epoch=EPOCHS[-1], seed=0), resumed(ids, epoch=EPOCHS[-1], seed=0))
 
 
-@draw_bug(
-    "the rate starts anew",
-    "reported",
-    "CUMLSec/trex/issues/31",
-    certify=certify_resumed,
-    breaks=resume_breaks,
-    shown="A straight run against resumed ones.",
-    not_shown="The rate's own schedule.",
-)
+@draw_bug("the rate starts anew", "reported", "CUMLSec/trex/issues/31", certify=certify_resumed, breaks=resume_breaks)
 def rate_starts_anew(start: int, bug: bool) -> Twin:
-    """The share grows with the epochs since the start or the resume: a resumed run begins anew."""
+    """The share grows with the epochs since the start or the resume: a resumed run begins anew.
+
+    Shown: A straight run against resumed ones.
+    Not shown: The rate's own schedule.
+    """
 
     def draw(ids: Tensor, *, epoch: int, seed: int) -> Tensor:
         count = 3 + (epoch - start if bug else epoch)
@@ -107,16 +97,13 @@ def rate_starts_anew(start: int, bug: bool) -> Twin:
     return draw
 
 
-@draw_bug(
-    "state lost on resume",
-    "synthetic",
-    certify=certify_resumed,
-    breaks=resume_breaks,
-    shown="A straight run against resumed ones.",
-    not_shown="The checkpoint's format.",
-)
+@draw_bug("state lost on resume", "synthetic", certify=certify_resumed, breaks=resume_breaks)
 def state_lost_on_resume(start: int, bug: bool) -> Twin:
-    """The checkpoint holds the weights only: after a resume the generator starts from its seed again."""
+    """The checkpoint holds the weights only: after a resume the generator starts from its seed again.
+
+    Shown: A straight run against resumed ones.
+    Not shown: The checkpoint's format.
+    """
 
     def draw(ids: Tensor, *, epoch: int, seed: int) -> Tensor:
         # The generator moves by a hundred orders an epoch.
@@ -141,10 +128,12 @@ def count_breaks(draw: Twin, witness: Witness) -> bool:
     contract=Contract.C4,
     certify=lambda draw: certify_reproducible(draw, count=HIDDEN, workers=0),
     breaks=count_breaks,
-    shown="The number that is hidden.",
-    not_shown="Spans, which overlap as well.",
 )
 def drawn_with_replacement(ids: Tensor, *, epoch: int, seed: int, bug: bool) -> Tensor:
-    """Patches are drawn with replacement: some twice, so that fewer are hidden than was asked for."""
+    """Patches are drawn with replacement: some twice, so that fewer are hidden than was asked for.
+
+    Shown: The number that is hidden.
+    Not shown: Spans, which overlap as well.
+    """
     generators = [generator(seed, epoch, i) for i in ids.tolist()]
     return hide(g.integers(PATCHES, size=HIDDEN) if bug else g.permutation(PATCHES)[:HIDDEN] for g in generators)

@@ -54,11 +54,13 @@ def cubes(x: Tensor) -> Tensor:
         cubes, torch.arange(384.0).reshape(2, 1, 4, 6, 8), mask=twin(DROPPED_CUBES), patch_mask=DROPPED_CUBES
     ),
     breaks=disagrees(DROPPED_CUBES),
-    shown="A voxel that is hidden although its token is seen, or the reverse.",
-    not_shown="The share of hidden voxels that are never scored at the published sizes.",
 )
 def two_orders(dropped: Tensor, bug: bool) -> Tensor:
-    """The network flattens a volume's patches in one order of axes, the loss in another."""
+    """The network flattens a volume's patches in one order of axes, the loss in another.
+
+    Shown: A voxel that is hidden although its token is seen, or the reverse.
+    Not shown: The share of hidden voxels that are never scored at the published sizes.
+    """
     grid = dropped.reshape(2, 3, 4) if bug else dropped.reshape(3, 4, 2).permute(2, 0, 1)
     for axis in range(3):
         grid = grid.repeat_interleave(2, axis)
@@ -81,11 +83,13 @@ def misplaces(twin: Twin, witness: Witness) -> bool:
     "Mountchicken/Union14M/issues/12",
     certify=certify_positions,
     breaks=misplaces,
-    shown="Two tokens of one row of the grid that have different row positions.",
-    not_shown="What an encoder learns from wrong positions.",
 )
 def positions_of_another_grid(bug: bool) -> Tensor:
-    """The position table is that of a grid with other extents and as many patches."""
+    """The position table is that of a grid with other extents and as many patches.
+
+    Shown: Two tokens of one row of the grid that have different row positions.
+    Not shown: What an encoder learns from wrong positions.
+    """
     rows, cols = (3, 2) if bug else (2, 3)
     return torch.cartesian_prod(torch.arange(rows), torch.arange(cols))
 
@@ -101,11 +105,13 @@ DROPPED_BANDS = torch.tensor([True, True, False, False, False, True])
         patches, torch.arange(192.0).reshape(2, 1, 8, 12), mask=twin(DROPPED_BANDS), patch_mask=DROPPED_BANDS
     ),
     breaks=disagrees(DROPPED_BANDS),
-    shown="A cell of the spectrogram whose status is not that of its patch.",
-    not_shown="Anything if both extents are equal.",
 )
 def time_and_frequency_exchanged(dropped: Tensor, bug: bool) -> Tensor:
-    """A spectrogram's mask is made for a grid whose time and frequency extents are exchanged."""
+    """A spectrogram's mask is made for a grid whose time and frequency extents are exchanged.
+
+    Shown: A cell of the spectrogram whose status is not that of its patch.
+    Not shown: Anything if both extents are equal.
+    """
     # 2 x 3 patches of 4 mel bands by 4 frames.
     grid = dropped.reshape(3, 2).T if bug else dropped.reshape(2, 3)
     return grid.repeat_interleave(4, 0).repeat_interleave(4, 1)[None]
@@ -124,11 +130,13 @@ def differs_from_the_rule(twin: Twin, witness: Witness) -> bool:
     "synthetic",
     certify=lambda twin: certify_view(twin, images(), PatchMask(4, 4, period=4, offset=1)),
     breaks=differs_from_the_rule,
-    shown="A pixel whose status is not the rule's.",
-    not_shown="Anything on square images.",
 )
 def height_for_width(x: Tensor, bug: bool) -> ViewParts:
-    """The row-major index of a patch is computed with the number of patches in a column."""
+    """The row-major index of a patch is computed with the number of patches in a column.
+
+    Shown: A pixel whose status is not the rule's.
+    Not shown: Anything on square images.
+    """
     rows, cols = torch.arange(x.shape[2])[:, None] // 4, torch.arange(x.shape[3]) // 4
     patches_in_a_row = (x.shape[2] if bug else x.shape[3]) // 4
     hidden = ((rows * patches_in_a_row + cols) % 4 == 1).expand(x.shape[1:])
@@ -147,11 +155,13 @@ def drops(twin: Twin, witness: Witness) -> bool:
     "synthetic",
     certify=lambda twin: certify_geometry(twin, torch.arange(120.0).reshape(1, 1, 10, 12)),
     breaks=drops,
-    shown="A pixel that no token holds.",
-    not_shown="Whether padding is the better choice.",
 )
 def ragged_patch_dropped(x: Tensor, bug: bool) -> Tensor:
-    """The image is cut to whole patches: its last rows and columns are in no token."""
+    """The image is cut to whole patches: its last rows and columns are in no token.
+
+    Shown: A pixel that no token holds.
+    Not shown: Whether padding is the better choice.
+    """
     height, width = x.shape[2:]
     return patches(x[..., : height // 4 * 4, : width // 4 * 4] if bug else F.pad(x, (0, -width % 4, 0, -height % 4)))
 
@@ -170,11 +180,13 @@ def does_not_restore(twin: Twin, witness: Witness) -> bool:
     "synthetic",
     certify=lambda twin: certify_geometry(patches, images(), unpatchify=to_images, restore=(SHUFFLE, twin(SHUFFLE))),
     breaks=does_not_restore,
-    shown="A token that comes back to another place.",
-    not_shown="Permutations that are their own inverse, for which there is no difference.",
 )
 def ids_restore_is_the_shuffle(shuffle: Tensor, bug: bool) -> Tensor:
-    """Tokens are put back by the permutation that shuffled them instead of its inverse."""
+    """Tokens are put back by the permutation that shuffled them instead of its inverse.
+
+    Shown: A token that comes back to another place.
+    Not shown: Permutations that are their own inverse, for which there is no difference.
+    """
     return shuffle if bug else shuffle.argsort(1)
 
 
@@ -185,24 +197,25 @@ def ids_restore_is_the_shuffle(shuffle: Tensor, bug: bool) -> Tensor:
     certify=lambda twin: certify_geometry(
         twin, images(), unpatchify=to_images, positions=torch.cartesian_prod(torch.arange(2), torch.arange(3))
     ),
-    shown="Patches partition the image, and their inverse puts them back.",
-    not_shown="Whether the names should be changed.",
 )
 def width_called_height(x: Tensor) -> Tensor:
-    """The sizes of the image are called w and h in the wrong order, and used in the right one."""
+    """The sizes of the image are called w and h in the wrong order, and used in the right one.
+
+    Shown: Patches partition the image, and their inverse puts them back.
+    Not shown: Whether the names should be changed.
+    """
     n, c, w, h = x.shape
     return x.reshape(n, c, w // 4, 4, h // 4, 4).permute(0, 2, 4, 3, 5, 1).reshape(n, -1, 16 * c)
 
 
 @geometry_bug(
-    "names of width and height, positions",
-    "false alarm",
-    "facebookresearch/mae/issues/67",
-    certify=certify_positions,
-    shown="Positions grow with the rows and columns of their patches.",
-    not_shown="Whether the names should be changed.",
+    "names of width and height, positions", "false alarm", "facebookresearch/mae/issues/67", certify=certify_positions
 )
 def columns_meshed_first() -> Tensor:
-    """The grid of positions is meshed with columns first; the table is right."""
+    """The grid of positions is meshed with columns first; the table is right.
+
+    Shown: Positions grow with the rows and columns of their patches.
+    Not shown: Whether the names should be changed.
+    """
     cols, rows = torch.meshgrid(torch.arange(3), torch.arange(2), indexing="xy")
     return torch.stack([rows.reshape(-1), cols.reshape(-1)], 1)

@@ -93,25 +93,24 @@ def polarity(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
     return mean_square(prediction, sample, ~hidden_set(sample) if bug else hidden_set(sample))
 
 
-@loss_bug(
-    "off by the class token",
-    "confirmed",
-    "IcarusWizard/MAE/issues/17",
-    not_shown="The shuffle of the patches; positions stand in their own order here.",
-)
+@loss_bug("off by the class token", "confirmed", "IcarusWizard/MAE/issues/17")
 def off_by_the_class_token(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """Counts positions with the class token, in a prediction that has none; the last is lost."""
+    """Counts positions with the class token, in a prediction that has none; the last is lost.
+
+    Not shown: The shuffle of the patches; positions stand in their own order here.
+    """
     scored = hidden_set(sample)
     if bug:
         scored = torch.cat([torch.zeros_like(scored[:, :1]), scored[:, :-1]], 1)
     return mean_square(prediction, sample, scored)
 
 
-@loss_bug(
-    "mean of nothing", "confirmed", "huggingface/transformers/issues/16711", shown="The empty mask, which must raise."
-)
+@loss_bug("mean of nothing", "confirmed", "huggingface/transformers/issues/16711")
 def mean_of_nothing(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """No one asks whether anything is hidden."""
+    """No one asks whether anything is hidden.
+
+    Shown: The empty mask, which must raise.
+    """
     if bug:
         return (prediction.float() - sample.y.float())[hidden_set(sample)].square().mean()
     return mean_square(prediction, sample, hidden_set(sample))
@@ -129,10 +128,12 @@ def tokens() -> Sample:
     "confirmed",
     "huggingface/course/issues/291",
     certify=on(tokens(), prediction_shape=(2, 6, 5), invariant=()),
-    not_shown="The language model.",
 )
 def labels_never_assigned(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """The labels with the visible tokens ignored are built; the loss takes the tokens."""
+    """The labels with the visible tokens ignored are built; the loss takes the tokens.
+
+    Not shown: The language model.
+    """
     refuse_an_empty_mask(sample)
     hidden = hidden_set(sample)
     if bug:
@@ -148,15 +149,12 @@ def padded() -> Sample:
     return replace(sample, mask=Mask(sample.mask.hidden & inside, True, "drawn inside"))
 
 
-@loss_bug(
-    "padding is masked",
-    "reported",
-    "huggingface/transformers/issues/11155",
-    certify=as_square(padded()),
-    not_shown="How the positions are drawn.",
-)
+@loss_bug("padding is masked", "reported", "huggingface/transformers/issues/11155", certify=as_square(padded()))
 def padding_is_masked(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """Scores all that was drawn, padding too."""
+    """Scores all that was drawn, padding too.
+
+    Not shown: How the positions are drawn.
+    """
     if not bug:
         return mean_square(prediction, sample, hidden_set(sample))
     assert sample.view is not None
@@ -168,12 +166,14 @@ def padding_is_masked(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
     "confirmed",
     "huggingface/transformers/pull/12748",
     certify=on(vectors(), invariant=("batch", "padding")),
-    shown="One more visible position changes the value.",
-    not_shown="The quantiser and the drawing of negatives.",
     decidable=False,
 )
 def negatives_from_padding(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """Every position of the row is a negative, whatever it holds; it should be the hidden ones."""
+    """Every position of the row is a negative, whatever it holds; it should be the hidden ones.
+
+    Shown: One more visible position changes the value.
+    Not shown: The quantiser and the drawing of negatives.
+    """
     refuse_an_empty_mask(sample)
     hidden, rows = hidden_set(sample), []
     for n in range(len(prediction)):
@@ -201,43 +201,38 @@ def token_uses() -> Sample:
 
 
 @loss_bug(
-    "missing is never missing",
-    "confirmed",
-    "allenai/olmoearth_pretrain/pull/457",
-    certify=as_square(token_uses()),
-    not_shown="The test that asserted it.",
+    "missing is never missing", "confirmed", "allenai/olmoearth_pretrain/pull/457", certify=as_square(token_uses())
 )
 def missing_is_never_missing(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """Compares codes with a member of the enumeration, which no number equals."""
+    """Compares codes with a member of the enumeration, which no number equals.
+
+    Not shown: The test that asserted it.
+    """
     if not bug:
         return mean_square(prediction, sample, hidden_set(sample))
     missing = sample.x == TokenUse.MISSING
     return mean_square(prediction, sample, (sample.x != TokenUse.ENCODER.value) & (not missing))
 
 
-@loss_bug(
-    "result dropped",
-    "confirmed",
-    "allenai/olmoearth_pretrain/pull/343",
-    not_shown="There it was the input, not the errors, that stayed unmasked.",
-)
+@loss_bug("result dropped", "confirmed", "allenai/olmoearth_pretrain/pull/343")
 def result_dropped(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """``masked_fill`` returns the masked errors; nobody takes them."""
+    """``masked_fill`` returns the masked errors; nobody takes them.
+
+    Not shown: There it was the input, not the errors, that stayed unmasked.
+    """
     refuse_an_empty_mask(sample)
     error = prediction.float() - sample.y.float()
     masked_error = error.masked_fill(~hidden_set(sample), 0.0)
     return (error if bug else masked_error).square().sum() / hidden_set(sample).sum()
 
 
-@loss_bug(
-    "only the last view",
-    "confirmed",
-    "facebookresearch/VICRegL/issues/6",
-    shown="A view without gradient.",
-    not_shown="The local and global terms.",
-)
+@loss_bug("only the last view", "confirmed", "facebookresearch/VICRegL/issues/6")
 def only_the_last_view(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """``loss =`` where ``loss +=`` was meant, in the loop over the views (the rows here)."""
+    """``loss =`` where ``loss +=`` was meant, in the loop over the views (the rows here).
+
+    Shown: A view without gradient.
+    Not shown: The local and global terms.
+    """
     if not bug:
         return mean_square(prediction, sample, hidden_set(sample))
     refuse_an_empty_mask(sample)
@@ -247,9 +242,12 @@ def only_the_last_view(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
     return total / hidden.sum()
 
 
-@loss_bug("divided twice by the count", "synthetic", shown="The value against the exact objective.")
+@loss_bug("divided twice by the count", "synthetic")
 def divided_twice(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """The mean over the hidden set, divided by the size of the hidden set."""
+    """The mean over the hidden set, divided by the size of the hidden set.
+
+    Shown: The value against the exact objective.
+    """
     loss = mean_square(prediction, sample, hidden_set(sample))
     return loss / hidden_set(sample).sum() if bug else loss
 
@@ -260,28 +258,23 @@ def channels() -> Sample:
     return Sample(x, x, Mask((torch.arange(5) % 2 == 0).expand(3, 5), rule="every second position"))
 
 
-@loss_bug(
-    "grows with the channels",
-    "synthetic",
-    certify=as_square(channels()),
-    shown="The value against the exact objective.",
-)
+@loss_bug("grows with the channels", "synthetic", certify=as_square(channels()))
 def grows_with_the_channels(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """The sum runs over channels ``[N, C, L]``, the count over positions ``[N, L]``."""
+    """The sum runs over channels ``[N, C, L]``, the count over positions ``[N, L]``.
+
+    Shown: The value against the exact objective.
+    """
     loss, hidden = mean_square(prediction, sample, hidden_set(sample)), hidden_set(sample)
     return loss * hidden.sum() / hidden[:, 0].sum() if bug else loss
 
 
-@loss_bug(
-    "the two divisors cancel",
-    "false alarm",
-    "facebookresearch/dinov2/issues/546",
-    shown="The value is the mean.",
-    not_shown="Masks that hide more in one row than in another, where the two means differ by design.",
-    decidable=False,
-)
+@loss_bug("the two divisors cancel", "false alarm", "facebookresearch/dinov2/issues/546", decidable=False)
 def two_divisors(prediction: Tensor, sample: Sample) -> Tensor:
-    """Divides by each row's count and by the rows: taken for a loss that is divided twice."""
+    """Divides by each row's count and by the rows: taken for a loss that is divided twice.
+
+    Shown: The value is the mean.
+    Not shown: Masks that hide more in one row than in another, where the two means differ by design.
+    """
     refuse_an_empty_mask(sample)
     hidden = hidden_set(sample)
     error = torch.where(hidden, prediction.float() - sample.y.float(), 0.0)
@@ -307,11 +300,13 @@ def padding_has_a_gradient(twin: Twin, witness: Witness) -> bool:
     "TencentAILabHealthcare/scBERT/issues/64",
     certify=lambda twin: certify_loss(*twin(), prediction_shape=(2, 8, CLASSES), invariant=()),
     breaks=padding_has_a_gradient,
-    shown="A padded place with a gradient.",
-    not_shown="An encoder that takes masked places for padding and does not attend to them.",
 )
 def mask_id_is_padding(bug: bool) -> tuple[Twin, Sample]:
-    """The mask's token id is the padding's, and the loss scores by that id: padding too."""
+    """The mask's token id is the padding's, and the loss scores by that id: padding too.
+
+    Shown: A padded place with a gradient.
+    Not shown: An encoder that takes masked places for padding and does not attend to them.
+    """
     mask_id = PADDING_ID if bug else MASK_ID
 
     def loss(prediction: Tensor, sample: Sample) -> Tensor:
@@ -322,11 +317,12 @@ def mask_id_is_padding(bug: bool) -> tuple[Twin, Sample]:
     return loss, Sample(IDS.masked_fill(DRAWN, mask_id), IDS, Mask(DRAWN, True, "drawn before the padding"))
 
 
-@loss_bug(
-    "loss times mask", "confirmed", "ecmwf/WeatherGenerator/pull/2717", contract=Contract.C9, shown="NaN off the mask."
-)
+@loss_bug("loss times mask", "confirmed", "ecmwf/WeatherGenerator/pull/2717", contract=Contract.C9)
 def loss_times_mask(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """Zero times NaN is NaN."""
+    """Zero times NaN is NaN.
+
+    Shown: NaN off the mask.
+    """
     if not bug:
         return mean_square(prediction, sample, hidden_set(sample))
     refuse_an_empty_mask(sample)
@@ -334,23 +330,21 @@ def loss_times_mask(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
     return (square * hidden_set(sample)).sum() / hidden_set(sample).sum()
 
 
-def masked_by_row() -> Sample:
-    """`vectors` with a mask for each row."""
-    sample = vectors()
-    return replace(sample, mask=Mask(hidden_set(sample).clone(), True, "a mask a row"))
-
-
 @loss_bug(
     "a fully masked row",
     "reported",
     "AshleyLab/OpenMHC/issues/11",
     contract=Contract.C9,
-    certify=on(masked_by_row(), invariant=("batch",)),
-    shown="A row with nothing hidden: right value, NaN gradient.",
-    not_shown="There the attention is inside the encoder.",
+    certify=on(
+        replace(vectors(), mask=Mask(hidden_set(vectors()).clone(), True, "a mask a row")), invariant=("batch",)
+    ),
 )
 def fully_masked_row(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """Attention over a fully masked row is NaN; the value is mended afterwards, the gradient is not."""
+    """Attention over a fully masked row is NaN; the value is mended afterwards, the gradient is not.
+
+    Shown: A row with nothing hidden: right value, NaN gradient.
+    Not shown: There the attention is inside the encoder.
+    """
     refuse_an_empty_mask(sample)
     hidden = hidden_set(sample)
     scored_rows = hidden.any(1)
@@ -364,15 +358,13 @@ def fully_masked_row(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
     return rows.sum() / scored_rows.sum()
 
 
-@loss_bug(
-    "overflow in half precision",
-    "synthetic",
-    contract=Contract.C9,
-    shown="Float16 beside float64.",
-    not_shown="Autocast, which widens some of these sums.",
-)
+@loss_bug("overflow in half precision", "synthetic", contract=Contract.C9)
 def summed_in_half_precision(prediction: Tensor, sample: Sample, bug: bool) -> Tensor:
-    """The sum of squares of float16 errors is a float16, which ends at 65504."""
+    """The sum of squares of float16 errors is a float16, which ends at 65504.
+
+    Shown: Float16 beside float64.
+    Not shown: Autocast, which widens some of these sums.
+    """
     if not bug:
         return mean_square(prediction, sample, hidden_set(sample))
     error = torch.where(hidden_set(sample), prediction - sample.y, 0.0)

@@ -45,16 +45,13 @@ def weights_from_seed_0(make: Callable[[], nn.Module]) -> nn.Module:
 leak = partial(specimen, contract=Contract.C10, breaks=changes)
 
 
-@leak(
-    "a clip encoded whole, then split",
-    "confirmed",
-    "huggingface/lerobot/issues/4153",
-    certify=on_clips,
-    shown="A value of a future frame that changes the context tokens.",
-    not_shown="How much a predictor gains from it.",
-)
+@leak("a clip encoded whole, then split", "confirmed", "huggingface/lerobot/issues/4153", certify=on_clips)
 def clip_encoded_whole(bug: bool) -> Twin:
-    """A bidirectional encoder sees the whole clip; context and target are cut from its output."""
+    """A bidirectional encoder sees the whole clip; context and target are cut from its output.
+
+    Shown: A value of a future frame that changes the context tokens.
+    Not shown: How much a predictor gains from it.
+    """
 
     def make() -> nn.Module:
         layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
@@ -64,23 +61,16 @@ def clip_encoded_whole(bug: bool) -> Twin:
     return lambda x: model(x)[:, :CONTEXT] if bug else model(x[:, :CONTEXT])
 
 
-@leak(
-    "patches with overlapping receptive fields",
-    "disputed",
-    "younggyoseo/MWM/issues/6",
-    certify=on_images,
-    shown="Hidden pixels that the tokens of visible patches depend on, and how far inside they lie.",
-    not_shown="Whether it harms: the authors chose early convolutions for their features.",
-)
+@leak("patches with overlapping receptive fields", "disputed", "younggyoseo/MWM/issues/6", certify=on_images)
 def overlapping_receptive_fields(bug: bool) -> Twin:
-    """Three convolutions of stride 2 and kernel 4 make tokens of 8 pixels, then tokens are masked."""
+    """Three convolutions of stride 2 and kernel 4 make tokens of 8 pixels, then tokens are masked.
+
+    Shown: Hidden pixels that the tokens of visible patches depend on, and how far inside they lie.
+    Not shown: Whether it harms: the authors chose early convolutions for their features.
+    """
     kernel, padding = (4, 1) if bug else (2, 0)
-
-    def make() -> nn.Module:
-        first, second, third = (nn.Conv2d(a, b, kernel, 2, padding) for a, b in ((3, 4), (4, 8), (8, 8)))
-        return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
-
-    model = weights_from_seed_0(make)
+    first, second, third = (partial(nn.Conv2d, a, b, kernel, 2, padding) for a, b in ((3, 4), (4, 8), (8, 8)))
+    model = weights_from_seed_0(lambda: nn.Sequential(first(), nn.ReLU(), second(), nn.ReLU(), third()))
     return lambda x: model(x).flatten(2)[..., VISIBLE_TOKENS]
 
 
@@ -89,11 +79,13 @@ def overlapping_receptive_fields(bug: bool) -> Twin:
     "disputed",
     "yuqinie98/PatchTST/issues/35",
     certify=certify_on((2, 24, 3), HIDDEN_STEPS),
-    shown="A hidden step that changes every visible one.",
-    not_shown="Whether it harms: two numbers a series leak, and forecasting normalises in the same way.",
 )
 def normalised_before_masking(bug: bool) -> Twin:
-    """Mean and deviation of the whole series, hidden steps included, scale the visible ones."""
+    """Mean and deviation of the whole series, hidden steps included, scale the visible ones.
+
+    Shown: A hidden step that changes every visible one.
+    Not shown: Whether it harms: two numbers a series leak, and forecasting normalises in the same way.
+    """
     visible = ~HIDDEN_STEPS[:, 0]
 
     def encode(x: Tensor) -> Tensor:
@@ -103,16 +95,13 @@ def normalised_before_masking(bug: bool) -> Twin:
     return encode
 
 
-@leak(
-    "a group norm over padded time",
-    "reported",
-    "pytorch/audio/issues/2242",
-    certify=certify_on((2, 32), PADDING),
-    shown="A padded sample that changes the features of real ones.",
-    not_shown="That features change with the length of the padding, which follows; the size of the effect.",
-)
+@leak("a group norm over padded time", "reported", "pytorch/audio/issues/2242", certify=certify_on((2, 32), PADDING))
 def group_norm_over_padding(bug: bool) -> Twin:
-    """The feature extractor's normalisation takes its statistics over padding too."""
+    """The feature extractor's normalisation takes its statistics over padding too.
+
+    Shown: A padded sample that changes the features of real ones.
+    Not shown: That features change with the length of the padding, which follows; the size of the effect.
+    """
     frames = weights_from_seed_0(lambda: nn.Conv1d(1, 6, 4, stride=4))
     frame_counts = ((~PADDING).sum(1) // 4).tolist()
 
@@ -127,33 +116,26 @@ def group_norm_over_padding(bug: bool) -> Twin:
     return encode
 
 
-@leak(
-    "a convolution over masked patches",
-    "synthetic",
-    certify=on_images,
-    shown="Hidden pixels along patch borders that reach visible features.",
-    not_shown="That visible content spreads into hidden places and blurs the mask.",
-)
+@leak("a convolution over masked patches", "synthetic", certify=on_images)
 def convolution_over_masked_patches(bug: bool) -> Twin:
-    """Features are masked after each overlapping convolution, the image before the first is not."""
+    """Features are masked after each overlapping convolution, the image before the first is not.
+
+    Shown: Hidden pixels along patch borders that reach visible features.
+    Not shown: That visible content spreads into hidden places and blurs the mask.
+    """
     first = weights_from_seed_0(lambda: nn.Conv2d(3, 4, 3, padding=1))
     second = weights_from_seed_0(lambda: nn.Conv2d(4, 4, 3, padding=1))
-
-    def masked(x: Tensor) -> Tensor:
-        return torch.where(PATCH_MASK.hidden[0], 0.0, x)
-
+    masked = partial(torch.where, PATCH_MASK.hidden[0], 0.0)
     return lambda x: masked(second(masked(F.relu(first(x if bug else masked(x))))))
 
 
-@leak(
-    "padding that is attended",
-    "synthetic",
-    certify=on_clips,
-    shown="A value of a padded token that changes a real one.",
-    not_shown="Padding that is NaN or infinite: it passes the mask too, for 0 times it is NaN.",
-)
+@leak("padding that is attended", "synthetic", certify=on_clips)
 def padding_attended(bug: bool) -> Twin:
-    """Attention without its key padding mask: real tokens attend to padding."""
+    """Attention without its key padding mask: real tokens attend to padding.
+
+    Shown: A value of a padded token that changes a real one.
+    Not shown: Padding that is NaN or infinite: it passes the mask too, for 0 times it is NaN.
+    """
     attention = weights_from_seed_0(lambda: nn.MultiheadAttention(8, 2, batch_first=True))
     padding = FUTURE[:, 0].expand(2, 10)
     return lambda x: attention(x, x, x, key_padding_mask=None if bug else padding)[0][:, :CONTEXT]
@@ -164,11 +146,13 @@ def padding_attended(bug: bool) -> Twin:
     "false alarm",
     "MCG-NJU/VideoMAE/issues/29",
     certify=certify_on((1, 3, 4, 32, 32), PATCH_MASK.hidden[:, None].expand(3, 4, 32, 32)),
-    shown="That no visible token depends on a hidden pixel.",
-    not_shown="Anything after the embedding.",
 )
 def tubes_without_overlap() -> Twin:
-    """Patches are embedded before they are masked, but no receptive field crosses a patch."""
+    """Patches are embedded before they are masked, but no receptive field crosses a patch.
+
+    Shown: That no visible token depends on a hidden pixel.
+    Not shown: Anything after the embedding.
+    """
     embed = weights_from_seed_0(lambda: nn.Conv3d(3, 8, (2, 8, 8), stride=(2, 8, 8)))
     visible = torch.cat([VISIBLE_TOKENS, 16 + VISIBLE_TOKENS])
     return lambda x: embed(x).flatten(2)[..., visible]

@@ -10,7 +10,7 @@ import torch.distributed.nn.functional as differentiable
 from torch import Tensor
 
 from viewproof.bugzoo.specimen import Twin, specimen
-from viewproof.certify import Contract, Report, Witness, certify_monitor, certify_objective, certify_ranks
+from viewproof.certify import Contract, Witness, certify_monitor, certify_objective, certify_ranks
 from viewproof.objectives import variance_term
 
 monitor_bug = partial(specimen, contract=Contract.C7)
@@ -28,11 +28,13 @@ def collapse_scores_no_worse(monitor: Twin, witness: Witness) -> bool:
     "vturrisi/solo-learn/commit/786b943",
     certify=lambda monitor: certify_monitor(monitor, views=2, dimensional=False),
     breaks=collapse_scores_no_worse,
-    shown="Planted collapse and planted health.",
-    not_shown="The logging around it.",
 )
 def spread_over_views(z: Tensor, bug: bool) -> Tensor:
-    """The deviation is taken over the views, not over the batch: high wherever views differ."""
+    """The deviation is taken over the views, not over the batch: high wherever views differ.
+
+    Shown: Planted collapse and planted health.
+    Not shown: The logging around it.
+    """
     return z.std(0 if bug else 1).mean()
 
 
@@ -47,8 +49,7 @@ def effective_rank(z: Tensor, floor: float = 0.0) -> Tensor:
     values = torch.linalg.svdvals(z)
     shares = values / values.sum().clamp(min=1e-12) + floor
     shares = shares / shares.sum() if floor else shares
-    entropy: Tensor = -torch.special.xlogy(shares, shares).sum()
-    return entropy.exp()
+    return torch.exp(-torch.special.xlogy(shares, shares).sum())
 
 
 @monitor_bug(
@@ -57,11 +58,13 @@ def effective_rank(z: Tensor, floor: float = 0.0) -> Tensor:
     "Project-MONAI/MONAI/issues/8996",
     certify=lambda monitor: certify_monitor(monitor, rank=True),
     breaks=rank_is_off,
-    shown="The rank of one point, which is 1.",
-    not_shown="How the score was normalised there.",
 )
 def rank_with_a_floor(z: Tensor, bug: bool) -> Tensor:
-    """A constant is added to every share of the spectrum: nothing has rank 1 any more."""
+    """A constant is added to every share of the spectrum: nothing has rank 1 any more.
+
+    Shown: The rank of one point, which is 1.
+    Not shown: How the score was normalised there.
+    """
     return effective_rank(z, floor=0.05 if bug else 0.0)
 
 
@@ -85,11 +88,13 @@ def ranks_break(loss: Twin, witness: Witness) -> bool:
     "lightly-ai/lightly/issues/1977",
     certify=lambda loss: certify_ranks(loss, EMBEDDINGS),
     breaks=ranks_break,
-    shown="Two unequal ranks against one.",
-    not_shown="The loss that it happened in.",
 )
 def gradient_over_the_ranks(z: Tensor, bug: bool) -> Tensor:
-    """A plain all-reduce passes no gradient to other ranks: right loss, gradient over the ranks."""
+    """A plain all-reduce passes no gradient to other ranks: right loss, gradient over the ranks.
+
+    Shown: Two unequal ranks against one.
+    Not shown: The loss that it happened in.
+    """
     total, count = z.T @ z, torch.tensor(float(len(z)))
     dist.all_reduce(count)
     if bug:
@@ -126,11 +131,6 @@ def exact_vicreg_regularizer(rows: list[list[Fraction]]) -> float:
     return float(variance_term(1, deviations)) + float(off_diagonal / size)
 
 
-def certify_vicreg(loss: Twin) -> Report:
-    """The loss against its exact definition."""
-    return certify_objective(loss, exact_vicreg_regularizer, EMBEDDINGS)
-
-
 def value_breaks(loss: Twin, witness: Witness) -> bool:
     """Whether the loss of the witness is not its definition, written out in floats."""
     z = witness.inputs["tensors"][0]
@@ -141,29 +141,24 @@ def value_breaks(loss: Twin, witness: Witness) -> bool:
     return abs(float(loss(z)) - expected) > 1e-6 * max(1.0, expected)
 
 
-@monitor_bug(
-    "VICReg: covariance with its diagonal",
-    "synthetic",
-    certify=certify_vicreg,
+vicreg_bug = partial(
+    monitor_bug,
+    standing="synthetic",
+    certify=lambda loss: certify_objective(loss, exact_vicreg_regularizer, EMBEDDINGS),
     breaks=value_breaks,
     shown="The value against the exact objective.",
     not_shown="That training with it goes wrong.",
     decidable=False,
 )
+
+
+@vicreg_bug("VICReg: covariance with its diagonal")
 def covariance_with_its_diagonal(z: Tensor, bug: bool) -> Tensor:
     """The covariance term counts the variances too, and pulls down what the variance term pulls up."""
     return vicreg_regularizer(z, diagonal=bug)
 
 
-@monitor_bug(
-    "VICReg: no root",
-    "synthetic",
-    certify=certify_vicreg,
-    breaks=value_breaks,
-    shown="The value against the exact objective.",
-    not_shown="That training with it goes wrong.",
-    decidable=False,
-)
+@vicreg_bug("VICReg: no root")
 def variance_without_its_root(z: Tensor, bug: bool) -> Tensor:
     """The hinge is on the variance: its gradient vanishes where the features collapse."""
     return vicreg_regularizer(z, root=not bug)

@@ -50,35 +50,29 @@ def specimen(
     *,
     contract: Contract,
     certify: Callable[[Twin], Report],
-    shown: str,
-    not_shown: str,
+    shown: str = "",
+    not_shown: str = "",
     breaks: Callable[[Twin, Witness], bool] | None = None,
     decidable: bool = True,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as a specimen; its keyword ``bug`` tells the twins apart.
 
-    ``function(..., bug=True)`` is the buggy twin, ``function(..., bug=False)`` the fixed one, and the docstring the
-    mechanism. A false alarm takes no ``bug``. ``source`` is a path on GitHub; the other fields are a `Specimen`'s.
+    ``function(..., bug=True)`` is the buggy twin, ``function(..., bug=False)`` the fixed one; a false alarm takes no
+    ``bug``. The docstring holds the mechanism, then lines that begin with "Shown:" and "Not shown:", unless those are
+    given here. ``source`` is a path on GitHub.
     """
 
     def register(function: Function) -> Function:
+        mechanism, *rest = (inspect.getdoc(function) or "").split("\n\n")
+        texts = dict(line.split(": ", 1) for line in "".join(rest).splitlines())
         alarm = standing == "false alarm"
-        REGISTERED[function.__module__].append(
-            Specimen(
-                name,
-                contract,
-                standing,
-                f"https://github.com/{source}" if source else "",
-                " ".join((inspect.getdoc(function) or "").split()),
-                shown,
-                not_shown,
-                certify,
-                function if alarm else _twin(function, "fixed"),
-                None if alarm else _twin(function, "buggy"),
-                breaks,
-                decidable,
-            )
+        fixed, buggy = (function, None) if alarm else (_twin(function, "fixed"), _twin(function, "buggy"))
+        address = f"https://github.com/{source}" if source else ""
+        shows, hides = texts.get("Shown", shown), texts.get("Not shown", not_shown)
+        one = Specimen(
+            name, contract, standing, address, mechanism, shows, hides, certify, fixed, buggy, breaks, decidable
         )
+        REGISTERED[function.__module__].append(one)
         return function
 
     return register

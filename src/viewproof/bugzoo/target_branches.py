@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from viewproof.bugzoo.specimen import Twin, specimen
-from viewproof.certify import Contract, Report, TargetBranch, Witness, certify_target_branch
+from viewproof.certify import Contract, TargetBranch, Witness, certify_target_branch
 
 MOMENTUM, STEPS = 0.9, 8
 
@@ -29,14 +29,12 @@ class OnlineAndTarget:
 
     def predict(self, x: Tensor) -> Tensor:
         """The predictor's output."""
-        prediction: Tensor = self.predictor(self.online(x))
-        return prediction
+        return torch.as_tensor(self.predictor(self.online(x)))
 
     def targets(self, x: Tensor) -> Tensor:
         """The target encoder's output, without gradient."""
         with torch.no_grad():
-            output: Tensor = self.target(x)
-        return output
+            return torch.as_tensor(self.target(x))
 
     def loss(self, x: Tensor) -> Tensor:
         """The squared error of the prediction."""
@@ -84,18 +82,20 @@ def batch() -> Tensor:
     return torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
 
 
-def certify(twin: Twin) -> Report:
-    """`certify_target_branch` on `batch`."""
-    return certify_target_branch(twin(), batch(), steps=STEPS)
+def start_from(branch: TargetBranch, witness: Witness) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The witness's states of the online and the target network, loaded into them."""
+    assert branch.online is not None and branch.target is not None
+    states = witness.inputs["online"], witness.inputs["target"]
+    branch.online.load_state_dict(states[0])
+    branch.target.load_state_dict(states[1])
+    return states
 
 
 def average_breaks(twin: Twin, witness: Witness) -> bool:
     """Whether one update is not the EMA's closed form, or writes to the online branch."""
-    branch: TargetBranch = twin()
-    online, target, momentum = (witness.inputs[name] for name in ("online", "target", "momentum"))
-    assert branch.online is not None and branch.target is not None and branch.update is not None
-    branch.online.load_state_dict(online)
-    branch.target.load_state_dict(target)
+    branch = twin()
+    online, target = start_from(branch, witness)
+    momentum = witness.inputs["momentum"]
     branch.update(witness.inputs["step"])
     averaged = dict(branch.target.named_parameters())
     for key, new in branch.target.state_dict().items():
@@ -109,7 +109,7 @@ def average_breaks(twin: Twin, witness: Witness) -> bool:
 branch_bug = partial(
     specimen,
     contract=Contract.C6,
-    certify=certify,
+    certify=lambda twin: certify_target_branch(twin(), batch(), steps=STEPS),
     breaks=average_breaks,
     shown="A move of the average against its closed form.",
     not_shown="The method around it.",
@@ -158,9 +158,12 @@ def cosine_momentum(step: int, length: int) -> float:
     return 1 - (1 - MOMENTUM) * (math.cos(math.pi * min(step / length, 1.0)) + 1) / 2
 
 
-@branch_bug("schedule in epochs", "confirmed", "vturrisi/solo-learn/issues/286", shown="The trace of the momentum.")
+@branch_bug("schedule in epochs", "confirmed", "vturrisi/solo-learn/issues/286")
 def schedule_in_epochs(bug: bool) -> TargetBranch:
-    """Counts steps against the number of epochs: after as many steps the target is frozen."""
+    """Counts steps against the number of epochs: after as many steps the target is frozen.
+
+    Shown: The trace of the momentum.
+    """
     pair = OnlineAndTarget()
 
     def update(step: int) -> None:
@@ -173,11 +176,8 @@ def schedule_in_epochs(bug: bool) -> TargetBranch:
 
 def accumulation_breaks(twin: Twin, witness: Witness) -> bool:
     """Whether a step over the witness's micro-batches is other than one update, before or after it."""
-    branch: TargetBranch = twin()
-    online, target = witness.inputs["online"], witness.inputs["target"]
-    assert branch.online is not None and branch.target is not None and branch.step is not None
-    branch.online.load_state_dict(online)
-    branch.target.load_state_dict(target)
+    branch = twin()
+    online, target = start_from(branch, witness)
     branch.step([witness.inputs["batch"]] * witness.inputs["count"])
     after = dict(branch.online.named_parameters())
     for source in (after, online):
@@ -187,16 +187,13 @@ def accumulation_breaks(twin: Twin, witness: Witness) -> bool:
     return True
 
 
-@branch_bug(
-    "moved each micro-batch",
-    "reported",
-    "lightly-ai/lightly-train/issues/968",
-    breaks=accumulation_breaks,
-    shown="One step over four micro-batches.",
-    not_shown="The centre, averaged alike.",
-)
+@branch_bug("moved each micro-batch", "reported", "lightly-ai/lightly-train/issues/968", breaks=accumulation_breaks)
 def moved_each_micro_batch(bug: bool) -> TargetBranch:
-    """The average hangs on the forward pass, and so moves once a micro-batch."""
+    """The average hangs on the forward pass, and so moves once a micro-batch.
+
+    Shown: One step over four micro-batches.
+    Not shown: The centre, averaged alike.
+    """
     pair = OnlineAndTarget()
 
     def step(batches: Sequence[Tensor]) -> None:
@@ -211,22 +208,19 @@ def moved_each_micro_batch(bug: bool) -> TargetBranch:
 
 def gradient_breaks(twin: Twin, witness: Witness) -> bool:
     """Whether some parameter that should train gets no gradient."""
-    branch: TargetBranch = twin()
+    branch = twin()
     parameters = [p for module in branch.trained for p in module.parameters()]
     gradients = torch.autograd.grad(branch.value(batch()), parameters, allow_unused=True)
     return any(g is None or not bool(g.any()) for g in gradients)
 
 
-@branch_bug(
-    "codebook detached",
-    "confirmed",
-    "facebookresearch/fairseq2/pull/731",
-    breaks=gradient_breaks,
-    shown="The declared gradients.",
-    not_shown="The quantiser: soft codes stand for it.",
-)
+@branch_bug("codebook detached", "confirmed", "facebookresearch/fairseq2/pull/731", breaks=gradient_breaks)
 def codebook_detached(bug: bool) -> TargetBranch:
-    """The codes are detached one time too many: the codebook never learns."""
+    """The codes are detached one time too many: the codebook never learns.
+
+    Shown: The declared gradients.
+    Not shown: The quantiser: soft codes stand for it.
+    """
     pair = OnlineAndTarget()
     book = nn.Embedding(5, 3)
     with torch.no_grad():
@@ -242,8 +236,7 @@ def codebook_detached(bug: bool) -> TargetBranch:
 
 def targets_break(twin: Twin, witness: Witness) -> bool:
     """Whether the loss has a gradient with respect to its targets."""
-    branch: TargetBranch = twin()
-    assert branch.targets is not None
+    branch = twin()
     targets = branch.targets(witness.inputs["batch"])
     if not targets.requires_grad:
         return False
@@ -251,15 +244,12 @@ def targets_break(twin: Twin, witness: Witness) -> bool:
     return torch.autograd.grad(loss, targets, allow_unused=True)[0] is not None
 
 
-@branch_bug(
-    "targets from online",
-    "confirmed",
-    "jerber/lang-jepa/pull/5",
-    breaks=targets_break,
-    shown="A gradient through the targets.",
-)
+@branch_bug("targets from online", "confirmed", "jerber/lang-jepa/pull/5", breaks=targets_break)
 def targets_from_online(bug: bool) -> TargetBranch:
-    """The targets come from the online encoder; the averaged one is updated and never used."""
+    """The targets come from the online encoder; the averaged one is updated and never used.
+
+    Shown: A gradient through the targets.
+    """
     pair = OnlineAndTarget()
     return replace(
         pair.branch(),
@@ -271,38 +261,31 @@ def targets_from_online(bug: bool) -> TargetBranch:
 
 def predictor_stays(twin: Twin, witness: Witness) -> bool:
     """Whether some parameter of the predictor stays as it was."""
-    branch: TargetBranch = twin()
-    assert branch.step is not None
+    branch = twin()
     before = copy.deepcopy(branch.trained[-1])
     for _ in range(STEPS):
         branch.step([witness.inputs["batch"]])
     return any(map(torch.equal, branch.trained[-1].parameters(), before.parameters()))
 
 
-@branch_bug(
-    "predictor without optimizer",
-    "confirmed",
-    "openai/parameter-golf/pull/1581",
-    breaks=predictor_stays,
-    shown="A parameter that no step moves.",
-)
+@branch_bug("predictor without optimizer", "confirmed", "openai/parameter-golf/pull/1581", breaks=predictor_stays)
 def predictor_without_optimizer(bug: bool) -> TargetBranch:
-    """The predictor is in no parameter group: it gets gradients, and stays as it was drawn."""
+    """The predictor is in no parameter group: it gets gradients, and stays as it was drawn.
+
+    Shown: A parameter that no step moves.
+    """
     pair = OnlineAndTarget()
     if bug:
         pair.optimizer = torch.optim.SGD(pair.online.parameters(), lr=0.1)
     return pair.branch()
 
 
-@branch_bug(
-    "relations not detached",
-    "confirmed",
-    "lightly-ai/lightly/commit/6bd7553b",
-    breaks=targets_break,
-    shown="A gradient through the label.",
-)
+@branch_bug("relations not detached", "confirmed", "lightly-ai/lightly/commit/6bd7553b", breaks=targets_break)
 def relations_not_detached(bug: bool) -> TargetBranch:
-    """The matrix of similarities is a label and not detached: it learns to be easy to predict."""
+    """The matrix of similarities is a label and not detached: it learns to be easy to predict.
+
+    Shown: A gradient through the label.
+    """
     pair = OnlineAndTarget()
 
     def similarities(z: Tensor) -> Tensor:
@@ -331,11 +314,12 @@ def swapped_arguments(bug: bool) -> TargetBranch:
     return replace(pair.branch(), update=update) if bug else pair.branch()
 
 
-@branch_bug(
-    "detach in the loss", "false alarm", "lightly-ai/lightly/issues/559", shown="No path from the loss to the targets."
-)
+@branch_bug("detach in the loss", "false alarm", "lightly-ai/lightly/issues/559")
 def detach_in_the_loss() -> TargetBranch:
-    """The targets come with a graph, and the loss detaches them."""
+    """The targets come with a graph, and the loss detaches them.
+
+    Shown: No path from the loss to the targets.
+    """
     pair = OnlineAndTarget()
     return TargetBranch(
         lambda x, targets: F.mse_loss(pair.predict(x), targets.detach()),

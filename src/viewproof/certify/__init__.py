@@ -57,8 +57,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+# `viewproof.certify` is to be a function, and importing any of its submodules makes that name the package: hence the
+# package itself can be called.
 class _Certify(ModuleType):
-    """A module that is called: the package and its main function have one name."""
+    """The package as a function."""
 
     @property
     def certify(self) -> "_Certify":

@@ -67,7 +67,7 @@ class Check:
         return self._finding(Verdict.UNKNOWN, scope, method, reason)
 
     def undecided(self, reason: str) -> Finding:
-        """UNKNOWN although the claim was checked by the declared method."""
+        """UNKNOWN although the declared method ran."""
         return self.unknown(reason, scope=self.scope, method=self.method)
 
     def vacuous(self, reason: str, *, scope: str = "nothing", method: str = "not run") -> Finding:

@@ -11,7 +11,6 @@ import torch
 
 from viewproof.certify.page import html_page
 from viewproof.certify.pipeline import Pipeline, certify
-from viewproof.certify.report import Report
 from viewproof.errors import InvalidArgument
 from viewproof.files import whole_file
 from viewproof.masks import Rule
@@ -33,18 +32,13 @@ def run(target: str, shape: str, html: Path | None, json: Path | None, rule: Rul
         raise InvalidArgument("rule belongs to a view; the pipeline has its own field for it")
     report = certify(subject, torch.randn(extents, generator=torch.Generator().manual_seed(0)), name=target)
     print(report)
-    print(f"\n{summary(report)}")
+    counts = {verdict: sum(f.verdict is verdict for f in report.findings) for verdict in Verdict}
+    print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))
     for path, text in ((html, html_page), (json, lambda report: report.json() + "\n")):
         if path is not None:
             with whole_file(path) as file:
                 file.write(text(report))
     return 0 if all(f.verdict in (Verdict.PROVED, Verdict.VACUOUS) for f in report.findings) else 1
-
-
-def summary(report: Report) -> str:
-    """How many findings have each verdict."""
-    counts = {verdict: sum(f.verdict is verdict for f in report.findings) for verdict in Verdict}
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

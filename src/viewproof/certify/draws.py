@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader, Dataset
 from viewproof.bits import GeneratorStates, same_bits, seeded
 from viewproof.certify.check import Check, Claims, subject_name
 from viewproof.certify.report import Contract, Finding, Report
-from viewproof.certify.surroundings import environment, replaced
+from viewproof.certify.surroundings import environment
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Rule
 from viewproof.masks.rule import _build
+from viewproof.torch_internals import replaced
 
 Draw = Callable[..., Any]
 AXES = ("sample", "epoch", "seed")

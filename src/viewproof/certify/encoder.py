@@ -60,7 +60,19 @@ def certify_encoder(
     """
     subject = subject_name(encoder, name)
     case = EncoderCase(encoder, visible_outputs, *content_and_mask(sample, hidden))
-    return Report(subject, claims.run(subject, case))
+    claims = Claims[None](scope=f"at {'x'.join(map(str, case.x.shape))}", method="dependence tracking")
+
+    @claims(Contract.C10, CLAIM)
+    def independent(_: None, check: Check) -> Finding:
+        if not bool(case.where.any()) or bool(case.where.all()):
+            everything = "everything" if bool(case.where.any()) else "nothing"
+            return check.vacuous(f"the mask hides {everything}", scope=check.scope, method="the mask")
+        draws = case.draws()
+        finding = _finding(case, check, draws)
+        note = "random numbers are drawn: every call ran from seed 0" if draws else ""
+        return replace(finding, detail="; ".join(part for part in (finding.detail, note) if part))
+
+    return Report(subject, claims.run(subject, None))
 
 
 def content_and_mask(sample: Any, hidden: Mask | Tensor | None) -> tuple[Tensor, Tensor, Mask]:
@@ -93,11 +105,6 @@ class EncoderCase:
     x: Tensor
     where: Tensor
     view: Mask
-
-    @property
-    def shape(self) -> str:
-        """The input's shape as text."""
-        return "x".join(map(str, self.x.shape))
 
     def _outputs(self, x: Tensor) -> dict[str, Tensor]:
         out = self.encoder(x, self.view) if getattr(self.encoder, "takes_view", False) else self.encoder(x)
@@ -132,7 +139,6 @@ class EncoderCase:
         except Exception:
             return False
 
-    @cached_property
     def draws(self) -> bool:
         """Whether random numbers are drawn."""
         with isolated(self.encoder), torch.no_grad():
@@ -183,35 +189,30 @@ class EncoderCase:
         return upto(low), upto(high)
 
 
-claims = Claims[EncoderCase](scope="at {case.shape}", method="dependence tracking")
-
-
-@claims(Contract.C10, CLAIM)
-def independent(case: EncoderCase, check: Check) -> Finding:
+def _finding(case: EncoderCase, check: Check, draws: bool) -> Finding:
     """Tracked for all values, then for finite ones; where neither proves it, other hidden content is tried."""
-    if not bool(case.where.any()) or bool(case.where.all()):
-        everything = "everything" if bool(case.where.any()) else "nothing"
-        return check.vacuous(f"the mask hides {everything}", scope=check.scope, method="the mask")
-    note = "random numbers are drawn: every call ran from seed 0" if case.draws else ""
-    finding = _decided(case, check)
-    return replace(finding, detail="; ".join(part for part in (finding.detail, note) if part))
-
-
-def _decided(case: EncoderCase, check: Check) -> Finding:
     if not case.base:
         return check.unknown("the output holds no tensor", scope=check.scope, method="one call")
     steady = output_difference(case.base, case(case.x), bits=True) is None
     for finite in (False, True):
         tracked, depends = case.tracked(finite)
         if not depends:
-            other = _contradiction(case, finite) if steady else None
-            if other is not None:
-                return _refuted(case, check, other, method="search, after tracking missed it")
-            at = f" ({tracked.spread})" if tracked.spread else ""
-            detail = f"a NaN or an infinity may pass: 0 * NaN is NaN{at}" if finite else ""
-            return check.proved(
-                detail, scope=_proof_scope(case, tracked), method="dependence tracked through every operator"
-            )
+            # Two or three other hidden contents, in case that tracking missed an operator.
+            others = list(islice(other_hidden_contents(case.x, case.where), 2)) if steady else []
+            if steady and not finite and case.x.is_floating_point():
+                others.append(torch.where(case.where, torch.nan, case.x))
+            for other in others:
+                if case.differs(other, bits=not finite):
+                    return _refuted(case, check, other, method="search, after tracking missed it")
+            values, detail = "all values", ""
+            if finite:
+                values = "all hidden values that keep all that is computed finite"
+                values += f" and attention scores within +-{SCORE:g}" if tracked.scores else ""
+                at = f" ({tracked.spread})" if tracked.spread else ""
+                detail = f"a NaN or an infinity may pass: 0 * NaN is NaN{at}"
+            scope = f"{values} {check.scope}, these weights"
+            scope += ", this visible content" * tracked.reads_visible + ", this random draw" * draws
+            return check.proved(detail, scope=scope, method="dependence tracked through every operator")
         if tracked.escaped:
             break
     reason = tracked.escaped or "; ".join([*list(tracked.unknown)[:3], *filter(None, [tracked.spread])])
@@ -223,23 +224,6 @@ def _decided(case: EncoderCase, check: Check) -> Finding:
             return _refuted(case, check, other, method="search, run again", detail=f"comes in at {reason}")
     reason = f"dependence cannot be excluded ({reason}), and no other hidden content changed the output"
     return check.unknown(reason, scope=check.scope, method="dependence tracking, then search")
-
-
-def _proof_scope(case: EncoderCase, tracked: Dependence) -> str:
-    values = "all values"
-    if tracked.finite:
-        values = "all hidden values that keep all that is computed finite"
-        values += f" and attention scores within +-{SCORE:g}" if tracked.scores else ""
-    narrower = [", this visible content"] * tracked.reads_visible + [", this random draw"] * case.draws
-    return f"{values} at {case.shape}, these weights{''.join(narrower)}"
-
-
-def _contradiction(case: EncoderCase, finite: bool) -> Tensor | None:
-    """Other hidden content that changes what was tracked as independent: it should not exist."""
-    contents = list(islice(other_hidden_contents(case.x, case.where), 2))
-    if not finite and case.x.is_floating_point():
-        contents.append(torch.where(case.where, torch.nan, case.x))
-    return next((other for other in contents if case.differs(other, bits=not finite)), None)
 
 
 def _refuted(case: EncoderCase, check: Check, content: Tensor, method: str, detail: str = "") -> Finding:

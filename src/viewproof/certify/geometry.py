@@ -1,5 +1,6 @@
 """Certifies the geometry of tokens: which source coordinates each is made of, decided by labels moved with the data."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,8 +55,8 @@ def certify_geometry(
         raise InvalidArgument(f"example of shape {tuple(example.shape)} must be a batch [N, *data] with data axes")
     if (mask is None) != (patch_mask is None):
         raise InvalidArgument("mask and patch_mask are compared with each other; pass both or neither")
-    subject = subject_name(patchify, name)
-    case = TokensCase(patchify, example.detach(), mask, patch_mask, unpatchify, positions, restore)
+    subject, shape = subject_name(patchify, name), "x".join(map(str, example.shape))
+    case = TokensCase(patchify, example.detach(), mask, patch_mask, unpatchify, positions, restore, shape)
     return Report(subject, claims.run(subject, case))
 
 
@@ -70,11 +71,7 @@ class TokensCase:
     unpatchify: Callable[[Tensor], Tensor] | None
     positions: Tensor | None
     restore: tuple[Tensor, Tensor] | None
-
-    @property
-    def shape(self) -> str:
-        """The example's shape as text."""
-        return "x".join(map(str, self.example.shape))
+    shape: str
 
     @cached_property
     def labels(self) -> Tensor:
@@ -87,22 +84,16 @@ class TokensCase:
     @cached_property
     def owner(self) -> Tensor:
         """The token of its own sample that each source coordinate lies in, -1 for none: ``[*example.shape]``."""
-        labels = self.labels.flatten(2) if self.labels.dim() > 2 else self.labels[..., None]
+        labels = self.labels.reshape(*self.labels.shape[:2], -1)
         token = torch.arange(labels.shape[1]).reshape(1, -1, 1).expand(labels.shape)
+        own = (labels >= 0) & (labels // self.example[0].numel() == torch.arange(len(labels)).reshape(-1, 1, 1))
         owner = torch.full((self.example.numel(),), -1)
-        rows = torch.arange(len(labels)).reshape(-1, 1, 1)
-        own = (labels >= 0) & (labels // (self.example.numel() // len(labels)) == rows)
         owner[labels[own]] = token[own]
         return owner.reshape(self.example.shape)
 
     def place(self, index: Tensor | int) -> tuple[int, ...]:
         """The coordinate of a flat source index."""
         return coordinate(index, tuple(self.example.shape))
-
-    @property
-    def inputs(self) -> dict[str, Tensor]:
-        """The inputs of a witness."""
-        return {"x": self.example}
 
 
 def _labelled(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,19 +119,16 @@ claims = Claims[TokensCase](
 
 
 @claims(Contract.C5, "every source coordinate lies in a token of its own sample")
-def in_a_token(case: TokensCase, check: Check) -> Finding:
-    """No source coordinate is lost, and none lies in another sample's tokens alone."""
+def _in_a_token(case: TokensCase, check: Check) -> Finding:
     missing = case.owner < 0
-    where = first_true(missing)
-    if where is None:
+    if (where := first_true(missing)) is None:
         return check.proved()
     what = f"{int(missing.sum())} source coordinates are in no token of their sample, the first is {where}"
-    return check.refuted(what, case.inputs, {"source": where})
+    return check.refuted(what, {"x": case.example}, {"source": where})
 
 
 @claims(Contract.C5, "no source coordinate lies in two tokens, or twice in one")
-def in_one_token(case: TokensCase, check: Check) -> Finding:
-    """Tokens do not overlap."""
+def _in_one_token(case: TokensCase, check: Check) -> Finding:
     counts = torch.bincount(case.labels[case.labels >= 0], minlength=case.example.numel())
     if not bool((counts > 1).any()):
         return check.proved()
@@ -148,12 +136,11 @@ def in_one_token(case: TokensCase, check: Check) -> Finding:
     copies = (case.labels == index).reshape(-1).nonzero()
     first, second = (coordinate(i, tuple(case.labels.shape)) for i in copies[:2])
     what = f"the source coordinate {case.place(index)} lies at {first} and at {second} of the tokens"
-    return check.refuted(what, case.inputs, {"source": case.place(index), "first": first, "second": second})
+    return check.refuted(what, {"x": case.example}, {"source": case.place(index), "first": first, "second": second})
 
 
 @claims(Contract.C5, "each token's coordinates are hidden exactly if the token is")
-def masks_agree(case: TokensCase, check: Check) -> Finding | None:
-    """``mask`` over the data and ``patch_mask`` over the tokens hide the same coordinates."""
+def _masks_agree(case: TokensCase, check: Check) -> Finding | None:
     if case.mask is None:
         return None
     hidden = spread_mask("mask", case.mask, case.example)
@@ -162,54 +149,53 @@ def masks_agree(case: TokensCase, check: Check) -> Finding | None:
         return check.vacuous("everything is hidden, or nothing", scope=check.scope, method=check.method)
     rows = torch.arange(len(case.example)).reshape(-1, *[1] * (case.example.dim() - 1))
     wrong = (case.owner >= 0) & (hidden.cpu() != tokens.cpu()[rows, case.owner.clamp(min=0)])
-    where = first_true(wrong)
-    if where is None:
+    if (where := first_true(wrong)) is None:
         return check.proved()
     token, status = int(case.owner[where]), ("visible", "hidden")
     what = (
         f"{int(wrong.sum())} coordinates disagree with their token: {where} is {status[bool(hidden[where])]}, "
         f"its token {token} {status[bool(tokens[where[0], token])]}"
     )
-    return check.refuted(what, case.inputs, {"source": where, "token": (where[0], token)}, {"wrong": wrong})
+    return check.refuted(what, {"x": case.example}, {"source": where, "token": (where[0], token)}, {"wrong": wrong})
 
 
 @claims(Contract.C5, "unpatchify inverts patchify")
-def inverted(case: TokensCase, check: Check) -> Finding | None:
-    """``unpatchify(patchify(x))`` moves every coordinate back to its place."""
+def _inverted(case: TokensCase, check: Check) -> Finding | None:
     if (unpatchify := case.unpatchify) is None:
         return None
     result, labels = _labelled(lambda x: unpatchify(case.patchify(x)), case.example)
     if result.shape != case.example.shape:
         shapes = f"{tuple(result.shape)}, the example {tuple(case.example.shape)}"
-        return check.refuted(f"unpatchify(patchify(x)) has shape {shapes}", case.inputs)
+        return check.refuted(f"unpatchify(patchify(x)) has shape {shapes}", {"x": case.example})
     where = first_true(labels != torch.arange(case.example.numel()).reshape(labels.shape))
     if where is None:
         return check.proved()
     source = int(labels[where])
     content = f"the source coordinate {case.place(source)}" if source >= 0 else "nothing of the source"
-    return check.refuted(f"unpatchify(patchify(x)) at {where} holds {content}", case.inputs, {"x": where})
+    return check.refuted(f"unpatchify(patchify(x)) at {where} holds {content}", {"x": case.example}, {"x": where})
 
 
 @claims(Contract.C5, "positions grow with the grid coordinates of their tokens, axis by axis")
-def positions_grow(case: TokensCase, check: Check) -> Finding | None:
-    """Tokens on one row of the grid have one position on that axis, and later rows larger ones."""
+def _positions_grow(case: TokensCase, check: Check) -> Finding | None:
     if (positions := case.positions) is None:
         return None
     data, tokens = case.example.dim() - 1, case.labels.shape[1]
     if positions.dim() != 2 or not 1 <= positions.shape[1] <= data:
         raise InvalidArgument(f"positions of shape {tuple(positions.shape)} must be [P, d], d at most {data}")
     if len(positions) != tokens:
-        return check.refuted(f"there are {len(positions)} positions for {tokens} tokens", case.inputs)
+        return check.refuted(f"there are {len(positions)} positions for {tokens} tokens", {"x": case.example})
     if bool((case.labels[0].reshape(tokens, -1) < 0).all(1).any()):
         return check.undecided("a token holds no source coordinate, so that it lies nowhere")
     samples = torch.arange(len(case.labels)).reshape(-1, *[1] * (case.labels.dim() - 1))
     in_sample = case.labels - samples * case.example[0].numel()
     if bool(((in_sample != in_sample[:1]) & (case.labels >= 0)).any()):
         return check.undecided("the tokens of one sample lie elsewhere than those of another")
-    table = positions.detach().cpu().double()
+    table, labels = positions.detach().cpu().double(), case.labels[0].reshape(tokens, -1)
     for column in range(positions.shape[1]):
         axis = column - positions.shape[1]
-        corner = _lower_corner(case, axis)
+        # Per token, the least index along the axis of the coordinates that it holds in the first sample.
+        extent, step = case.example.shape[axis], math.prod(case.example.shape[case.example.dim() + axis + 1 :])
+        corner = torch.where(labels >= 0, labels // step % extent, extent).amin(1)
         order = torch.argsort(corner, stable=True)
         for one, other in zip(order[:-1].tolist(), order[1:].tolist(), strict=True):
             a, b = float(table[one, column]), float(table[other, column])
@@ -221,22 +207,12 @@ def positions_grow(case: TokensCase, check: Check) -> Finding | None:
                     f"token {other} lies at grid row {row} of axis {axis}, {before} token {one} has position {a}, "
                     f"and has position {b}"
                 )
-                return check.refuted(what, case.inputs, {"token": (other,), "neighbour": (one,)})
+                return check.refuted(what, {"x": case.example}, {"token": (other,), "neighbour": (one,)})
     return check.proved()
 
 
-def _lower_corner(case: TokensCase, axis: int) -> Tensor:
-    """Per token, the least index along a data axis (from the end) of the coordinates it holds in the first sample."""
-    extent, step = case.example.shape[axis], 1
-    for size in case.example.shape[case.example.dim() + axis + 1 :]:
-        step *= size
-    labels = case.labels[0].reshape(case.labels.shape[1], -1)
-    return torch.where(labels >= 0, labels // step % extent, extent).amin(1)
-
-
 @claims(Contract.C5, "ids_restore is the inverse of the shuffle", scope="these indices", method="composed")
-def restored(case: TokensCase, check: Check) -> Finding | None:
-    """Every row of ``shuffle`` and of ``ids_restore`` is a permutation, and each undoes the other."""
+def _restored(case: TokensCase, check: Check) -> Finding | None:
     if case.restore is None:
         return None
     shuffle, ids_restore = case.restore

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from viewproof.bits import same_bits, seeded, unlike
-from viewproof.certify.outputs import first_true
+from viewproof.certify.inputs import flat_mask
+from viewproof.certify.outputs import first_true, value_and_gradient
 from viewproof.certify.report import Contract
 from viewproof.errors import ContractViolation, InvalidArgument
 from viewproof.masks import Mask, Sample
@@ -53,7 +54,12 @@ def check_batch(
     with torch.no_grad():
         _check_view(shown, sample, sample.view)
         _check_target(flat, sample, shown, target)
-        _check_mask(sample, sample.view)
+        if sample.mask is not sample.view:
+            own = flat_mask(sample.mask).hidden
+            wrong = own != sample.view.prefix(math.prod(sample.mask.data_shape)).hidden
+            if (at := first_true(wrong)) is not None:
+                verb = "hides" if bool(own.expand(wrong.shape)[at]) else "shows"
+                _refuse(Contract.C4, f"the mask {verb} the target at {at}, and the view does not", wrong)
     if prediction is not None and loss is not None:
         _check_loss(sample, prediction, loss)
 
@@ -69,19 +75,17 @@ def _check_view(shown: Tensor, sample: Sample, view: Mask) -> None:
         _refuse(Contract.C2, f"x is {x.dtype} and the source {shown.dtype}")
     hidden = view.hidden.expand(x.shape)
     wrong = unlike(x, torch.where(hidden, shown.new_zeros(()), shown))
-    if not bool(wrong.any()):
-        return
     if (at := first_true(wrong & hidden)) is not None:
         _refuse(Contract.C1, f"x at {at} is {x[at].item()!r}, not +0.0", wrong & hidden)
-    at = first_true(wrong)
-    _refuse(Contract.C2, f"x at {at} is {x[at].item()!r}, the source holds {shown[at].item()!r}", wrong)
+    if (at := first_true(wrong)) is not None:
+        _refuse(Contract.C2, f"x at {at} is {x[at].item()!r}, the source holds {shown[at].item()!r}", wrong)
 
 
 def _check_target(flat: Tensor, sample: Sample, shown: Tensor, target: Callable[[Sample], Sample] | None) -> None:
     expected = flat
     if target is not None:
         length = math.prod(sample.mask.data_shape)
-        whole = Sample(sample.x, flatten_batch_prefix(shown, length), _flat(sample.mask), sample.view)
+        whole = Sample(sample.x, flatten_batch_prefix(shown, length), flat_mask(sample.mask), sample.view)
         expected = target(whole).y.reshape(len(flat), -1)
     y = sample.y.reshape(len(flat), -1)
     if y.shape[1] > expected.shape[1] or y.dtype != expected.dtype:
@@ -93,24 +97,12 @@ def _check_target(flat: Tensor, sample: Sample, shown: Tensor, target: Callable[
         _refuse(Contract.C3, f"y at {at} is {y[at].item()!r}, the target is {expected[at].item()!r}", wrong)
 
 
-def _flat(mask: Mask) -> Mask:
-    return Mask(mask.hidden.flatten(int(mask.per_sample)), mask.per_sample, mask.rule)
-
-
-def _check_mask(sample: Sample, view: Mask) -> None:
-    if sample.mask is view:
-        return
-    own, of_view = _flat(sample.mask).hidden, view.prefix(math.prod(sample.mask.data_shape)).hidden
-    wrong = own != of_view
-    if (at := first_true(wrong)) is not None:
-        verb = "hides" if bool(own.expand(wrong.shape)[at]) else "shows"
-        _refuse(Contract.C4, f"the mask {verb} the target at {at}, and the view does not", wrong)
-
-
 def _check_loss(sample: Sample, prediction: Tensor, loss: Callable[[Tensor, Sample], Tensor]) -> None:
     hidden = sample.mask.hidden.expand(sample.y.shape)
     hidden = hidden.reshape(hidden.shape + (1,) * (prediction.dim() - hidden.dim())).expand(prediction.shape)
-    value, gradient = _gradient(prediction, sample, loss)
+    # Both calls draw the same, and training goes on as if nothing had been drawn.
+    with seeded(0):
+        value, gradient = value_and_gradient(lambda leaf: loss(leaf, sample), prediction)
     wrong = (gradient != 0) & ~hidden
     if (at := first_true(wrong)) is not None:
         _refuse(Contract.C4, f"the visible prediction at {at} has gradient {gradient[at].item():.6g}", wrong)
@@ -120,16 +112,8 @@ def _check_loss(sample: Sample, prediction: Tensor, loss: Callable[[Tensor, Samp
     if bool(hidden.any()) and torch.equal(missed, hidden):
         _refuse(Contract.C4, "no hidden prediction has a gradient", missed)
     poisoned = torch.where(hidden, prediction.detach(), math.nan)
-    new_value, new_gradient = _gradient(poisoned, sample, loss)
+    with seeded(0):
+        new_value, new_gradient = value_and_gradient(lambda leaf: loss(leaf, sample), poisoned)
     for part, old, new in (("value", value, new_value), ("gradient", gradient, new_gradient)):
         if not same_bits(old, new):
             _refuse(Contract.C9, f"NaN in the prediction off the mask changes the {part} of the loss", ~hidden)
-
-
-def _gradient(prediction: Tensor, sample: Sample, loss: Callable[[Tensor, Sample], Tensor]) -> tuple[Tensor, Tensor]:
-    leaf = prediction.detach().clone().requires_grad_()
-    # Both calls draw the same, and training goes on as if nothing had been drawn.
-    with seeded(0), torch.enable_grad():
-        value = loss(leaf, sample)
-        gradient = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
-    return value.detach(), torch.zeros_like(leaf) if gradient is None else gradient

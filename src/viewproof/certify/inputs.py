@@ -48,6 +48,11 @@ def spread_mask(name: str, mask: Any, tensor: Tensor) -> Tensor:
     return hidden.reshape(own + (1,) * (len(axes) - len(own))).expand(shape)
 
 
+def flat_mask(mask: Mask) -> Mask:
+    """The mask over the flattened samples."""
+    return Mask(mask.hidden.flatten(int(mask.per_sample)), mask.per_sample, mask.rule)
+
+
 def other_contents(x: Tensor) -> Iterator[Tensor]:
     """Tensors like ``x``: its own values in another order, then new ones, finite ones first."""
     generator = torch.Generator().manual_seed(0)
@@ -76,9 +81,10 @@ def other_hidden_contents(x: Tensor, hidden: Tensor) -> Iterator[Tensor]:
     """``x`` with other content where ``hidden``, and unchanged elsewhere."""
     for other in other_contents(x):
         yield torch.where(hidden, other, x)
+    numbers: tuple[float, ...] = ()
     if x.is_floating_point():
-        for number in (float("nan"), float("-inf"), -1.0, 1.0):
-            yield torch.where(hidden, torch.full_like(x, number), x)
+        numbers = float("nan"), float("-inf"), -1.0, 1.0
     elif x.dtype != torch.bool and not x.is_complex():
-        for number in (int(x.min()), int(x.max())):
-            yield torch.where(hidden, torch.full_like(x, number), x)
+        numbers = int(x.min()), int(x.max())
+    for number in numbers:
+        yield torch.where(hidden, torch.full_like(x, number), x)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -49,102 +49,63 @@ def certify_monitor(
             raise InvalidArgument(f"{key}={value} is too few to plant collapse and health; pass at least {least}")
     if samples <= features:
         raise InvalidArgument(f"samples={samples} must exceed features={features}, or nothing is isotropic")
-    plants = _plants(samples, features, views, dimensional)
-    case = MonitorCase(monitor, healthy == "high", *plants, samples, features, views, rank, threshold)
     subject = subject_name(monitor, name)
-    return Report(subject, claims.run(subject, case))
+    good, bad = _plants(samples, features, views, dimensional)
+    size = f"{samples} x {features}"
+    claims = Claims[None](scope=f"{len(good)} healthy and {len(bad)} collapsed plants of {size}", method="planted")
+    sign = 1 if healthy == "high" else -1
+    sides = "" if threshold is None else f", on either side of {threshold}"
 
-
-@dataclass(frozen=True, eq=False)
-class MonitorCase:
-    """A monitor and the embeddings that it is shown, health and collapse by what makes them."""
-
-    monitor: Callable[[Tensor], Any]
-    healthy_is_high: bool
-    healthy: dict[str, Tensor]
-    collapsed: dict[str, Tensor]
-    samples: int
-    features: int
-    views: int | None
-    rank: bool
-    threshold: float | None
-
-    @property
-    def plants(self) -> str:
-        """How many there are, as text."""
-        sizes = f"{len(self.healthy)} healthy and {len(self.collapsed)} collapsed plants"
-        return f"{sizes} of {self.samples} x {self.features}"
-
-    @property
-    def sides(self) -> str:
-        """The end of the first claim."""
-        return "" if self.threshold is None else f", on either side of {self.threshold}"
-
-    def score(self, plant: Tensor) -> float:
-        """What the monitor returns for a plant, its random numbers the same each time."""
+    def score(plant: Tensor) -> float:
+        """The monitor's score of a plant; its random numbers are the same each time."""
         with seeded(0), torch.no_grad():
-            return float(self.monitor(plant.clone()))
+            return float(monitor(plant.clone()))
+
+    @claims(Contract.C7, f"collapse scores worse than health{sides}")
+    def separates(_: None, check: Check) -> Finding:
+        plants = {**good, **bad}
+        scores = {what: score(plant) for what, plant in plants.items()}
+        again = {what: score(plant) for what, plant in reversed(plants.items())}
+        for what, first in scores.items():
+            if first != again[what] and not math.isnan(again[what]):
+                reason = f"it remembers: {what} scores {first:.6g}, then {again[what]:.6g}"
+                return check.unknown(reason, scope=check.scope, method="run twice")
+        for what, first in scores.items():
+            if math.isnan(first):
+                return check.refuted(f"{what}: NaN", {"embeddings": plants[what]})
+        worst, best = min(good, key=lambda what: sign * scores[what]), max(bad, key=lambda what: sign * scores[what])
+        # From worse to better; without a threshold only the two scores.
+        ordered = [scores[best], *([] if threshold is None else [threshold]), scores[worst]]
+        if all(sign * a < sign * b for a, b in pairwise(ordered)):
+            return check.proved(f"health {scores[worst]:.6g} at worst, collapse {scores[best]:.6g} at best")
+        what = f"{worst}: {scores[worst]:.6g}; {best}: {scores[best]:.6g}"
+        return check.refuted(what, {"healthy": plants[worst], "collapsed": plants[best]})
+
+    @claims(Contract.C7, "the rank is the number of isotropic dimensions, and 1 on one point", scope=size)
+    def counts_dimensions(_: None, check: Check) -> Finding | None:
+        if not rank:
+            return None
+        planted = [("one point", torch.full((samples, features), 0.5), 1)]
+        planted += [(f"isotropic in {k}", _isotropic(samples, features, 3, k), k) for k in sorted({1, 2, features})]
+        for what, plant, k in planted:
+            embeddings = plant if views is None else plant.expand(views, -1, -1)
+            # Within 2 %: singular values are rounded.
+            if not abs((value := score(embeddings)) - k) <= 0.02 * k:
+                return check.refuted(f"{what}: {value:.6g}, not {k}", {"embeddings": embeddings, "rank": k})
+        return check.proved(scope=f"{len(planted)} plants of {check.scope}")
+
+    return Report(subject, claims.run(subject, None))
 
 
-claims = Claims[MonitorCase](scope="{case.plants}", method="planted")
-
-
-@claims(Contract.C7, "collapse scores worse than health{case.sides}")
-def separates(case: MonitorCase, check: Check) -> Finding:
-    """Every healthy plant scores better than every collapsed one, and the threshold, if any, lies between."""
-    plants = {**case.healthy, **case.collapsed}
-    scores = {what: case.score(plant) for what, plant in plants.items()}
-    again = {what: case.score(plant) for what, plant in reversed(plants.items())}
-    for what, score in scores.items():
-        if score != again[what] and not math.isnan(again[what]):
-            reason = f"it remembers: {what} scores {score:.6g}, then {again[what]:.6g}"
-            return check.unknown(reason, scope=check.scope, method="run twice")
-    for what, score in scores.items():
-        if math.isnan(score):
-            return check.refuted(f"{what}: NaN", {"embeddings": plants[what]})
-    sign = 1 if case.healthy_is_high else -1
-    worst = min(case.healthy, key=lambda what: sign * scores[what])
-    best = max(case.collapsed, key=lambda what: sign * scores[what])
-    apart = sign * scores[worst] > sign * scores[best]
-    if case.threshold is not None:
-        apart = sign * scores[worst] > sign * case.threshold > sign * scores[best]
-    if apart:
-        return check.proved(f"health {scores[worst]:.6g} at worst, collapse {scores[best]:.6g} at best")
-    what = f"{worst}: {scores[worst]:.6g}; {best}: {scores[best]:.6g}"
-    return check.refuted(what, {"healthy": plants[worst], "collapsed": plants[best]})
-
-
-@claims(
-    Contract.C7,
-    "the rank is the number of isotropic dimensions, and 1 on one point",
-    scope="{case.samples} x {case.features}",
-)
-def counts_dimensions(case: MonitorCase, check: Check) -> Finding | None:
-    """1 on one point and on one line, ``k`` where ``k`` dimensions are isotropic; within 2 %."""
-    if not case.rank:
-        return None
-    dimensions = sorted({1, 2, case.features})
-    planted = [("one point", torch.full((case.samples, case.features), 0.5), 1)]
-    planted += [(f"isotropic in {k}", _isotropic(case.samples, case.features, 3, k), k) for k in dimensions]
-    for what, plant, k in planted:
-        embeddings = plant if case.views is None else plant.expand(case.views, -1, -1)
-        value = case.score(embeddings)
-        if not abs(value - k) <= 0.02 * k:
-            return check.refuted(f"{what}: {value:.6g}, not {k}", {"embeddings": embeddings, "rank": k})
-    return check.proved(scope=f"{len(planted)} plants of {check.scope}")
-
-
-def _isotropic(samples: int, features: int, seed: int, dimensions: int | None = None) -> Tensor:
-    """Centred, uncorrelated features of equal variance, of length 1 on average; in some of the dimensions only."""
+def _isotropic(samples: int, features: int, seed: int, k: int) -> Tensor:
+    """Centred, uncorrelated features of equal variance in ``k`` dimensions, of length 1 on average."""
     generator = torch.Generator().manual_seed(seed)
-    k = features if dimensions is None else dimensions
     noise = torch.randn(samples, k + 1, generator=generator, dtype=torch.float64)
     noise[:, 0] = 1
     # The first column takes the mean out of the others.
     columns = torch.linalg.qr(noise).Q[:, 1:] * math.sqrt(samples / k)
     turn = torch.linalg.qr(torch.randn(features, features, generator=generator, dtype=torch.float64)).Q[:k]
-    embeddings: Tensor = columns @ turn
-    return embeddings.float()
+    return torch.mm(columns, turn).float()
 
 
 def _plants(
@@ -152,11 +113,10 @@ def _plants(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     point = torch.nn.functional.normalize(torch.randn(features, generator=generator), dim=0).expand(samples, features)
-    axis = torch.zeros(features)
-    axis[0] = 1.0
+    axis = torch.eye(features)[0]
     noise = torch.randn(views or 1, samples + 2 * features, features, generator=generator)
-    once = _isotropic(samples, features, 1)
-    pairs = _isotropic(max(samples // 2, features + 2), features, 2).repeat_interleave(2, 0)
+    once = _isotropic(samples, features, 1, features)
+    pairs = _isotropic(max(samples // 2, features + 2), features, 2, features).repeat_interleave(2, 0)
     batches = {"isotropic": once, "isotropic, every sample twice": pairs}
     points = {
         "one point": point,
@@ -164,16 +124,13 @@ def _plants(
         "one point, far from 0": 10 * point,
         "zero": torch.zeros_like(point),
     }
-    lines = {}
-    if dimensional:
-        along = torch.linspace(-1.5, 1.5, samples)[:, None]
-        lines = {"one line": along * point, "one line, an axis": along * axis}
+    along = torch.linspace(-1.5, 1.5, samples)[:, None]
+    lines = {"one line": along * point, "one line, an axis": along * axis} if dimensional else {}
     if views is None:
         almost = {"one point, a millionth of noise": point + 1e-6 * noise[0, :samples]}
         return batches, {**points, **almost, **lines}
-    same = {f"healthy views that agree: {k}": b.expand(views, -1, -1) for k, b in batches.items()}
     near = {f"healthy views, noisy: {k}": b + 0.05 * noise[:, : len(b)] for k, b in batches.items()}
-    good = {"healthy views that agree": next(iter(same.values())), **near}
+    good = {"healthy views that agree": once.expand(views, -1, -1), **near}
     bad = {k: b.expand(views, -1, -1) for k, b in {**points, **lines}.items()}
     # All samples of a view at one point, and each view at another one.
     shifts = 0.1 * torch.randn(views, 1, features, generator=generator)

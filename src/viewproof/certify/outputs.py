@@ -1,6 +1,6 @@
-"""Outputs of a user's function: the tensors inside, and where two of them differ."""
+"""Outputs of a user's function: the tensors inside, where two of them differ, and a loss's gradient."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -75,3 +75,12 @@ def output_difference(
         if where is not None:
             return name, where
     return None
+
+
+def value_and_gradient(loss: Callable[[Tensor], Tensor], prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """The value of a loss, and the gradient of its sum with respect to the prediction (0 where there is none)."""
+    leaf = prediction.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        value = loss(leaf)
+        gradient = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
+    return value.detach(), torch.zeros_like(leaf) if gradient is None else gradient

@@ -1,13 +1,13 @@
 """A report as one HTML page that needs no other file."""
 
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
 
 from torch import Tensor
 
 from viewproof.certify.pictures import PALETTE, pictures, png
-from viewproof.certify.report import Finding, Report
+from viewproof.certify.report import Report
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1d2530; --soft: #5b6675; --line: #d5dbe3; --back: #ffffff; --panel: #f5f7fa;
@@ -39,52 +39,37 @@ def html_page(report: Report) -> str:
     """
     title = escape(f"{report.subject}: {report.verdict()}")
     heads = "".join(f"<th>{head}</th>" for head in ("#", "Verdict", "Contract", "Claim", "Scope and method", "s"))
-    rows = "".join(_row(n, finding) for n, finding in enumerate(report.findings, 1))
-    sources = [("What is hidden", report.maps)]
+    rows, sections = [], [_section("What is hidden", report.maps, report)]
     for n, f in enumerate(report.findings, 1):
+        texts = [f"<p>{escape(f.witness.what)}</p>" if f.witness is not None and f.witness.what else ""]
+        texts += [f'<p class="soft">{escape(f.detail)}</p>' if f.detail else ""]
+        rows.append(
+            f'<tr><td class="soft">{n}</td><td class="verdict" style="color: var(--{f.verdict})">{f.verdict}</td>'
+            f'<td title="{escape(f.contract.value)}">{f.contract.name}</td><td>{escape(f.claim)}{"".join(texts)}</td>'
+            f'<td class="soft">{escape(f"{f.scope}; {f.method}")}</td><td class="soft">{f.seconds:.2f}</td></tr>\n'
+        )
         if f.witness is not None:
-            sources.append((f"{n}. {f.contract.name} {f.verdict}: {f.claim}", f.witness.maps))
-    sections = "".join(
-        f"<h2>{escape(heading)}</h2>\n{_figures(_folded(maps, report.maps.get('hidden')))}\n"
-        for heading, maps in sources
-        if maps
-    )
+            sections.append(_section(f"{n}. {f.contract.name} {f.verdict}: {f.claim}", f.witness.maps, report))
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8">\n<title>{title}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style>\n<h1>{title}</h1>\n"
-        f"<table><thead><tr>{heads}</tr></thead>\n<tbody>{rows}</tbody></table>\n{sections}</html>\n"
+        f"<style>{_STYLE}</style>\n<h1>{title}</h1>\n<table><thead><tr>{heads}</tr></thead>\n"
+        f"<tbody>{''.join(rows)}</tbody></table>\n{''.join(sections)}</html>\n"
     )
 
 
-def _row(number: int, f: Finding) -> str:
-    what = f.witness.what if f.witness is not None else ""
-    claim = f"{escape(f.claim)}<p>{escape(what)}</p>" if what else escape(f.claim)
-    claim += f'<p class="soft">{escape(f.detail)}</p>' if f.detail else ""
-    verdict = f'<td class="verdict" style="color: var(--{f.verdict})">{f.verdict}</td>'
-    contract = f'<td title="{escape(f.contract.value)}">{f.contract.name}</td>'
-    rest = "".join(f'<td class="soft">{escape(text)}</td>' for text in (f"{f.scope}; {f.method}", f"{f.seconds:.2f}"))
-    return f'<tr><td class="soft">{number}</td>{verdict}{contract}<td>{claim}</td>{rest}</tr>\n'
-
-
-def _folded(maps: Mapping[str, Tensor], source: Tensor | None) -> dict[str, Tensor]:
-    """Maps over the flattened source in the source's shape."""
-    flat = None if source is None else (len(source), source[0].numel())
-    return {
-        name: tensor.reshape(source.shape) if source is not None and tensor.shape == flat else tensor
-        for name, tensor in maps.items()
-    }
-
-
-def _figures(maps: Mapping[str, Tensor]) -> str:
-    return "".join(
-        f'<figure><img alt="{escape(p.caption)}" src="data:image/png;base64,{b64encode(png(p.pixels)).decode()}">'
-        f"<figcaption>{escape(p.caption)}{_legend(p.legend)}</figcaption></figure>"
-        for p in pictures(maps)
-    )
-
-
-def _legend(words: Iterable[str]) -> str:
-    return "".join(
-        f'<br><span class="key" style="background: rgb{PALETTE[word]}"></span>{escape(word)}' for word in words
-    )
+def _section(heading: str, maps: Mapping[str, Tensor], report: Report) -> str:
+    """The maps' pictures below a heading; a map over the flattened source is drawn in the source's shape."""
+    source, figures = report.maps.get("hidden"), []
+    if source is not None:
+        flat = (len(source), source[0].numel())
+        maps = {name: t.reshape(source.shape) if t.shape == flat else t for name, t in maps.items()}
+    for p in pictures(maps):
+        caption, image = escape(p.caption), b64encode(png(p.pixels)).decode()
+        for word in p.legend:
+            caption += f'<br><span class="key" style="background: rgb{PALETTE[word]}"></span>{escape(word)}'
+        figures.append(
+            f'<figure><img alt="{escape(p.caption)}" src="data:image/png;base64,{image}">'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    return f"<h2>{escape(heading)}</h2>\n{''.join(figures)}\n" if maps else ""

@@ -59,9 +59,12 @@ def pictures(maps: Mapping[str, Tensor]) -> Iterator[Picture]:
         if tensor.dtype != torch.bool:
             yield from _numbers(name, tensor)
             continue
-        under = None if hidden is None else _under(hidden, tensor)
-        fitted = fitted or under is not None
-        yield from _planes(name, 4 + tensor.long() if under is None else under + 2 * tensor.long())
+        codes = 4 + tensor.long()
+        if hidden is not None and hidden.shape[-tensor.dim() :] == tensor.shape[-hidden.dim() :]:
+            # What is hidden lies under the map: as it is, or that of the first sample of a batch.
+            first = hidden[(0,) * max(0, hidden.dim() - tensor.dim())]
+            codes, fitted = first.long().expand(tensor.shape) + 2 * tensor.long(), True
+        yield from _planes(name, codes)
     if hidden is not None and not fitted:
         yield from _planes(base, hidden.long())
 
@@ -81,20 +84,8 @@ def png(pixels: Tensor) -> bytes:
 def strip(panels: list[Tensor]) -> Tensor:
     """Panels side by side on white."""
     height = max(len(p) for p in panels)
-    padded = [
-        F.pad(p, (0, 0, 0, 12 if n < len(panels) - 1 else 0, 0, height - len(p)), value=255)
-        for n, p in enumerate(panels)
-    ]
-    return torch.cat(padded, 1)
-
-
-def _under(hidden: Tensor, tensor: Tensor) -> Tensor | None:
-    """What is hidden, in the map's shape: as it is, or of the first sample of a batch; None if neither fits."""
-    if hidden.shape[-tensor.dim() :] != tensor.shape[-hidden.dim() :]:
-        return None
-    while hidden.dim() > tensor.dim():
-        hidden = hidden[0]
-    return hidden.long().expand(tensor.shape)
+    padded = [F.pad(p, (0, 0, 0, 12, 0, height - len(p)), value=255) for p in panels]
+    return torch.cat(padded, 1)[:, :-12]
 
 
 def _planes(name: str, codes: Tensor) -> Iterator[Picture]:

@@ -18,8 +18,7 @@ from viewproof.certify.monitor import certify_monitor
 from viewproof.certify.report import Contract, Finding, Report
 from viewproof.certify.target import TargetBranch, certify_target_branch
 from viewproof.certify.view import certify_declared, certify_view
-from viewproof.certify.view.case import DeclaredView
-from viewproof.certify.view.output import read_output
+from viewproof.certify.view.case import DeclaredView, read_output
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Rule, Sample
 
@@ -113,7 +112,7 @@ def certify(pipeline: Pipeline | Callable[[Tensor], Any], example: Tensor, *, na
         if getattr(pipeline, part) is None:
             continue
         try:
-            findings += getattr(run, part)().findings
+            findings += run.report(part).findings
         except Exception as error:
             reason = str(error) if isinstance(error, _NoSample) else failure(part, error)
             findings.append(Check(contract, claim).unknown(reason))
@@ -126,20 +125,16 @@ class _NoSample(Exception):
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """A pipeline on one batch: a method for each part that calls its certifier, and the view's sample, made once."""
+    """A pipeline on one batch, with the view's sample, made once."""
 
     pipeline: Pipeline
     example: Tensor
-
-    def options(self, part: str) -> dict[str, Any]:
-        """Further arguments of a part's certifier."""
-        return dict(self.pipeline.options.get(part, {}))
 
     @cached_property
     def declared(self) -> DeclaredView:
         """The view and what is declared of it; traced once, whichever part asks."""
         assert self.pipeline.view is not None
-        options = self.options("view")
+        options = self.pipeline.options.get("view", {})
         target, source = options.get("target"), options.get("source")
         return DeclaredView(self.pipeline.view, self.example.detach(), self.pipeline.rule, target, source)
 
@@ -152,8 +147,9 @@ class _Run:
                 return _as_sample(case.output.returned, case.hidden), case.hidden
             rule = self.pipeline.rule
             assert rule is not None
-            sample = rule.sample(self.example) if isinstance(rule, Rule) else _masked(rule, self.example)
-            return sample, None if sample.view is None else sample.view.hidden.expand(self.example.shape)
+            x = self.example
+            sample = rule.sample(x) if isinstance(rule, Rule) else Sample(rule.apply(x), x, rule, rule)
+            return sample, None if sample.view is None else sample.view.hidden.expand(x.shape)
         except Exception as error:
             raise _NoSample(failure("the rule" if self.pipeline.view is None else "the view", error)) from error
 
@@ -168,58 +164,36 @@ class _Run:
             return {}
         return {} if hidden is None else {"hidden": hidden}
 
-    def view(self) -> Report:
-        """What the view hides does not show."""
-        return certify_declared(self.declared, self.options("view").get("sizes", "example"))
-
-    def encoder(self) -> Report:
-        """Behind the view: the source's hidden content does not reach the encoder's output."""
-        assert self.pipeline.encoder is not None
-        sample, hidden = self.sample_and_hidden
-        options = {"name": "the encoder", **self.options("encoder")}
-        if self.pipeline.view is None:
-            return certify_encoder(self.pipeline.encoder, sample, **options)
-        hidden = options.pop("hidden", hidden)
-        if hidden is None:
-            raise InvalidArgument(
-                "which source coordinates are hidden is not known; pass rule=, or return a view mask over x"
-            )
-        behind_view = _BehindView(self.pipeline.encoder, self.pipeline.view, hidden)
-        return certify_encoder(behind_view, self.example, hidden=hidden, **options)
-
-    def loss(self) -> Report:
-        """The loss on the view's own sample."""
-        assert self.pipeline.loss is not None
-        return certify_loss(self.pipeline.loss, self.sample_and_hidden[0], **self.options("loss"))
-
-    def target_branch(self) -> Report:
-        """The target branch on the example, unless the options name a batch."""
-        assert self.pipeline.target_branch is not None
-        options = {"batch": self.example, **self.options("target_branch")}
-        return certify_target_branch(self.pipeline.target_branch, **options)
-
-    def patchify(self) -> Report:
-        """The tokens; a patch mask is compared with what is hidden."""
-        assert self.pipeline.patchify is not None
-        options = self.options("patchify")
-        if "patch_mask" in options and "mask" not in options:
-            options["mask"] = self.maps.get("hidden")
-        return certify_geometry(self.pipeline.patchify, self.example, **options)
-
-    def monitor(self) -> Report:
-        """The collapse monitor."""
-        assert self.pipeline.monitor is not None
-        return certify_monitor(self.pipeline.monitor, **self.options("monitor"))
-
-    def draw(self) -> Report:
-        """The draw of random masks."""
-        assert self.pipeline.draw is not None
-        options = {"data_shape": tuple(self.example.shape[1:]), **self.options("draw")}
-        return certify_reproducible(self.pipeline.draw, **options)
-
-
-def _masked(mask: Mask, x: Tensor) -> Sample:
-    return Sample(mask.apply(x), x, mask, mask)
+    def report(self, part: str) -> Report:
+        """What the part's certifier says of it."""
+        subject, certifier = getattr(self.pipeline, part), CERTIFIERS[part][0]
+        options = dict(self.pipeline.options.get(part, {}))
+        match part:
+            case "view":
+                return certify_declared(self.declared, options.get("sizes", "example"))
+            case "encoder":
+                sample, hidden = self.sample_and_hidden
+                options = {"name": "the encoder", **options}
+                if self.pipeline.view is None:
+                    return certifier(subject, sample, **options)
+                hidden = options.setdefault("hidden", hidden)
+                if hidden is None:
+                    raise InvalidArgument(
+                        "which source coordinates are hidden is not known; pass rule=, or return a view mask over x"
+                    )
+                return certifier(_BehindView(subject, self.pipeline.view, hidden), self.example, **options)
+            case "loss":
+                return certifier(subject, self.sample_and_hidden[0], **options)
+            case "target_branch":
+                return certifier(subject, **{"batch": self.example, **options})
+            case "patchify":
+                if "patch_mask" in options and "mask" not in options:
+                    # What view or rule hide is compared with the patch mask.
+                    options["mask"] = self.maps.get("hidden")
+                return certifier(subject, self.example, **options)
+            case "draw":
+                return certifier(subject, **{"data_shape": tuple(self.example.shape[1:]), **options})
+        return certifier(subject, **options)
 
 
 def _as_sample(returned: Any, hidden: Tensor | None) -> Sample:

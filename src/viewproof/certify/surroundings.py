@@ -1,4 +1,4 @@
-"""The surroundings of a user's function: global random generators, the environment, attributes of modules."""
+"""The surroundings of a user's function: the environment, and whether it draws from global random generators."""
 
 import os
 import random
@@ -9,23 +9,6 @@ from types import FrameType
 from typing import Any
 
 from viewproof.bits import GeneratorStates
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of a module or an object, and set it back at the end.
-
-    >>> import time
-    >>> with replaced(time, "time", lambda: 0.0):
-    ...     time.time()
-    0.0
-    """
-    original = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
 
 
 @contextmanager
@@ -45,14 +28,10 @@ def draws_numbers(call: Callable[[], object]) -> bool:
     before = GeneratorStates.now()
     call()
     after = GeneratorStates.now()
-    if (before.torch, before.numpy) != (after.torch, after.numpy):
-        return True
-    return before.python != after.python and _draws_python_numbers(call)
-
-
-def _draws_python_numbers(call: Callable[[], object]) -> bool:
-    """Whether anything but a type checker does: beartype draws which item of a container it looks at."""
-    generator, by_users, before = getattr(random.random, "__self__", None), list[bool](), sys.getprofile()
+    if (before.torch, before.numpy) != (after.torch, after.numpy) or before.python == after.python:
+        return before != after
+    # A type checker does not count: beartype draws which item of a container it looks at.
+    generator, by_users, profile = getattr(random.random, "__self__", None), list[bool](), sys.getprofile()
 
     def watch(frame: FrameType, event: str, function: Any) -> None:
         if event == "c_call" and getattr(function, "__self__", None) is generator:
@@ -62,5 +41,5 @@ def _draws_python_numbers(call: Callable[[], object]) -> bool:
     try:
         call()
     finally:
-        sys.setprofile(before)
+        sys.setprofile(profile)
     return any(by_users)

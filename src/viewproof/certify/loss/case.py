@@ -1,4 +1,4 @@
-"""A user's loss on one sample: how it is called, its value and its gradient."""
+"""A user's loss on one sample: how it is called, its value and gradient, and what these depend on."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from viewproof.bits import seeded
+from viewproof.certify.flow.dependence import Dependence
 from viewproof.certify.flow.isolation import kept
+from viewproof.certify.outputs import value_and_gradient
 from viewproof.masks import Mask, Sample
 from viewproof.objectives.masked import Reduction
+from viewproof.verdict import Verdict
 
 Takes = Literal["sample", "tensors"]
 Distance = Callable[[Any], Any]
@@ -52,11 +55,9 @@ class LossCase:
 
     def with_gradient(self, prediction: Tensor, sample: Sample | None = None) -> tuple[Tensor, Tensor]:
         """The value and the gradient of its sum with respect to the prediction (0 where there is none)."""
-        leaf = prediction.detach().clone().requires_grad_()
-        with self.same_state(), torch.enable_grad():
-            value = self.apply(leaf, fresh_copy(sample or self.sample))
-            gradient = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
-        return value.detach(), torch.zeros_like(leaf) if gradient is None else gradient
+        with self.same_state():
+            copied = fresh_copy(sample or self.sample)
+            return value_and_gradient(lambda leaf: self.apply(leaf, copied), prediction)
 
     @property
     def target_shape(self) -> tuple[int, ...]:
@@ -71,11 +72,8 @@ class LossCase:
     @property
     def objective(self) -> str:
         """What the value should be, in words."""
-        return {
-            "mean": "the value is the mean of the declared distance over the hidden set",
-            "sum": "the value is the sum of the declared distance over the hidden set",
-            "rows": "each row's value is its sum of the declared distance over the hidden set",
-        }[self.reduction]
+        value = "each row's value is its sum" if self.reduction == "rows" else f"the value is the {self.reduction}"
+        return f"{value} of the declared distance over the hidden set"
 
     @property
     def hidden(self) -> Tensor:
@@ -98,15 +96,64 @@ class LossCase:
         return [centre + scale * n for scale, n in zip(_SCALES, noise, strict=True)]
 
     @cached_property
-    def runs(self) -> list[tuple[Tensor, Tensor]]:
-        """Value and gradient at each of them."""
-        return [self.with_gradient(p) for p in self.predictions]
+    def runs(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Each of them with its value and its gradient."""
+        return [(p, *self.with_gradient(p)) for p in self.predictions]
 
     @cached_property
     def support(self) -> Tensor:
         """Whether each coordinate of the target has a gradient at one of them."""
-        support = torch.stack([gradient != 0 for _, gradient in self.runs]).any(0)
+        support = torch.stack([gradient != 0 for *_, gradient in self.runs]).any(0)
         return support.flatten(self.hidden.dim()).any(-1) if support.dim() > self.hidden.dim() else support
+
+    @cached_property
+    def unproved(self) -> str | None:
+        """Why the loss is not proved to be the declared objective, over the reals and for all sizes and masks."""
+        if self.distance is None:
+            return "no distance declared"
+        # Z3 is imported only where something is to be proved.
+        from viewproof.certify.loss.proof import prove_value
+
+        with self.same_state():
+            y, per_sample = self.sample.y, self.sample.mask.per_sample
+            outcome = prove_value(self.apply, y, per_sample, self.reduction, self.distance)
+        # A counterexample in the reals counts for nothing if no prediction that was run shows it.
+        return None if outcome.verdict is Verdict.PROVED else outcome.detail
+
+    @cached_property
+    def may_depend(self) -> str | None:
+        """`why_dependent` for all values."""
+        return self.why_dependent()
+
+    def why_dependent(self, finite: bool = False) -> str | None:
+        """Why value or gradient may depend on what is off the mask, or the gradient there not be 0; else None.
+
+        Followed by element through every operator that runs, those of the backward pass included: once from what is
+        off the mask, and once from everything, which shows the constant parts of the gradient and that no value decides
+        which operators run. With ``finite``, as long as every number met is finite.
+        """
+        off, everything = ~self.hidden_predictions, torch.ones((), dtype=torch.bool)
+        value, gradient, reason = self._dependence(finite, off, ~self.hidden)
+        if reason or bool(value.any()):
+            return reason or "the value may depend on what is off the mask"
+        if bool(gradient.any()):
+            return "the gradient may depend on what is off the mask"
+        _, gradient, reason = self._dependence(finite, everything.expand_as(off), everything.expand_as(self.hidden))
+        if reason or bool(gradient[off].any()):
+            return reason or "the gradient off the mask may be another one for other values"
+        is_zero = bool((self.with_gradient(self.prediction)[1][off] == 0).all())
+        return None if is_zero else "the gradient off the mask is not 0"
+
+    def _dependence(self, finite: bool, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, str]:
+        """Which elements of value and gradient may depend on these of prediction and target; why that is not known."""
+        leaf, sample = self.prediction.clone().requires_grad_(), fresh_copy(self.sample)
+        with self.same_state(), torch.enable_grad(), Dependence(finite) as tracked:
+            tracked.tag(leaf.detach(), prediction)
+            tracked.tag(sample.y, target)
+            value = self.apply(leaf, sample)
+            gradient = torch.autograd.grad(value.sum(), leaf, allow_unused=True)[0] if value.requires_grad else None
+        nothing = torch.zeros(leaf.shape, dtype=torch.bool)
+        return tracked.of(value.detach()), nothing if gradient is None else tracked.of(gradient), tracked.escaped
 
     @property
     def prediction(self) -> Tensor:

@@ -11,7 +11,6 @@ import torch
 import z3
 from torch import Tensor
 
-from viewproof.certify.surroundings import replaced
 from viewproof.masks import Mask, Sample
 from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
@@ -21,6 +20,7 @@ from viewproof.theorems.tensors.case import Inputs, Subject, TensorCase, TensorC
 from viewproof.theorems.tensors.decide import decide
 from viewproof.theorems.tensors.signatures import INT
 from viewproof.theorems.tensors.spec import same_shape
+from viewproof.torch_internals import replaced
 from viewproof.verdict import Verdict
 
 Call = Callable[[Tensor, Sample], Tensor]
@@ -34,11 +34,16 @@ def prove_value(
     """Whether the loss is the mean (sum, rows) of ``distance(prediction - y)`` over the mask, over the reals."""
 
     def observe(program: Call, prediction: Tensor, y: Tensor, hidden: Tensor, count: Any) -> Sequence[Tensor]:
-        return [_run(program, prediction, y, hidden, per_sample, count), distance(prediction - y)]
+        # The loss as it runs eagerly, with the mask's count, a Python number there, as a symbol.
+        mask = _CountedMask(hidden, per_sample, "any mask", counted=hidden, known_count=count)
+        with replaced(torch.compiler, "is_compiling", lambda: False):
+            loss = program(prediction, Sample(y, y, mask))
+        return [loss, distance(prediction - y)]
 
     def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[TensorClaim]:
         loss, terms = observed
         zero = z3.RealVal(0)
+        extents: tuple[Term, ...] = ()
 
         def term(*place: Term) -> Any:
             return z3.If(_selected(inputs, place), terms.at(place), zero)
@@ -46,24 +51,18 @@ def prove_value(
         each = TensorClaim("a distance for each coordinate", (), lambda: same_shape(terms.shape, inputs["y"].shape))
         if reduction == "rows":
             rows, *rest = inputs["y"].shape
-            return [
-                each,
-                TensorClaim(
-                    "row n of the loss is the row's sum of distances",
-                    (rows,),
-                    lambda n: facts.equal(loss.at((n,)), _sum(facts, rest, lambda *place: term(n, *place), zero)),
-                ),
-            ]
-        count = z3.ToReal(_count(inputs, facts)) if reduction == "mean" else z3.RealVal(1)
-        whole = inputs["y"].shape
-        return [
-            each,
-            TensorClaim(
-                "loss * selected coordinates == sum of distances over the mask",
-                (),
-                lambda: facts.equal(loss.at(()) * count, _sum(facts, whole, term, zero)),
-            ),
-        ]
+            what, extents = "row n of the loss is the row's sum of distances", (rows,)
+
+            def right(*row: Term) -> Any:
+                return facts.equal(loss.at(row), _sum(facts, rest, lambda *place: term(*row, *place), zero))
+        else:
+            count = z3.ToReal(_count(inputs, facts)) if reduction == "mean" else z3.RealVal(1)
+            what = "loss * selected coordinates == sum of distances over the mask"
+
+            def right(*row: Term) -> Any:
+                return facts.equal(loss.at(()) * count, _sum(facts, inputs["y"].shape, term, zero))
+
+        return [each, TensorClaim(what, extents, right)]
 
     def replay(program: Call, prediction: Tensor, y: Tensor, hidden: Tensor, count: Any) -> Sequence[Tensor]:
         # On concrete tensors what the mask selects is counted, instead of believing the witness.
@@ -73,16 +72,12 @@ def prove_value(
     signature: dict[str, Any] = {**kinds, "hidden": TensorInput(y.dim() - (not per_sample), torch.bool), "count": INT}
     count_is_right = _counted if reduction == "mean" else None
     subject = Subject("loss", signature, observe, _fitting, "real", count_is_right, replay, paths=_PATHS)
-    return _quietly(TensorCase(subject, claims), call)
-
-
-def _quietly(case: TensorCase, call: Call) -> Outcome:
     disabled = logging.root.manager.disable
     # What torch prints of a program that it cannot export comes back as the reason of the outcome.
     logging.disable(logging.CRITICAL)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return decide([case], call)
+            return decide([TensorCase(subject, claims)], call)
     except z3.Z3Exception as error:
         # A floating-point sum has no bit for bit meaning; what is computed from it does not even have the right sort.
         return Outcome(Verdict.UNKNOWN, f"no meaning: {error}")
@@ -101,13 +96,6 @@ class _CountedMask(Mask):
     def count(self) -> Any:
         """How many coordinates are selected: a symbol, where the mask itself is one."""
         return self.known_count if self.hidden is self.counted else int(self.hidden.count_nonzero())
-
-
-def _run(program: Call, prediction: Tensor, y: Tensor, hidden: Tensor, per_sample: bool, count: Any) -> Tensor:
-    """The loss as it runs eagerly, with the mask's count, a Python number there, as a symbol."""
-    mask = _CountedMask(hidden, per_sample, "any mask", counted=hidden, known_count=count)
-    with replaced(torch.compiler, "is_compiling", lambda: False):
-        return program(prediction, Sample(y, y, mask))
 
 
 def _fitting(inputs: Inputs) -> list[Term]:

@@ -4,19 +4,18 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from viewproof.certify.check import Check, Claims
+from viewproof.certify.inputs import flat_mask
 from viewproof.certify.loss.case import LossCase, hidden_of
 from viewproof.certify.report import Contract, Finding
 from viewproof.masks import Mask, Sample
 from viewproof.objectives import predictive_view_objective, row_predictive_contract
 from viewproof.objectives.masked import rounding_bound
-from viewproof.verdict import Verdict
 
 ROUNDINGS = 16
 """How often a term may be rounded; torch's own distances round at most five times."""
@@ -27,8 +26,7 @@ claims = Claims[LossCase](scope="{case.target_shape}")
 
 
 @claims(Contract.C4, "{case.value_of_nothing}", scope="the empty mask, {case.target_shape}")
-def empty_mask(case: LossCase, check: Check) -> Finding:
-    """A mean of nothing has no value, a sum of nothing is 0."""
+def _empty_mask(case: LossCase, check: Check) -> Finding:
     mask, prediction, mean = case.sample.mask, case.prediction, case.reduction == "mean"
     empty = Mask(torch.zeros_like(mask.hidden), mask.per_sample, rule="an empty mask")
     sample = replace(case.sample, mask=empty)
@@ -45,7 +43,7 @@ def empty_mask(case: LossCase, check: Check) -> Finding:
 
 
 @claims(Contract.C4, "{case.objective}", method="exact fractions")
-def declared_objective(case: LossCase, check: Check) -> Finding | None:
+def _declared_objective(case: LossCase, check: Check) -> Finding | None:
     """The value against Fractions at constant and at generic errors, under several masks; then for all by proof."""
     if case.distance is None or case.shape != case.target_shape or not case.sample.y.is_floating_point():
         return None
@@ -63,34 +61,23 @@ def declared_objective(case: LossCase, check: Check) -> Finding | None:
             continue
         hidden, values = hidden_of(sample), [float(e) for e in exact]
         what = f"the loss is {returned}, the exact objective {values}, with {int(hidden.sum())} hidden"
-        scope = str(tuple(sample.y.shape))
         inputs = {"prediction": prediction, "sample": sample}
-        return check.refuted(what, inputs, maps={"hidden": hidden}, scope=scope)
-    reason = _unproved(case)
-    if reason is None:
+        return check.refuted(what, inputs, maps={"hidden": hidden}, scope=str(tuple(sample.y.shape)))
+    if (reason := case.unproved) is None:
         return check.proved(scope="the reals, all sizes, any mask", method="captured and proved; exact fractions")
     reason = f"right within rounding on all tried; not proved: {reason}"
     return check.unknown(reason, scope=f"{tried} predictions and masks", method=check.method)
 
 
-@lru_cache(maxsize=2)
-def _unproved(case: LossCase) -> str | None:
-    """Why the loss is not proved to be the declared objective, over the reals and for all sizes and masks."""
-    if case.distance is None:
-        return "no distance declared"
-    # Z3 is imported only where something is to be proved.
-    from viewproof.certify.loss.proof import prove_value
-
-    with case.same_state():
-        outcome = prove_value(case.apply, case.sample.y, case.sample.mask.per_sample, case.reduction, case.distance)
-    # A counterexample in the reals counts for nothing if no prediction that was run shows it.
-    return None if outcome.verdict is Verdict.PROVED else outcome.detail
-
-
 def _points(case: LossCase) -> Iterator[tuple[Tensor, Sample]]:
     """Predictions off by a constant and by small whole numbers, under the sample's mask and under others."""
     rows = max(1, min(len(case.sample.y), _MOST_EXACT // max(1, case.sample.y[0].numel())))
-    sample = _first_rows(case.sample, rows)
+
+    def first(mask: Mask) -> Mask:
+        return Mask(mask.hidden[:rows], True, mask.rule) if mask.per_sample else mask
+
+    whole = case.sample
+    sample = Sample(whole.x[:rows], whole.y[:rows], first(whole.mask), whole.view and first(whole.view))
     generator = torch.Generator().manual_seed(1)
     y = torch.randint(-4, 5, sample.y.shape, generator=generator).to(sample.y)
     shape = sample.mask.hidden.shape
@@ -111,7 +98,7 @@ def _points(case: LossCase) -> Iterator[tuple[Tensor, Sample]]:
 
 def _exact(case: LossCase, prediction: Tensor, sample: Sample) -> list[Fraction]:
     """The objective of each row's contract in exact numbers, added up as the reduction says."""
-    flat = Sample(sample.x, sample.y.flatten(1), _flat(sample.mask), None)
+    flat = Sample(sample.x, sample.y.flatten(1), flat_mask(sample.mask), None)
     declared: Any = case.distance
 
     def patch_loss(target: Tensor, predicted: Tensor) -> Fraction:
@@ -130,22 +117,8 @@ def _exact(case: LossCase, prediction: Tensor, sample: Sample) -> list[Fraction]
     return [total / int(hidden_of(sample).sum()) if case.reduction == "mean" else total]
 
 
-def _flat(mask: Mask) -> Mask:
-    return Mask(mask.hidden.flatten(int(mask.per_sample)), mask.per_sample, mask.rule)
-
-
-def _first_rows(sample: Sample, rows: int) -> Sample:
-    """The first rows of the batch."""
-
-    def cut(mask: Mask) -> Mask:
-        return Mask(mask.hidden[:rows], True, mask.rule) if mask.per_sample else mask
-
-    return Sample(sample.x[:rows], sample.y[:rows], cut(sample.mask), sample.view and cut(sample.view))
-
-
 @claims(Contract.C4, "the value does not change with batch, axes or padding")
-def scale(case: LossCase, check: Check) -> Finding | None:
-    """The mean of a batch twice, of every axis twice, and of a batch with visible padding."""
+def _scale(case: LossCase, check: Check) -> Finding | None:
     if not case.invariant:
         return None
     before = case(case.prediction).double()
@@ -166,8 +139,7 @@ def scale(case: LossCase, check: Check) -> Finding | None:
         inputs = {"prediction": prediction, "sample": sample, "before": (case.prediction, case.sample)}
         return check.refuted(text, inputs, maps={"hidden": hidden_of(sample)}, scope=str(tuple(sample.y.shape)))
     detail = ", ".join(tried) + (f"; not tried, refused: {', '.join(refused)}" if refused else "")
-    reason = _unproved(case)
-    if reason is None:
+    if (reason := case.unproved) is None:
         return check.proved(detail, scope="the reals, all sizes, any mask", method="follows from the objective")
     reason = f"the same within rounding with {detail}; not proved: {reason}"
     return check.unknown(reason, scope=f"{len(tried)} changes", method=check.method)
@@ -204,7 +176,7 @@ def _variants(case: LossCase, prediction: Tensor) -> Iterator[tuple[str, Tensor,
 @claims(
     Contract.C9, "a row with nothing hidden gives no NaN, in value or gradient", scope="row 0 shown whole, {case.shape}"
 )
-def empty_row(case: LossCase, check: Check) -> Finding:
+def _empty_row(case: LossCase, check: Check) -> Finding:
     """One row shown whole, the others as they are: its mean has no value, and must not become the batch's NaN."""
     if len(case.sample.y) < 2 or not bool(case.hidden[1:].any()):
         return check.vacuous("a batch of one row, or nothing hidden in the others")
@@ -224,7 +196,7 @@ def empty_row(case: LossCase, check: Check) -> Finding:
 
 
 @claims(Contract.C9, f"{_MANY} float16 errors of 1/8 to 128 do not overflow", method="run beside float64")
-def half_precision(case: LossCase, check: Check) -> Finding | None:
+def _half_precision(case: LossCase, check: Check) -> Finding | None:
     """Many float16 errors that are small enough to be squared, whose sum and whose count float16 cannot hold."""
     sample, count = case.sample, int(case.hidden.sum())
     y = sample.y

@@ -7,11 +7,10 @@ from torch import Tensor
 
 from viewproof.certify.check import failure, subject_name
 from viewproof.certify.inputs import require_batch
-from viewproof.certify.report import Finding, Report
+from viewproof.certify.report import Report
 from viewproof.certify.view.case import DeclaredView
-from viewproof.certify.view.claims import RULE, claims
+from viewproof.certify.view.claims import RULE, claims, repetition
 from viewproof.certify.view.proof import extended
-from viewproof.certify.view.repetition import repetition
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Rule
 from viewproof.verdict import Verdict
@@ -76,23 +75,17 @@ def certify_declared(declared: DeclaredView, sizes: str = "example", name: str |
     """`certify_view` of a view that others look at too: ``declared`` keeps what was traced."""
     if sizes not in ("all", "example"):
         raise InvalidArgument(f"sizes={sizes!r} must be 'example' or 'all' (prove beyond the example, seconds longer)")
-    subject = subject_name(declared.view, name)
-    findings = _findings(declared, subject)
-    return Report(subject, extended(declared, findings) if sizes == "all" else findings)
-
-
-def _findings(declared: DeclaredView, subject: str) -> tuple[Finding, ...]:
-    """First whether the view repeats itself, then every claim."""
+    subject, reason = subject_name(declared.view, name), ""
     findings = repetition.run(subject, declared)
     repeats = findings[0]
     # A view that draws from the global generators still repeats itself from equal seeds.
     if repeats.verdict is Verdict.PROVED or (repeats.witness is not None and "seed" in repeats.witness.inputs):
         try:
-            return findings + claims.run(subject, *declared.cases)
+            findings += claims.run(subject, *declared.cases)
         except Exception as error:
             reason = failure(subject, error)
-    elif repeats.scope == "nothing":
-        return findings
-    else:
+    elif repeats.scope != "nothing":
         reason = repeats.detail or "the view returns something else each time, even from equal global random states"
-    return findings + tuple(f for f in claims.unknown(reason) if f.claim != RULE or declared.rule is not None)
+    if reason:
+        findings += tuple(f for f in claims.unknown(reason) if f.claim != RULE or declared.rule is not None)
+    return Report(subject, extended(declared, findings) if sizes == "all" else findings)

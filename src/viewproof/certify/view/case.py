@@ -1,7 +1,7 @@
-"""One draw of a view on the example: what it returned, where each coordinate comes from, and what is hidden."""
+"""A view as the claims see it: read in whatever form it returns, and labelled: where each coordinate comes from."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,11 +14,46 @@ from viewproof.certify.flow.trace import CONSTANT, MIXED, LabelTrace
 from viewproof.certify.inputs import other_contents, spread_mask
 from viewproof.certify.outputs import coordinate, difference
 from viewproof.certify.surroundings import draws_numbers
-from viewproof.certify.view.output import SeededView, ViewOutput
+from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Rule
 
 DRAWS = 3
 """How many draws of a random view are looked at."""
+
+_PARTS = ("x", "y", "mask", "view", "kept")
+
+
+@dataclass(frozen=True, eq=False)
+class ViewOutput:
+    """The parts of what a view returned; ``mask`` is Boolean over y's coordinates, batch axis and all.
+
+    ``view`` is Boolean over x's coordinates, if the view returned one; ``kept`` marks target coordinates that the loss
+    asks for although x is declared to show them. ``returned`` is the object itself.
+    """
+
+    x: Tensor
+    y: Tensor
+    mask: Tensor
+    view: Tensor | None
+    kept: Tensor | None
+    returned: Any
+
+
+def read_output(returned: Any) -> ViewOutput:
+    """A `Sample`, an object or mapping with x, y and mask (and perhaps view and kept), or a tuple in that order."""
+    if isinstance(returned, Mapping):
+        parts = {name: returned.get(name) for name in _PARTS}
+    elif isinstance(returned, tuple | list) and not hasattr(returned, "mask"):
+        parts = dict.fromkeys(_PARTS) | dict(zip(_PARTS, returned, strict=False))
+    else:
+        parts = {name: getattr(returned, name, None) for name in _PARTS}
+    x, y, mask, view, kept = parts.values()
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor) or mask is None:
+        types = ", ".join(f"{name}: {type(parts[name]).__name__}" for name in _PARTS[:3])
+        raise InvalidArgument(f"the view returned {types}; return a Sample or (x, y, mask), tensors and their mask")
+    view = None if view is None else spread_mask("view", view, x)
+    kept = None if kept is None else spread_mask("kept", kept, y)
+    return ViewOutput(x, y, spread_mask("mask", mask, y), view, kept, returned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +65,11 @@ class DeclaredView:
     rule: Rule | Mask | None = None
     target: Callable[[Tensor], Tensor] | None = None
     source: Callable[[Tensor], Tensor] | None = None
+
+    def run(self, x: Tensor, seed: int = 0) -> ViewOutput:
+        """What the view returns for this very tensor, at one draw of the global generators, which are put back."""
+        with seeded(seed), torch.no_grad():
+            return read_output(self.view(x))
 
     @cached_property
     def random(self) -> bool:
@@ -75,18 +115,18 @@ class ViewCase:
     """
 
     def __init__(self, declared: DeclaredView, seed: int) -> None:
-        self.declared, self.view = declared, SeededView(declared.view, seed)
+        self.declared, self.seed = declared, seed
         self.example, self.count, self.scope = declared.example, declared.example.numel(), declared.scope
         self.output, self.input_after, trace = self._trace()
         self.x_labels, self.y_labels = trace.labels(self.output.x), trace.labels(self.output.y)
         self.writes = trace.wrote
         value_dependent = trace.touches(*(m for m in (self.output.mask, self.output.view) if m is not None))
-        self.unreliable = trace.lost or (
-            "which coordinates are hidden depends on the values" if value_dependent else None
-        )
-        self.target_labels = self._labels_of_declared_target()
+        of_values = "which coordinates are hidden depends on the values" if value_dependent else None
+        with LabelTrace(x := self.example.clone()) as of_target:
+            target = declared.target_of(x, self.output.y)
+        self.target_labels = None if target is None else of_target.labels(target)
         self.origin = self.base(self.y_labels if self.target_labels is None else self.target_labels)
-        self.unreliable = self.unreliable or self._misprediction()
+        self.unreliable = trace.lost or of_values or of_target.lost or self._misprediction()
         self.limit = self.unreliable or ("the view is random: other draws may differ" if declared.random else None)
         if self.hidden is not None and bool((self.x_labels == MIXED).any()):
             # Now that it is known what is hidden, what was computed from visible coordinates only can be told apart.
@@ -96,20 +136,20 @@ class ViewCase:
     def _trace(self, hidden: Tensor | None = None) -> tuple[ViewOutput, Tensor, LabelTrace]:
         x = self.example.clone()
         with LabelTrace(x, hidden) as trace:
-            output = self.view.on(x)
+            output = self.declared.run(x, self.seed)
         return output, x, trace
 
-    def _labels_of_declared_target(self) -> Tensor | None:
-        x = self.example.clone()
-        with LabelTrace(x) as trace:
-            target = self.declared.target_of(x, self.output.y)
-        self.unreliable = self.unreliable or trace.lost
-        return None if target is None else trace.labels(target)
+    def attempt(self, x: Tensor) -> ViewOutput | None:
+        """What the view returns for a copy of ``x``, or None if it refuses such values."""
+        try:
+            return self.declared.run(x.clone(), self.seed)
+        except Exception:
+            return None
 
     def _misprediction(self) -> str | None:
         """Why the labels cannot be right, if what they predict for another input does not come true."""
         *_, x = itertools.islice(other_contents(self.example), 2)
-        output = self.view.attempt(x)
+        output = self.attempt(x)
         if output is None:
             return "whether the view has an answer depends on the values"
         parts = ((self.output.x, output.x, self.x_labels), (self.output.y, output.y, self.y_labels))
@@ -165,13 +205,13 @@ class ViewCase:
 
     def inputs(self, **more: Any) -> dict[str, Any]:
         """The inputs of a witness."""
-        return {"x": self.example, **more, **({"seed": self.view.seed} if self.declared.random else {})}
+        return {"x": self.example, **more, **({"seed": self.seed} if self.declared.random else {})}
 
     def runs(self) -> Iterator[tuple[Tensor, ViewOutput]]:
         """The example and inputs like it, with what the view returns for each."""
         yield self.example, self.output
         for x in other_contents(self.example):
-            output = self.view.attempt(x)
+            output = self.attempt(x)
             if output is not None:
                 yield x, output
 
@@ -180,7 +220,7 @@ class ViewCase:
         for other in other_contents(self.example):
             x = self.example.clone()
             x.view(-1)[index] = other.reshape(-1)[index]
-            output = self.view.attempt(x) if difference(x, self.example) is not None else None
+            output = self.attempt(x) if difference(x, self.example) is not None else None
             if output is not None:
                 yield x, output
 

@@ -6,12 +6,11 @@ from torch import Tensor
 from viewproof.bits import unlike
 from viewproof.certify.check import Check, Claims
 from viewproof.certify.flow.storage import address
-from viewproof.certify.flow.trace import CONSTANT, MIXED, VISIBLE
+from viewproof.certify.flow.trace import CONSTANT, MIXED, VISIBLE, LabelTrace
 from viewproof.certify.inputs import other_hidden_contents
 from viewproof.certify.outputs import difference, first_true
 from viewproof.certify.report import Contract, Finding
-from viewproof.certify.view.case import ViewCase
-from viewproof.certify.view.output import SeededView
+from viewproof.certify.view.case import DeclaredView, ViewCase, ViewOutput
 
 LABELS = "labels moved with the data"
 SEARCH = "search for runs that break it"
@@ -24,6 +23,48 @@ TARGET = "y is the unmasked source in the declared order"
 SCORED = "the mask selects exactly the target coordinates that x does not show"
 RULE = "the mask is the rule's"
 
+CALLS = 3
+"""How often a view is called again on one input."""
+
+repetition = Claims[DeclaredView](method="called again", scope="these calls on this input", witness_scope="this input")
+
+
+@repetition(Contract.C8, "a second call returns the same, and no global random state is used")
+def _repeats(declared: DeclaredView, check: Check) -> Finding:
+    """Calls from one random state, one from another, and whether the state moved: if so the view is random."""
+    x = declared.example
+    first, states, labels = _traced(declared)
+    for again in range(CALLS):
+        second, other_states, other_labels = (
+            _traced(declared) if again == 0 else (declared.run(x.clone()), states, labels)
+        )
+        for part in ("x", "y", "mask"):
+            where = difference(getattr(first, part), getattr(second, part))
+            if where is not None or other_states != states:
+                what = "a generator that the view keeps moves on from call to call"
+                what = what if where is None else f"two calls on the same input return another {part} at {where}"
+                maps = {"first": getattr(first, part), "second": getattr(second, part)}
+                return check.refuted(what, {"x": x}, {part: where or ()}, maps)
+        if any(difference(a, b) is not None for a, b in zip(labels, other_labels, strict=False)):
+            return check.undecided("what the view makes of its input in one call shows in the next: it keeps tensors")
+    if not declared.random:
+        return check.proved()
+    other = declared.run(x.clone(), seed=1)
+    moved = [p for p in ("x", "y", "mask") if difference(getattr(first, p), getattr(other, p)) is not None]
+    what = f"the view uses the global random state: seeds 0 and 1 give another {' and '.join(moved) or 'state only'}"
+    return check.refuted(what, {"x": x, "seed": 0, "other seed": 1})
+
+
+def _traced(declared: DeclaredView) -> tuple[ViewOutput, list[bytes], list[Tensor]]:
+    """What the view returns, the state of every generator of its own each time it is used, and the labels."""
+    try:
+        with LabelTrace(x := declared.example.clone()) as trace:
+            output = declared.run(x)
+        return output, trace.generators, [trace.labels(t) for t in (output.x, output.y, output.mask)]
+    except NotImplementedError:
+        return declared.run(declared.example.clone()), [], []
+
+
 claims = Claims[ViewCase](scope="{case.scope}", method=LABELS, witness_scope="this input", witness_method=SEARCH)
 
 
@@ -35,14 +76,13 @@ def _by_labels(case: ViewCase, check: Check, detail: str = "") -> Finding:
 
 
 def _hidden_is_unknown(check: Check) -> Finding:
-    return check.unknown(
-        "what is hidden is not known: the masked target is computed from several coordinates; pass rule= or return view"
-    )
+    reason = "the masked target is computed from several coordinates; pass rule= or return view"
+    return check.unknown(f"what is hidden is not known: {reason}")
 
 
 @claims(Contract.C1, LEAK)
-def leaks(case: ViewCase, check: Check) -> Finding:
-    """No coordinate of x is made of a hidden one; or two inputs that differ only where hidden, with another x each."""
+def _leaks(case: ViewCase, check: Check) -> Finding:
+    """Proved if no coordinate of x is made of a hidden one; refuted by two inputs that differ only where hidden."""
     if case.hidden is None:
         return _hidden_is_unknown(check)
     if not bool(case.hidden.any()):
@@ -51,15 +91,15 @@ def leaks(case: ViewCase, check: Check) -> Finding:
     secret = (labels == MIXED) | ((labels >= 0) & case.hidden.reshape(-1)[labels.clamp(min=0)])
     if not bool(secret.any()) and case.unreliable is None:
         return _by_labels(case, check)
-    before = case.view(case.example)
+    before = case.declared.run(case.example.clone(), case.seed)
     for other in other_hidden_contents(case.example, case.hidden):
-        after = case.view.attempt(other)
+        after = case.attempt(other)
         if after is None or difference(before.x, after.x) is None:
             continue
         comparable = before.x.shape == after.x.shape and before.x.dtype == after.x.dtype
         reach = unlike(before.x, after.x) if comparable else case.hidden & False
-        changed = _fewest_changes(case.view, case.example, other, before.x)
-        after = case.view(changed)
+        changed = _fewest_changes(case, other, before.x)
+        after = case.declared.run(changed.clone(), case.seed)
         where, hidden = difference(before.x, after.x), difference(case.example, changed)
         what = f"x at {where} changes with the hidden source coordinate {hidden}"
         if difference(before.mask, after.mask) is not None:
@@ -70,17 +110,17 @@ def leaks(case: ViewCase, check: Check) -> Finding:
     return check.unknown(reason, **TRIED)
 
 
-def _fewest_changes(view: SeededView, x: Tensor, other: Tensor, shown: Tensor) -> Tensor:
-    """``other`` with more and more of ``x`` in it, by bisection, as long as what the view shows differs."""
+def _fewest_changes(case: ViewCase, other: Tensor, shown: Tensor) -> Tensor:
+    """``other`` with more and more of the example in it, by bisection, as long as what the view shows differs."""
+    x = case.example
     changed = unlike(x, other).reshape(-1).nonzero().reshape(-1)
 
     def with_only(part: Tensor) -> Tensor:
         return x.reshape(-1).index_copy(0, part, other.reshape(-1)[part]).reshape(x.shape)
 
     while len(changed) > 1:
-        half = (len(changed) + 1) // 2
-        for part in (changed[:half], changed[half:]):
-            output = view.attempt(with_only(part))
+        for part in changed.tensor_split([(len(changed) + 1) // 2]):
+            output = case.attempt(with_only(part))
             if output is not None and difference(shown, output.x) is not None:
                 changed = part
                 break
@@ -90,7 +130,7 @@ def _fewest_changes(view: SeededView, x: Tensor, other: Tensor, shown: Tensor) -
 
 
 @claims(Contract.C2, SHOWN)
-def passes(case: ViewCase, check: Check) -> Finding:
+def _passes(case: ViewCase, check: Check) -> Finding:
     """Each visible coordinate in its place; in an x of another shape, anywhere in its own row."""
     if case.hidden is None:
         return _hidden_is_unknown(check)
@@ -121,6 +161,7 @@ def _passes_in_place(case: ViewCase, check: Check, hidden: Tensor) -> Finding:
 
 
 def _passes_elsewhere(case: ViewCase, check: Check, hidden: Tensor) -> Finding:
+    """Where x has another shape than the source: every visible coordinate is somewhere in x, in its own row."""
     labels, rows = case.base(case.x_labels), case.output.x.shape[0]
     if case.unreliable is not None or bool((labels < CONSTANT).any()):
         reason = case.unreliable or "x is not of the source's shape, and computed from several coordinates at once"
@@ -164,15 +205,14 @@ def _not_shown(case: ViewCase, check: Check, missing: Tensor) -> Finding | None:
 
 
 @claims(Contract.C2, "nothing is written to the input")
-def writes(case: ViewCase, check: Check) -> Finding:
-    """The input tensor has the same bits after the call."""
+def _writes(case: ViewCase, check: Check) -> Finding:
     if not case.writes and case.unreliable is None and difference(case.input_after, case.example) is None:
         shared = 0 != address(case.output.x) == address(case.output.y)
         detail = "x and y share memory: writing to one later changes the other" if shared else ""
         return _by_labels(case, check, detail)
     for source, _ in case.runs():
         x = source.clone()
-        case.view.on(x)
+        case.declared.run(x, case.seed)
         where = difference(source, x)
         if where is not None:
             what = f"the input at {where} is {x[where].item()!r} after the call, {source[where].item()!r} before"
@@ -182,13 +222,11 @@ def writes(case: ViewCase, check: Check) -> Finding:
 
 
 @claims(Contract.C3, TARGET)
-def targets(case: ViewCase, check: Check) -> Finding:
-    """y is the declared target, moved and not computed."""
+def _targets(case: ViewCase, check: Check) -> Finding:
     y = case.output.y
     if case.target_labels is None:
-        return check.unknown(
-            f"y of shape {tuple(y.shape)} is neither the source nor its row-major prefix; declare target="
-        )
+        own = tuple(y.shape)
+        return check.unknown(f"y of shape {own} is neither the source nor its row-major prefix; declare target=")
     declared = case.declared.target_of(case.example.clone(), y)
     assert declared is not None
     if declared.numel() == 0:
@@ -212,7 +250,7 @@ def targets(case: ViewCase, check: Check) -> Finding:
 
 
 @claims(Contract.C4, SCORED)
-def scores(case: ViewCase, check: Check) -> Finding:
+def _scores(case: ViewCase, check: Check) -> Finding:
     """The mask selects a target coordinate exactly if x was not made of the source coordinate it stands for."""
     output, origin = case.output, case.origin
     over_origin = origin.shape == output.mask.shape
@@ -251,8 +289,7 @@ def scores(case: ViewCase, check: Check) -> Finding:
 
 
 @claims(Contract.C5, RULE)
-def agrees(case: ViewCase, check: Check) -> Finding | None:
-    """The mask, and the view's over x, hide what the rule hides."""
+def _agrees(case: ViewCase, check: Check) -> Finding | None:
     if (ruled := case.declared.hidden_by_rule) is None:
         return None
     if case.origin.shape != case.output.mask.shape or bool((case.origin < CONSTANT).any()):

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from viewproof.certify.inputs import spread_mask
 from viewproof.certify.report import Finding
-from viewproof.certify.view.case import DeclaredView
+from viewproof.certify.view.case import DeclaredView, read_output
 from viewproof.certify.view.claims import LEAK, RULE, SCORED, SHOWN, TARGET
-from viewproof.certify.view.output import read_output
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Rule
 from viewproof.verdict import Verdict
 
+Call = Callable[..., Any]
 SECONDS = 10.0
 """No goal is begun after this long."""
 
@@ -41,33 +41,45 @@ def extended(declared: DeclaredView, findings: tuple[Finding, ...]) -> tuple[Fin
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
 
-    def at_all_sizes(finding: Finding) -> Finding:
-        if finding.verdict is not Verdict.PROVED or finding.claim not in (LEAK, SHOWN, TARGET, SCORED, RULE):
-            return finding
-        if finding.claim in proved:
-            return replace(finding, scope=SCOPE, method=METHOD)
-        return replace(finding, detail=f"not extended to all sizes: {reason}")
-
-    return tuple(at_all_sizes(f) for f in findings)
+    extended_findings = []
+    for finding in findings:
+        if finding.verdict is Verdict.PROVED and finding.claim in (LEAK, SHOWN, TARGET, SCORED, RULE):
+            not_extended = replace(finding, detail=f"not extended to all sizes: {reason}")
+            finding = replace(finding, scope=SCOPE, method=METHOD) if finding.claim in proved else not_extended
+        extended_findings.append(finding)
+    return tuple(extended_findings)
 
 
 def _proved(declared: DeclaredView) -> tuple[frozenset[str], str]:
     """The claims that hold on every path, and why the others are not proved."""
     from viewproof.symbolic.capture import TensorInput
     from viewproof.symbolic.explore import explore
+    from viewproof.symbolic.facts import Facts
+    from viewproof.symbolic.meaning import outputs, symbolic_inputs
     from viewproof.symbolic.prove import follows
     from viewproof.symbolic.terms import inside
     from viewproof.theorems.tensors.agreement import disagreement, forget
     from viewproof.theorems.tensors.case import Subject
 
+    def same_sizes(inputs: Any) -> list[Any]:
+        return [a == b for a, b in zip(inputs["x"].shape, inputs["z"].shape, strict=True)]
+
+    def premises(inputs: Any) -> list[Any]:
+        return [*same_sizes(inputs), *(extent >= 1 for extent in inputs["x"].shape)]
+
     kind = TensorInput(declared.example.dim(), declared.example.dtype)
-    subject = Subject("view", {"x": kind, "z": kind}, lambda program, x, z: program(x, z), _same_sizes)
+    subject = Subject("view", {"x": kind, "z": kind}, lambda program, x, z: program(x, z), same_sizes)
     program, start = _program(declared), time.perf_counter()
     proved = {LEAK, SHOWN, TARGET, SCORED} | ({RULE} if declared.rule is not None else set())
     reason, captures = "", list[Any]()
-    for capture in explore(program, subject.signature, _premises(subject)):
+    for capture in explore(program, subject.signature, premises(symbolic_inputs(subject.signature, Facts()))):
         captures.append(capture)
-        facts, inputs, observed = _meant(capture, subject)
+        inputs = symbolic_inputs(subject.signature, facts := Facts())
+        facts.assume(*premises(inputs), capture.path)
+        observed = outputs(capture, inputs, facts)
+        for what, condition in facts.needs:
+            if follows(facts, condition, seconds=SECONDS / 5).kind != "proved":
+                raise InvalidArgument(f"undefined at some size: {what}")
         for claim, extents, premise, holds in _goals(facts, inputs["x"], observed):
             if claim not in proved:
                 continue
@@ -105,37 +117,7 @@ def _program(declared: DeclaredView) -> Callable[[Tensor, Tensor], Sequence[Tens
     return program
 
 
-def _same_sizes(inputs: Any) -> list[Any]:
-    return [a == b for a, b in zip(inputs["x"].shape, inputs["z"].shape, strict=True)]
-
-
-def _premises(subject: Any) -> list[Any]:
-    from viewproof.symbolic.facts import Facts
-    from viewproof.symbolic.meaning import symbolic_inputs
-
-    inputs = symbolic_inputs(subject.signature, Facts())
-    return [*_same_sizes(inputs), *(extent >= 1 for extent in inputs["x"].shape)]
-
-
-def _meant(capture: Any, subject: Any) -> tuple[Any, Any, Any]:
-    from viewproof.symbolic.facts import Facts
-    from viewproof.symbolic.meaning import outputs, symbolic_inputs
-    from viewproof.symbolic.prove import follows
-
-    facts = Facts()
-    inputs = symbolic_inputs(subject.signature, facts)
-    facts.assume(*_same_sizes(inputs), *(extent >= 1 for extent in inputs["x"].shape), capture.path)
-    observed = outputs(capture, inputs, facts)
-    for what, condition in facts.needs:
-        if follows(facts, condition, seconds=SECONDS / 5).kind != "proved":
-            raise InvalidArgument(f"undefined at some size: {what}")
-    return facts, inputs, observed
-
-
-Goal = tuple[str, tuple[Any, ...], Callable[..., Any], Callable[..., Any]]
-
-
-def _goals(facts: Any, x: Any, observed: Any) -> Iterator[Goal]:
+def _goals(facts: Any, x: Any, observed: Any) -> Iterator[tuple[str, tuple[Any, ...], Call, Call]]:
     """Claim, extents, premise and formula of each goal."""
     from viewproof.symbolic.terms import iff, neg, product
     from viewproof.symbolic.values import agree
