@@ -43,8 +43,8 @@ def certify_encoder(
     values", or values for which everything computed from them is finite where a factor of 0 stands between (a masked
     attention key: ``0 * NaN`` is NaN). REFUTED: ``witness.inputs`` holds ``one`` and ``other``, which differ in one
     hidden coordinate; ``witness.maps["leak"]`` marks, over one sample's shape, the hidden coordinates that were seen to
-    reach the output. Otherwise UNKNOWN, naming the operator. Weights, buffers, random state, train flags and the sample
-    are left as they were; every call starts from the same seed.
+    reach the output. Otherwise UNKNOWN, naming the operator. An encoder that writes to its input has a C2 finding too.
+    Weights, buffers, random state, train flags and the sample are left as they were; every call starts from one seed.
 
     Raises `InvalidArgument` if there is no mask over ``x``.
 
@@ -71,6 +71,21 @@ def certify_encoder(
         finding = _finding(case, check, draws)
         note = "random numbers are drawn: every call ran from seed 0" if draws else ""
         return replace(finding, detail="; ".join(part for part in (finding.detail, note) if part))
+
+    @claims(Contract.C2, "nothing is written to the input", scope="the inputs tried", method="compared after a call")
+    def untouched(_: None, check: Check) -> Finding | None:
+        for x in (case.x, *islice(other_contents(case.x), 1)):
+            with isolated(encoder), torch.no_grad():
+                # A copy that is made in here is the encoder's to write to: nothing puts it back.
+                passed = x.clone()
+                try:
+                    case.outputs(passed)
+                except Exception:
+                    return None  # said by the claim above
+            if passed.shape != x.shape or (place := first_true(unlike(x, passed))) is not None:
+                what = "the encoder writes to its input, which the target or a second view may still need"
+                return check.refuted(what, {"x": x}, {"written": place} if passed.shape == x.shape else {})
+        return None
 
     return Report(subject, claims.run(subject, None))
 
@@ -106,14 +121,15 @@ class EncoderCase:
     where: Tensor
     view: Mask
 
-    def _outputs(self, x: Tensor) -> dict[str, Tensor]:
+    def outputs(self, x: Tensor) -> dict[str, Tensor]:
+        """The part of the output that counts, of this very tensor."""
         out = self.encoder(x, self.view) if getattr(self.encoder, "takes_view", False) else self.encoder(x)
         return dict(tensors_by_path(self.visible_outputs(out) if self.visible_outputs else out))
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         """The output for ``x``: its tensors and numbers by their paths."""
         with isolated(self.encoder), torch.no_grad():
-            return {name: t.detach().clone() for name, t in self._outputs(x.clone()).items()}
+            return {name: t.detach().clone() for name, t in self.outputs(x.clone()).items()}
 
     def tracked(self, finite: bool) -> tuple[Dependence, bool]:
         """The encoder's dependence, and whether any of the output depends."""
@@ -121,7 +137,7 @@ class EncoderCase:
         try:
             with isolated(self.encoder), torch.no_grad(), tracked:
                 tracked.tag(x, self.where)
-                out = self._outputs(x)
+                out = self.outputs(x)
         except Exception as error:
             # It ran without the tracker: what breaks it is not the encoder's own fault.
             tracked.escape(f"the encoder cannot be tracked: {type(error).__name__}: {error}")
@@ -142,7 +158,7 @@ class EncoderCase:
     def draws(self) -> bool:
         """Whether random numbers are drawn."""
         with isolated(self.encoder), torch.no_grad():
-            return draws_numbers(lambda: self._outputs(self.x.clone()))
+            return draws_numbers(lambda: self.outputs(self.x.clone()))
 
     @cached_property
     def gradient(self) -> Tensor:
@@ -153,7 +169,7 @@ class EncoderCase:
         x = self.x.clone().requires_grad_()
         try:
             with isolated(self.encoder), torch.enable_grad():
-                parts = [t for t in self._outputs(x).values() if t.requires_grad]
+                parts = [t for t in self.outputs(x).values() if t.requires_grad]
                 generator = torch.Generator().manual_seed(0)
                 total = sum((t * torch.randn(t.shape, generator=generator).to(t.device)).sum() for t in parts)
                 slope = torch.autograd.grad(total, x)[0] if isinstance(total, Tensor) else zero
