@@ -13,7 +13,7 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks.random.blocks import check_blocks, spread
-from viewproof.masks.random.draws import Draws, below, first
+from viewproof.masks.random.draws import Draws, among_first, below
 from viewproof.masks.random.rule import RandomRule
 from viewproof.shapes import Bool, Int
 
@@ -93,7 +93,7 @@ class RandomBlockwiseMask(RandomRule):
             number = torch.arange(drawn, drawn + _AT_ONCE, device=index.device)[:, None]
             cover = torch.minimum(cover, torch.where(more, number, _NEVER).amin(1))
             drawn += _AT_ONCE
-        return spread(first(cover * cells + index, self.count).reshape(len(cover), *grid), shape, blocks)
+        return spread(among_first(cover * cells + index, self.count).reshape(len(cover), *grid), shape, blocks)
 
     def _rectangles(self, words: Tensor, rows: int, cols: int) -> Bool[Tensor, "batch drawn rows cols"]:
         """One rectangle from every four words: area, aspect, top, left."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import Mask, check_count, check_shape
 from viewproof.masks.random.blocks import check_blocks, spread
 from viewproof.masks.random.blockwise import Sizes, block_sizes, rectangle
-from viewproof.masks.random.draws import Draws, below, first, ranked
-from viewproof.masks.random.philox import WORD, philox
+from viewproof.masks.random.draws import WORD, Draws, among_first, below, philox, ranked
 from viewproof.masks.random.rule import RandomRule
 from viewproof.shapes import Bool, Int
 
@@ -80,14 +80,11 @@ class MultiBlockMask(RandomRule):
         context, *targets = (Mask(part.expand(-1, *shape), per_sample=True, rule=self) for part in hidden)
         return context, targets
 
-    def _seen_and_scored(
-        self, shape: tuple[int, ...], device: torch.device, ids: Tensor | None, epoch: int, lengths: Tensor | None
-    ) -> tuple[Mask, Mask]:
-        if lengths is not None:
-            raise InvalidArgument(f"lengths: {self!r} has no padded axis")
+    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Any = ()) -> tuple[Mask, Mask]:
+        ids, epoch, _ = batch
         context, targets = self.blocks(shape, device=device, sample_ids=ids, epoch=epoch)
-        union = torch.stack([target.hidden for target in targets]).any(0)
-        return context, Mask(union, per_sample=True, rule=self)
+        union = Mask(torch.stack([target.hidden for target in targets]).any(0), per_sample=True, rule=self)
+        return context, union if length is None else union.prefix(length)
 
     def _place(self, shape: tuple[int, ...], draws: Draws) -> list[Tensor]:
         blocks = (None, self.patch_h, self.patch_w)
@@ -106,7 +103,7 @@ class MultiBlockMask(RandomRule):
             target = rectangle(place // across, place % across, (height, width), (rows, cols))
             free = free & ~target
             targets.append(target)
-        seen = first(ranked(order, free.flatten(1)), self.context).reshape(len(words), rows, cols)
+        seen = among_first(ranked(order, free.flatten(1)), self.context).reshape(len(words), rows, cols)
         return [spread(cells[:, None], shape, blocks) for cells in (~seen, *targets)]
 
     def sizes(self, rows: int, cols: int, epoch: int = 0) -> tuple[Size, Size]:
@@ -120,10 +117,7 @@ class MultiBlockMask(RandomRule):
 
 @lru_cache(maxsize=64)
 def _tables(rule: MultiBlockMask, rows: int, cols: int) -> tuple[Sizes, Sizes]:
-    """All block sizes that may be drawn, of the context and of the targets.
-
-    `InvalidArgument` if the worst of them leave too little room for the context.
-    """
+    """All block sizes that may be drawn, of the context and of the targets, if they leave enough room."""
     for name in ("target_area", "context_area"):
         if (most := getattr(rule, name)[1]) > rows * cols:
             raise InvalidArgument(
