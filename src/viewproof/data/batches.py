@@ -155,7 +155,7 @@ def batches(
     num_workers: int = 0,
     **share: int,
 ) -> BatchLoader:
-    """A `BatchLoader` of ``(x, indices)`` batches: see `Batches`, and `EpochSampler`, which takes ``share``.
+    """A `BatchLoader` of ``(x, indices)`` `Batches`; ``share`` goes to `EpochSampler`.
 
     ``shuffle`` and ``drop_last`` are on for ``"train"`` and off for ``"test"`` unless given. Iterating it does not
     touch global random state. Raises `InvalidArgument` for an unknown part and what `EpochSampler` refuses.

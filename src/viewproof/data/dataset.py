@@ -1,4 +1,4 @@
-"""A data set: two parts, given or split from one source, standardised by the training part's statistics."""
+"""A data set: a training and a test part, standardised by the training part's statistics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

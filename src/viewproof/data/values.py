@@ -39,7 +39,7 @@ def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def moments(values: Values) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
-    """Mean and population deviation of ``values: [N, *shape]``, and how many are not finite, as float32.
+    """Mean, population deviation and number of non-finite ones of float32 ``values: [N, *shape]``.
 
     Pooled over samples and all axes but the features of ``[N, D]`` and the channels of ``[N, C, *space]``;
     ``[N, H, W]`` has one channel. The results broadcast against one sample. A constant gets deviation 1.

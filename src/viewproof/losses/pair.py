@@ -1,7 +1,7 @@
 """What the losses on two views of one batch share as they train."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,10 +35,8 @@ class PairLoss:
     """Base of the losses on embeddings ``a, b: [N, D]`` of two views; subclasses define `value`.
 
     ``loss(a, b, step)`` returns a scalar from the rows of all ranks, accumulated in float32 at least, also under
-    autocast. Shapes that differ and fewer than ``least_rows`` rows raise `InvalidArgument`.
+    autocast. Shapes that differ and fewer than 2 rows raise `InvalidArgument`.
     """
-
-    least_rows: ClassVar[int] = 2
 
     def __call__(self, a: Float[Tensor, "..."], b: Float[Tensor, "..."], step: int = 0) -> Float[Tensor, ""]:
         """The loss; ``step`` is the optimizer step, for losses that draw."""
@@ -50,10 +48,9 @@ class PairLoss:
         check_embeddings(a, b)
         with torch.autocast(a.device.type, enabled=False):
             a, b = (all_rows(z.to(torch.promote_types(z.dtype, torch.float32))) for z in (a, b))
-            if len(a) < self.least_rows:
+            if len(a) < 2:
                 raise InvalidArgument(
-                    f"a batch of {len(a)} has no statistics over samples; {type(self).__name__} needs at least "
-                    f"{self.least_rows}"
+                    f"a batch of {len(a)} has no statistics over samples; {type(self).__name__} needs at least 2"
                 )
             return self.value(a, b, step)
 

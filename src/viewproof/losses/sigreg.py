@@ -1,4 +1,4 @@
-"""Sketched isotropic Gaussian regularisation, LeJEPA's loss (Balestriero, LeCun 2025, arXiv 2511.08544)."""
+"""LeJEPA's loss, sketched isotropic Gaussian regularisation (Balestriero, LeCun 2025)."""
 
 import math
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def random_slices(dims: int, slices: int, seed: int = 0, step: int = 0) -> Float
 
 @dataclass(frozen=True)
 class SIGRegLoss(PairLoss):
-    """LeJEPA's loss ``(1 - lambda) * prediction + lambda * (T(a) + T(b)) / 2`` of embeddings ``[N, D]``.
+    """LeJEPA's loss ``(1 - lambda) * prediction + lambda * (T(a) + T(b)) / 2`` (arXiv 2511.08544).
 
     The prediction term is the mean squared distance of each view to the mean of both. ``T`` is the Epps-Pulley
     statistic against the standard normal, averaged over random directions: ``N`` times the integral of ``|phi_N(t) -

@@ -15,7 +15,7 @@ from viewproof.shapes import Float
 
 @dataclass(frozen=True)
 class VICRegLoss(PairLoss):
-    """VICReg's loss ``lambda * s(a, b) + mu * (v(a) + v(b)) + nu * (c(a) + c(b))`` of embeddings ``[N, D]``.
+    """VICReg's loss ``lambda * s(a, b) + mu * (v(a) + v(b)) + nu * (c(a) + c(b))`` of ``[N, D]``.
 
     Algorithm 1 of the paper: ``s`` is the mean squared difference over samples and coordinates, ``v`` the mean over
     coordinates of ``max(0, gamma - sqrt(Var + epsilon))``, ``c`` the sum of squared covariances off the diagonal over

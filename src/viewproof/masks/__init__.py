@@ -15,9 +15,8 @@ from viewproof.masks.periodic import (
     vector_mae_selected_idxs,
 )
 from viewproof.masks.random.blocks import RandomBlockMask, RandomPatchMask, SharedRandomPatchMask, TubeMask
-from viewproof.masks.random.blockwise import RandomBlockwiseMask
+from viewproof.masks.random.blockwise import MultiBlockMask, RandomBlockwiseMask
 from viewproof.masks.random.draws import ratio_to_count
-from viewproof.masks.random.multiblock import MultiBlockMask
 from viewproof.masks.random.rule import MaskOfSample, PaddedMask, RandomRule
 from viewproof.masks.random.spans import SpanMask, SpectrogramMask
 from viewproof.masks.random.tokens import TokenMask

@@ -127,8 +127,7 @@ class Mask:
 
     @cached_property
     def _idxs(self) -> list[int]:
-        indices: list[int] = self.hidden.reshape(-1).nonzero().reshape(-1).tolist()
-        return indices
+        return [*self.hidden.reshape(-1).nonzero().reshape(-1).tolist()]
 
     def selected(self, coordinate: int | Sequence[int]) -> bool:
         """Whether one coordinate, batch index first if there is one mask a sample, is selected."""

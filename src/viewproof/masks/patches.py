@@ -19,8 +19,7 @@ def hidden_patch_idxs(mask: Mask, patch_h: int, patch_w: int) -> list[int]:
     >>> hidden_patch_idxs(PatchMask(2, 2, period=3, offset=1).mask((3, 4, 6)), 2, 2)
     [1, 4]
     """
-    hidden: list[int] = split_patches(mask, patch_h, patch_w)[1].tolist()
-    return hidden
+    return [*split_patches(mask, patch_h, patch_w)[1].tolist()]
 
 
 def visible_patch_idxs(mask: Mask, patch_h: int, patch_w: int) -> list[int]:
@@ -30,8 +29,7 @@ def visible_patch_idxs(mask: Mask, patch_h: int, patch_w: int) -> list[int]:
     >>> visible_patch_idxs(PatchMask(2, 2, period=3, offset=1).mask((3, 4, 6)), 2, 2)
     [0, 2, 3, 5]
     """
-    visible: list[int] = split_patches(mask, patch_h, patch_w)[0].tolist()
-    return visible
+    return [*split_patches(mask, patch_h, patch_w)[0].tolist()]
 
 
 def split_patches(mask: Mask, patch_h: int, patch_w: int) -> tuple[Int[Tensor, " visible"], Int[Tensor, " hidden"]]:

@@ -1,4 +1,4 @@
-"""Small, plain models with nothing self-supervised inside; any other of the right shapes serves as well."""
+"""Small, plain models with nothing self-supervised inside; any others serve as well."""
 
 from viewproof.models.masked_autoencoder import MaskedAutoencoder
 from viewproof.models.patches import PatchEncoder, PatchPredictor, Projector

@@ -1,4 +1,4 @@
-"""Plain reconstructors: of vectors, and by convolutions a plain autoencoder and a small residual network."""
+"""Plain reconstructors: autoencoders of vectors and of images, and a small residual network."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,7 +1,8 @@
-"""The finite objective of every method: a predictive loss plus a regularizer, the field ``geometry_guard``.
+"""The finite objective of every method: a predictive loss plus a regularizer.
 
-Everything here is generic over the number: Python ``int``, ``Fraction``, ``float`` or a 0-d tensor. With exact
-numbers in, the result is exact. No claim is made that any objective learns good representations.
+The regularizer is the field ``geometry_guard``. Everything here is generic over the number: Python ``int``,
+``Fraction``, ``float`` or a 0-d tensor. With exact numbers in, the result is exact. No claim is made that any objective
+learns good representations.
 """
 
 from collections.abc import Callable, Sequence

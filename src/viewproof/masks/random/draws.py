@@ -1,4 +1,4 @@
-"""Random words by a counter-based generator, and choices from them: exact counts and bounded integers."""
+"""Random words by a counter-based generator, and exact counts and bounded integers from them."""
 
 from dataclasses import dataclass
 from fractions import Fraction

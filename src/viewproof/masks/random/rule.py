@@ -1,4 +1,4 @@
-"""The interface of random rules, one mask a sample from the sample's id, and rules made of another."""
+"""Random rules: one mask a sample, from the sample's id; and rules made of another rule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
