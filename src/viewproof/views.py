@@ -8,7 +8,8 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks import BlockMask, Mask, PatchMask, Sample, VectorMask, visible_patch_idxs
-from viewproof.masks.finite import check_count, check_prefix
+from viewproof.masks.finite import check_prefix
+from viewproof.masks.patches import patch_grid
 from viewproof.shapes import Float, Shaped
 
 __all__ = [
@@ -128,7 +129,7 @@ def patchify(
     if x.dim() != 4:
         raise InvalidArgument(f"x of shape {tuple(x.shape)} must be images [N, C, H, W]")
     n, c, h, w = x.shape
-    grid_h, grid_w = _patch_grid(h, w, patch_h, patch_w)
+    grid_h, grid_w = patch_grid(h, w, patch_h, patch_w)
     split = x.reshape(n, c, grid_h, patch_h, grid_w, patch_w).permute(0, 2, 4, 3, 5, 1)
     return split.reshape(n, grid_h * grid_w, patch_h * patch_w * c)
 
@@ -143,20 +144,13 @@ def unpatchify(
     >>> torch.equal(unpatchify(patchify(x, 2, 3), 3, 4, 6, 2, 3), x)
     True
     """
-    grid_h, grid_w = _patch_grid(height, width, patch_h, patch_w)
+    grid_h, grid_w = patch_grid(height, width, patch_h, patch_w)
     expected = (grid_h * grid_w, patch_h * patch_w * channels)
     if tokens.dim() != 3 or tuple(tokens.shape[1:]) != expected:
         raise InvalidArgument(f"tokens of shape {tuple(tokens.shape)} must be [N, {expected[0]}, {expected[1]}]")
     n = tokens.shape[0]
     split = tokens.reshape(n, grid_h, grid_w, patch_h, patch_w, channels).permute(0, 5, 1, 3, 2, 4)
     return split.reshape(n, channels, height, width)
-
-
-def _patch_grid(height: int, width: int, patch_h: int, patch_w: int) -> tuple[int, int]:
-    for name, value, extent in (("patch_h", patch_h, height), ("patch_w", patch_w, width)):
-        if check_count(name, value) == 0 or extent % value:
-            raise InvalidArgument(f"{name}={value} must divide the image's {extent}; pass a divisor or pad the image")
-    return height // patch_h, width // patch_w
 
 
 @dataclass(frozen=True)
@@ -221,10 +215,7 @@ class PatchNormalization:
         mean: Float[Tensor, "batch target"],
         std: Float[Tensor, "batch target"],
     ) -> Float[Tensor, "batch target"]:
-        """The prediction as pixel values.
-
-        The statistics are those of `statistics` (exact) or `visible_statistics` (no leak).
-        """
+        """The prediction as pixel values, by `statistics` (exact) or `visible_statistics` (no leak)."""
         return prediction * std + mean
 
     def _image_shape(self, sample: Sample) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ import pytest
 
 from viewproof.data import load_dataset
 from viewproof.data.arrays import FileArray
-from viewproof.data.split import Rows
+from viewproof.data.dataset import Rows
 from viewproof.errors import InvalidArgument
 
 X = np.random.default_rng(0).normal(size=(20, 3, 4)).astype(np.float32)

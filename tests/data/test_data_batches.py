@@ -134,14 +134,16 @@ def test_lightning_sets_the_epoch():
     assert module.seen == expected and expected[0] != expected[1]
 
 
-@pytest.mark.parametrize(("world", "parts"), [(1, 1), (2, 1), (1, 3), (2, 3), (4, 3)])
-def test_ranks_and_parts_share_the_batches_of_one_rank(world, parts):
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (1, 3), (2, 3), (4, 3)])
+def test_ranks_and_micro_batches_share_the_batches_of_one_rank(world, accumulate):
     alone = list(EpochSampler(40, 12, seed=1))
-    ranks = [list(EpochSampler(40, 12, seed=1, rank=rank, world=world, parts=parts)) for rank in range(world)]
-    assert {len(ids) for rank in ranks for ids in rank} == {12 // (world * parts)}
-    assert all(len(rank) == len(alone) * parts for rank in ranks)
-    shared = [torch.cat([rank[k] for rank in ranks]) for k in range(len(alone) * parts)]
-    assert all(torch.equal(torch.cat(shared[parts * b : parts * (b + 1)]), alone[b]) for b in range(len(alone)))
+    ranks = [list(EpochSampler(40, 12, seed=1, rank=rank, world=world, accumulate=accumulate)) for rank in range(world)]
+    assert {len(ids) for rank in ranks for ids in rank} == {12 // (world * accumulate)}
+    assert all(len(rank) == len(alone) * accumulate for rank in ranks)
+    shared = [torch.cat([rank[k] for rank in ranks]) for k in range(len(alone) * accumulate)]
+    assert all(
+        torch.equal(torch.cat(shared[accumulate * b : accumulate * (b + 1)]), alone[b]) for b in range(len(alone))
+    )
 
 
 @pytest.mark.parametrize("size", range(3, 14))
@@ -169,12 +171,15 @@ def test_a_loader_goes_on_within_an_epoch_and_then_starts_whole_ones(num_workers
 
 
 SHARES = [
-    ({"world": 3}, "batch_size=8 must be a multiple of 3 ranks times 1 parts, so that every share is equal; pass 6"),
-    ({"world": 2, "parts": 3}, "batch_size=8 must be a multiple of 2 ranks times 3 parts"),
+    (
+        {"world": 3},
+        "batch_size=8 must be a multiple of 3 ranks times 1 micro-batches, so that every share is equal; pass 6",
+    ),
+    ({"world": 2, "accumulate": 3}, "batch_size=8 must be a multiple of 2 ranks times 3 micro-batches"),
     ({"world": 2, "rank": 2}, "rank=2 must be below world=2"),
     ({"world": 11}, "world=11 is more than the 10 samples"),
     ({"world": 0}, "world=0 must be an integer of at least 1"),
-    ({"parts": True}, "parts=True must be an integer of at least 1"),
+    ({"accumulate": True}, "accumulate=True must be an integer of at least 1"),
     ({"rank": -1}, "rank=-1 must be an integer of at least 0"),
 ]
 

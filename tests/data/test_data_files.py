@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from viewproof.data import load_dataset
-from viewproof.data.cifar import RECORD, load_cifar10
-from viewproof.data.idx import DEBIAN, DTYPES, read_idx
+from viewproof.data.named import DEBIAN, DTYPES, RECORD, load_cifar10, read_idx
 from viewproof.errors import InvalidArgument
 
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import skimage
 from PIL import Image
 
 from viewproof.data import DATASETS, load_dataset
-from viewproof.data.packaged import PHOTOS
+from viewproof.data.named import PHOTOS
 from viewproof.errors import InvalidArgument
 
 

@@ -52,7 +52,12 @@ def test_documented_theorems_exist() -> None:
 
 def test_a_changed_line_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
     changes = [
-        ("exactly_count_places_are_first", draws, "first", lambda keys, k: keys > keys.kthvalue(k, 1, True).values),
+        (
+            "exactly_count_places_are_first",
+            draws,
+            "among_first",
+            lambda keys, k: keys > keys.kthvalue(k, 1, True).values,
+        ),
         ("padding_is_never_hidden", rule, "inside", lambda lengths, shape, axis: torch.ones((), dtype=torch.bool)),
     ]
     for name, module, attribute, wrong in changes:

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewproof.data.checks import check_array, check_bytes
-from viewproof.data.dataset import Dataset, Split, make_dataset
-from viewproof.data.split import fixed_split
+from viewproof.data.dataset import Dataset, Split, fixed_split, make_dataset
 from viewproof.data.values import Values
 from viewproof.errors import InvalidArgument
 
@@ -69,31 +68,25 @@ def load_npz(path: Path, test_fraction: float) -> Dataset:
     pairs = (("x", "y"),) if "x" in arrays else (("train", "train_labels"), ("test", "test_labels"))
     for name, _ in pairs:
         check_array(f"{path} ({name!r})", arrays[name].shape, arrays[name].dtype)
-    labels, class_names = _labels(path, arrays, pairs)
-    parts = [Split(arrays[name], label) for (name, _), label in zip(pairs, labels, strict=True)]
+    parts, class_names = [Split(arrays[name]) for name, _ in pairs], None
+    present = [name for _, name in pairs if name in arrays]
+    if present:
+        if len(present) < len(pairs):
+            raise InvalidArgument(f"{path}: holds {present[0]!r} only; label both parts or neither")
+        vectors = []
+        for samples, name in pairs:
+            shape, dtype, size = arrays[name].shape, arrays[name].dtype, arrays[samples].shape[0]
+            if shape != (size,) or dtype.kind not in "biuUS":
+                raise InvalidArgument(
+                    f"{path} ({name!r}): labels of shape {shape} and dtype {dtype} must be {size} integers or strings"
+                )
+            vectors.append(arrays[name][np.arange(size)])
+        names, codes = np.unique(np.concatenate(vectors), return_inverse=True)
+        labels = np.split(codes.astype(np.int64), np.cumsum([len(vector) for vector in vectors])[:-1])
+        parts = [Split(part.values, vector) for part, vector in zip(parts, labels, strict=True)]
+        class_names = tuple(str(name) for name in names)
     train, test = parts if len(parts) == 2 else fixed_split(str(path), parts[0], test_fraction)
     return make_dataset(path.stem, train, test, class_names, source=str(path))
-
-
-def _labels(
-    path: Path, arrays: dict[str, Values], pairs: tuple[tuple[str, str], ...]
-) -> tuple[list[NDArray[np.int64] | None], tuple[str, ...] | None]:
-    present = [name for _, name in pairs if name in arrays]
-    if not present:
-        return [None for _ in pairs], None
-    if len(present) < len(pairs):
-        raise InvalidArgument(f"{path}: holds {present[0]!r} only; label both parts or neither")
-    vectors = []
-    for samples, name in pairs:
-        shape, dtype, size = arrays[name].shape, arrays[name].dtype, arrays[samples].shape[0]
-        if shape != (size,) or dtype.kind not in "biuUS":
-            raise InvalidArgument(
-                f"{path} ({name!r}): labels of shape {shape} and dtype {dtype} must be {size} integers or strings"
-            )
-        vectors.append(arrays[name][np.arange(size)])
-    names, codes = np.unique(np.concatenate(vectors), return_inverse=True)
-    cuts = np.cumsum([len(vector) for vector in vectors])[:-1]
-    return list(np.split(codes.astype(np.int64), cuts)), tuple(str(name) for name in names)
 
 
 def _members(path: Path) -> dict[str, Values]:

@@ -45,17 +45,18 @@ class EpochSampler(torch.utils.data.Sampler[Tensor]):
     neither read nor moved. ``set_epoch`` chooses the epoch; PyTorch Lightning calls it. Without ``drop_last`` the last
     batch may be smaller.
 
-    A batch is taken in ``parts`` one after the other (gradient accumulation) and shared out over ``world`` ranks, of
-    which this one is ``rank``: rank after rank, part after part, the indices are the batch's in its order, so that W
-    ranks see the batches that one rank sees. With ``drop_last`` all shares are equal, and a ``batch_size`` that is no
-    multiple of ``parts * world`` raises `InvalidArgument`; without it shares differ by at most one, and no share is
-    empty: a last batch of fewer than ``world`` indices joins the one before. A ``batch_size`` above ``size``, fewer
-    samples than ranks, non-positive or non-integer numbers, and a negative ``seed`` raise `InvalidArgument` too.
+    A batch is cut into ``accumulate`` micro-batches (gradient accumulation) and each of them over ``world`` ranks, of
+    which this one is ``rank``: micro-batch after micro-batch, rank after rank, the indices are the batch's in its
+    order, so that W ranks see the batches that one rank sees. With ``drop_last`` all ranks get equally many, and a
+    ``batch_size`` that is no multiple of ``accumulate * world`` raises `InvalidArgument`; without it the numbers differ
+    by at most one, and none is 0: a last batch of fewer than ``world`` indices joins the one before. A ``batch_size``
+    above ``size``, fewer samples than ranks, non-positive or non-integer numbers, and a negative ``seed`` raise
+    `InvalidArgument` too.
 
     >>> sampler = EpochSampler(5, batch_size=2, seed=0, shuffle=False, drop_last=False)
     >>> list(sampler), len(sampler)
     ([tensor([0, 1]), tensor([2, 3]), tensor([4])], 3)
-    >>> [list(EpochSampler(8, batch_size=8, shuffle=False, rank=rank, world=2, parts=2)) for rank in (0, 1)]
+    >>> [list(EpochSampler(8, batch_size=8, shuffle=False, rank=rank, world=2, accumulate=2)) for rank in (0, 1)]
     [[tensor([0, 1]), tensor([4, 5])], [tensor([2, 3]), tensor([6, 7])]]
     """
 
@@ -69,12 +70,12 @@ class EpochSampler(torch.utils.data.Sampler[Tensor]):
         *,
         rank: int = 0,
         world: int = 1,
-        parts: int = 1,
+        accumulate: int = 1,
     ) -> None:
         self.size, self.batch_size = check_int("size", size, 1), check_int("batch_size", batch_size, 1)
         self.seed, self.shuffle, self.drop_last, self.epoch = check_int("seed", seed, 0), shuffle, drop_last, 0
         self.rank, self.world = check_int("rank", rank, 0), check_int("world", world, 1)
-        self.parts, self.first = check_int("parts", parts, 1), 0
+        self.accumulate, self.first = check_int("accumulate", accumulate, 1), 0
         if batch_size > size:
             raise InvalidArgument(
                 f"batch_size={batch_size} is larger than the data set's {size} samples; pass batch_size={size} or less"
@@ -83,10 +84,10 @@ class EpochSampler(torch.utils.data.Sampler[Tensor]):
             raise InvalidArgument(f"rank={rank} must be below world={world}, the number of ranks")
         if size < world:
             raise InvalidArgument(f"world={world} is more than the {size} samples; a rank without one has no loss")
-        if batch_size % (parts * world) and (drop_last or parts > 1):
+        if batch_size % (accumulate * world) and (drop_last or accumulate > 1):
             raise InvalidArgument(
-                f"batch_size={batch_size} must be a multiple of {world} ranks times {parts} parts, so that every share "
-                f"is equal; pass {max(1, batch_size // (parts * world)) * parts * world}"
+                f"batch_size={batch_size} must be a multiple of {world} ranks times {accumulate} micro-batches, so that"
+                f" every share is equal; pass {max(1, batch_size // (accumulate * world)) * accumulate * world}"
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -95,24 +96,25 @@ class EpochSampler(torch.utils.data.Sampler[Tensor]):
 
     @property
     def batches(self) -> int:
-        """The batches of an epoch, over all ranks and parts."""
+        """The number of batches of an epoch, over all ranks and micro-batches."""
         whole, rest = divmod(self.size, self.batch_size)
         return whole if self.drop_last or (whole and rest < self.world) else whole + bool(rest)
 
     def __len__(self) -> int:
-        return self.batches * self.parts
+        return self.batches * self.accumulate
 
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.arange(self.size)
         if self.shuffle:
             words = np.random.SeedSequence(self.seed, spawn_key=(self.epoch,)).generate_state(1, np.uint32)
             order = torch.randperm(self.size, generator=torch.Generator().manual_seed(int(words[0])))
-        return (self._share(order, *divmod(k, self.parts)) for k in range(self.first, len(self)))
+        # The first index is read here and now, before a resumed `BatchLoader` sets it back to 0.
+        return (self._indices(order, *divmod(k, self.accumulate)) for k in range(self.first, len(self)))
 
-    def _share(self, order: Tensor, batch: int, part: int) -> Tensor:
+    def _indices(self, order: Tensor, batch: int, micro: int) -> Tensor:
         last = batch == self.batches - 1 and not self.drop_last
         whole = order[batch * self.batch_size : None if last else (batch + 1) * self.batch_size]
-        return whole.tensor_split(self.parts)[part].tensor_split(self.world)[self.rank]
+        return whole.tensor_split(self.accumulate)[micro].tensor_split(self.world)[self.rank]
 
 
 class BatchLoader(DataLoader[Any]):
@@ -124,26 +126,23 @@ class BatchLoader(DataLoader[Any]):
     """
 
     sampler: EpochSampler
-    given = 0
+    yielded = 0
 
     def __iter__(self) -> Any:
-        return self._given()
-
-    def _given(self) -> Iterator[Any]:
-        self.given, iterator = self.sampler.first, super().__iter__()
+        self.yielded, iterator = self.sampler.first, super().__iter__()
         self.sampler.first = 0
         for batch in iterator:
-            self.given += 1
+            self.yielded += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
         """The epoch, and the number of its batches that were yielded."""
-        return {"epoch": self.sampler.epoch, "batch": self.given}
+        return {"epoch": self.sampler.epoch, "batch": self.yielded}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next pass, and only that one, starts behind those batches of that epoch."""
+        """Let the next pass alone start in that epoch, after as many batches as were yielded."""
         self.sampler.set_epoch(state["epoch"])
-        self.given = self.sampler.first = check_int("batch", state["batch"], 0)
+        self.yielded = self.sampler.first = check_int("batch", state["batch"], 0)
 
 
 def batches(
@@ -156,9 +155,7 @@ def batches(
     num_workers: int = 0,
     **share: int,
 ) -> BatchLoader:
-    """A `BatchLoader` of ``(x, indices)`` batches.
-
-    See `Batches` and `EpochSampler`, which takes ``share``.
+    """A `BatchLoader` of ``(x, indices)`` `Batches`; ``share`` goes to `EpochSampler`.
 
     ``shuffle`` and ``drop_last`` are on for ``"train"`` and off for ``"test"`` unless given. Iterating it does not
     touch global random state. Raises `InvalidArgument` for an unknown part and what `EpochSampler` refuses.
@@ -168,18 +165,13 @@ def batches(
     >>> [ids.tolist() for x, ids in batches(make_dataset("three", part, part), "test", batch_size=2)]
     [[0, 1], [2]]
     """
-    training = part == "train"
+    source = Batches(dataset, part)
+    shuffle = part == "train" if shuffle is None else shuffle
+    drop_last = part == "train" if drop_last is None else drop_last
     return BatchLoader(
-        source := Batches(dataset, part),
+        source,
         batch_size=None,
-        sampler=EpochSampler(
-            len(source),
-            batch_size,
-            seed,
-            training if shuffle is None else shuffle,
-            training if drop_last is None else drop_last,
-            **share,
-        ),
+        sampler=EpochSampler(len(source), batch_size, seed, shuffle, drop_last, **share),
         num_workers=check_int("num_workers", num_workers, 0),
         persistent_workers=num_workers > 0,
         # Without a generator of its own, a DataLoader draws its workers' seed from the global one.

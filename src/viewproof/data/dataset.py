@@ -1,4 +1,4 @@
-"""A data set: two parts, the statistics of the training part, and one vectorised fetch."""
+"""A data set: a training and a test part, standardised by the training part's statistics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +82,14 @@ class Dataset:
         Indices that are not a vector of such integers raise `InvalidArgument`; negative ones do not wrap.
         """
         values = self.part(part).values
-        index = _check_indices(indices, len(values))
+        index = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
+        if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
+            raise InvalidArgument(
+                f"indices of shape {index.shape} and dtype {index.dtype} must be a vector of integers"
+            )
+        if index.size and not 0 <= index.min() <= index.max() < len(values):
+            raise InvalidArgument(f"indices {index.min()} to {index.max()} must lie in 0 to {len(values) - 1}")
+        index = index.astype(np.int64, copy=False)
         return self.standardize(torch.from_numpy(as_float32(values[index])))
 
     def standardize(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -128,9 +135,17 @@ def make_dataset(
             f"{source}: training samples of shape {tuple(train.values.shape[1:])} and test samples of shape"
             f" {tuple(test.values.shape[1:])} must have one shape"
         )
-    names = _check_names(source, train.labels, test.labels, class_names)
+    names = None
+    if train.labels is not None and test.labels is not None:
+        labels = np.concatenate((train.labels, test.labels))
+        low, high = int(labels.min()), int(labels.max())
+        names = tuple(str(k) for k in range(high + 1)) if class_names is None else tuple(class_names)
+        if low < 0 or high >= len(names):
+            raise InvalidArgument(f"{source}: labels {low} to {high} must lie in 0 to {len(names) - 1}, the classes")
+    elif train.labels is not None or test.labels is not None or class_names is not None:
+        raise InvalidArgument(f"{source}: label both parts, or neither and pass no class names")
     mean, std, unusable = moments(train.values)
-    unusable += moments(test.values).unusable
+    unusable += moments(test.values)[2]
     if unusable:
         total = int(np.prod(train.values.shape) + np.prod(test.values.shape))
         raise InvalidArgument(
@@ -140,25 +155,54 @@ def make_dataset(
     return Dataset(name, train, test, torch.from_numpy(mean), torch.from_numpy(std), names)
 
 
-def _check_names(
-    source: str, train: NDArray[np.int64] | None, test: NDArray[np.int64] | None, names: Sequence[str] | None
-) -> tuple[str, ...] | None:
-    if train is None or test is None:
-        if train is not None or test is not None or names is not None:
-            raise InvalidArgument(f"{source}: label both parts, or neither and pass no class names")
-        return None
-    labels = np.concatenate((train, test))
-    low, high = int(labels.min()), int(labels.max())
-    names = tuple(str(k) for k in range(high + 1)) if names is None else tuple(names)
-    if low < 0 or high >= len(names):
-        raise InvalidArgument(f"{source}: labels {low} to {high} must lie in 0 to {len(names) - 1}, the classes")
-    return names
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows ``index`` of a collection that stays where it is.
+
+    >>> Rows(np.arange(8).reshape(4, 2), np.array([3, 1]))[np.array([0])]
+    array([[6, 7]])
+    """
+
+    base: Values
+    index: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows, then the shape of one."""
+        return (len(self.index), *self.base.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The collection's dtype."""
+        return self.base.dtype
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: NDArray[np.int64]) -> NDArray[Any]:
+        return self.base[self.index[index]]
 
 
-def _check_indices(indices: Any, size: int) -> NDArray[np.int64]:
-    index = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
-    if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
-        raise InvalidArgument(f"indices of shape {index.shape} and dtype {index.dtype} must be a vector of integers")
-    if index.size and not 0 <= index.min() <= index.max() < size:
-        raise InvalidArgument(f"indices {index.min()} to {index.max()} must lie in 0 to {size - 1}")
-    return index.astype(np.int64, copy=False)
+def take(whole: Split, index: NDArray[np.int64]) -> Split:
+    """The rows ``index`` of ``whole``: a copy of an array, a view of a lazily read collection."""
+    values = whole.values[index] if isinstance(whole.values, np.ndarray) else Rows(whole.values, index)
+    return Split(values, None if whole.labels is None else whole.labels[index])
+
+
+def fixed_split(source: str, whole: Split, test_fraction: float) -> tuple[Split, Split]:
+    """A disjoint training and test part, the same on every machine and in every run.
+
+    The test part is the first ``round(N * test_fraction)`` entries (at least one, at most ``N - 1``) of
+    ``numpy.random.RandomState(0).permutation(N)``, a stream that numpy promises never to change; each part keeps the
+    order of the source. Fewer than two samples raise `InvalidArgument`.
+
+    >>> train, test = fixed_split("ten", Split(np.arange(20).reshape(10, 2)), test_fraction=0.2)
+    >>> test.values.tolist(), len(train)
+    ([[4, 5], [16, 17]], 8)
+    """
+    size = len(whole)
+    if size < 2:
+        raise InvalidArgument(f"{source}: {size} sample cannot be split into training and test; at least 2 are needed")
+    held_out = min(max(round(size * test_fraction), 1), size - 1)
+    order = np.random.RandomState(0).permutation(size).astype(np.int64, copy=False)
+    return take(whole, np.sort(order[held_out:])), take(whole, np.sort(order[:held_out]))

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viewproof.data.checks import require
-from viewproof.data.dataset import Dataset, Split, make_dataset
-from viewproof.data.split import fixed_split, take
+from viewproof.data.dataset import Dataset, Split, fixed_split, make_dataset, take
 from viewproof.errors import InvalidArgument
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -20,11 +19,9 @@ GREY = ("1", "L", "LA")
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images ``[N, C, H, W]`` as bytes, decoded on access.
+    """Images ``[N, C, H, W]`` as bytes, decoded on access; ``mode`` is Pillow's ``L`` or ``RGB``."""
 
-    ``mode`` is Pillow's ``L`` (one channel) or ``RGB``.
-    """
-
+    dtype: ClassVar = np.dtype(np.uint8)
     paths: tuple[Path, ...]
     mode: str
     size: tuple[int, int]
@@ -34,28 +31,19 @@ class ImageFiles:
         """Number of images, channels, height and width."""
         return (len(self.paths), 1 if self.mode == "L" else 3, *self.size)
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Bytes."""
-        return np.dtype(np.uint8)
-
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
-        out = np.empty((len(index), *self.shape[1:]), np.uint8)
-        for image, k in zip(out, index, strict=True):
-            image[...] = self._decode(self.paths[k])
-        return out
-
-    def _decode(self, path: Path) -> NDArray[np.uint8]:
         fit = require("PIL.ImageOps", "a folder of images", "pillow").fit
-        with _opened(path) as image:
-            image = image.convert(self.mode)
-            if image.size != self.size[::-1]:
-                image = fit(image, self.size[::-1])
-            pixels: NDArray[np.uint8] = np.asarray(image)
-        return pixels[None] if self.mode == "L" else pixels.transpose(2, 0, 1)
+        out = np.empty((len(index), *self.shape[1:]), np.uint8)
+        for pixels, k in zip(out, index, strict=True):
+            with _opened(self.paths[k]) as image:
+                image = image.convert(self.mode)
+                if image.size != self.size[::-1]:
+                    image = fit(image, self.size[::-1])
+                pixels[...] = np.asarray(image) if self.mode == "L" else np.asarray(image).transpose(2, 0, 1)
+        return out
 
 
 def load_folder(folder: Path, test_fraction: float, size: tuple[int, int] | None) -> Dataset:
@@ -68,36 +56,33 @@ def load_folder(folder: Path, test_fraction: float, size: tuple[int, int] | None
     again whenever it is fetched. A folder without images, an unreadable or 16-bit image, and images beside class
     folders raise `InvalidArgument`.
     """
-    paths = sorted(path for path in folder.rglob("*") if _is_image(path.relative_to(folder)) and path.is_file())
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(name.startswith(".") for name in path.relative_to(folder).parts)
+        and path.is_file()
+    )
     if not paths:
         raise InvalidArgument(f"{folder}: no image ({', '.join(SUFFIXES)}) in this folder; pass one that has some")
     inside = [path.relative_to(folder).parts for path in paths]
     divided = {parts[0] for parts in inside if len(parts) > 1} == {"train", "test"}
-    labels, names = _labels(folder, [parts[1:] if divided else parts for parts in inside])
-    whole = Split(_agreed(paths, size), labels)
+    held_out = np.array([parts[0] == "test" for parts in inside])
+    inside = [parts[1:] if divided else parts for parts in inside]
+    names = tuple(sorted({parts[0] for parts in inside if len(parts) > 1}))
+    loose = sum(len(parts) == 1 for parts in inside)
+    if names and loose:
+        raise InvalidArgument(f"{folder}: {loose} images lie beside the class folders {names}; move them into one")
+    labels = np.array([names.index(parts[0]) for parts in inside], np.int64) if names else None
+    whole = Split(_same_size(paths, size), labels)
     if divided:
-        held_out = np.array([parts[0] == "test" for parts in inside])
         train, test = (take(whole, np.flatnonzero(held_out == side)) for side in (False, True))
     else:
         train, test = fixed_split(str(folder), whole, test_fraction)
-    return make_dataset(folder.name, train, test, names, source=str(folder))
+    return make_dataset(folder.name, train, test, names or None, source=str(folder))
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
-
-
-def _labels(folder: Path, inside: list[tuple[str, ...]]) -> tuple[NDArray[np.int64] | None, tuple[str, ...] | None]:
-    names = tuple(sorted({parts[0] for parts in inside if len(parts) > 1}))
-    if not names:
-        return None, None
-    loose = sum(len(parts) == 1 for parts in inside)
-    if loose:
-        raise InvalidArgument(f"{folder}: {loose} images lie beside the class folders {names}; move them into one")
-    return np.array([names.index(parts[0]) for parts in inside], np.int64), names
-
-
-def _agreed(paths: list[Path], size: tuple[int, int] | None) -> ImageFiles:
+def _same_size(paths: list[Path], size: tuple[int, int] | None) -> ImageFiles:
     """The files as one collection, after reading each header."""
     mode, first = "L", None
     for path in paths:

@@ -5,11 +5,9 @@ from pathlib import Path
 
 from viewproof.data.arrays import load_npy, load_npz
 from viewproof.data.checks import check_fraction, check_int
-from viewproof.data.cifar import load_cifar10
 from viewproof.data.dataset import Dataset
 from viewproof.data.folder import load_folder
-from viewproof.data.idx import DEBIAN, load_fashion_mnist
-from viewproof.data.packaged import load_digits, load_photos
+from viewproof.data.named import DEBIAN, load_cifar10, load_digits, load_fashion_mnist, load_photos
 from viewproof.errors import InvalidArgument
 
 DATASETS = {
@@ -45,9 +43,22 @@ def load_dataset(
     path = Path(text).expanduser()
     check_fraction(test_fraction)
     if size is not None:
-        _check_size(size, text, allowed=text == "photos" or (name not in DATASETS and not path.is_file()))
+        if text != "photos" and (name in DATASETS or path.is_file()):
+            raise InvalidArgument(f"size={size} does not apply to {text!r}; it does to 'photos' and folders of images")
+        if len(size) != 2:
+            raise InvalidArgument(f"size={size} must be (H, W)")
+        for axis, extent in enumerate(size):
+            check_int(f"size[{axis}]", extent, 1)
+    if name == "fashion-mnist":
+        return load_fashion_mnist(Path(folder).expanduser() if folder else DEBIAN)
+    if name == "cifar-10":
+        if not folder:
+            raise InvalidArgument("data set 'cifar-10' needs its files; pass 'cifar-10:FOLDER'")
+        return load_cifar10(Path(folder).expanduser())
     if name in DATASETS:
-        return _named(name, Path(folder).expanduser() if folder else None, test_fraction, size)
+        if folder:
+            raise InvalidArgument(f"data set {name!r} takes no folder; pass {name!r}")
+        return load_digits(test_fraction) if name == "digits" else load_photos(test_fraction, size or (32, 32))
     if path.is_dir():
         return load_folder(path, test_fraction, size)
     if path.is_file() and path.suffix in (".npy", ".npz"):
@@ -58,24 +69,3 @@ def load_dataset(
         f"unknown data set {text!r}: no such name, array file or folder; {hint}Pass digits, photos, fashion-mnist,"
         " cifar-10:FOLDER, FILE.npy, FILE.npz or a FOLDER of images"
     )
-
-
-def _named(name: str, folder: Path | None, test_fraction: float, size: tuple[int, int] | None) -> Dataset:
-    if name == "fashion-mnist":
-        return load_fashion_mnist(folder or DEBIAN)
-    if name == "cifar-10":
-        if folder is None:
-            raise InvalidArgument("data set 'cifar-10' needs its files; pass 'cifar-10:FOLDER'")
-        return load_cifar10(folder)
-    if folder is not None:
-        raise InvalidArgument(f"data set {name!r} takes no folder; pass {name!r}")
-    return load_digits(test_fraction) if name == "digits" else load_photos(test_fraction, size or (32, 32))
-
-
-def _check_size(size: tuple[int, int], text: str, allowed: bool) -> None:
-    if not allowed:
-        raise InvalidArgument(f"size={size} does not apply to {text!r}; it does to 'photos' and folders of images")
-    if len(size) != 2:
-        raise InvalidArgument(f"size={size} must be (H, W)")
-    for axis, extent in enumerate(size):
-        check_int(f"size[{axis}]", extent, 1)

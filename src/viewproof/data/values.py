@@ -1,7 +1,7 @@
 """Collections of samples that may be larger than memory, and their mean and deviation."""
 
 import math
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +17,15 @@ class Values(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Number of samples, then the shape of one."""
-        ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """A real dtype: bool, integer or floating."""
-        ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: NDArray[np.int64], /) -> NDArray[Any]:
         """The samples ``[B, *shape]`` at ``index: [B]``."""
-        ...
-
-
-class Moments(NamedTuple):
-    """Statistics of one part; ``unusable`` counts the values that are not finite as float32."""
-
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
-    unusable: int
 
 
 def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
@@ -49,14 +38,14 @@ def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
         return np.ascontiguousarray(values, dtype=np.float32)
 
 
-def moments(values: Values) -> Moments:
-    """Mean and population deviation of ``values: [N, *shape]`` after rounding to float32.
+def moments(values: Values) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
+    """Mean, population deviation and number of non-finite ones of float32 ``values: [N, *shape]``.
 
     Pooled over samples and all axes but the features of ``[N, D]`` and the channels of ``[N, C, *space]``;
     ``[N, H, W]`` has one channel. The results broadcast against one sample. A constant gets deviation 1.
 
     >>> moments(np.array([[1, 5, 0], [3, 5, 0]]))
-    Moments(mean=array([2., 5., 0.], dtype=float32), std=array([1., 1., 1.], dtype=float32), unusable=0)
+    (array([2., 5., 0.], dtype=float32), array([1., 1., 1.], dtype=float32), 0)
     """
     shape = tuple(values.shape)
     feature_axis = -1 if len(shape) == 3 else 1
@@ -77,4 +66,4 @@ def moments(values: Values) -> Moments:
         count = math.prod(shape[axis] for axis in pooled)
         std = np.sqrt(np.maximum(squares / count - np.square(total / count), 0)).astype(np.float32)[0]
         mean = (shift + total / count).astype(np.float32)[0]
-    return Moments(mean, np.where(std == 0, np.float32(1), std), unusable)
+    return mean, np.where(std == 0, np.float32(1), std), unusable

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from viewproof.data import Dataset, batches
-from viewproof.data.split import take
+from viewproof.data.dataset import take
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
 from viewproof.methods.supervised import Classifier, Supervised

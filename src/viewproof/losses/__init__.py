@@ -1,9 +1,9 @@
-"""The losses of joint-embedding methods, each a predictive loss plus a geometry guard.
+"""The losses of joint-embedding methods, each a predictive loss plus a regularizer.
 
 `viewproof.objectives` defines what an objective is in plain arithmetic; this package has the batched formulas that
 train, with their statistics over all samples and ranks. Every loss has ``contract(...)``, the same objective as a
-`PredictiveViewContract` over plain numbers, so that what trains can be compared with what is meant. With ``Fraction``
-in, that contract is exact up to its square roots, cosines and sines.
+`PredictiveViewContract` over plain numbers, so that what trains can be compared with what is meant; the regularizer is
+its field ``geometry_guard``. With ``Fraction`` in, that contract is exact up to its square roots, cosines and sines.
 
 Constants are named after the papers. No claim is made that any of these objectives learns good representations.
 """

@@ -4,18 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from viewproof.losses.pair import (
-    PairLoss,
-    Rows,
-    centred,
-    centred_columns,
-    check_constants,
-    constant,
-    exact_rows,
-    function,
-    inner,
-    off_diagonal,
-)
+from viewproof.losses.numbers import Rows, apply_function, centred_columns, constant, exact_rows, inner
+from viewproof.losses.pair import PairLoss, check_constants, off_diagonal
 from viewproof.objectives.contracts import PredictiveViewContract
 from viewproof.objectives.guards import BarlowGuard
 from viewproof.shapes import Float
@@ -45,7 +35,7 @@ class BarlowTwinsLoss(PairLoss):
     def value(self, a: Float[Tensor, "rows dims"], b: Float[Tensor, "rows dims"], step: int = 0) -> Float[Tensor, ""]:
         """The formula, on the rows of all ranks."""
         n = len(a)
-        a, b = centred(a), centred(b)
+        a, b = a - a.mean(0), b - b.mean(0)
         lengths = [(z.square().sum(0) / n + self.epsilon).sqrt() for z in (a, b)]
         correlation = (a.T @ b / n) / (lengths[0][:, None] * lengths[1])
         loss: Tensor = (1 - correlation.diagonal()).square().sum()
@@ -65,7 +55,7 @@ class BarlowTwinsLoss(PairLoss):
         like = first[0][0]
         lambda_, epsilon = constant(self.lambda_, like), constant(self.epsilon, like)
         left, right = centred_columns(first), centred_columns(second)
-        wide, high = ([function("sqrt", inner(c, c) / n + epsilon) for c in columns] for columns in (left, right))
+        wide, high = ([apply_function("sqrt", inner(c, c) / n + epsilon) for c in columns] for columns in (left, right))
         correlation = [[inner(left[i], right[j]) / n / (wide[i] * high[j]) for j in range(d)] for i in range(d)]
         squares = [correlation[i][j] * correlation[i][j] for i in range(d) for j in range(d) if i != j]
         return PredictiveViewContract(

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from viewproof.errors import InvalidArgument
-from viewproof.losses.pair import check_constants, constant
-from viewproof.losses.ranks import rank_mean
+from viewproof.losses.numbers import constant
+from viewproof.losses.pair import check_constants
+from viewproof.losses.ranks import share_of_mean
 from viewproof.objectives.contracts import PredictiveViewContract, jepa_as_predictive_view_contract
 from viewproof.shapes import Float
 
@@ -43,7 +44,7 @@ class JEPALoss:
             )
         wide = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
         terms = F.smooth_l1_loss(prediction.to(wide), target.detach().to(wide), beta=self.beta, reduction="sum")
-        return rank_mean(terms, prediction.numel())
+        return share_of_mean(terms, prediction.numel())
 
     def contract(self, prediction: Sequence[Any] | Tensor, target: Sequence[Any] | Tensor) -> PredictiveViewContract:
         """The same objective over the flat coordinates, exact with exact numbers in; on one rank.

@@ -20,9 +20,7 @@ def world_size() -> int:
 
 
 def all_rows(rows: Float[Tensor, "own dims"]) -> Float[Tensor, "all dims"]:
-    """The rows of every rank in the order of the ranks, with gradients.
-
-    Ranks may hold different numbers of rows.
+    """The rows of every rank, equally many or not, in the order of the ranks and with gradients.
 
     >>> all_rows(torch.ones(3, 2)).shape
     torch.Size([3, 2])
@@ -67,24 +65,24 @@ def total_count(count: int, device: torch.device) -> int:
     return int(counts)
 
 
-def rank_share(count: int, device: torch.device) -> float:
+def rank_weight(count: int, device: torch.device) -> float:
     """The weight of a rank's mean over ``count`` things in the mean over all ranks' things.
 
     The average over ranks of the weighted means is that mean. Exactly 1 where all counts are equal.
 
-    >>> rank_share(3, torch.device("cpu"))
+    >>> rank_weight(3, torch.device("cpu"))
     1.0
     """
     total = total_count(count, device)
     return world_size() * count / total if total else 1.0
 
 
-def rank_mean(total: Float[Tensor, ""], count: int) -> Float[Tensor, ""]:
+def share_of_mean(total: Float[Tensor, ""], count: int) -> Float[Tensor, ""]:
     """A rank's share of the mean over all ranks, which is the average of the shares.
 
     The mean is the sum of totals over the sum of counts.
 
-    >>> rank_mean(torch.tensor(6.0), 3)
+    >>> share_of_mean(torch.tensor(6.0), 3)
     tensor(2.)
     """
     return total / count if world_size() == 1 else total * (world_size() / total_count(count, total.device))

@@ -1,7 +1,4 @@
-"""Sketched isotropic Gaussian regularisation, the loss of LeJEPA, as it trains.
-
-Balestriero, LeCun 2025, arXiv 2511.08544.
-"""
+"""LeJEPA's loss, sketched isotropic Gaussian regularisation (Balestriero, LeCun 2025)."""
 
 import math
 from dataclasses import dataclass
@@ -11,16 +8,8 @@ import torch
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
-from viewproof.losses.pair import (
-    PairLoss,
-    Rows,
-    check_constants,
-    check_embeddings,
-    constant,
-    exact_rows,
-    function,
-    inner,
-)
+from viewproof.losses.numbers import Rows, apply_function, constant, exact_rows, inner
+from viewproof.losses.pair import PairLoss, check_constants, check_embeddings
 from viewproof.masks.finite import check_count
 from viewproof.masks.random.draws import Draws
 from viewproof.objectives.contracts import PredictiveViewContract
@@ -46,9 +35,7 @@ def random_slices(dims: int, slices: int, seed: int = 0, step: int = 0) -> Float
 
 @dataclass(frozen=True)
 class SIGRegLoss(PairLoss):
-    """LeJEPA's loss of embeddings ``[N, D]`` of two views.
-
-    ``(1 - lambda) * prediction + lambda * (T(a) + T(b)) / 2``.
+    """LeJEPA's loss ``(1 - lambda) * prediction + lambda * (T(a) + T(b)) / 2`` (arXiv 2511.08544).
 
     The prediction term is the mean squared distance of each view to the mean of both. ``T`` is the Epps-Pulley
     statistic against the standard normal, averaged over random directions: ``N`` times the integral of ``|phi_N(t) -
@@ -80,10 +67,7 @@ class SIGRegLoss(PairLoss):
         check_count("seed", self.seed)
 
     def quadrature(self) -> list[tuple[float, float, float]]:
-        """The knots from 0 on, as ``(t, exp(-t**2 / 2), weight)``.
-
-        A weight counts both signs of its knot and contains the window.
-        """
+        """The knots from 0 on, as ``(t, exp(-t**2 / 2), weight for both signs, window included)``."""
         half = self.points // 2
         spacing = self.t_max / half
         phi = [math.exp(-((spacing * k) ** 2) / 2) for k in range(half + 1)]
@@ -124,8 +108,12 @@ class SIGRegLoss(PairLoss):
         for z in (first, second):
             statistics = []
             for direction in directions:
-                projected = [inner(row, direction) for row in z]
-                statistics.append(sum(weight * _gap(projected, t, phi) for t, phi, weight in knots))
+                projected, statistic = [inner(row, direction) for row in z], 0
+                for t, phi, weight in knots:
+                    real = sum(apply_function("cos", t * p) for p in projected) / n
+                    imaginary = sum(apply_function("sin", t * p) for p in projected) / n
+                    statistic += weight * ((real - phi) * (real - phi) + imaginary * imaginary)
+                statistics.append(statistic)
             total += sum(statistics) / len(directions) * n
 
         def distance(target: list[Any], prediction: list[Any]) -> Any:
@@ -137,9 +125,3 @@ class SIGRegLoss(PairLoss):
         return PredictiveViewContract(
             range(n), first, second.__getitem__, lambda _, t: t, lambda c, i: c[i], distance, share * (total / 2)
         )
-
-
-def _gap(projected: list[Any], t: Any, phi: Any) -> Any:
-    """The squared distance of the empirical characteristic function at ``t`` from ``phi``."""
-    real, imaginary = (sum(function(name, t * p) for p in projected) / len(projected) for name in ("cos", "sin"))
-    return (real - phi) * (real - phi) + imaginary * imaginary

@@ -5,19 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from viewproof.losses.pair import (
-    PairLoss,
-    Rows,
-    centred,
-    centred_columns,
-    check_constants,
-    check_embeddings,
-    constant,
-    exact_rows,
-    function,
-    inner,
-    off_diagonal,
-)
+from viewproof.losses.numbers import Rows, apply_function, centred_columns, constant, exact_rows, inner
+from viewproof.losses.pair import PairLoss, check_constants, check_embeddings, off_diagonal
 from viewproof.objectives.contracts import PredictiveViewContract
 from viewproof.objectives.graph import sq_dist
 from viewproof.objectives.guards import VICRegGuard, variance_term, vicreg_objective
@@ -26,9 +15,7 @@ from viewproof.shapes import Float
 
 @dataclass(frozen=True)
 class VICRegLoss(PairLoss):
-    """VICReg's loss of embeddings ``[N, D]`` of two views.
-
-    ``lambda * s(a, b) + mu * (v(a) + v(b)) + nu * (c(a) + c(b))``.
+    """VICReg's loss ``lambda * s(a, b) + mu * (v(a) + v(b)) + nu * (c(a) + c(b))`` of ``[N, D]``.
 
     Algorithm 1 of the paper: ``s`` is the mean squared difference over samples and coordinates, ``v`` the mean over
     coordinates of ``max(0, gamma - sqrt(Var + epsilon))``, ``c`` the sum of squared covariances off the diagonal over
@@ -58,15 +45,12 @@ class VICRegLoss(PairLoss):
         return loss
 
     def guard(self, *views: Float[Tensor, "rows dims"]) -> Float[Tensor, ""]:
-        """The variance and covariance terms alone, a regularizer for any predictive loss.
-
-        They are summed over the views.
-        """
+        """The variance and covariance terms alone, summed over the views: a regularizer for any loss."""
         check_embeddings(*views)
         variance: Any = 0
         covariance: Any = 0
         for z in views:
-            c = centred(z)
+            c = z - z.mean(0)
             matrix = c.T @ c / (len(z) - 1)
             deviation = (matrix.diagonal() + self.epsilon).sqrt()
             variance = variance + (self.gamma - deviation).clamp(min=0).mean()
@@ -96,7 +80,7 @@ class VICRegLoss(PairLoss):
             matrix = [[inner(u, v) / (n - 1) for v in columns] for u in columns]
             # At 0 the term, and with it the one function that rounds, is left out.
             if mu:
-                variance += variance_term(gamma, (function("sqrt", matrix[j][j] + epsilon) for j in range(d))) / d
+                variance += variance_term(gamma, (apply_function("sqrt", matrix[j][j] + epsilon) for j in range(d))) / d
             covariance += sum(matrix[j][k] * matrix[j][k] for j in range(d) for k in range(d) if j != k) / d
         return PredictiveViewContract(
             range(n),

@@ -1,7 +1,7 @@
 """Which coordinates the encoder may not see: finite masks, and the rules that make them."""
 
 from viewproof.masks.finite import Mask
-from viewproof.masks.patches import hidden_patch_idxs, visible_patch_idxs
+from viewproof.masks.patches import hidden_patch_idxs, split_patches_by_sample, visible_patch_idxs
 from viewproof.masks.periodic import (
     BlockMask,
     PatchMask,
@@ -14,22 +14,12 @@ from viewproof.masks.periodic import (
     vector_mae_mask,
     vector_mae_selected_idxs,
 )
-from viewproof.masks.random import (
-    MaskOfSample,
-    MultiBlockMask,
-    PaddedMask,
-    RandomBlockMask,
-    RandomBlockwiseMask,
-    RandomPatchMask,
-    RandomRule,
-    SharedRandomPatchMask,
-    SpanMask,
-    SpectrogramMask,
-    TokenMask,
-    TubeMask,
-    ratio_to_count,
-    split_patches_by_sample,
-)
+from viewproof.masks.random.blocks import RandomBlockMask, RandomPatchMask, SharedRandomPatchMask, TubeMask
+from viewproof.masks.random.blockwise import MultiBlockMask, RandomBlockwiseMask
+from viewproof.masks.random.draws import ratio_to_count
+from viewproof.masks.random.rule import MaskOfSample, PaddedMask, RandomRule
+from viewproof.masks.random.spans import SpanMask, SpectrogramMask
+from viewproof.masks.random.tokens import TokenMask
 from viewproof.masks.rule import Complement, Rule
 from viewproof.masks.sample import Sample
 

@@ -127,8 +127,7 @@ class Mask:
 
     @cached_property
     def _idxs(self) -> list[int]:
-        indices: list[int] = self.hidden.reshape(-1).nonzero().reshape(-1).tolist()
-        return indices
+        return [*self.hidden.reshape(-1).nonzero().reshape(-1).tolist()]
 
     def selected(self, coordinate: int | Sequence[int]) -> bool:
         """Whether one coordinate, batch index first if there is one mask a sample, is selected."""
@@ -188,13 +187,10 @@ class Mask:
         word = _WORDS.get(x.element_size())
         if word is None:
             return torch.where(self.hidden, x.new_zeros(()), x, out=out)
-        # One bitwise "and" with all ones or all zeros selects in the time of a copy.
-        torch.bitwise_and(x.detach().view(word), self._ones_where_visible(word), out=out.view(word))
-        return out
-
-    def _ones_where_visible(self, word: torch.dtype) -> Tensor:
-        by_dtype: dict[torch.dtype, Tensor] = self.__dict__.setdefault("_ones", {})
-        if word not in by_dtype:
+        # One bitwise "and" with ones where visible and zeros where hidden selects in the time of a copy.
+        ones: dict[torch.dtype, Tensor] = self.__dict__.setdefault("_ones", {})
+        if word not in ones:
             with torch.inference_mode(False):
-                by_dtype[word] = self.hidden.to(word) - 1
-        return by_dtype[word]
+                ones[word] = self.hidden.to(word) - 1
+        torch.bitwise_and(x.detach().view(word), ones[word], out=out.view(word))
+        return out

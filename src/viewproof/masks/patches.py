@@ -1,4 +1,4 @@
-"""From a pixel mask to the patches it hides: row-major patch indices."""
+"""From pixel masks to the patches they hide: row-major patch indices."""
 
 from functools import lru_cache
 
@@ -19,28 +19,21 @@ def hidden_patch_idxs(mask: Mask, patch_h: int, patch_w: int) -> list[int]:
     >>> hidden_patch_idxs(PatchMask(2, 2, period=3, offset=1).mask((3, 4, 6)), 2, 2)
     [1, 4]
     """
-    hidden: list[int] = split_patches(mask, patch_h, patch_w)[1].tolist()
-    return hidden
+    return [*split_patches(mask, patch_h, patch_w)[1].tolist()]
 
 
 def visible_patch_idxs(mask: Mask, patch_h: int, patch_w: int) -> list[int]:
-    """The indices of the patches that a mask over ``[C, H, W]`` does not touch, ascending.
-
-    See `hidden_patch_idxs`.
+    """The row-major indices of the patches that `hidden_patch_idxs` does not list, ascending.
 
     >>> from viewproof.masks import PatchMask
     >>> visible_patch_idxs(PatchMask(2, 2, period=3, offset=1).mask((3, 4, 6)), 2, 2)
     [0, 2, 3, 5]
     """
-    visible: list[int] = split_patches(mask, patch_h, patch_w)[0].tolist()
-    return visible
+    return [*split_patches(mask, patch_h, patch_w)[0].tolist()]
 
 
 def split_patches(mask: Mask, patch_h: int, patch_w: int) -> tuple[Int[Tensor, " visible"], Int[Tensor, " hidden"]]:
-    """The visible and the hidden patch indices, as index vectors on the mask's device.
-
-    They are computed once for each mask.
-    """
+    """The visible and the hidden patch indices on the mask's device, computed once for each mask."""
     return (_split_once if may_keep_tensors() else _split)(mask, patch_h, patch_w)
 
 
@@ -70,3 +63,50 @@ def _split(mask: Mask, patch_h: int, patch_w: int) -> tuple[Tensor, Tensor]:
 
 # True and 1.0 equal 1 but are no patch sizes: typed, so that they are refused on the second call too.
 _split_once = lru_cache(maxsize=128, typed=True)(_split)
+
+
+def patch_grid(height: int, width: int, patch_h: int, patch_w: int) -> tuple[int, int]:
+    """The rows and columns of patches; those that do not divide the image are an `InvalidArgument`."""
+    for name, value, extent in (("patch_h", patch_h, height), ("patch_w", patch_w, width)):
+        if check_count(name, value) == 0 or extent % value:
+            raise InvalidArgument(f"{name}={value} must divide the image's {extent}; pass a divisor or pad the image")
+    return height // patch_h, width // patch_w
+
+
+def split_patches_by_sample(
+    mask: Mask, patch_h: int, patch_w: int
+) -> tuple[Int[Tensor, "batch visible"], Int[Tensor, "batch hidden"]]:
+    """The visible and the hidden patch indices of each sample, ascending.
+
+    Every sample must hide equally many. A mask that hides a part of a patch, or patches that do not divide the image,
+    is an `InvalidArgument`.
+
+    >>> from viewproof.masks import RandomPatchMask
+    >>> mask = RandomPatchMask(2, 2, count=4).mask((3, 4, 6), sample_ids=torch.arange(2))
+    >>> split_patches_by_sample(mask, 2, 2)
+    (tensor([[1, 4],
+            [1, 5]]), tensor([[0, 2, 3, 5],
+            [0, 2, 3, 4]]))
+    """
+    if not mask.per_sample or mask.hidden.dim() != 4:
+        raise InvalidArgument(f"mask of shape {tuple(mask.hidden.shape)} must be one a sample over [C, H, W]")
+    # Channels of a mask that was broadcast over them are one and the same memory.
+    hidden = mask.hidden if mask.hidden.stride(1) else mask.hidden[:, :1]
+    n, channels, height, width = hidden.shape
+    grid_h, grid_w = patch_grid(height, width, patch_h, patch_w)
+    blocks = hidden.reshape(n, channels, grid_h, patch_h, grid_w, patch_w)
+    whole = blocks[:, :1, :, :1, :, :1]
+    if bool((blocks != whole).any()):
+        raise InvalidArgument(
+            f"patch_h={patch_h}, patch_w={patch_w}: the mask {mask.rule!r} hides only a part of a patch; use the "
+            "mask's own patch size or a divisor of it"
+        )
+    cells = whole.reshape(n, grid_h * grid_w)
+    counts = cells.sum(1)
+    if n == 0 or bool((counts != counts[0]).any()):
+        raise InvalidArgument(
+            f"the samples of the mask made by {mask.rule!r} hide {sorted(set(counts.tolist()))} patches; a batch that "
+            "is gathered needs equal counts"
+        )
+    order, visible = cells.to(torch.uint8).argsort(dim=1, stable=True), cells.shape[1] - int(counts[0])
+    return order[:, :visible], order[:, visible:]

@@ -75,24 +75,38 @@ class Rule:
         *,
         sample_ids: Int[Tensor, " batch"] | None = None,
         epoch: int = 0,
+        lengths: Int[Tensor, " batch"] | None = None,
     ) -> Sample:
         """The sample of a batch ``x: [N, *source]``: its masked view and its target.
 
         The target is the first ``recon_dim`` entries of each flattened original. ``recon_dim`` defaults to the whole
-        flattened size; larger raises `InvalidArgument`. A fixed rule ignores ``sample_ids`` and ``epoch``.
+        flattened size; larger raises `InvalidArgument`. A fixed rule ignores ``sample_ids`` and ``epoch``, and takes no
+        ``lengths``: see `RandomRule.mask`.
         """
         if x.dim() == 0:
             raise InvalidArgument("x of shape () has no batch axis; pass [N, *source]")
+        if lengths is not None and self.padded_axis is None:
+            raise InvalidArgument(f"lengths: {self!r} has no padded axis; wrap it: PaddedMask(rule, axis)")
         shape = tuple(x.shape[1:])
         size = math.prod(shape)
         length = check_prefix("recon_dim", size if recon_dim is None else recon_dim, size)
-        view, target = self._masks(shape, length, x.device)
+        view, target = self._masks(shape, length, x.device, (sample_ids, epoch, lengths))
         return Sample(view.apply(x), x.reshape(x.shape[0], size)[:, :length], target, view)
 
-    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any) -> tuple[Mask, Mask]:
+    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Any = ()) -> tuple[Mask, Mask]:
+        """The mask of the view, and that of a loss over the first ``length`` flattened coordinates.
+
+        ``batch`` is what only rules that draw need: sample ids, epoch and lengths.
+        """
         if not may_keep_tensors():
             return _build(self, shape, length, device)
-        if not _is_constant(self):
+        # Equal rules share their mask, so that a rule whose fields can change would get an outdated one.
+        parameters = vars(type(self)).get("__dataclass_params__")
+        try:
+            hash(self)
+        except TypeError:
+            parameters = None
+        if parameters is None or not parameters.frozen:
             raise InvalidArgument(
                 f"rule {self!r} cannot be kept for the next step; make {type(self).__name__} a frozen dataclass "
                 "with hashable fields"
@@ -123,16 +137,6 @@ class Complement(Rule):
 
     def __repr__(self) -> str:
         return f"~{self.rule!r}"
-
-
-def _is_constant(rule: Rule) -> bool:
-    """Whether equal rules stay equal, so that a mask kept for a rule never is an outdated one."""
-    parameters = vars(type(rule)).get("__dataclass_params__")
-    try:
-        hash(rule)
-    except TypeError:
-        return False
-    return parameters is not None and parameters.frozen
 
 
 def _build(rule: Rule, shape: tuple[int, ...], length: int | None, device: Any) -> tuple[Mask, Mask]:

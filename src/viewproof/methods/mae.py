@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
 from viewproof.losses import SIGRegLoss, VICRegLoss
-from viewproof.losses.ranks import all_rows, rank_share, total_count, world_size
+from viewproof.losses.ranks import all_rows, rank_weight, total_count, world_size
 from viewproof.masks import Rule, Sample
 from viewproof.masks.patches import split_patches
 from viewproof.masks.random.rule import one_for_all
@@ -92,7 +92,7 @@ class MaskedPretraining(Pretraining):
         loss: Tensor = self.loss(prediction, sample)
         if world_size() > 1:
             selected = sample.mask.count * (1 if sample.mask.per_sample else len(sample.x))
-            loss = loss * rank_share(selected, loss.device)
+            loss = loss * rank_weight(selected, loss.device)
         if self.regularizer is not None:
             with torch.autocast(embeddings.device.type, enabled=False):
                 loss = loss + self.regularizer(all_rows(embeddings.float()), self.global_step)
@@ -105,8 +105,8 @@ class MaskedPretraining(Pretraining):
         sample = self.sample(batch, 0)
         loss: Tensor = self.loss(predict(self.model, sample), sample)
         if self._trainer is not None:
-            rows, share = total_count(len(sample.x), loss.device), rank_share(len(sample.x), loss.device)
-            self.log("val_loss", loss * share, prog_bar=True, batch_size=rows, sync_dist=True)
+            rows, weight = total_count(len(sample.x), loss.device), rank_weight(len(sample.x), loss.device)
+            self.log("val_loss", loss * weight, prog_bar=True, batch_size=rows, sync_dist=True)
         return loss
 
 

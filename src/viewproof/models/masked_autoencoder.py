@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from viewproof.errors import InvalidArgument
-from viewproof.masks import Mask, split_patches_by_sample
-from viewproof.masks.patches import split_patches
+from viewproof.masks import Mask
+from viewproof.masks.patches import split_patches, split_patches_by_sample
 from viewproof.models.vit import Block, PatchTransformer, initialise, sincos_positions, transformer_blocks
 from viewproof.shapes import Float, Int
 
@@ -95,10 +95,9 @@ class MaskedAutoencoder(PatchTransformer):
             )
         split = split_patches_by_sample if view.per_sample else split_patches
         visible, hidden = split(view, *self.patch_size)
-        counts = visible.shape[-1], hidden.shape[-1]
-        if 0 in counts:
+        if 0 in (visible.shape[-1], hidden.shape[-1]):
             raise InvalidArgument(
-                f"view made by {view.rule!r} leaves {counts[0]} patches visible and {counts[1]} hidden; "
+                f"view made by {view.rule!r} leaves {visible.shape[-1]} patches visible and {hidden.shape[-1]} hidden; "
                 "both must be at least 1 (encode(x) sees everything)"
             )
         return visible, hidden

@@ -37,11 +37,7 @@ class PatchEncoder(PatchTransformer):
         out: Tensor = self.embed(patches if index is None else patches.take_along_dim(index[:, :, None], 1))
         return out
 
-    def forward(
-        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "batch visible"] | None = None
-    ) -> Float[Tensor, "batch tokens dim"]:
-        """The encoded tokens of the patches in ``index``."""
-        return self.tokens(x, index)
+    forward = PatchTransformer.tokens
 
 
 class PatchPredictor(nn.Module):

@@ -13,9 +13,7 @@ from viewproof.shapes import Float, Int
 
 
 def patch_grid(image_shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int]:
-    """The rows and columns of the patch grid.
-
-    A patch that does not divide the image is an `InvalidArgument`.
+    """The rows and columns of the patch grid; a patch must divide the image.
 
     >>> patch_grid((3, 32, 48), (8, 16))
     (4, 3)
@@ -31,9 +29,7 @@ def patch_grid(image_shape: Sequence[int], patch_size: Sequence[int]) -> tuple[i
 
 
 def sincos_positions(rows: int, cols: int, dim: int) -> Float[Tensor, "patches dim"]:
-    """The fixed two-dimensional sine-cosine position embedding, patches row-major.
-
-    Half of ``dim`` is for rows, half for columns.
+    """The fixed sine-cosine position embedding of row-major patches: half for rows, half for columns.
 
     >>> sincos_positions(2, 3, 8).shape
     torch.Size([6, 8])

@@ -1,7 +1,8 @@
-"""The finite objective of every method: a predictive loss plus a geometry guard.
+"""The finite objective of every method: a predictive loss plus a regularizer.
 
-Everything here is generic over the number: Python ``int``, ``Fraction``, ``float`` or a 0-d tensor. With exact
-numbers in, the result is exact. No claim is made that any objective learns good representations.
+The regularizer is the field ``geometry_guard``. Everything here is generic over the number: Python ``int``,
+``Fraction``, ``float`` or a 0-d tensor. With exact numbers in, the result is exact. No claim is made that any objective
+learns good representations.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from viewproof.objectives.sums import Distance, masked_loss
 
 @dataclass(frozen=True)
 class PredictiveViewContract:
-    """What is predicted, from what, how far off, and what guards the geometry.
+    """What is predicted, from what, how far off, and the regularizer ``geometry_guard``.
 
     For each target index ``i`` the loss is ``distance(target_encoder(i, target(i)), predict(context, i))``.
 
@@ -50,7 +51,7 @@ def predictive_view_objective(contract: PredictiveViewContract) -> Any:
 
 
 def with_geometry_guard(contract: PredictiveViewContract, guard: Any) -> PredictiveViewContract:
-    """The contract with its guard replaced.
+    """The contract with its regularizer replaced.
 
     Theorems: ``predictive_loss_with_geometry_guard``, ``predictive_view_objective_with_geometry_guard``.
     """
@@ -66,7 +67,7 @@ def encoded_target_predictive_view_contract(
     distance: Callable[[Any, Any], Any],
     geometry_guard: Any = 0,
 ) -> PredictiveViewContract:
-    """A contract with any target encoder and guard.
+    """A contract with any target encoder and regularizer.
 
     Theorem: ``encoded_target_predictive_view_contract_loss_eq_masked_loss``.
     """
@@ -76,7 +77,7 @@ def encoded_target_predictive_view_contract(
 def mae_as_predictive_view_contract(
     masked_idxs: Sequence[Any], target: Callable[[Any], Any], pred: Callable[[Any], Any], patch_loss: Distance
 ) -> PredictiveViewContract:
-    """Unit context, identity target encoder, zero guard.
+    """Unit context, identity target encoder, zero regularizer.
 
     Theorems: ``mae_is_predictive_view_loss``, ``mae_is_predictive_view_objective``.
     """
@@ -90,7 +91,7 @@ def jepa_as_predictive_view_contract(
     predict: Callable[[Any, Any], Any],
     rep_loss: Distance,
 ) -> PredictiveViewContract:
-    """Identity target encoder, zero guard.
+    """Identity target encoder, zero regularizer.
 
     Theorems: ``jepa_is_predictive_view_loss``, ``jepa_is_predictive_view_objective``.
     """

@@ -45,7 +45,7 @@ def vicreg_objective(lambda_: Any, mu: Any, nu: Any, invariance: Any, variance: 
 
 @dataclass(frozen=True)
 class VICRegGuard:
-    """The VICReg objective as a geometry guard.
+    """The VICReg objective as a contract's regularizer.
 
     Theorems: ``predictive_view_objective_with_vicreg_guard``, ``vicreg_guard_variance_only_positive``.
 
@@ -100,7 +100,7 @@ def redundancy_reduction_objective(lambda_: Any, diag: Iterable[Any], off_diag: 
 
 @dataclass(frozen=True)
 class BarlowGuard:
-    """The redundancy objective as a geometry guard.
+    """The redundancy objective as a contract's regularizer.
 
     Theorems: ``predictive_view_objective_with_barlow_guard``, ``barlow_guard_identity_value_zero``,
     ``barlow_guard_collapsed_diag_positive``.

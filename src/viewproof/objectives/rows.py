@@ -55,9 +55,7 @@ def row_predictive_contract(
     *,
     listing: Listing = _SELECTED,
 ) -> PredictiveViewContract:
-    """Row ``row`` of a running pipeline with a flat target ``[N, D]``, as a contract.
-
-    The target comes from ``sample.y``.
+    """Row ``row`` of a running pipeline with the flat target ``sample.y: [N, D]``, as a contract.
 
     ``listing`` makes the index list of the row's mask, here and below; proofs pass one of their own.
 
@@ -83,10 +81,7 @@ def vector_mae_row_predictive_contract(
     *,
     listing: Listing = _SELECTED,
 ) -> PredictiveViewContract:
-    """One row of the running vector MAE.
-
-    Theorem: ``vector_mae_row_predictive_objective_eq_mae_loss``.
-    """
+    """One row of the running vector MAE: ``vector_mae_row_predictive_objective_eq_mae_loss``."""
     return row_predictive_contract(vector_mae_sample(x, period, offset), yhat, row, patch_loss, listing=listing)
 
 
@@ -104,10 +99,7 @@ def image_patch_mae_row_predictive_contract(
     *,
     listing: Listing = _SELECTED,
 ) -> PredictiveViewContract:
-    """One row of the running image MAE.
-
-    Theorem: ``image_patch_mae_row_predictive_objective_eq_mae_loss``.
-    """
+    """One row of the running image MAE: ``image_patch_mae_row_predictive_objective_eq_mae_loss``."""
     sample = image_patch_mae_sample(x, patch_h, patch_w, period, offset, recon_dim)
     return row_predictive_contract(sample, yhat, row, patch_loss, over, listing=listing)
 
@@ -125,7 +117,7 @@ def block_mae_row_predictive_contract(
     *,
     listing: Listing = _SELECTED,
 ) -> PredictiveViewContract:
-    """One row of the running block MAE. Theorem: ``block_mae_row_predictive_objective_eq_mae_loss``."""
+    """One row of the running block MAE: ``block_mae_row_predictive_objective_eq_mae_loss``."""
     sample = block_mae_sample(x, blocks, period, offset, recon_dim)
     return row_predictive_contract(sample, yhat, row, patch_loss, over, listing=listing)
 

@@ -58,7 +58,7 @@ class RunData(pl.LightningDataModule):
         """This rank's share of every micro-batch of every step."""
         assert self.trainer
         size, accumulate = self.settings.batch_size, self.settings.accumulate
-        return self.loader("train", size, rank=self.trainer.global_rank, parts=accumulate)
+        return self.loader("train", size, rank=self.trainer.global_rank, accumulate=accumulate)
 
     def val_dataloader(self) -> BatchLoader:
         """This rank's share of the held-out batches."""

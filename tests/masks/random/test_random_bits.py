@@ -29,8 +29,7 @@ from viewproof.masks import (
     TubeMask,
     ratio_to_count,
 )
-from viewproof.masks.random.draws import Draws, below, first, ranked, share
-from viewproof.masks.random.philox import philox
+from viewproof.masks.random.draws import Draws, among_first, below, count_by_length, philox, ranked
 
 IMAGE = (2, 8, 12)
 RULES: list[tuple[RandomRule, tuple[int, ...]]] = [
@@ -174,12 +173,12 @@ def test_equal_words_are_ranked_by_their_index(words: list[int], count: int) -> 
     count = min(count, len(words))
     expected = sorted(range(len(words)), key=lambda i: (words[i], i))[:count]
     keys = ranked(torch.tensor([words]))
-    for chosen in (first(keys, count), first(keys, torch.tensor([[count]]))):
+    for chosen in (among_first(keys, count), among_first(keys, torch.tensor([[count]]))):
         assert chosen[0].nonzero()[:, 0].tolist() == sorted(expected)
 
 
 def test_shares_fit_and_ratios_round_to_the_nearest_count() -> None:
-    assert share(3, torch.tensor([0, 6, 7, 10]), 10).tolist() == [0, 1, 2, 3]
+    assert count_by_length(3, torch.tensor([0, 6, 7, 10]), 10).tolist() == [0, 1, 2, 3]
     assert [ratio_to_count(0.75, n) for n in (196, 49, 2, 6)] == [147, 37, 2, 4]
     assert ratio_to_count(0.1 + 0.2, 10) == 3 and ratio_to_count(0.0, 5) == 0 and ratio_to_count(1.0, 5) == 5
     for bad in (-0.1, 1.5, float("nan"), "half", True):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import Mask, check_count, may_keep_tensors
-from viewproof.masks.random.draws import Draws, first, ranked
-from viewproof.masks.random.rule import RandomRule, check_fields
+from viewproof.masks.random.draws import Draws, among_first, ranked
+from viewproof.masks.random.rule import RandomRule, check_counts
 from viewproof.masks.rule import Rule
 from viewproof.shapes import Bool, Int
 
@@ -48,12 +48,6 @@ def spread(cells: Bool[Tensor, "batch *grid"], shape: Sequence[int], blocks: Blo
     return cells
 
 
-def _count_of_each(rule: Rule, shape: tuple[int, ...], blocks: Blocks, count: int, draws: Draws) -> Tensor:
-    grid = check_blocks(rule, shape, blocks, count)
-    cells = first(ranked(draws.words(math.prod(grid))), count)
-    return spread(cells.reshape(cells.shape[0], *grid), shape, blocks)
-
-
 class _RandomBlocks(RandomRule):
     """What the rules that draw blocks share."""
 
@@ -64,7 +58,9 @@ class _RandomBlocks(RandomRule):
 
     def draw(self, shape: tuple[int, ...], draws: Draws, lengths: Tensor | None = None) -> Bool[Tensor, "batch *shape"]:
         """The ``count`` blocks whose words are smallest."""
-        return _count_of_each(self, shape, self._blocks(), self.count, draws)
+        grid = check_blocks(self, shape, self._blocks(), self.count)
+        cells = among_first(ranked(draws.words(math.prod(grid))), self.count)
+        return spread(cells.reshape(cells.shape[0], *grid), shape, self._blocks())
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ class SharedRandomPatchMask(Rule):
     draw: int = 0
 
     def __post_init__(self) -> None:
-        check_fields(self, ("count", "seed", "draw"))
+        check_counts(self, ("count", "seed", "draw"))
 
     def at(self, step: int) -> Rule:
         """The rule of the draw ``step`` after this one."""
@@ -173,9 +169,9 @@ class SharedRandomPatchMask(Rule):
         rule = RandomPatchMask(self.patch_h, self.patch_w, self.count, self.seed)
         return rule.draw(shape, Draws(rule.seed, 0, torch.arange(draw, draw + number, device=device)))
 
-    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any) -> tuple[Mask, Mask]:
+    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Any = ()) -> tuple[Mask, Mask]:
         if not may_keep_tensors():
-            return super()._masks(shape, length, device)
+            return super()._masks(shape, length, device, batch)
         drawn, place = divmod(self.draw, _AT_ONCE)
         fields = (self.patch_h, self.patch_w, self.count, self.seed)
         view = Mask(_many_once(fields, shape, drawn * _AT_ONCE, device or torch.empty(0).device)[place], rule=self)

@@ -1,4 +1,4 @@
-"""From random words to choices: exact counts, bounded integers, and whole sets of places."""
+"""Random words by a counter-based generator, and exact counts and bounded integers from them."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,10 +10,29 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count, may_keep_tensors
-from viewproof.masks.random.philox import WORD, philox
 from viewproof.shapes import Bool, Int
 
 _LAST = 2**63 - 1
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+WORD = 0xFFFFFFFF
+
+
+def philox(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[Any, Any, Any, Any]:
+    """Four random 32-bit words from a counter of four and a key of two such words.
+
+    Philox4x32-10 (Salmon et al. 2011). The counter holds integers, or int64 tensors or arrays that broadcast.
+
+    >>> [hex(word) for word in philox((0, 0, 0, 0), key=(0, 0))]
+    ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
+    """
+    (c0, c1, c2, c3), (k0, k1) = counter, key
+    for _ in range(10):
+        # A 32-bit product may wrap around int64 and shifts keep its sign: "& WORD" leaves the right bits all the same.
+        left, right = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1 = ((right >> 32) ^ c1 ^ k0) & WORD, right
+        c2, c3 = ((left >> 32) ^ c3 ^ k1) & WORD, left
+        k0, k1 = k0 + 0x9E3779B9 & WORD, k1 + 0xBB67AE85 & WORD
+    return c0, c1 & WORD, c2, c3 & WORD
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +75,9 @@ class Draws:
         )
         if ids.is_cpu and may_keep_tensors():
             # The same arithmetic, with less overhead on small arrays.
-            return torch.from_numpy(np.stack(philox(tuple(part.numpy() for part in counter), key), -1)).flatten(1)[
-                :, :count
-            ]
+            arrays = philox(tuple(part.numpy() for part in counter), key)
+            return torch.from_numpy(np.stack(arrays, -1)).flatten(1)[:, :count]
         return torch.stack(philox(counter, key), -1).flatten(1)[:, :count]
-
-
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def below(words: Int[Tensor, "*places"], bound: int | Int[Tensor, "*places"]) -> Int[Tensor, "*places"]:
@@ -77,21 +92,18 @@ def below(words: Int[Tensor, "*places"], bound: int | Int[Tensor, "*places"]) ->
 def ranked(
     words: Int[Tensor, "batch places"], eligible: Bool[Tensor, "batch places"] | None = None
 ) -> Int[Tensor, "batch places"]:
-    """Integer keys that sort the places by their words; places not eligible come last.
-
-    The index breaks ties.
-    """
+    """Integer keys that sort the places by their words, then by index; places not eligible come last."""
     keys = words * 2**31 + torch.arange(words.shape[1], device=words.device)
     return keys if eligible is None else keys.masked_fill(~eligible, _LAST)
 
 
-def first(keys: Int[Tensor, "batch places"], count: int | Int[Tensor, "batch 1"]) -> Bool[Tensor, "batch places"]:
+def among_first(keys: Int[Tensor, "batch places"], count: int | Int[Tensor, "batch 1"]) -> Bool[Tensor, "batch places"]:
     """Whether each place is among the ``count`` places with the smallest keys.
 
     ``count`` is one number, or one a row. No two keys are equal, so exactly ``count`` places are. Theorems, for one
     count: ``exactly_count_places_are_first``, ``only_eligible_places_are_first``.
 
-    >>> first(torch.tensor([[30, 10, 20]]), 2)
+    >>> among_first(torch.tensor([[30, 10, 20]]), 2)
     tensor([[False,  True,  True]])
     """
     if keys.shape[1] == 0 or (not isinstance(count, Tensor) and count == 0):
@@ -102,7 +114,7 @@ def first(keys: Int[Tensor, "batch places"], count: int | Int[Tensor, "batch 1"]
     return keys <= keys.kthvalue(count, 1, keepdim=True).values
 
 
-def share(count: int, lengths: Int[Tensor, " batch"], per: int | None) -> Int[Tensor, " batch"]:
+def count_by_length(count: int, lengths: Int[Tensor, " batch"], per: int | None) -> Int[Tensor, " batch"]:
     """``count`` for every row, or ``count * length // per`` if ``per`` is a number."""
     return torch.full_like(lengths, count) if per is None else lengths * count // per
 

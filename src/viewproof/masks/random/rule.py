@@ -1,35 +1,28 @@
-"""The interface of random rules: one mask a sample, from the sample's id."""
+"""Random rules: one mask a sample, from the sample's id; and rules made of another rule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
-from viewproof.masks.finite import Mask, check_count, check_prefix, check_shape
+from viewproof.masks.finite import Mask, check_count, check_shape
 from viewproof.masks.random.draws import Draws
 from viewproof.masks.rule import Rule
-from viewproof.masks.sample import Sample
-from viewproof.shapes import Bool, Int, Shaped
+from viewproof.shapes import Bool, Int
 
 
-def check_fields(rule: Any, may_be_zero: Sequence[str]) -> None:
+def check_counts(rule: Any, may_be_zero: Sequence[str]) -> None:
     """Every integer field of a dataclass is a count, positive unless it may be zero."""
-    for name in _integer_fields(rule.__class__):
+    for name in [field.name for field in fields(rule) if field.type is int]:
         value = getattr(rule, name)
         number = check_count(name, value, "start from it")
         if number is not value:
             object.__setattr__(rule, name, number)
         if number == 0 and name not in may_be_zero:
             raise InvalidArgument(f"{name}=0 must be at least 1: {type(rule).__name__} would hide nothing")
-
-
-@cache
-def _integer_fields(kind: Any) -> list[str]:
-    return [field.name for field in fields(kind) if field.type is int]
 
 
 class RandomRule(Rule):
@@ -54,7 +47,7 @@ class RandomRule(Rule):
     may_be_zero: ClassVar[tuple[str, ...]] = ("seed", "count")
 
     def __post_init__(self) -> None:
-        check_fields(self, self.may_be_zero)
+        check_counts(self, self.may_be_zero)
 
     def draw(self, shape: tuple[int, ...], draws: Draws, lengths: Tensor | None = None) -> Bool[Tensor, "batch *shape"]:
         """Whether each coordinate of each sample is hidden; extents of 1 stand for a whole axis."""
@@ -87,7 +80,7 @@ class RandomRule(Rule):
         With ``lengths`` coordinates from a sample's length on are padding: never hidden. Missing ids, and lengths
         for a rule that takes none (see `viewproof.PaddedMask`), raise `InvalidArgument`.
         """
-        shape, draws = check_shape("data_shape", data_shape), self._draws(sample_ids, epoch, device)
+        shape, draws = check_shape("data_shape", data_shape), self._draws(sample_ids, epoch, device, lengths)
         if lengths is not None:
             lengths = self._checked(lengths, shape, draws.sample_ids)
         hidden = self.draw(shape, draws, lengths)
@@ -95,34 +88,12 @@ class RandomRule(Rule):
             hidden = without_padding(hidden, lengths, shape, self.padded_axis or 0)
         return Mask(hidden.expand(-1, *shape), per_sample=True, rule=self)
 
-    def sample(
-        self,
-        x: Shaped[Tensor, "batch *source"],
-        recon_dim: int | None = None,
-        *,
-        sample_ids: Int[Tensor, " batch"] | None = None,
-        epoch: int = 0,
-        lengths: Int[Tensor, " batch"] | None = None,
-    ) -> Sample:
-        """The sample of a batch ``x: [N, *source]``: its masked view and its target.
-
-        The target is the first ``recon_dim`` entries of each flattened original, all of them by default.
-        """
-        if x.dim() == 0:
-            raise InvalidArgument("x of shape () has no batch axis; pass [N, *source]")
-        view, scored = self._seen_and_scored(tuple(x.shape[1:]), x.device, sample_ids, epoch, lengths)
-        y = x.reshape(x.shape[0], view.data_shape.numel())
-        length = check_prefix("recon_dim", y.shape[1] if recon_dim is None else recon_dim, y.shape[1])
-        return Sample(view.apply(x), y[:, :length], scored.prefix(length), view)
-
-    def _seen_and_scored(
-        self, shape: tuple[int, ...], device: torch.device, ids: Tensor | None, epoch: int, lengths: Tensor | None
-    ) -> tuple[Mask, Mask]:
-        """The mask that makes a sample's x, and the mask that its loss sums over."""
+    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Any = ()) -> tuple[Mask, Mask]:
+        ids, epoch, lengths = batch
         mask = self.mask(shape, device=device, sample_ids=ids, epoch=epoch, lengths=lengths)
-        return mask, mask
+        return mask, mask if length is None else mask.prefix(length)
 
-    def _draws(self, ids: Tensor | None, epoch: int, device: torch.device | str | None) -> Draws:
+    def _draws(self, ids: Any, epoch: int, device: torch.device | str | None, lengths: Any = None) -> Draws:
         if ids is None:
             raise InvalidArgument(
                 f"sample_ids=None: {self!r} draws one mask a sample; pass sample_ids=ids, an integer tensor [N]"
@@ -221,6 +192,59 @@ class MaskOfSample(Rule):
         ids = torch.tensor([self.sample_id], device=grids[0].device)
         lengths: dict[str, Any] = {} if axis is None else {"lengths": torch.full_like(ids, shape[axis])}
         return self.rule.mask(shape, sample_ids=ids, epoch=self.epoch, **lengths).row(0).hidden
+
+
+@dataclass(frozen=True)
+class PaddedMask(RandomRule):
+    """Hides what ``rule`` hides, but no padding behind a sample's length along a data axis.
+
+    The rule may be fixed (then ``sample_ids`` may be left out) or random; it draws over the whole extent, so a count is
+    that of a sample without padding. `SpanMask`, `TokenMask` and `SpectrogramMask` take ``lengths`` themselves and keep
+    their counts. Theorem: ``padding_is_never_hidden``.
+
+    >>> from viewproof.masks import VectorMask
+    >>> rule = PaddedMask(VectorMask(period=2, offset=0))
+    >>> rule.mask((6,), lengths=torch.tensor([6, 3])).hidden.int()
+    tensor([[1, 0, 1, 0, 1, 0],
+            [1, 0, 1, 0, 0, 0]], dtype=torch.int32)
+    """
+
+    rule: Rule
+    axis: int = 0
+    may_be_zero = ("axis",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.rule, Rule):
+            raise InvalidArgument(f"rule={self.rule!r} must be a rule, for instance VectorMask(2, 0)")
+
+    @property
+    def seed(self) -> int:  # type: ignore[override]
+        """The rule's; 0 for a rule that has none."""
+        return int(getattr(self.rule, "seed", 0))
+
+    @property
+    def padded_axis(self) -> int | None:
+        """The axis of which a sample fills the first ``length`` places."""
+        return self.axis
+
+    def at(self, step: int) -> RandomRule:
+        """The padded rule of that step."""
+        return replace(self, rule=self.rule.at(step))
+
+    def draw(self, shape: tuple[int, ...], draws: Draws, lengths: Tensor | None = None) -> Bool[Tensor, "batch *shape"]:
+        """The rule's mask; `mask` takes the padding out."""
+        ids = draws.sample_ids
+        own: dict[str, Any] = {"lengths": lengths} if self.rule.padded_axis == self.axis else {}
+        mask = self.rule.mask(shape, device=ids.device, sample_ids=ids, epoch=draws.epoch, **own)
+        return mask.hidden.expand(len(ids), *shape)
+
+    def _draws(self, ids: Any, epoch: int, device: torch.device | str | None, lengths: Any = None) -> Draws:
+        if lengths is None:
+            raise InvalidArgument(
+                f"lengths=None: {self!r} needs lengths=, an integer tensor [N] with one length a sample"
+            )
+        return super()._draws(lengths if ids is None and not self.rule.per_sample else ids, epoch, device)
 
 
 def one_for_all(rule: Rule) -> Rule:

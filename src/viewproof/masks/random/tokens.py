@@ -8,7 +8,7 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import Mask, check_count, check_prefix
-from viewproof.masks.random.draws import Draws, below, first, ranked, share
+from viewproof.masks.random.draws import Draws, among_first, below, count_by_length, ranked
 from viewproof.masks.random.rule import RandomRule, inside
 from viewproof.masks.sample import Sample
 from viewproof.shapes import Bool, Int, Shaped
@@ -125,4 +125,6 @@ class TokenMask(RandomRule):
             )
         keys = ranked(draws.words(allowed.shape[1]), allowed)
         ends = (self.masked, self.masked + self.replaced, total)
-        return torch.stack([first(keys, share(end, allowed.sum(1), self.per)[:, None]) for end in ends]).sum(0)
+        return torch.stack(
+            [among_first(keys, count_by_length(end, allowed.sum(1), self.per)[:, None]) for end in ends]
+        ).sum(0)

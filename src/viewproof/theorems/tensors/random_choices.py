@@ -24,7 +24,7 @@ BY_KTHVALUE = f"{CAPTURED}; torch.kthvalue by its definition; induction on the p
 
 def choose(words: Tensor, count: int) -> Tensor:
     """What every rule with a count does with its words."""
-    return draws.first(draws.ranked(words), count)
+    return draws.among_first(draws.ranked(words), count)
 
 
 def _keys_and_choice(program: Any, words: Tensor, count: int) -> Sequence[Tensor]:
@@ -97,7 +97,7 @@ def exactly_count_places_are_first(inputs: Inputs, observed: Observed, facts: Fa
 
 def choose_among(words: Tensor, eligible: Tensor, count: int) -> Tensor:
     """What a rule with a count does with its words where only some places are eligible."""
-    return draws.first(draws.ranked(words, eligible), count)
+    return draws.among_first(draws.ranked(words, eligible), count)
 
 
 def _keys_and_choice_among(program: Any, words: Tensor, eligible: Tensor, count: int) -> Sequence[Tensor]:

@@ -1,4 +1,4 @@
-"""Convolutional models of images: a plain autoencoder and a small residual network."""
+"""Plain reconstructors: autoencoders of vectors and of images, and a small residual network."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,7 +7,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from viewproof.errors import InvalidArgument
 from viewproof.shapes import Float
+
+
+class VectorAutoencoder(nn.Module):
+    """Two-layer encoder and decoder, ``[N, D] -> [N, D]``; other shapes are flattened first.
+
+    >>> VectorAutoencoder(data_dim=12, hidden_dim=32, latent_dim=8)(torch.zeros(5, 3, 4)).shape
+    torch.Size([5, 12])
+    """
+
+    def __init__(self, data_dim: int, hidden_dim: int = 256, latent_dim: int = 64) -> None:
+        super().__init__()
+        self.data_dim = data_dim
+        self.encoder = nn.Sequential(nn.Linear(data_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, latent_dim))
+        self.decoder = nn.Sequential(nn.GELU(), nn.Linear(latent_dim, hidden_dim), nn.GELU())
+        self.head = nn.Linear(hidden_dim, data_dim)
+
+    def encode(self, x: Float[Tensor, "batch *source"]) -> Float[Tensor, "batch latent"]:
+        """The latent vector of each sample."""
+        flat = x.flatten(1)
+        if flat.shape[1] != self.data_dim:
+            raise InvalidArgument(f"x of shape {tuple(x.shape)} must have {self.data_dim} values a sample")
+        latent: Tensor = self.encoder(flat)
+        return latent
+
+    def forward(self, x: Float[Tensor, "batch *source"]) -> Float[Tensor, "batch data"]:
+        """A flat reconstruction."""
+        reconstruction: Tensor = self.head(self.decoder(self.encode(x)))
+        return reconstruction
 
 
 class ConvAutoencoder(nn.Module):
