@@ -120,7 +120,9 @@ class ViewCase:
         self.output, self.input_after, trace = self._trace()
         self.x_labels, self.y_labels = trace.labels(self.output.x), trace.labels(self.output.y)
         self.writes = trace.wrote
-        value_dependent = trace.touches(*(m for m in (self.output.mask, self.output.view) if m is not None))
+        value_dependent = trace.touches(
+            *(m for m in (self.output.mask, self.output.view, self.output.kept) if m is not None)
+        )
         of_values = "which coordinates are hidden depends on the values" if value_dependent else None
         with LabelTrace(x := self.example.clone()) as of_target:
             target = declared.target_of(x, self.output.y)

@@ -82,7 +82,10 @@ def _hidden_is_unknown(check: Check) -> Finding:
 
 @claims(Contract.C1, LEAK)
 def _leaks(case: ViewCase, check: Check) -> Finding:
-    """Proved if no coordinate of x is made of a hidden one; refuted by two inputs that differ only where hidden."""
+    """Proved if no coordinate of x is made of a hidden one; refuted by two inputs that differ only where hidden.
+
+    What declares the hidden set (mask, view, kept) must not follow from hidden values either: it would tell them.
+    """
     if case.hidden is None:
         return _hidden_is_unknown(check)
     if not bool(case.hidden.any()):
@@ -94,23 +97,34 @@ def _leaks(case: ViewCase, check: Check) -> Finding:
     before = case.declared.run(case.example.clone(), case.seed)
     for other in other_hidden_contents(case.example, case.hidden):
         after = case.attempt(other)
-        if after is None or difference(before.x, after.x) is None:
+        if after is None or _shown_difference(before, after) is None:
             continue
         comparable = before.x.shape == after.x.shape and before.x.dtype == after.x.dtype
         reach = unlike(before.x, after.x) if comparable else case.hidden & False
-        changed = _fewest_changes(case, other, before.x)
+        changed = _fewest_changes(case, other, before)
         after = case.declared.run(changed.clone(), case.seed)
-        where, hidden = difference(before.x, after.x), difference(case.example, changed)
-        what = f"x at {where} changes with the hidden source coordinate {hidden}"
-        if difference(before.mask, after.mask) is not None:
+        part, where = _shown_difference(before, after) or ("x", None)
+        hidden = difference(case.example, changed)
+        what = f"{part} at {where} changes with the hidden source coordinate {hidden}"
+        if part == "x" and difference(before.mask, after.mask) is not None:
             what += ": what is hidden follows from it"
         maps = {"hidden": case.hidden, "leak": reach}
-        return check.refuted(what, case.inputs(changed=changed), {"hidden": hidden or (), "x": where or ()}, maps)
+        return check.refuted(what, case.inputs(changed=changed), {"hidden": hidden or (), part: where or ()}, maps)
     reason = case.limit or "x holds values computed from hidden coordinates; none of the changes tried reached it"
     return check.unknown(reason, **TRIED)
 
 
-def _fewest_changes(case: ViewCase, other: Tensor, shown: Tensor) -> Tensor:
+def _shown_difference(before: ViewOutput, after: ViewOutput) -> tuple[str, tuple[int, ...]] | None:
+    """The first part of what a view shows or declares hidden that differs between two runs, and where."""
+    for part in ("x", "mask", "view", "kept"):
+        one, other = getattr(before, part), getattr(after, part)
+        where = difference(one, other) if one is not None and other is not None else None if one is other else ()
+        if where is not None:
+            return part, where
+    return None
+
+
+def _fewest_changes(case: ViewCase, other: Tensor, shown: ViewOutput) -> Tensor:
     """``other`` with more and more of the example in it, by bisection, as long as what the view shows differs."""
     x = case.example
     changed = unlike(x, other).reshape(-1).nonzero().reshape(-1)
@@ -121,7 +135,7 @@ def _fewest_changes(case: ViewCase, other: Tensor, shown: Tensor) -> Tensor:
     while len(changed) > 1:
         for part in changed.tensor_split([(len(changed) + 1) // 2]):
             output = case.attempt(with_only(part))
-            if output is not None and difference(shown, output.x) is not None:
+            if output is not None and _shown_difference(shown, output) is not None:
                 changed = part
                 break
         else:
