@@ -44,7 +44,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 @contextmanager
 def size_decisions(program_file: str) -> Iterator[list[tuple[Any, Any]]]:
-    """Collect what a program decides about symbolic sizes while torch exports it: (sympy expression, result).
+    """Collect what an exported program decides about symbolic sizes: (sympy expression, result).
 
     Every decision goes by the hints. Those of an operator's shape or layout rule are not collected; the program is what
     a function ``forward`` of ``program_file`` calls. Two methods of ``ShapeEnv`` are replaced meanwhile: torch keeps
@@ -98,10 +98,10 @@ def size_decisions(program_file: str) -> Iterator[list[tuple[Any, Any]]]:
 
 @contextmanager
 def no_unknown_slices() -> Iterator[None]:
-    """Let a slice of a symbolic size have the size that follows, inside `size_decisions` once all symbols exist.
+    """Let a slice have the size that follows from symbolic sizes, inside `size_decisions`.
 
-    Where it stays oblivious to sizes 0 and 1, torch makes a new unknown for the size of a slice. Checked on 2.13.0 and
-    2.14.1. Without it: as in `size_decisions`.
+    To be used once all symbols exist: where it stays oblivious to sizes 0 and 1, torch makes a new unknown for the size
+    of a slice. Checked on 2.13.0 and 2.14.1. Without it: as in `size_decisions`.
     """
     from torch.fx.experimental import _config as shape_config
 
@@ -114,7 +114,7 @@ _OPERATOR_RULES = ("_subclasses", "_refs", "_prims", "_prims_common", "_decomp",
 
 
 def _asked_by(program_file: str, frame: FrameType | None) -> bool:
-    """Whether a decision is the program's (``if size == 1``), and not that of an operator's shape or layout rule."""
+    """Whether a decision is the program's (``if size == 1``), not that of an operator's shape rule."""
     while frame is not None:
         path = frame.f_code.co_filename
         if "/torch/" in path and path.split("/torch/", 1)[1].split("/")[0] in _OPERATOR_RULES:

@@ -4,7 +4,7 @@
 that Python takes about sizes and arguments (``if period == 0``), and these make the *path condition* of a capture:
 the graph is the program wherever it holds. Decisions inside an operator's shape rule (memory layout, broadcasting)
 are no part of it, because each operator's meaning works its shape out anew; equalities between sizes that such a
-rule settles on are kept, because torch rewrites later sizes by them. Sizes may be 0 and 1: the capture is made in
+rule settles on are collected, because torch rewrites later sizes by them. Sizes may be 0 and 1: the capture is made in
 torch's size-oblivious mode.
 """
 
@@ -73,7 +73,7 @@ class CaptureFailed(Exception):
 def capture(
     program: Program, signature: Signature, hints: Mapping[str, Any], hypotheses: Sequence[Term] = ()
 ) -> Capture:
-    """Export the program along the path that the hints (a shape or an integer for each argument) take."""
+    """Export the program along the path that the hints take: a shape or an integer an argument."""
     arguments = tuple(
         torch.zeros(hints[name], dtype=kind.dtype) if isinstance(kind, TensorInput) else hints[name]
         for name, kind in signature.items()
@@ -126,7 +126,10 @@ def _read(
 def _path(
     sizes: Sequence[tuple[Any, Term]], decided: Sequence[tuple[sympy.Basic, Any]], hypotheses: Sequence[Term]
 ) -> tuple[z3.BoolRef, dict[sympy.Symbol, Term]]:
-    """The decisions as one condition on the unknowns, and torch's symbols as ours; ``sizes`` pairs them."""
+    """The decisions as one condition on the unknowns, and our term for each of torch's symbols.
+
+    ``sizes`` pairs both.
+    """
     symbols: dict[sympy.Symbol, Term] = {}
     environment = None
     for size, term in sizes:

@@ -20,36 +20,36 @@ class NotCovered(NoMeaning):
 
 
 def forget() -> None:
-    """Drop the captures that are kept; needed after the captured code has been changed."""
+    """Drop all stored captures; needed after the captured code has been changed."""
     _CACHE.clear()
 
 
 def explore(
     program: Program, signature: Signature, hypotheses: Sequence[Term], key: Any = None, limit: int = LIMIT
 ) -> Iterator[Capture]:
-    """Captures that together are the program wherever the hypotheses hold; kept under ``key`` for the next caller.
+    """Captures that together are the program wherever the hypotheses hold; stored under ``key`` for the next caller.
 
     Each new capture starts from sizes and parameters that no path covers so far, which a solver finds; the last
     answer of that solver, that none are left, is what makes "all sizes" true.
     """
-    found, done = _CACHE.setdefault(key, ([], False)) if key is not None else ([], False)
-    yield from list(found)
+    captures, done = _CACHE.setdefault(key, ([], False)) if key is not None else ([], False)
+    yield from list(captures)
     while not done:
-        conditions = [*hypotheses, *(z3.Not(c.path) for c in found)]
+        conditions = [*hypotheses, *(z3.Not(c.path) for c in captures)]
         hints = uncovered(signature, conditions)
         if hints is None:
             second_solver.note("the paths cover all arguments", [*_extents_from_0(signature), *conditions])
             done = True
             break
-        if len(found) == limit:
+        if len(captures) == limit:
             raise NotCovered(f"{limit} captures do not cover all sizes and parameters")
         new = capture(program, signature, hints, hypotheses)
         if not _takes(new, signature, hints):
             raise NotCovered(f"a capture made at {hints} does not hold there")
-        found.append(new)
+        captures.append(new)
         yield new
     if key is not None:
-        _CACHE[key] = found, True
+        _CACHE[key] = captures, True
 
 
 def uncovered(signature: Signature, conditions: Sequence[Term]) -> dict[str, Any] | None:

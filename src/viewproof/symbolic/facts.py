@@ -1,4 +1,4 @@
-"""What holds on the path that was captured, what operators ask of their arguments, and the bounded sums met."""
+"""The premises of a captured path, the needs of its operators, and its bounded sums."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ Arithmetic = str
 
 @dataclass(frozen=True)
 class BoundedSum:
-    """A constant that stands for ``body(0) + ... + body(extent - 1)``; the body is a function of the index."""
+    """A constant that stands for ``body(0) + ... + body(extent - 1)``."""
 
     term: z3.ExprRef
     extent: Term
@@ -38,7 +38,7 @@ class Facts:
     needs: list[tuple[str, Term]] = field(default_factory=list)
     sums: dict[str, BoundedSum] = field(default_factory=dict)
     splits: dict[int, tuple[Term, Term, Term]] = field(default_factory=dict)
-    kept: list[z3.ExprRef] = field(default_factory=list)
+    alive: list[z3.ExprRef] = field(default_factory=list)
     count: int = 0
     meanings: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     """Meanings of operators for these goals alone, before those of the table."""
@@ -131,6 +131,7 @@ class Facts:
         """``quotient * divisor + remainder`` for ``0 <= remainder < divisor``, remembered for `floordiv`.
 
         The lemma behind it, that the parts are unique, is `viewproof.theorems.tensors.lemmas.row_major_division`.
+
         """
         if known(divisor) and divisor == 1:
             return plus(quotient, remainder)
@@ -140,14 +141,14 @@ class Facts:
         whole = plus(times(quotient, divisor), remainder)
         if not known(whole):
             self.splits[whole.get_id()] = quotient, divisor, remainder
-            self.kept.append(whole)
+            self.alive.append(whole)
         return whole
 
     def _split(self, a: Term, b: Term) -> tuple[Term, Term] | None:
-        found = None if known(a) else self.splits.get(a.get_id())
-        if found is None:
+        parts = None if known(a) else self.splits.get(a.get_id())
+        if parts is None:
             return None
-        quotient, divisor, remainder = found
+        quotient, divisor, remainder = parts
         fits = divisor == b if known(divisor) or known(b) else divisor.eq(b) or self.entails(divisor == b)
         inside = self.entails(conj(remainder >= 0, remainder < b))
         return (quotient, remainder) if (known(fits) and fits) and inside else None

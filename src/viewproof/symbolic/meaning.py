@@ -18,7 +18,7 @@ from viewproof.torch_internals import OpOverload
 
 
 def symbolic_inputs(signature: Signature, facts: Facts) -> dict[str, Any]:
-    """Arbitrary arguments: a tensor is an uninterpreted function of its coordinate, over symbolic extents."""
+    """Arbitrary arguments: a tensor is an unknown function of its coordinate, over symbolic extents."""
     inputs: dict[str, Any] = {}
     for name, terms in unknowns(signature).items():
         kind = signature[name]
@@ -37,14 +37,17 @@ def _reader(name: str, rank: int, values: z3.SortRef) -> Callable[[Index], Any]:
 
 
 def concrete(tensor: torch.Tensor, facts: Facts) -> SymTensor:
-    """A tensor that is known, read at known coordinates (elsewhere a coordinate decides among all entries)."""
+    """A tensor of known values.
+
+    At a coordinate that is no number, a case distinction over all entries.
+    """
     shape, dtype = tuple(tensor.shape), tensor.dtype
-    kept = tensor.detach().cpu().contiguous()
+    values = tensor.detach().cpu().contiguous()
     if dtype in FLOATS and facts.arithmetic != "real":
-        kept = kept.view(FLOATS[dtype][2])
+        values = values.view(FLOATS[dtype][2])
 
     def entry(index: tuple[int, ...]) -> Any:
-        value = kept[index].item()
+        value = values[index].item()
         if dtype in FLOATS and facts.arithmetic != "real":
             return z3.BitVecVal(value, width(dtype))
         return constant(facts, value, dtype)
@@ -64,29 +67,37 @@ def concrete(tensor: torch.Tensor, facts: Facts) -> SymTensor:
 
 
 def outputs(capture: Capture, inputs: Mapping[str, Any], facts: Facts) -> list[Any]:
-    """What the graph returns for these inputs; an operator without a meaning raises `NoMeaning` with its name."""
-    held: dict[torch.fx.Node, Any] = {}
+    """What the graph returns for these inputs.
+
+    An operator without a meaning raises `NoMeaning` with its name.
+    """
+    results: dict[torch.fx.Node, Any] = {}
     arguments = iter(inputs.values())
     for node in capture.graph.nodes:
         if node.op == "placeholder":
             fixed = capture.constants.get(node.name)
-            held[node] = next(arguments) if fixed is None else concrete(fixed, facts)
+            results[node] = next(arguments) if fixed is None else concrete(fixed, facts)
         elif node.op == "call_function":
-            held[node] = apply(node.target, facts, _resolve(node.args, held), _resolve(node.kwargs, held))
-            _check_shape(capture, node, held[node], facts)
+            results[node] = apply(node.target, facts, _resolve(node.args, results), _resolve(node.kwargs, results))
+            _check_shape(capture, node, results[node], facts)
         elif node.op == "output":
-            return list(_resolve(node.args[0], held))
+            return list(_resolve(node.args[0], results))
         else:
             raise NoMeaning(f"graph node {node.op} {node.target}")
     raise NoMeaning("a graph without output")
 
 
 def _check_shape(capture: Capture, node: torch.fx.Node, value: Any, facts: Facts) -> None:
-    """Torch worked this shape out at the hints of the capture; the program's later decisions rest on it."""
-    given = node.meta.get("val")
-    if not isinstance(value, SymTensor) or not isinstance(given, torch.Tensor):
+    """Raise `NoMeaning` if the meaning's shape is not the one that torch worked out at the hints.
+
+    The program's later decisions rest on torch's.
+    """
+    recorded = node.meta.get("val")
+    if not isinstance(value, SymTensor) or not isinstance(recorded, torch.Tensor):
         return
-    shape = [translate(d.node.expr, capture.symbols, facts) if isinstance(d, torch.SymInt) else d for d in given.shape]
+    shape = [
+        translate(d.node.expr, capture.symbols, facts) if isinstance(d, torch.SymInt) else d for d in recorded.shape
+    ]
     if len(shape) != value.rank or not all(facts.same_size(a, b) for a, b in zip(shape, value.shape, strict=True)):
         raise NoMeaning(f"operator {node.target}: shape {value.shape}, which torch takes for {shape}")
 
@@ -100,11 +111,11 @@ def apply(target: Any, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, A
     return meaning(facts, *args, **kwargs)
 
 
-def _resolve(argument: Any, held: Mapping[torch.fx.Node, Any]) -> Any:
+def _resolve(argument: Any, results: Mapping[torch.fx.Node, Any]) -> Any:
     if isinstance(argument, torch.fx.Node):
-        return held[argument]
+        return results[argument]
     if isinstance(argument, list | tuple):
-        return [_resolve(part, held) for part in argument]
+        return [_resolve(part, results) for part in argument]
     if isinstance(argument, dict):
-        return {key: _resolve(part, held) for key, part in argument.items()}
+        return {key: _resolve(part, results) for key, part in argument.items()}
     return argument

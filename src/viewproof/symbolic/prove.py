@@ -1,4 +1,4 @@
-"""Goals: whether something follows from the facts of a path, with bounded sums compared summand by summand."""
+"""Whether a goal follows from the facts of a path; sums are compared summand by summand."""
 
 import itertools
 import time
@@ -10,7 +10,7 @@ import z3
 
 from viewproof.symbolic import second_solver
 from viewproof.symbolic.facts import BoundedSum, Facts
-from viewproof.symbolic.terms import Term, conj, known, same
+from viewproof.symbolic.terms import Term, conj, known, same, subterms
 
 TIMEOUT = 20.0
 """Seconds for one goal."""
@@ -18,7 +18,10 @@ TIMEOUT = 20.0
 
 @dataclass(frozen=True)
 class Answer:
-    """``proved``, ``refuted`` with a model of the premises and the goal's negation, or ``unknown`` with the reason."""
+    """``proved``, ``refuted`` with a model, or ``unknown`` with the reason.
+
+    The model is of the premises and the goal's negation.
+    """
 
     kind: str
     model: z3.ModelRef | None = None
@@ -26,7 +29,9 @@ class Answer:
 
 
 def follows(facts: Facts, goal: Term, sizes: Sequence[z3.ArithRef] = (), seconds: float = TIMEOUT) -> Answer:
-    """Whether the goal holds wherever the facts do; ``sizes`` are the integers to keep small in a counterexample.
+    """Whether the goal holds wherever the facts do.
+
+    ``sizes`` are the integers to keep small in a counterexample.
 
     Sums are unknowns to the solver. Equations between those with equal summands, and closed forms of those that add
     up one number, are added to the premises; a counterexample is searched where every sum has at most two summands.
@@ -52,14 +57,14 @@ Value = TypeVar("Value")
 
 
 def _once(function: Callable[[z3.ExprRef], Value]) -> Callable[[z3.ExprRef], Value]:
-    """The function, with its value for each term kept: premises come back in every goal."""
-    kept: dict[int, tuple[z3.ExprRef, Value]] = {}
+    """The function, which stores its value for each term: premises come back in every goal."""
+    values: dict[int, tuple[z3.ExprRef, Value]] = {}
 
     def look_up(term: z3.ExprRef) -> Value:
-        # The term is kept too, so that its number stays its own.
-        if term.get_id() not in kept:
-            kept[term.get_id()] = term, function(term)
-        return kept[term.get_id()][1]
+        # The term is stored too, so that its number stays its own.
+        if term.get_id() not in values:
+            values[term.get_id()] = term, function(term)
+        return values[term.get_id()][1]
 
     return look_up
 
@@ -94,25 +99,15 @@ def _generally(goal: z3.BoolRef) -> bool:
     Every value read from a tensor becomes an unknown of its own, and no premise is used: bit-blasting is spared the
     arithmetic of coordinates, and captures that compute alike ask once.
     """
-    read: list[z3.ExprRef] = []
-    floating = False
-    seen: set[int] = set()
-    stack = [goal]
-    while stack:
-        term = stack.pop()
-        if term.get_id() in seen:
-            continue
-        seen.add(term.get_id())
-        floating = floating or z3.is_fp(term)
-        if z3.is_bool(term) and term.decl().kind() == z3.Z3_OP_UNINTERPRETED:
-            # It turns on a premise about a mask.
-            return False
-        if z3.is_bv(term) and term.num_args() and term.decl().kind() == z3.Z3_OP_UNINTERPRETED:
-            read.append(term)
-        else:
-            stack += term.children()
-    if not floating:
+
+    def is_read(term: z3.ExprRef) -> bool:
+        return bool(z3.is_bv(term) and term.num_args() and _uninterpreted(term))
+
+    parts = list(subterms(goal, enter=lambda term: not is_read(term)))
+    # A truth value that is read turns on a premise about a mask.
+    if not any(map(z3.is_fp, parts)) or any(z3.is_bool(part) and _uninterpreted(part) for part in parts):
         return False
+    read = [part for part in parts if is_read(part)]
     general = z3.substitute(goal, *((term, z3.Const(f"value!{i}", term.sort())) for i, term in enumerate(read)))
     if general.get_id() not in _GENERAL:
         solver = z3.Solver()
@@ -125,7 +120,7 @@ def _generally(goal: z3.BoolRef) -> bool:
 
 
 def _equated(facts: Facts, negated: z3.BoolRef, terms: Sequence[Term], seconds: float) -> bool:
-    """Whether the premises, and the equations between the terms' sums, leave no room for the negated goal."""
+    """Whether the goal follows from the premises and the equations between the terms' sums."""
     equations = same_sums(facts, terms, seconds)
     for closed_forms in (False, True):
         equations += repeated_sums(facts, terms, seconds) if closed_forms else []
@@ -138,8 +133,9 @@ def _equated(facts: Facts, negated: z3.BoolRef, terms: Sequence[Term], seconds: 
 
 
 def _decide(facts: Facts, negated: z3.BoolRef, sizes: Sequence[z3.ArithRef], seconds: float) -> Answer:
-    """What is quickly proved or refuted is; small counterexamples come next, since those of nonlinear goals are found
-    sooner; then the solver has all its time.
+    """Try for a moment, then with small sizes, then with all the time.
+
+    Small counterexamples of nonlinear goals are found sooner.
     """
     start = time.perf_counter()
     for bound, most in ((None, 0.3), (3, 1.0), (6, 1.0), (None, seconds)):
@@ -156,8 +152,10 @@ def _decide(facts: Facts, negated: z3.BoolRef, sizes: Sequence[z3.ArithRef], sec
 def _check(
     facts: Facts, negated: z3.BoolRef, seconds: float, more: Sequence[z3.BoolRef] = ()
 ) -> tuple[z3.Solver, z3.CheckSatResult]:
-    """The solver and its answer. Times for one nonlinear goal vary a hundredfold with the solver's random choices, so
-    short tries with other choices come before longer ones.
+    """The solver and its answer.
+
+    Times for one nonlinear goal vary a hundredfold with the solver's random choices, so short tries with other choices
+    come before longer ones.
     """
     left, most = seconds, 0.4
     for seed in itertools.count():
@@ -177,7 +175,10 @@ _IMPOSSIBLE: dict[tuple[int, ...], tuple[tuple[z3.ExprRef, ...], bool]] = {}
 
 
 def _impossible(facts: Facts, negated: z3.BoolRef, seconds: float) -> bool:
-    """Whether the premises leave no room for the negated goal; a mutant's sums ask much that was asked before."""
+    """Whether the premises contradict the negated goal.
+
+    The answer is stored: a mutant's sums ask much that was asked before.
+    """
     terms = (*facts.assumed, negated)
     key = tuple(term.get_id() for term in terms)
     if key not in _IMPOSSIBLE:
@@ -205,18 +206,11 @@ def _smallest(solver: z3.Solver, sizes: Sequence[z3.ArithRef]) -> Answer:
 
 @_once
 def _constants(term: z3.ExprRef) -> set[str]:
-    names: set[str] = set()
-    seen: set[int] = set()
-    stack = [term]
-    while stack:
-        term = stack.pop()
-        if term.get_id() in seen:
-            continue
-        seen.add(term.get_id())
-        if z3.is_const(term) and term.decl().kind() == z3.Z3_OP_UNINTERPRETED:
-            names.add(term.decl().name())
-        stack += term.children()
-    return names
+    return {part.decl().name() for part in subterms(term) if z3.is_const(part) and _uninterpreted(part)}
+
+
+def _uninterpreted(term: z3.ExprRef) -> bool:
+    return bool(term.decl().kind() == z3.Z3_OP_UNINTERPRETED)
 
 
 def constants(*terms: Term) -> set[str]:
@@ -230,18 +224,18 @@ def _sums_in(facts: Facts, terms: Sequence[Term]) -> list[BoundedSum]:
 
 def same_sums(facts: Facts, terms: Sequence[Term], seconds: float) -> list[z3.BoolRef]:
     """``a == b`` for each two sums with equal extents and summands: lemma ``sum_congruence``."""
-    found: list[z3.BoolRef] = []
+    equations: list[z3.BoolRef] = []
     for one, other in itertools.combinations(_sums_in(facts, terms), 2):
         if one.term.sort() == other.term.sort() and facts.entails(one.extent == other.extent):
             index = facts.fresh("index", z3.IntSort())
             if _equal_summands(facts, one.body(index), other.body(index), [index], one.extent, seconds):
-                found.append(one.term == other.term)
-    return found
+                equations.append(one.term == other.term)
+    return equations
 
 
 def repeated_sums(facts: Facts, terms: Sequence[Term], seconds: float) -> list[z3.BoolRef]:
-    """``a == extent * number`` for each sum whose summands are one number: lemma ``sum_of_one_number``."""
-    found: list[z3.BoolRef] = []
+    """``a == extent * number`` for each sum of one number: lemma ``sum_of_one_number``."""
+    equations: list[z3.BoolRef] = []
     for one in _sums_in(facts, terms):
         indices = [facts.fresh("index", z3.IntSort()) for _ in range(2)]
         number = one.body(indices[0])
@@ -249,24 +243,24 @@ def repeated_sums(facts: Facts, terms: Sequence[Term], seconds: float) -> list[z
             extent = one.extent if one.term.is_int() else z3.ToReal(one.extent)
             inner = [s.term for s in _sums_in(facts, [number])]
             others = [*terms, *inner]
-            found.append(z3.Implies(one.extent >= 0, one.term == extent * number))
+            equations.append(z3.Implies(one.extent >= 0, one.term == extent * number))
             with facts.given(conj(indices[0] >= 0, indices[0] < one.extent)):
-                found += [z3.Implies(one.extent > 0, e) for e in same_sums(facts, others, seconds)]
-    return found
+                equations += [z3.Implies(one.extent > 0, e) for e in same_sums(facts, others, seconds)]
+    return equations
 
 
 def unrolled(facts: Facts, terms: Sequence[Term], most: int = 2) -> list[z3.BoolRef]:
     """The definition of each sum where it has at most ``most`` summands, and that it has no more."""
-    found: list[z3.BoolRef] = []
+    equations: list[z3.BoolRef] = []
     for one in _sums_in(facts, terms):
         values = [one.body(z3.IntVal(i)) for i in range(most)]
         total = z3.IntVal(0) if one.term.is_int() else z3.RealVal(0)
-        found += [one.extent <= most, z3.Implies(one.extent <= 0, one.term == total)]
+        equations += [one.extent <= most, z3.Implies(one.extent <= 0, one.term == total)]
         for count, value in enumerate(values, 1):
             total = total + value
-            found.append(z3.Implies(one.extent == count, one.term == total))
-        found += unrolled(facts, values, most)
-    return found
+            equations.append(z3.Implies(one.extent == count, one.term == total))
+        equations += unrolled(facts, values, most)
+    return equations
 
 
 def _equal_summands(facts: Facts, a: Any, b: Any, indices: Sequence[Any], extent: Term, seconds: float) -> bool:

@@ -53,7 +53,7 @@ def active() -> bool:
 
 
 def note(what: str, conditions: Iterable[Term], satisfiable: bool = False, weaker: bool = False) -> None:
-    """Keep a goal that Z3 has settled: these conditions together have no model, or have one."""
+    """Keep a goal that Z3 has settled: these conditions have no common model, or have one."""
     if _collected is None:
         return
     terms, laws = _standard([z3.BoolVal(c) if known(c) else c for c in conditions])
@@ -74,10 +74,10 @@ def smt_lib(conditions: Sequence[z3.BoolRef]) -> str:
 
 
 def _standard(conditions: list[z3.BoolRef]) -> tuple[list[z3.BoolRef], list[z3.BoolRef]]:
-    """The conditions in words that SMT-LIB has, and what is said of the words that stand for others.
+    """The conditions in words that SMT-LIB has, and premises about the words that stand for others.
 
-    Z3's own ``fp.to_ieee_bv`` becomes a function of which is only said that its bits encode the number, while Z3 fixes
-    a NaN's bits too. A constructor without arguments, such as ``nil``, belongs to one datatype only by its sort, which
+    Z3's own ``fp.to_ieee_bv`` becomes a function whose bits are only assumed to encode the number, while Z3 fixes a
+    NaN's bits too. A constructor without arguments, such as ``nil``, belongs to one datatype only by its sort, which
     Z3 does not print.
     """
     replaced: list[tuple[z3.ExprRef, z3.ExprRef]] = []

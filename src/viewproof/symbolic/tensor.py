@@ -52,10 +52,10 @@ def spread(facts: Facts, x: SymTensor, shape: Sequence[Term]) -> Callable[[Index
     """``x`` read at coordinates of the larger shape that it broadcasts to."""
     tail = tuple(shape)[len(shape) - x.rank :]
     # Where both extents are equal the coordinate is the same, also if they are 1: it is 0 then.
-    kept = [facts.same_size(own, full) for own, full in zip(x.shape, tail, strict=True)]
+    unchanged = [facts.same_size(own, full) for own, full in zip(x.shape, tail, strict=True)]
 
     def at(index: Index) -> Any:
-        own = zip(index[len(index) - x.rank :], x.shape, kept, strict=True)
-        return x.at(tuple(i if keep else ite(same(extent, 1), 0, i) for i, extent, keep in own))
+        own = zip(index[len(index) - x.rank :], x.shape, unchanged, strict=True)
+        return x.at(tuple(i if same_extent else ite(same(extent, 1), 0, i) for i, extent, same_extent in own))
 
     return at

@@ -1,6 +1,6 @@
-"""Integers and truth values that are Python's own where they are known, and Z3 terms where they are not."""
+"""Integers and truth values: Python's where they are known, Z3 terms where they are not."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import z3
@@ -24,8 +24,23 @@ def fold(value: Term) -> Term:
     return z3.is_true(value) if z3.is_true(value) or z3.is_false(value) else value
 
 
+def subterms(term: z3.ExprRef, enter: Callable[[z3.ExprRef], bool] = lambda _: True) -> Iterator[z3.ExprRef]:
+    """Each part of a term once, the term first; no parts of one that is not to be entered."""
+    seen: set[int] = set()
+    pending = [term]
+    while pending:
+        term = pending.pop()
+        if term.get_id() not in seen:
+            seen.add(term.get_id())
+            yield term
+            pending += term.children() if enter(term) else []
+
+
 def floordiv(a: Term, b: Term, positive: bool = False) -> Term:
-    """Python's ``a // b``. Z3's division rounds down for positive divisors only, hence the case split."""
+    """Python's ``a // b``.
+
+    Z3's division rounds down for positive divisors only, hence the case split.
+    """
     if known(b) and b == 1:
         return a
     if known(a) and known(b):

@@ -1,4 +1,4 @@
-"""The numbers that tensors hold: bit patterns, reals, integers and truth values, with torch's arithmetic on each.
+"""The values that tensors hold, with torch's arithmetic: bits, reals, integers, truth values.
 
 Floating values are bit-vectors, because Z3's floating sort has a single NaN and moving data must keep every payload.
 Arithmetic converts them to Z3's IEEE-754 sort and back; a NaN that arithmetic makes has unspecified bits. In ``real``
@@ -29,7 +29,7 @@ INTEGERS = {torch.int8: 8, torch.int16: 16, torch.int32: 32, torch.int64: 64, to
 
 
 class NoMeaning(Exception):
-    """An operator, or a dtype under it, that has no meaning here; the verdict about its program is UNKNOWN."""
+    """An operator or a dtype has no meaning here; the verdict about its program is UNKNOWN."""
 
 
 def is_float(dtype: torch.dtype) -> bool:
@@ -72,7 +72,10 @@ def fp(bits: Any, dtype: torch.dtype) -> Any:
 
 
 def bits_of(number: Any, dtype: torch.dtype, kind: str, *operands: Any) -> Any:
-    """The bits of a computed number; a NaN is quiet, with a payload that the operation and its operands determine."""
+    """The bits of a computed number.
+
+    A NaN is quiet, with a payload that the operation and its operands determine.
+    """
     number = z3.simplify(number)
     if z3.is_fp_value(number) and not number.isNaN():
         return z3.simplify(z3.fpToIEEEBV(number))

@@ -12,7 +12,9 @@ from viewproof.verdict import Verdict
 
 
 def with_second_opinion(theorem: Theorem, solver: str, seconds: float = second_solver.SECONDS) -> Theorem:
-    """The theorem, whose proof about its own program also asks cvc5; mutants' witnesses are replayed and need none.
+    """The theorem with a proof that also asks cvc5.
+
+    Only about the theorem's own program: mutants' witnesses are replayed, and need no second opinion.
 
     Where the solvers disagree it is UNKNOWN. With ``solver="cvc5"`` it is also UNKNOWN where cvc5 leaves a goal open;
     with ``"both"`` Z3's verdict stays, and the outcome says how many goals cvc5 settled.

@@ -1,4 +1,4 @@
-"""Imported by the process that others are copies of: what torch loads and works out at its first captures.
+"""Imported by the process that workers are copies of: what torch loads at its first captures.
 
 No solver runs here: every copy starts with a fresh one.
 """

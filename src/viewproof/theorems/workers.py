@@ -1,4 +1,4 @@
-"""Proves many theorems: those about one program together, each such group in a fresh process of its own.
+"""Worker processes that prove theorems: a fresh one for each program that theorems are about.
 
 A solver's time for one goal depends on what else it holds, so a fresh process makes a theorem's time its own; and
 several processes use several cores. Each is a copy of one that has imported torch, Z3 and the theorems.
@@ -31,7 +31,7 @@ _SEVERAL = "forkserver" in multiprocessing.get_all_start_methods()
 
 
 def warm_up() -> None:
-    """Have the process that the others are copies of import torch, Z3 and the theorems while this one does."""
+    """Start the process that workers are copies of; it imports torch, Z3 and the theorems meanwhile."""
     if _SEVERAL:
         forkserver.set_forkserver_preload([*PARTS, "viewproof.theorems.warm"])
         # Ctrl-C reaches every process of a terminal; this one alone acts on it, and stops the others.

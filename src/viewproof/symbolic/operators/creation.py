@@ -13,9 +13,9 @@ from viewproof.symbolic.values import cast
 
 
 def _filled(facts: Facts, shape: Sequence[Term], value: Any, dtype: torch.dtype | None) -> SymTensor:
-    wanted = dtype or torch.tensor(value if known(value) else 1).dtype
-    number = as_tensor(facts, value, wanted).at(())
-    return SymTensor(tuple(shape), wanted, lambda _: number)
+    result_dtype = dtype or torch.tensor(value if known(value) else 1).dtype
+    number = as_tensor(facts, value, result_dtype).at(())
+    return SymTensor(tuple(shape), result_dtype, lambda _: number)
 
 
 @meaning("aten.zeros.default")
@@ -96,17 +96,19 @@ def _counted(facts: Facts, start: Term, end: Term, step: Term, dtype: torch.dtyp
     length = facts.floordiv(end - start + step - 1, step) if not (known(step) and step == 1) else plus(end, -start)
     if not facts.entails(length >= 0):
         length = most(length, 0)
-    wanted = dtype or torch.int64
+    result_dtype = dtype or torch.int64
     return SymTensor(
-        (length,), wanted, lambda index: cast(facts, plus(start, times(index[0], step)), torch.int64, wanted)
+        (length,),
+        result_dtype,
+        lambda index: cast(facts, plus(start, times(index[0], step)), torch.int64, result_dtype),
     )
 
 
 @meaning("aten.eye.default", "aten.eye.m")
 def _eye(facts: Facts, rows: Term, columns: Any = None, dtype: torch.dtype | None = None, **_: Any) -> SymTensor:
-    wanted = dtype or torch.get_default_dtype()
+    result_dtype = dtype or torch.get_default_dtype()
     shape = (rows, rows if columns is None else columns)
-    return SymTensor(shape, wanted, lambda index: cast(facts, same(index[0], index[1]), torch.bool, wanted))
+    return SymTensor(shape, result_dtype, lambda index: cast(facts, same(index[0], index[1]), torch.bool, result_dtype))
 
 
 @meaning("aten.lift_fresh_copy.default", "aten.detach_.default")

@@ -109,18 +109,18 @@ def _in_range_everywhere(facts: Facts, what: str, chosen: SymTensor, extent: Ter
 
 @meaning("aten.index.Tensor")
 def _index(facts: Facts, x: SymTensor, indices: Sequence[SymTensor | None]) -> SymTensor:
-    given = [(axis, chosen) for axis, chosen in enumerate(indices) if chosen is not None]
-    if any(chosen.dtype in (torch.bool, torch.uint8) for _, chosen in given):
+    index_tensors = [(axis, chosen) for axis, chosen in enumerate(indices) if chosen is not None]
+    if any(chosen.dtype in (torch.bool, torch.uint8) for _, chosen in index_tensors):
         raise NoMeaning("operator aten.index.Tensor with a mask, whose result's shape depends on data")
-    common, fits = broadcast_shape(facts, *(chosen.shape for _, chosen in given))
+    common, fits = broadcast_shape(facts, *(chosen.shape for _, chosen in index_tensors))
     facts.need("index: shapes that broadcast", fits)
-    for axis, chosen in given:
+    for axis, chosen in index_tensors:
         _in_range_everywhere(facts, "index", chosen, x.shape[axis], -x.shape[axis])
-    axes = [axis for axis, _ in given]
+    axes = [axis for axis, _ in index_tensors]
     # Indices on neighbouring axes keep their place, others move to the front.
     front = axes[0] if axes == list(range(axes[0], axes[0] + len(axes))) else 0
     rest = [extent for axis, extent in enumerate(x.shape) if axis not in axes]
-    reads = {axis: spread(facts, chosen, common) for axis, chosen in given}
+    reads = {axis: spread(facts, chosen, common) for axis, chosen in index_tensors}
 
     def at(index: Index) -> Any:
         own, others = index[front : front + len(common)], iter(index[:front] + index[front + len(common) :])
@@ -136,10 +136,10 @@ def _index(facts: Facts, x: SymTensor, indices: Sequence[SymTensor | None]) -> S
 def _index_put(
     facts: Facts, x: SymTensor, indices: Sequence[SymTensor | None], value: SymTensor, accumulate: bool = False
 ) -> SymTensor:
-    given = [(axis, mask) for axis, mask in enumerate(indices) if mask is not None]
-    if accumulate or value.numel != 1 or len(given) != 1 or given[0][1].dtype != torch.bool:
+    index_tensors = [(axis, mask) for axis, mask in enumerate(indices) if mask is not None]
+    if accumulate or value.numel != 1 or len(index_tensors) != 1 or index_tensors[0][1].dtype != torch.bool:
         raise NoMeaning("operator aten.index_put.default other than one number under one mask")
-    axis, mask = given[0]
+    axis, mask = index_tensors[0]
     number = as_tensor(facts, value, x.dtype).at((0,) * value.rank)
     for own, extent in zip(mask.shape, x.shape[axis:], strict=False):
         if not facts.same_size(own, extent):

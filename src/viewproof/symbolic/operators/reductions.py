@@ -19,15 +19,15 @@ Axes = int | Sequence[int] | None
 def _reduce(
     facts: Facts, x: SymTensor, axes: Axes, keepdim: bool, dtype: torch.dtype, summand: Callable[[Any], Any], zero: Any
 ) -> SymTensor:
-    """The sum of ``summand(value)`` over the axes; over all of them if none or an empty list is given."""
-    given = [axes] if isinstance(axes, int) else list(axes or range(x.rank))
-    gone = sorted({axis_of(axis, x.rank) for axis in given} if x.rank else ())
-    kept = [axis for axis in range(x.rank) if axis not in gone]
+    """The sum of ``summand(value)`` over the axes, over all if the list is empty or missing."""
+    reduced = [axes] if isinstance(axes, int) else list(axes or range(x.rank))
+    gone = sorted({axis_of(axis, x.rank) for axis in reduced} if x.rank else ())
+    remaining = [axis for axis in range(x.rank) if axis not in gone]
     shape = tuple(1 if a in gone else d for a, d in enumerate(x.shape) if keepdim or a not in gone)
 
     def at(index: Index) -> Any:
-        own = [index[axis] for axis in kept] if keepdim else index
-        place: dict[int, Term] = dict(zip(kept, own, strict=True))
+        own = [index[axis] for axis in remaining] if keepdim else index
+        place: dict[int, Term] = dict(zip(remaining, own, strict=True))
 
         def over(rest: Sequence[int], inner: dict[int, Term]) -> Any:
             if not rest:
@@ -66,8 +66,8 @@ def _sum_axes(
 
 
 def _mean(facts: Facts, x: SymTensor, axes: Axes, keepdim: bool, dtype: torch.dtype | None) -> SymTensor:
-    given = [axes] if isinstance(axes, int) else list(axes or range(x.rank))
-    count = product(x.shape[axis] for axis in {axis_of(axis, x.rank) for axis in given})
+    reduced = [axes] if isinstance(axes, int) else list(axes or range(x.rank))
+    count = product(x.shape[axis] for axis in {axis_of(axis, x.rank) for axis in reduced})
     facts.need("mean: something to average", count != 0)
     return divide(facts, _sum(facts, x, axes, keepdim, dtype), count)
 
@@ -84,17 +84,17 @@ def _mean_axes(
     return _mean(facts, x, axes, keepdim, dtype)
 
 
-def _count(facts: Facts, x: SymTensor, axes: Axes, keepdim: bool, wanted: bool) -> SymTensor:
+def _count(facts: Facts, x: SymTensor, axes: Axes, keepdim: bool, expected: bool) -> SymTensor:
     truth = as_tensor(facts, x, torch.bool)
     return _reduce(
-        facts, truth, axes, keepdim, torch.int64, lambda v: ite(v, int(wanted), int(not wanted)), z3.IntVal(0)
+        facts, truth, axes, keepdim, torch.int64, lambda v: ite(v, int(expected), int(not expected)), z3.IntVal(0)
     )
 
 
 @meaning("aten.any.default", "aten.any.dim", "aten.any.dims")
 def _any(facts: Facts, x: SymTensor, axes: Axes = None, keepdim: bool = False) -> SymTensor:
-    held = _count(facts, x, axes, keepdim, True)
-    return SymTensor(held.shape, torch.bool, lambda index: held.at(index) > 0)
+    true_entries = _count(facts, x, axes, keepdim, True)
+    return SymTensor(true_entries.shape, torch.bool, lambda index: true_entries.at(index) > 0)
 
 
 @meaning("aten.all.default", "aten.all.dim", "aten.all.dims")

@@ -32,20 +32,20 @@ def _numel(facts: Facts, x: SymTensor) -> Term:
 @meaning("aten.reshape.default", "aten.view.default", "aten._unsafe_view.default")
 def reshape(facts: Facts, x: SymTensor, shape: Sequence[Term]) -> SymTensor:
     """The same row-major order in another shape; ``-1`` stands for what is left over."""
-    wanted = tuple(_left_over(facts, x.shape, shape) if known(d) and d == -1 else d for d in shape)
-    if not facts.same_size(x.numel, product(wanted)):
-        facts.need("reshape: the same number of entries", same(x.numel, product(wanted)))
-    groups = _groups(facts, list(wanted), list(x.shape))
+    new_shape = tuple(_left_over(facts, x.shape, shape) if known(d) and d == -1 else d for d in shape)
+    if not facts.same_size(x.numel, product(new_shape)):
+        facts.need("reshape: the same number of entries", same(x.numel, product(new_shape)))
+    groups = _groups(facts, list(new_shape), list(x.shape))
 
     def at(index: Index) -> Any:
         place: list[Term] = []
         for new, old in groups:
-            own, index_rest = [index[axis] for axis in new], [wanted[axis] for axis in new]
+            own, index_rest = [index[axis] for axis in new], [new_shape[axis] for axis in new]
             extents = [x.shape[axis] for axis in old]
             place += own if len(own) == len(extents) == 1 else unravel(facts, join(facts, own, index_rest), extents)
         return x.at(tuple(place))
 
-    return SymTensor(wanted, x.dtype, at)
+    return SymTensor(new_shape, x.dtype, at)
 
 
 def join(facts: Facts, index: Sequence[Term], shape: Sequence[Term]) -> Term:
@@ -85,7 +85,10 @@ def _left_over(facts: Facts, old: Sequence[Term], new: Sequence[Term]) -> Term:
 
 
 def _groups(facts: Facts, new: list[Term], old: list[Term]) -> list[tuple[list[int], list[int]]]:
-    """Runs of axes with equal products, as short as possible: flat indices are needed only inside a run."""
+    """Runs of axes with equal products, as short as possible.
+
+    Flat indices are needed only inside a run.
+    """
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(new) or j < len(old):
@@ -129,11 +132,11 @@ def _unflatten(facts: Facts, x: SymTensor, axis: int, sizes: Sequence[Term]) -> 
 @meaning("aten.expand.default", "aten.broadcast_to.default")
 def _expand(facts: Facts, x: SymTensor, shape: Sequence[Term], **_: Any) -> SymTensor:
     new = len(shape) - x.rank
-    wanted = tuple(x.shape[a - new] if known(d) and d == -1 else d for a, d in enumerate(shape))
-    for own, extent in zip(x.shape, wanted[new:], strict=True):
+    new_shape = tuple(x.shape[a - new] if known(d) and d == -1 else d for a, d in enumerate(shape))
+    for own, extent in zip(x.shape, new_shape[new:], strict=True):
         if not facts.same_size(own, extent):
             facts.need("expand: an axis of extent 1, or the same extent", z3.Or(own == 1, own == extent))
-    return SymTensor(wanted, x.dtype, spread(facts, x, wanted))
+    return SymTensor(new_shape, x.dtype, spread(facts, x, new_shape))
 
 
 @meaning("aten.expand_as.default")
@@ -198,13 +201,13 @@ def _squeeze(facts: Facts, x: SymTensor, axes: int | Sequence[int] | None = None
             gone.append(axis)
         else:
             facts.need("squeeze: whether an extent is 1 is known", x.shape[axis] != 1)
-    kept = [axis for axis in range(x.rank) if axis not in gone]
+    remaining = [axis for axis in range(x.rank) if axis not in gone]
 
     def at(index: Index) -> Any:
         places = iter(index)
         return x.at(tuple(0 if axis in gone else next(places) for axis in range(x.rank)))
 
-    return SymTensor(tuple(x.shape[axis] for axis in kept), x.dtype, at)
+    return SymTensor(tuple(x.shape[axis] for axis in remaining), x.dtype, at)
 
 
 @meaning("aten.flip.default")

@@ -16,7 +16,10 @@ TABLE: dict[str, Meaning] = {}
 
 
 def meaning(*names: str) -> Callable[[AnyMeaning], AnyMeaning]:
-    """Enter the function, called with the facts and the operator's arguments, under these operators' names."""
+    """Enter the function as the meaning of these operators.
+
+    It is called with the facts and the operator's arguments.
+    """
 
     def enter(function: AnyMeaning) -> AnyMeaning:
         taken = [name for name in names if name in TABLE and TABLE[name].__qualname__ != function.__qualname__]
