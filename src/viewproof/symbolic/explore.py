@@ -8,7 +8,7 @@ import z3
 
 from viewproof.symbolic import second_solver
 from viewproof.symbolic.capture import Capture, Program, Signature, TensorInput, capture, unknowns
-from viewproof.symbolic.terms import Term, known
+from viewproof.symbolic.terms import Term, as_z3
 from viewproof.symbolic.values import NoMeaning
 
 LIMIT = 40
@@ -63,7 +63,7 @@ def uncovered(signature: Signature, conditions: Sequence[Term]) -> dict[str, Any
     numbers = [term for term in names.values() if not isinstance(term, tuple)]
     solver = z3.Solver()
     solver.set("timeout", 20_000)
-    solver.add(*_extents_from_0(signature), *(c if not known(c) else z3.BoolVal(c) for c in conditions))
+    solver.add(*_extents_from_0(signature), *map(as_z3, conditions))
     if solver.check() == z3.unsat:
         return None
     every = [*extents, *numbers]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import z3
 
-from viewproof.symbolic.terms import Term, known
+from viewproof.symbolic.terms import Term, as_z3
 
 SECONDS = 60.0
 """What cvc5 has for one goal."""
@@ -56,7 +56,7 @@ def note(what: str, conditions: Iterable[Term], satisfiable: bool = False, weake
     """Keep a goal that Z3 has settled: these conditions have no common model, or have one."""
     if _collected is None:
         return
-    terms, laws = _standard([z3.BoolVal(c) if known(c) else c for c in conditions])
+    terms, laws = _standard([*map(as_z3, conditions)])
     text = smt_lib([*terms, *laws])
     _collected.setdefault(text, Goal(what, text, satisfiable, weaker or bool(laws)))
 

@@ -10,7 +10,7 @@ import viewproof as vp
 from viewproof.masks import Mask, PatchMask, Rule, VectorMask
 from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.terms import Term, conj, floordiv, ite, known, same
+from viewproof.symbolic.terms import Term, conj, floordiv, ite, known, one_if, same
 from viewproof.theorems.registry import Mutant, Outcome, Theorem, register
 from viewproof.theorems.tensors import lemmas, spec
 from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorCase, TensorClaim
@@ -74,8 +74,7 @@ def hidden_count_eq_closed_form(inputs: Inputs, observed: Observed, facts: Facts
     period, offset, zero = inputs["period"], inputs["offset"], z3.IntVal(0)
 
     def one_if_hidden(index: Term) -> Any:
-        hidden = spec.in_class(index, period, offset)
-        return z3.If(hidden, z3.IntVal(1), zero) if not known(hidden) else z3.IntVal(int(hidden))
+        return one_if(spec.in_class(index, period, offset))
 
     # The specification's sum is shaped as the program takes it: over features, or over rows and columns of patches.
     if "data_dim" in inputs:

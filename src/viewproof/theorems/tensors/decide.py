@@ -11,7 +11,7 @@ from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.meaning import outputs, symbolic_inputs
 from viewproof.symbolic.prove import TIMEOUT, Answer, follows
 from viewproof.symbolic.tensor import SymTensor
-from viewproof.symbolic.terms import conj, implies, inside, known
+from viewproof.symbolic.terms import as_z3, conj, implies, inside, known
 from viewproof.symbolic.values import NoMeaning
 from viewproof.theorems.registry import Outcome
 from viewproof.theorems.tensors import agreement
@@ -156,7 +156,7 @@ def _decide_claim(
 def _can_hold(conditions: Sequence[Any], sizes: Sequence[Any]) -> bool:
     solver = z3.Solver()
     solver.set("timeout", 2000)
-    solver.add(*(z3.BoolVal(c) if known(c) else c for c in conditions))
+    solver.add(*map(as_z3, conditions))
     for bound in (1, 2, 3, 1000):
         if solver.check(*(size <= bound for size in sizes)) == z3.sat:
             smaller = [size <= bound for size in sizes]

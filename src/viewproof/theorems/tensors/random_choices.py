@@ -11,9 +11,9 @@ import viewproof as vp
 from viewproof.masks.random import draws
 from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.terms import Term, conj, implies, known, same
+from viewproof.symbolic.terms import Term, conj, implies, known, one_if, same
 from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_tensors
-from viewproof.theorems.tensors.random_words import BITS, KTHVALUE, Order, one_if, order
+from viewproof.theorems.tensors.random_words import BITS, KTHVALUE, Order, order
 from viewproof.theorems.tensors.signatures import INT, not_negative
 from viewproof.theorems.tensors.theorem import CAPTURED, theorem
 
