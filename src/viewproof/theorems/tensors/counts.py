@@ -23,21 +23,23 @@ from viewproof.theorems.tensors.wrong_patches import FloorForCeiling
 from viewproof.verdict import Verdict
 
 
-def _features(program: Any, data_dim: int, *sizes: int) -> Sequence[Tensor]:
-    return [program(VectorMask(*sizes), (data_dim,)).hidden.sum()]
-
-
 def _patches(program: Any, height: int, width: int, patch_h: int, patch_w: int, *sizes: int) -> Sequence[Tensor]:
     hidden = program(PatchMask(patch_h, patch_w, *sizes), (1, height, width)).hidden
     return [hidden[0, ::patch_h, ::patch_w].sum()]
 
 
-def _positive_patches(inputs: Inputs) -> list[Term]:
-    return [*not_negative(inputs), inputs["patch_h"] > 0, inputs["patch_w"] > 0]
-
-
-HIDDEN_FEATURES = Subject("hidden features", {"data_dim": INT, **PERIODIC}, _features, not_negative)
-HIDDEN_PATCHES = Subject("hidden patches", {"height": INT, "width": INT, **PATCHES}, _patches, _positive_patches)
+HIDDEN_FEATURES = Subject(
+    "hidden features",
+    {"data_dim": INT, **PERIODIC},
+    lambda program, data_dim, *sizes: [program(VectorMask(*sizes), (data_dim,)).hidden.sum()],
+    not_negative,
+)
+HIDDEN_PATCHES = Subject(
+    "hidden patches",
+    {"height": INT, "width": INT, **PATCHES},
+    _patches,
+    lambda inputs: [*not_negative(inputs), inputs["patch_h"] > 0, inputs["patch_w"] > 0],
+)
 
 
 def closed_count(size: Term, period: Term, offset: Term) -> Term:
