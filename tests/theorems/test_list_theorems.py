@@ -16,7 +16,7 @@ from viewproof.theorems.lists.reference import Contract  # noqa: E402
 from viewproof.theorems.lists.sequences import SymList, fold, list_sort  # noqa: E402
 from viewproof.theorems.lists.terms import REAL, Execution, Num, Truth, executions  # noqa: E402
 from viewproof.theorems.registry import THEOREMS  # noqa: E402
-from viewproof.theorems.workers import settle_one  # noqa: E402
+from viewproof.theorems.workers import check_one  # noqa: E402
 from viewproof.verdict import Verdict  # noqa: E402
 
 ABOUT_LISTS = {name: theorem for name, theorem in THEOREMS.items() if theorem.program is PROGRAM}
@@ -24,7 +24,7 @@ ABOUT_LISTS = {name: theorem for name, theorem in THEOREMS.items() if theorem.pr
 
 @pytest.mark.parametrize("theorem", ABOUT_LISTS.values(), ids=ABOUT_LISTS)
 def test_proved_and_every_mutant_refuted(theorem):
-    checked = settle_one(theorem)
+    checked = check_one(theorem)
     assert checked.outcome.verdict is Verdict.PROVED, checked.outcome.detail
     assert checked.green, checked.complaints
     assert checked.outcome.goals

@@ -55,8 +55,8 @@ def explore(
 def uncovered(signature: Signature, conditions: Sequence[Term]) -> dict[str, Any] | None:
     """Small values for all arguments that satisfy the conditions, or None if there are none.
 
-    Numbers of at least 2, different ones if possible, are tried first: what torch's shape rules settle at those is
-    what they settle in general.
+    Numbers of at least 2, different ones if possible, are tried first: what torch's shape rules decide at those is
+    what they decide in general.
     """
     names = unknowns(signature)
     extents = [d for terms in names.values() if isinstance(terms, tuple) for d in terms]
@@ -67,14 +67,24 @@ def uncovered(signature: Signature, conditions: Sequence[Term]) -> dict[str, Any
     if solver.check() == z3.unsat:
         return None
     every = [*extents, *numbers]
-    wishes = [[a != b for a, b in itertools.combinations(every, 2)], [d >= 2 for d in every], [d <= 40 for d in every]]
-    while (answer := solver.check(*itertools.chain(*wishes))) == z3.unsat:
-        core = {wish.get_id() for wish in solver.unsat_core()}
-        # The least wish that stands in the way goes: differences, then sizes of 2 and more, then small numbers.
-        blamed = next((group for group in wishes if any(wish.get_id() in core for wish in group)), None)
-        if blamed is None:
+    preferences = [
+        [a != b for a, b in itertools.combinations(every, 2)],
+        [d >= 2 for d in every],
+        [d <= 40 for d in every],
+    ]
+    while (answer := solver.check(*itertools.chain(*preferences))) == z3.unsat:
+        core = {preference.get_id() for preference in solver.unsat_core()}
+        # The weakest in conflict goes: differences, then sizes of 2 and more, then small numbers.
+        group = next((group for group in preferences if any(one.get_id() in core for one in group)), None)
+        if group is None:
             return None
-        _give_up(solver, wishes, blamed, core)
+        dropped = [one for one in group if one.get_id() in core]
+        for single in dropped if group is not preferences[0] else ():
+            rest = [one for other in preferences[1:] for one in other if one is not single]
+            if solver.check(*rest) == z3.sat:
+                dropped = [single]
+                break
+        group[:] = [one for one in group if all(one is not other for other in dropped)]
     if answer == z3.unknown:
         raise NotCovered(f"whether all sizes are covered is undecided: {solver.reason_unknown()}")
     model = solver.model()
@@ -87,17 +97,6 @@ def uncovered(signature: Signature, conditions: Sequence[Term]) -> dict[str, Any
 
 def _extents_from_0(signature: Signature) -> list[z3.BoolRef]:
     return [extent >= 0 for terms in unknowns(signature).values() if isinstance(terms, tuple) for extent in terms]
-
-
-def _give_up(solver: z3.Solver, wishes: list[list[Any]], blamed: list[Any], core: set[int]) -> None:
-    """Drop one wish that is enough to drop, or else all of the group that the solver blames."""
-    suspects = [wish for wish in blamed if wish.get_id() in core]
-    for suspect in suspects if blamed is not wishes[0] else ():
-        rest = [wish for group in wishes[1:] for wish in group if wish is not suspect]
-        if solver.check(*rest) == z3.sat:
-            suspects = [suspect]
-            break
-    blamed[:] = [wish for wish in blamed if all(wish is not suspect for suspect in suspects)]
 
 
 def _takes(new: Capture, signature: Signature, hints: Mapping[str, Any]) -> bool:

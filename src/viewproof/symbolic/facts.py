@@ -25,7 +25,7 @@ class BoundedSum:
 
 
 _ENTAILED: dict[tuple[int, ...], tuple[tuple[z3.ExprRef, ...], bool]] = {}
-"""What premises settle, for all paths and programs that ask the same."""
+"""What premises imply, for all paths and programs that ask the same."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Facts:
         return z3.And(-limit <= gap, gap <= limit)
 
     def entails(self, condition: Term, milliseconds: int = 300) -> bool:
-        """Whether the premises settle that the condition holds; a doubt counts as no."""
+        """Whether the premises imply the condition; a doubt counts as no."""
         if known(condition):
             return bool(condition)
         terms = (*self.assumed, condition)

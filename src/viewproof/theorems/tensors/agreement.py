@@ -99,15 +99,10 @@ def argument(kind: Any, size: Any, generator: torch.Generator) -> Any:
     return torch.zeros(size, dtype=kind.dtype)
 
 
-@lru_cache
-def _unknowns(subject: Subject) -> dict[str, Any]:
-    return unknowns(subject.signature)
-
-
 def _at(subject: Subject, sizes: dict[str, Any]) -> z3.ModelRef:
     """The sizes and numbers as values of the unknowns."""
     model = z3.Model()
-    for name, terms in _unknowns(subject).items():
+    for name, terms in unknowns(subject.signature).items():
         several = isinstance(terms, tuple)
         for term, value in zip(terms, sizes[name], strict=True) if several else [(terms, sizes[name])]:
             model.update_value(term, z3.IntVal(value))
