@@ -1,13 +1,13 @@
 """Every path of a program: captures are added until their path conditions cover the hypotheses."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import z3
 
 from viewproof.symbolic import second_solver
-from viewproof.symbolic.capture import Capture, Program, Signature, TensorInput, capture, unknowns
+from viewproof.symbolic.capture import Capture, Program, Signature, capture, unknowns
 from viewproof.symbolic.terms import Term, as_z3
 from viewproof.symbolic.values import NoMeaning
 
@@ -44,7 +44,11 @@ def explore(
         if len(captures) == limit:
             raise NotCovered(f"{limit} captures do not cover all sizes and parameters")
         new = capture(program, signature, hints, hypotheses)
-        if not _takes(new, signature, hints):
+        at_hints: list[tuple[z3.ExprRef, z3.ExprRef]] = []
+        for name, terms in unknowns(signature).items():
+            pairs = zip(terms, hints[name], strict=True) if isinstance(terms, tuple) else [(terms, hints[name])]
+            at_hints += [(term, z3.IntVal(value)) for term, value in pairs]
+        if not z3.is_true(z3.simplify(z3.substitute(new.path, at_hints))):
             raise NotCovered(f"a capture made at {hints} does not hold there")
         captures.append(new)
         yield new
@@ -97,12 +101,3 @@ def uncovered(signature: Signature, conditions: Sequence[Term]) -> dict[str, Any
 
 def _extents_from_0(signature: Signature) -> list[z3.BoolRef]:
     return [extent >= 0 for terms in unknowns(signature).values() if isinstance(terms, tuple) for extent in terms]
-
-
-def _takes(new: Capture, signature: Signature, hints: Mapping[str, Any]) -> bool:
-    pairs: list[tuple[z3.ExprRef, z3.ExprRef]] = []
-    for name, terms in unknowns(signature).items():
-        values = hints[name] if isinstance(signature[name], TensorInput) else [hints[name]]
-        own = terms if isinstance(terms, tuple) else (terms,)
-        pairs += [(term, z3.IntVal(v)) for term, v in zip(own, values, strict=True)]
-    return bool(z3.is_true(z3.simplify(z3.substitute(new.path, pairs))))

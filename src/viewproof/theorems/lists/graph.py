@@ -7,7 +7,7 @@ from viewproof import objectives
 from viewproof.theorems.lists import kinds
 from viewproof.theorems.lists.engine import Formula, Program, lemma, mutant, theorem
 from viewproof.theorems.lists.inputs import World
-from viewproof.theorems.lists.kinds import Indices, ListOf, Number, Numbers, Opaque, Views
+from viewproof.theorems.lists.kinds import Indices, Number, Numbers, Opaque, Views
 from viewproof.theorems.lists.reference import Contract, Graph, apart, spread
 from viewproof.theorems.lists.sequences import EDGE
 from viewproof.theorems.lists.terms import REAL
@@ -72,7 +72,7 @@ first_edge_left_out = mutant(
 
 
 @theorem(induction="u", along=["v"], given=("u and v have the same length",), mutants=[distance_not_squared])
-def sq_dist_nonneg(p: Program, u: Numbers, v: Annotated[Any, ListOf(REAL, like="u")]) -> Formula:
+def sq_dist_nonneg(p: Program, u: Numbers, v: Annotated[Any, kinds.list_of(REAL, like="u")]) -> Formula:
     """sq_dist is not negative."""
     return p.sq_dist(u, v) >= 0
 

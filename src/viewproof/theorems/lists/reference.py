@@ -211,7 +211,7 @@ def spread(xs: SymList, ys: SymList) -> Number:
     return Num(_SPREAD(xs.term, ys.term))
 
 
-def sq_dist(u: Numbers, v: Annotated[Any, kinds.ListOf(REAL, like="u")]) -> Number:
+def sq_dist(u: Numbers, v: Annotated[Any, kinds.list_of(REAL, like="u")]) -> Number:
     """The sum of the squared differences."""
     return Num(_SQ_DIST(u.term, v.term))
 
@@ -221,7 +221,7 @@ def graph_alignment_energy(graph: Graph, reps: kinds.Views) -> Number:
     return total("graph_alignment_energy", graph.positive_edges, lambda edge: sq_dist(reps[edge[0]], reps[edge[1]]))
 
 
-def coordinate_spread(reps: kinds.Views, coordinate: Annotated[Any, kinds.Coordinate()]) -> Number:
+def coordinate_spread(reps: kinds.Views, coordinate: kinds.Coordinate) -> Number:
     """The spread of the coordinate's column; of lists of any length the column itself stands for the coordinate."""
     if isinstance(coordinate, int):
         columns = reps.columns
@@ -265,7 +265,7 @@ SHAPES: dict[str, Sequence[tuple[int, ...]]] = {
     ],
 }
 """The lengths of functions with several, where it is not every choice of them."""
-_EDGE_LOSS = kinds.Function(TOKEN, TOKEN, REAL).bounded("edge_loss", ())
+_EDGE_LOSS = kinds.function(TOKEN, TOKEN, REAL).bounded("edge_loss", ())
 
 
 def observed(program: Any, value: Any, expected: Any) -> list[Any]:
