@@ -159,10 +159,10 @@ def prove(
     """Check every theorem and its mutants by machine; exit 0 only if all are PROVED and all mutants REFUTED.
 
     Args:
-        only: settle the theorems whose names match this pattern, such as 'vector_*'
+        only: check the theorems whose names match this pattern, such as 'vector_*'
         json: write verdicts, scopes, times, versions and graph hashes to this file
         show: print one theorem: statement, hypotheses, captured graph, Z3 goals, mutants and their witnesses
-        solver: which solver's word counts; with cvc5 or both every goal is settled by cvc5 too, which takes minutes
+        solver: which solver's word counts; with cvc5 or both every goal is checked by cvc5 too, which takes minutes
     """
     from viewproof.theorems.report import run
 

@@ -16,7 +16,7 @@ from viewproof.theorems.lists.reference import Contract  # noqa: E402
 from viewproof.theorems.lists.sequences import SymList, fold, list_sort  # noqa: E402
 from viewproof.theorems.lists.terms import REAL, Execution, Num, Truth, executions  # noqa: E402
 from viewproof.theorems.registry import THEOREMS  # noqa: E402
-from viewproof.theorems.workers import settle_one  # noqa: E402
+from viewproof.theorems.workers import check_one  # noqa: E402
 from viewproof.verdict import Verdict  # noqa: E402
 
 ABOUT_LISTS = {name: theorem for name, theorem in THEOREMS.items() if theorem.program is PROGRAM}
@@ -24,7 +24,7 @@ ABOUT_LISTS = {name: theorem for name, theorem in THEOREMS.items() if theorem.pr
 
 @pytest.mark.parametrize("theorem", ABOUT_LISTS.values(), ids=ABOUT_LISTS)
 def test_proved_and_every_mutant_refuted(theorem):
-    checked = settle_one(theorem)
+    checked = check_one(theorem)
     assert checked.outcome.verdict is Verdict.PROVED, checked.outcome.detail
     assert checked.green, checked.complaints
     assert checked.outcome.goals
@@ -59,11 +59,7 @@ def test_smallest_witness_comes_first():
 def test_a_bug_that_no_short_list_shows_is_not_proved():
     """From length 5 on the last entry is lost: the direct check stops at 3, the comparison with the definition not."""
 
-    @mutant("masked_loss")
-    def late(real, idxs, loss):
-        """The fifth entry is lost."""
-        return real(idxs[:4], loss)
-
+    late = mutant("late", "The fifth entry is lost", ["masked_loss"], lambda real, idxs, loss: real(idxs[:4], loss))
     outcome = ABOUT_LISTS["masked_loss_nil"].prove(late.program)
     assert outcome.verdict is Verdict.UNKNOWN
     assert outcome.detail == "masked_loss is not its definition on lists of length 5"
@@ -132,11 +128,9 @@ def test_time_out_is_unknown_with_the_time(monkeypatch):
 
 
 def test_a_program_that_stops_is_unknown():
-    @mutant("masked_loss")
-    def stops(real, idxs, loss):
-        """It asks for a float."""
-        return float(loss(idxs[0])) if idxs else 0
-
+    stops = mutant(
+        "stops", "It asks for a float", ["masked_loss"], lambda _, idxs, loss: float(loss(idxs[0])) if idxs else 0
+    )
     outcome = ABOUT_LISTS["masked_loss_append"].prove(stops.program)
     assert outcome.verdict is Verdict.UNKNOWN and "TypeError" in outcome.detail
 

@@ -14,7 +14,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.theorems import registered, report
 from viewproof.theorems.pages import LISTS, theorems_page, trust_page
 from viewproof.theorems.registry import Outcome
-from viewproof.theorems.workers import settle_one
+from viewproof.theorems.workers import check_one
 from viewproof.verdict import Verdict
 
 SMALL = {t.name: t for t in registered().values() if t.name.startswith(("masked_loss", "variance_term_collapsed"))}
@@ -183,7 +183,7 @@ def test_interrupt_that_z3_took_for_itself_counts_too(capsys, registry):
 
 
 def test_colour_on_a_terminal_only(monkeypatch):
-    checked = settle_one(SMALL["masked_loss_nil"])
+    checked = check_one(SMALL["masked_loss_nil"])
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert "\x1b[32m" in report.row(checked)

@@ -17,7 +17,7 @@ from viewproof.symbolic.prove import follows
 from viewproof.theorems import registered, report
 from viewproof.theorems.registry import Agreement
 from viewproof.theorems.second_opinion import compare
-from viewproof.theorems.workers import settle_all
+from viewproof.theorems.workers import check_all
 from viewproof.verdict import Verdict
 
 X, N = z3.Ints("x n")
@@ -65,7 +65,7 @@ def test_every_goal_of_a_theorem_is_settled_by_both() -> None:
     # Several about one program: what one has asked counts for the next as well.
     names = ["sq_dist_nonneg", "complement_selected_iff", "vector_mae_hidden_mask_selected_iff"]
     names += ["vector_mae_mask_hidden_get_eq_zero", "vector_mae_mask_visible_get_eq_input", "patch_index_in_range"]
-    settled = list(settle_all([registered()[name] for name in names], 2, "both"))
+    settled = list(check_all([registered()[name] for name in names], 2, "both"))
     assert [one.theorem.name for one in settled if one.green] == names
     for one in settled:
         second = one.outcome.second

@@ -27,14 +27,14 @@ def theorems() -> list[Theorem]:
 
 
 def test_other_processes_answer_in_order(theorems: list[Theorem]) -> None:
-    settled = list(workers.settle_all(theorems, 2))
+    settled = list(workers.check_all(theorems, 2))
     assert [one.theorem.name for one in settled] == NAMES
     for one in settled:
         assert one.green and one.milliseconds > 0 and one.outcome.goals
         assert {name: answer.verdict for name, answer in one.mutants.items()} == {
             mutant.name: Verdict.REFUTED for mutant in one.theorem.mutants
         }
-    [here] = workers.settle_all(theorems[:1], 2)
+    [here] = workers.check_all(theorems[:1], 2)
     assert here.outcome == settled[0].outcome and here.mutants == settled[0].mutants
 
 
@@ -48,7 +48,7 @@ def test_a_process_that_ends_leaves_its_theorems_unknown_and_no_others(
     theorems: list[Theorem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "_answers", second_ends)
-    settled = list(workers.settle_all(theorems, 2))
+    settled = list(workers.check_all(theorems, 2))
     assert [one.theorem.name for one in settled] == NAMES
     assert [one.outcome.verdict for one in settled] == [Verdict.PROVED, Verdict.UNKNOWN, Verdict.PROVED]
     assert "the process that checked it ended" in settled[1].outcome.detail and not settled[1].green
@@ -61,7 +61,7 @@ def interrupted(names: Sequence[str], solver: str) -> list[Any]:
 def test_an_interrupt_in_a_process_is_passed_on(theorems: list[Theorem], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_answers", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        list(workers.settle_all(theorems, 2))
+        list(workers.check_all(theorems, 2))
 
 
 def answers_once(names: Sequence[str], solver: str) -> list[Any]:
@@ -73,7 +73,7 @@ def test_whoever_takes_no_more_leaves_no_process_behind(
     theorems: list[Theorem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "_answers", answers_once)
-    settled = workers.settle_all(theorems, 2)
+    settled = workers.check_all(theorems, 2)
     assert next(settled).theorem is theorems[0]
     assert multiprocessing.active_children()
     settled.close()

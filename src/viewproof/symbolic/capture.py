@@ -4,7 +4,7 @@
 that Python takes about sizes and arguments (``if period == 0``), and these make the *path condition* of a capture:
 the graph is the program wherever it holds. Decisions inside an operator's shape rule (memory layout, broadcasting)
 are no part of it, because each operator's meaning works its shape out anew; equalities between sizes that such a
-rule settles on are collected, because torch rewrites later sizes by them. Sizes may be 0 and 1: the capture is made in
+rule relies on are collected, because torch rewrites later sizes by them. Sizes may be 0 and 1: the capture is made in
 torch's size-oblivious mode.
 """
 
@@ -109,6 +109,7 @@ def _read(
     decided: Sequence[tuple[sympy.Basic, Any]],
     hypotheses: Sequence[Term],
 ) -> Capture:
+    """The graph with the decisions as one condition on the unknowns, and our term for each of torch's symbols."""
     constants: dict[str, torch.Tensor] = {}
     sizes: list[tuple[Any, Term]] = []
     arguments = iter(unknowns(signature).values())
@@ -119,17 +120,6 @@ def _read(
             continue
         value, terms = node.meta["val"], next(arguments)
         sizes += zip(value.shape, terms, strict=True) if isinstance(value, torch.Tensor) else [(value, terms)]
-    path, symbols = _path(sizes, decided, hypotheses)
-    return Capture(exported.graph, path, symbols, constants, exported.graph_module)
-
-
-def _path(
-    sizes: Sequence[tuple[Any, Term]], decided: Sequence[tuple[sympy.Basic, Any]], hypotheses: Sequence[Term]
-) -> tuple[z3.BoolRef, dict[sympy.Symbol, Term]]:
-    """The decisions as one condition on the unknowns, and our term for each of torch's symbols.
-
-    ``sizes`` pairs both.
-    """
     symbols: dict[sympy.Symbol, Term] = {}
     environment = None
     for size, term in sizes:
@@ -153,4 +143,4 @@ def _path(
         if not facts.entails(part):
             path.append(part)
             facts.assume(part)
-    return z3.And(path), symbols
+    return Capture(exported.graph, z3.And(path), symbols, constants, exported.graph_module)

@@ -1,4 +1,4 @@
-"""The script of a process in which cvc5 settles goals; it imports nothing else of this package.
+"""The script of a process in which cvc5 decides goals; it imports nothing else of this package.
 
 Each line of its input is JSON, ``[SMT-LIB text, cvc5's options, seconds]``; each line of its output the JSON string
 that answers it: ``sat``, ``unsat``, or the reason why neither is known. cvc5 keeps Python from running while it works:

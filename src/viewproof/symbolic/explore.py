@@ -1,14 +1,14 @@
 """Every path of a program: captures are added until their path conditions cover the hypotheses."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import z3
 
 from viewproof.symbolic import second_solver
-from viewproof.symbolic.capture import Capture, Program, Signature, TensorInput, capture, unknowns
-from viewproof.symbolic.terms import Term, known
+from viewproof.symbolic.capture import Capture, Program, Signature, capture, unknowns
+from viewproof.symbolic.terms import Term, as_z3
 from viewproof.symbolic.values import NoMeaning
 
 LIMIT = 40
@@ -27,54 +27,68 @@ def forget() -> None:
 def explore(
     program: Program, signature: Signature, hypotheses: Sequence[Term], key: Any = None, limit: int = LIMIT
 ) -> Iterator[Capture]:
-    """Captures that together are the program wherever the hypotheses hold; kept under ``key`` for the next caller.
+    """Captures that together are the program wherever the hypotheses hold; stored under ``key`` for the next caller.
 
     Each new capture starts from sizes and parameters that no path covers so far, which a solver finds; the last
     answer of that solver, that none are left, is what makes "all sizes" true.
     """
-    found, done = _CACHE.setdefault(key, ([], False)) if key is not None else ([], False)
-    yield from list(found)
+    captures, done = _CACHE.setdefault(key, ([], False)) if key is not None else ([], False)
+    yield from list(captures)
     while not done:
-        conditions = [*hypotheses, *(z3.Not(c.path) for c in found)]
+        conditions = [*hypotheses, *(z3.Not(c.path) for c in captures)]
         hints = uncovered(signature, conditions)
         if hints is None:
             second_solver.note("the paths cover all arguments", [*_extents_from_0(signature), *conditions])
             done = True
             break
-        if len(found) == limit:
+        if len(captures) == limit:
             raise NotCovered(f"{limit} captures do not cover all sizes and parameters")
         new = capture(program, signature, hints, hypotheses)
-        if not _takes(new, signature, hints):
+        at_hints: list[tuple[z3.ExprRef, z3.ExprRef]] = []
+        for name, terms in unknowns(signature).items():
+            pairs = zip(terms, hints[name], strict=True) if isinstance(terms, tuple) else [(terms, hints[name])]
+            at_hints += [(term, z3.IntVal(value)) for term, value in pairs]
+        if not z3.is_true(z3.simplify(z3.substitute(new.path, at_hints))):
             raise NotCovered(f"a capture made at {hints} does not hold there")
-        found.append(new)
+        captures.append(new)
         yield new
     if key is not None:
-        _CACHE[key] = found, True
+        _CACHE[key] = captures, True
 
 
 def uncovered(signature: Signature, conditions: Sequence[Term]) -> dict[str, Any] | None:
     """Small values for all arguments that satisfy the conditions, or None if there are none.
 
-    Numbers of at least 2, different ones if possible, are tried first: what torch's shape rules settle at those is
-    what they settle in general.
+    Numbers of at least 2, different ones if possible, are tried first: what torch's shape rules decide at those is
+    what they decide in general.
     """
     names = unknowns(signature)
     extents = [d for terms in names.values() if isinstance(terms, tuple) for d in terms]
     numbers = [term for term in names.values() if not isinstance(term, tuple)]
     solver = z3.Solver()
     solver.set("timeout", 20_000)
-    solver.add(*_extents_from_0(signature), *(c if not known(c) else z3.BoolVal(c) for c in conditions))
+    solver.add(*_extents_from_0(signature), *map(as_z3, conditions))
     if solver.check() == z3.unsat:
         return None
     every = [*extents, *numbers]
-    wishes = [[a != b for a, b in itertools.combinations(every, 2)], [d >= 2 for d in every], [d <= 40 for d in every]]
-    while (answer := solver.check(*itertools.chain(*wishes))) == z3.unsat:
-        core = {wish.get_id() for wish in solver.unsat_core()}
-        # The least wish that stands in the way goes: differences, then sizes of 2 and more, then small numbers.
-        blamed = next((group for group in wishes if any(wish.get_id() in core for wish in group)), None)
-        if blamed is None:
+    preferences = [
+        [a != b for a, b in itertools.combinations(every, 2)],
+        [d >= 2 for d in every],
+        [d <= 40 for d in every],
+    ]
+    while (answer := solver.check(*itertools.chain(*preferences))) == z3.unsat:
+        core = {preference.get_id() for preference in solver.unsat_core()}
+        # The weakest in conflict goes: differences, then sizes of 2 and more, then small numbers.
+        group = next((group for group in preferences if any(one.get_id() in core for one in group)), None)
+        if group is None:
             return None
-        _give_up(solver, wishes, blamed, core)
+        dropped = [one for one in group if one.get_id() in core]
+        for single in dropped if group is not preferences[0] else ():
+            rest = [one for other in preferences[1:] for one in other if one is not single]
+            if solver.check(*rest) == z3.sat:
+                dropped = [single]
+                break
+        group[:] = [one for one in group if all(one is not other for other in dropped)]
     if answer == z3.unknown:
         raise NotCovered(f"whether all sizes are covered is undecided: {solver.reason_unknown()}")
     model = solver.model()
@@ -87,23 +101,3 @@ def uncovered(signature: Signature, conditions: Sequence[Term]) -> dict[str, Any
 
 def _extents_from_0(signature: Signature) -> list[z3.BoolRef]:
     return [extent >= 0 for terms in unknowns(signature).values() if isinstance(terms, tuple) for extent in terms]
-
-
-def _give_up(solver: z3.Solver, wishes: list[list[Any]], blamed: list[Any], core: set[int]) -> None:
-    """Drop one wish that is enough to drop, or else all of the group that the solver blames."""
-    suspects = [wish for wish in blamed if wish.get_id() in core]
-    for suspect in suspects if blamed is not wishes[0] else ():
-        rest = [wish for group in wishes[1:] for wish in group if wish is not suspect]
-        if solver.check(*rest) == z3.sat:
-            suspects = [suspect]
-            break
-    blamed[:] = [wish for wish in blamed if all(wish is not suspect for suspect in suspects)]
-
-
-def _takes(new: Capture, signature: Signature, hints: Mapping[str, Any]) -> bool:
-    pairs: list[tuple[z3.ExprRef, z3.ExprRef]] = []
-    for name, terms in unknowns(signature).items():
-        values = hints[name] if isinstance(signature[name], TensorInput) else [hints[name]]
-        own = terms if isinstance(terms, tuple) else (terms,)
-        pairs += [(term, z3.IntVal(v)) for term, v in zip(own, values, strict=True)]
-    return bool(z3.is_true(z3.simplify(z3.substitute(new.path, pairs))))

@@ -43,7 +43,8 @@ def _fold_left(step: Any) -> Any:
     return lambda *arguments: reduce(step, arguments)
 
 
-def _power(base: Term, exponent: Term) -> Term:
+def power(base: Term, exponent: Term) -> Term:
+    """The product of as many factors as the exponent, a number, says."""
     if not known(exponent) or exponent < 0:
         raise NoMeaning("a power with a symbolic exponent")
     return product([base] * exponent)
@@ -52,8 +53,8 @@ def _power(base: Term, exponent: Term) -> Term:
 _FUNCTIONS: dict[str, Any] = {
     "Add": _fold_left(plus),
     "Mul": _fold_left(times),
-    "Pow": _power,
-    "PowByNatural": _power,
+    "Pow": power,
+    "PowByNatural": power,
     "Max": _fold_left(most),
     "Min": _fold_left(least),
     "Equality": same,

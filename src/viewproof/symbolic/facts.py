@@ -9,7 +9,7 @@ from typing import Any
 import z3
 
 from viewproof.symbolic import second_solver
-from viewproof.symbolic.terms import Term, conj, floordiv, fold, implies, inside, known, mod, plus, same, times
+from viewproof.symbolic.terms import Term, as_z3, conj, floordiv, fold, implies, inside, known, mod, plus, same, times
 
 Arithmetic = str
 """``ieee``: floating values are bit patterns. ``real``: they are real numbers, without rounding or NaN."""
@@ -25,7 +25,7 @@ class BoundedSum:
 
 
 _ENTAILED: dict[tuple[int, ...], tuple[tuple[z3.ExprRef, ...], bool]] = {}
-"""What premises settle, for all paths and programs that ask the same."""
+"""What premises imply, for all paths and programs that ask the same."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Facts:
 
     def assume(self, *facts: Term) -> None:
         """Add premises; a fact that is known to be false makes every goal hold."""
-        self.assumed += [z3.BoolVal(f) if known(f) else f for f in facts if not (known(f) and f)]
+        self.assumed += [as_z3(f) for f in facts if not (known(f) and f)]
 
     @contextmanager
     def given(self, *facts: Term) -> Iterator[None]:
@@ -87,7 +87,7 @@ class Facts:
         return z3.And(-limit <= gap, gap <= limit)
 
     def entails(self, condition: Term, milliseconds: int = 300) -> bool:
-        """Whether the premises settle that the condition holds; a doubt counts as no."""
+        """Whether the premises imply the condition; a doubt counts as no."""
         if known(condition):
             return bool(condition)
         terms = (*self.assumed, condition)

@@ -12,7 +12,7 @@ from viewproof.symbolic.expressions import translate
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.operators import TABLE
 from viewproof.symbolic.tensor import Index, SymTensor
-from viewproof.symbolic.terms import fold, known
+from viewproof.symbolic.terms import as_z3, fold, known
 from viewproof.symbolic.values import FLOATS, NoMeaning, constant, sort, width
 from viewproof.torch_internals import OpOverload
 
@@ -59,8 +59,8 @@ def concrete(tensor: torch.Tensor, facts: Facts) -> SymTensor:
             return entry(place) if within else constant(facts, 0, dtype)
         result = constant(facts, 0, dtype)
         for other in itertools.product(*map(range, shape)):
-            here = [i == o for i, o in zip(place, other, strict=True)]
-            result = z3.If(z3.And([h if not known(h) else z3.BoolVal(h) for h in here]), entry(other), result)
+            here = [as_z3(i == o) for i, o in zip(place, other, strict=True)]
+            result = z3.If(z3.And(here), entry(other), result)
         return result
 
     return SymTensor(shape, dtype, at)

@@ -39,14 +39,14 @@ def follows(facts: Facts, goal: Term, sizes: Sequence[z3.ArithRef] = (), seconds
     if known(goal) and goal:
         return Answer("proved")
     negated = z3.BoolVal(True) if known(goal) else z3.Not(goal)
-    if not known(goal) and (_plainly(facts, goal) or _generally(goal)):
+    if not known(goal) and (_simplifies_to_true(facts, goal) or _holds_for_all_values(goal)):
         return Answer("proved")
     terms = [negated, *facts.assumed]
     if not _sums_in(facts, terms):
         return _decide(facts, negated, sizes, seconds)
-    if not _sums_in(facts, [negated]) and _impossible(facts, negated, seconds):
+    if not _sums_in(facts, [negated]) and _contradicts(facts, negated, seconds):
         return Answer("proved")
-    if _equated(facts, negated, terms, seconds):
+    if _follows_by_equal_sums(facts, negated, terms, seconds):
         return Answer("proved")
     with facts.given(*unrolled(facts, terms)):
         answer = _decide(facts, negated, sizes, seconds)
@@ -56,7 +56,7 @@ def follows(facts: Facts, goal: Term, sizes: Sequence[z3.ArithRef] = (), seconds
 Value = TypeVar("Value")
 
 
-def _once(function: Callable[[z3.ExprRef], Value]) -> Callable[[z3.ExprRef], Value]:
+def _cached_by_term(function: Callable[[z3.ExprRef], Value]) -> Callable[[z3.ExprRef], Value]:
     """The function, which stores its value for each term: premises come back in every goal."""
     values: dict[int, tuple[z3.ExprRef, Value]] = {}
 
@@ -69,8 +69,8 @@ def _once(function: Callable[[z3.ExprRef], Value]) -> Callable[[z3.ExprRef], Val
     return look_up
 
 
-@_once
-def _in_place_of(assumed: z3.ExprRef) -> list[tuple[z3.ExprRef, z3.ExprRef]]:
+@_cached_by_term
+def _substitutions(assumed: z3.ExprRef) -> list[tuple[z3.ExprRef, z3.ExprRef]]:
     """What an assumption lets one put in place: True for it, or a constant for a term that equals it."""
     put: list[tuple[z3.ExprRef, z3.ExprRef]] = []
     for part in assumed.children() if z3.is_and(assumed) else [assumed]:
@@ -81,9 +81,9 @@ def _in_place_of(assumed: z3.ExprRef) -> list[tuple[z3.ExprRef, z3.ExprRef]]:
     return put
 
 
-def _plainly(facts: Facts, goal: z3.BoolRef) -> bool:
+def _simplifies_to_true(facts: Facts, goal: z3.BoolRef) -> bool:
     """Whether the goal simplifies to True once what is assumed is put in its place."""
-    put = [pair for term in facts.assumed for pair in _in_place_of(term)]
+    put = [pair for term in facts.assumed for pair in _substitutions(term)]
     if not z3.is_true(z3.simplify(z3.substitute(goal, *put))):
         return False
     second_solver.note("by simplification", [*facts.assumed, z3.Not(goal)])
@@ -93,7 +93,7 @@ def _plainly(facts: Facts, goal: z3.BoolRef) -> bool:
 _GENERAL: dict[int, tuple[z3.BoolRef, bool]] = {}
 
 
-def _generally(goal: z3.BoolRef) -> bool:
+def _holds_for_all_values(goal: z3.BoolRef) -> bool:
     """Whether a goal of floating-point arithmetic holds for all values, wherever they were read.
 
     Every value read from a tensor becomes an unknown of its own, and no premise is used: bit-blasting is spared the
@@ -119,7 +119,7 @@ def _generally(goal: z3.BoolRef) -> bool:
     return _GENERAL[general.get_id()][1]
 
 
-def _equated(facts: Facts, negated: z3.BoolRef, terms: Sequence[Term], seconds: float) -> bool:
+def _follows_by_equal_sums(facts: Facts, negated: z3.BoolRef, terms: Sequence[Term], seconds: float) -> bool:
     """Whether the goal follows from the premises and the equations between the terms' sums."""
     equations = same_sums(facts, terms, seconds)
     for closed_forms in (False, True):
@@ -127,7 +127,7 @@ def _equated(facts: Facts, negated: z3.BoolRef, terms: Sequence[Term], seconds: 
         # The equations are often all it takes, and the premises hold much arithmetic of coordinates.
         for premises, most in ((Facts(), 0.1), (facts, seconds)):
             with premises.given(*equations):
-                if _impossible(premises, negated, most):
+                if _contradicts(premises, negated, most):
                     return True
     return False
 
@@ -171,24 +171,24 @@ def _check(
     return solver, result
 
 
-_IMPOSSIBLE: dict[tuple[int, ...], tuple[tuple[z3.ExprRef, ...], bool]] = {}
+_CONTRADICTIONS: dict[tuple[int, ...], tuple[tuple[z3.ExprRef, ...], bool]] = {}
 
 
-def _impossible(facts: Facts, negated: z3.BoolRef, seconds: float) -> bool:
+def _contradicts(facts: Facts, negated: z3.BoolRef, seconds: float) -> bool:
     """Whether the premises contradict the negated goal.
 
     The answer is stored: a mutant's sums ask much that was asked before.
     """
     terms = (*facts.assumed, negated)
     key = tuple(term.get_id() for term in terms)
-    if key not in _IMPOSSIBLE:
+    if key not in _CONTRADICTIONS:
         result = _check(facts, negated, seconds)[1]
         if result == z3.unknown:
             return False
-        _IMPOSSIBLE[key] = terms, result == z3.unsat
-    if _IMPOSSIBLE[key][1]:
+        _CONTRADICTIONS[key] = terms, result == z3.unsat
+    if _CONTRADICTIONS[key][1]:
         second_solver.note("the goal, or equal summands", terms)
-    return _IMPOSSIBLE[key][1]
+    return _CONTRADICTIONS[key][1]
 
 
 def _smallest(solver: z3.Solver, sizes: Sequence[z3.ArithRef]) -> Answer:
@@ -204,7 +204,7 @@ def _smallest(solver: z3.Solver, sizes: Sequence[z3.ArithRef]) -> Answer:
     return Answer("refuted", model)
 
 
-@_once
+@_cached_by_term
 def _constants(term: z3.ExprRef) -> set[str]:
     return {part.decl().name() for part in subterms(term) if z3.is_const(part) and _uninterpreted(part)}
 
@@ -267,4 +267,4 @@ def _equal_summands(facts: Facts, a: Any, b: Any, indices: Sequence[Any], extent
     if same(a, b) is True:
         return True
     with facts.given(*(conj(i >= 0, i < extent) for i in indices)):
-        return _plainly(facts, a == b) or _equated(facts, z3.Not(a == b), [a, b], seconds)
+        return _simplifies_to_true(facts, a == b) or _follows_by_equal_sums(facts, z3.Not(a == b), [a, b], seconds)

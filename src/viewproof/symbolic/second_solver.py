@@ -1,4 +1,4 @@
-"""A second opinion: every goal that Z3 decided, written as SMT-LIB 2 and settled by cvc5 as well.
+"""A second opinion: every goal that Z3 decided, written as SMT-LIB 2 and checked by cvc5 as well.
 
 Whoever relies on an answer of Z3 notes it here. Inside `collecting` the goals are kept, outside a note costs nothing.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import z3
 
-from viewproof.symbolic.terms import Term, known
+from viewproof.symbolic.terms import Term, as_z3
 
 SECONDS = 60.0
 """What cvc5 has for one goal."""
@@ -53,10 +53,10 @@ def active() -> bool:
 
 
 def note(what: str, conditions: Iterable[Term], satisfiable: bool = False, weaker: bool = False) -> None:
-    """Keep a goal that Z3 has settled: these conditions have no common model, or have one."""
+    """Keep a goal that Z3 has decided: these conditions have no common model, or have one."""
     if _collected is None:
         return
-    terms, laws = _standard([z3.BoolVal(c) if known(c) else c for c in conditions])
+    terms, laws = _standard([*map(as_z3, conditions)])
     text = smt_lib([*terms, *laws])
     _collected.setdefault(text, Goal(what, text, satisfiable, weaker or bool(laws)))
 
@@ -128,8 +128,10 @@ def _attempts(text: str) -> list[tuple[dict[str, str], float]]:
     """cvc5's options, and the share of the time that they get."""
     if "Real" not in text:
         return [({}, 1.0)]
-    # Cylindrical algebraic coverings alone: the usual linearization may never finish with a square of real numbers.
-    return [({}, 0.02), ({"nl-cov": "true", "nl-ext": "none"}, 0.05), ({}, 0.93)]
+    # Cylindrical algebraic coverings, first beside the usual linearization, which may never finish with a square of
+    # real numbers, then alone.
+    coverings = {"nl-cov": "true"}
+    return [(coverings, 0.02), ({**coverings, "nl-ext": "none"}, 0.05), ({}, 0.93)]
 
 
 class _Process:

@@ -14,6 +14,18 @@ def known(value: Term) -> bool:
     return not isinstance(value, z3.ExprRef)
 
 
+def as_z3(value: Term) -> Any:
+    """The Z3 term of a number or truth value."""
+    if not known(value):
+        return value
+    return z3.BoolVal(value) if isinstance(value, bool) else z3.IntVal(value)
+
+
+def one_if(condition: Term) -> Any:
+    """The Z3 integer 1 where the condition holds, else 0."""
+    return z3.IntVal(int(condition)) if known(condition) else z3.If(condition, z3.IntVal(1), z3.IntVal(0))
+
+
 def fold(value: Term) -> Term:
     """The Python number that a numeral stands for; any other term simplified."""
     if known(value):
@@ -46,8 +58,8 @@ def floordiv(a: Term, b: Term, positive: bool = False) -> Term:
     if known(a) and known(b):
         return a // b if b else 0
     if positive or (known(b) and b > 0):
-        return z3.simplify(_int(a)) / b if known(a) else a / b
-    return z3.If(b > 0, _int(a) / b, (-_int(a)) / (-_int(b)))
+        return z3.simplify(as_z3(a)) / b if known(a) else a / b
+    return z3.If(b > 0, as_z3(a) / b, (-as_z3(a)) / (-as_z3(b)))
 
 
 def mod(a: Term, b: Term, positive: bool = False) -> Term:
@@ -57,8 +69,8 @@ def mod(a: Term, b: Term, positive: bool = False) -> Term:
     if known(b) and b == 1:
         return 0
     if positive or (known(b) and b > 0):
-        return _int(a) % b
-    return z3.If(b > 0, _int(a) % b, -((-_int(a)) % (-_int(b))))
+        return as_z3(a) % b
+    return z3.If(b > 0, as_z3(a) % b, -((-as_z3(a)) % (-as_z3(b))))
 
 
 def times(a: Term, b: Term) -> Term:
@@ -146,7 +158,3 @@ def ite(condition: Term, yes: Term, no: Term) -> Term:
 def inside(index: Sequence[Term], shape: Sequence[Term]) -> Term:
     """Whether the index is a coordinate of the shape."""
     return conj(*(conj(i >= 0, i < d) for i, d in zip(index, shape, strict=True)))
-
-
-def _int(value: Term) -> Any:
-    return z3.IntVal(value) if known(value) else value

@@ -14,7 +14,7 @@ import torch
 import z3
 
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.terms import Term, conj, disj, iff, ite, known, neg, plus, same, times
+from viewproof.symbolic.terms import Term, as_z3, conj, disj, iff, ite, known, neg, plus, same, times
 
 FLOATS: dict[torch.dtype, tuple[int, int, torch.dtype]] = {
     torch.float16: (5, 11, torch.int16),
@@ -79,7 +79,7 @@ def bits_of(number: Any, dtype: torch.dtype, kind: str, *operands: Any) -> Any:
     number = z3.simplify(number)
     if z3.is_fp_value(number) and not number.isNaN():
         return z3.simplify(z3.fpToIEEEBV(number))
-    terms = [z3.IntVal(operand) if known(operand) else operand for operand in operands]
+    terms = [as_z3(operand) for operand in operands]
     free = z3.Function(f"nan_{kind}", *(term.sort() for term in terms), z3.BitVecSort(width(dtype)))(*terms)
     # All exponent bits and the quiet bit are set: a NaN whatever the rest is.
     quiet = ((1 << (FLOATS[dtype][0] + 1)) - 1) << (FLOATS[dtype][1] - 2)

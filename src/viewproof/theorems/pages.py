@@ -1,6 +1,7 @@
 """The pages that are generated from the registry: ``docs/theorems.md``, and the lists in ``TRUST.md``."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from viewproof.files import whole_file
@@ -20,17 +21,15 @@ def theorems_page(theorems: Mapping[str, Theorem]) -> str:
     parts = [HEAD]
     for layer in dict.fromkeys(theorem.layer for theorem in theorems.values()):
         of_layer = [theorem for theorem in theorems.values() if theorem.layer == layer]
-        parts += [f"## {layer} ({len(of_layer)})\n", *map(_entry, of_layer)]
+        parts.append(f"## {layer} ({len(of_layer)})\n")
+        for theorem in of_layer:
+            mutants = "; ".join(f"`{mutant.name}` ({mutant.what})" for mutant in theorem.mutants)
+            hypotheses = "; ".join(theorem.hypotheses) or "nothing"
+            parts.append(
+                f"### `{theorem.name}`\n\n{theorem.statement}\n\n- given: {hypotheses}\n"
+                f"- scope: {theorem.scope}\n- method: {theorem.method}\n- must refute: {mutants}\n"
+            )
     return "\n".join(parts)
-
-
-def _entry(theorem: Theorem) -> str:
-    hypotheses = "; ".join(theorem.hypotheses) or "nothing"
-    mutants = "; ".join(f"`{mutant.name}` ({mutant.what})" for mutant in theorem.mutants)
-    return (
-        f"### `{theorem.name}`\n\n{theorem.statement}\n\n- given: {hypotheses}\n- scope: {theorem.scope}\n"
-        f"- method: {theorem.method}\n- must refute: {mutants}\n"
-    )
 
 
 def _names(theorems: Mapping[str, Theorem]) -> str:
@@ -41,23 +40,17 @@ def _names(theorems: Mapping[str, Theorem]) -> str:
 
 
 def _scopes(theorems: Mapping[str, Theorem]) -> str:
-    counts: dict[str, int] = {}
-    for theorem in theorems.values():
-        counts[theorem.scope] = counts.get(theorem.scope, 0) + 1
+    counts = Counter(theorem.scope for theorem in theorems.values())
     return "\n".join(f"- {count} theorem{'s' if count > 1 else ''}: {scope}" for scope, count in counts.items())
 
 
-def _operators(theorems: Mapping[str, Theorem]) -> str:
+def _operators(_: Mapping[str, Theorem]) -> str:
     from viewproof.symbolic.operators import TABLE
 
     return ", ".join(f"`{name}`" for name in sorted(TABLE))
 
 
-LISTS: dict[str, Callable[[Mapping[str, Theorem]], str]] = {
-    "theorems": _names,
-    "scopes": _scopes,
-    "operators": _operators,
-}
+LISTS = {"theorems": _names, "scopes": _scopes, "operators": _operators}
 
 
 def trust_page(page: str, theorems: Mapping[str, Theorem]) -> str:

@@ -24,11 +24,9 @@ from viewproof.errors import InvalidArgument
 from viewproof.files import whole_file
 from viewproof.theorems import pages, registered
 from viewproof.theorems.registry import Checked, Outcome, Theorem
-from viewproof.theorems.workers import settle_all, warm_up
+from viewproof.theorems.workers import check_all, warm_up
 from viewproof.verdict import Verdict
 
-NEEDS_Z3 = "proofs need Z3; pip install 'viewproof[prove]'"
-NEEDS_CVC5 = "a second opinion needs cvc5; pip install 'viewproof[cvc5]'"
 WIDTH = 120
 
 
@@ -43,10 +41,10 @@ def run(
     try:
         import z3  # noqa: F401
     except ModuleNotFoundError:
-        print(NEEDS_Z3, file=sys.stderr)
+        print("proofs need Z3; pip install 'viewproof[prove]'", file=sys.stderr)
         return 2
     if solver != "z3" and find_spec("cvc5") is None:
-        print(NEEDS_CVC5, file=sys.stderr)
+        print("a second opinion needs cvc5; pip install 'viewproof[cvc5]'", file=sys.stderr)
         return 2
     if processes > 1 and show is None:
         warm_up()
@@ -55,11 +53,13 @@ def run(
         raise InvalidArgument(f"only={only!r} and show={show!r} exclude each other; pass one of them")
     if json is not None and not json.parent.is_dir():
         raise InvalidArgument(f"json={str(json)!r} must be in a folder that exists; make {str(json.parent)!r} first")
-    selected = chosen(theorems, only) if show is None else [named(theorems, show)]
+    if show is not None and show not in theorems:
+        raise InvalidArgument(f"show={show!r} is not a theorem; the nearest is {_nearest(show, theorems)!r}")
+    selected = chosen(theorems, only) if show is None else [theorems[show]]
     checked: list[Checked] = []
     start = time.perf_counter()
     try:
-        for one in settle_all(selected, processes, solver):
+        for one in check_all(selected, processes, solver):
             if show is None:
                 print(end=heading(one.theorem, checked[-1].theorem if checked else None))
             checked.append(one)
@@ -83,13 +83,6 @@ def chosen(theorems: Mapping[str, Theorem], only: str | None) -> list[Theorem]:
     return sorted(matching, key=lambda theorem: order.index(theorem.layer))
 
 
-def named(theorems: Mapping[str, Theorem], name: str) -> Theorem:
-    """The theorem of this name."""
-    if name not in theorems:
-        raise InvalidArgument(f"show={name!r} is not a theorem; the nearest is {_nearest(name, theorems)!r}")
-    return theorems[name]
-
-
 def _nearest(name: str, theorems: Iterable[str]) -> str:
     return get_close_matches(name, list(theorems), n=1, cutoff=0)[0]
 
@@ -109,7 +102,9 @@ def row(checked: Checked) -> str:
     line = f"  {outcome.verdict:<8} {checked.milliseconds:>7.0f} ms  {theorem.name}"
     line = f"{line:<100} mutants {mutants}" if outcome.second is None else f"{line:<86} mutants {mutants:<6}"
     line += "" if outcome.second is None else f" cvc5 {outcome.second}"
-    lines = [_coloured(line, checked.green), *_wrapped(theorem.statement)]
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        line = f"\x1b[{32 if checked.green else 31}m{line}\x1b[0m"
+    lines = [line, *_wrapped(theorem.statement)]
     if outcome.verdict is not Verdict.PROVED:
         lines += _wrapped(f"{outcome.detail} {_plain(outcome.witness or {})}")
     opinions = [] if outcome.second is None else [*outcome.second.disagreed, *outcome.second.unsettled]
@@ -118,12 +113,6 @@ def row(checked: Checked) -> str:
 
 def _wrapped(text: str, indent: int = 23) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * indent)
-
-
-def _coloured(text: str, green: bool) -> str:
-    if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
-        return text
-    return f"\x1b[{32 if green else 31}m{text}\x1b[0m"
 
 
 def summary(checked: list[Checked], start: float) -> str:
@@ -152,18 +141,16 @@ def full(checked: Checked) -> str:
         **({} if outcome.second is None else {"cvc5": [outcome.second.text]}),
         "captured graph": list(outcome.graphs) or ["none: the Python function is run with symbolic entries"],
         "goals": list(outcome.goals) or ["none"],
-        "mutants": [_mutant(checked, mutant.name, mutant.what) for mutant in theorem.mutants],
+        "mutants": [],
     }
+    for mutant in theorem.mutants:
+        tried = checked.mutants.get(mutant.name, Outcome(Verdict.UNKNOWN, "not tried"))
+        witness = [f"  {key} = {value}" for key, value in _plain(tried.witness or {}).items()]
+        sections["mutants"] += [f"{mutant.name}: {mutant.what}", f"  {tried.verdict}: {tried.detail}", *witness]
     lines = [theorem.name]
     for title, texts in sections.items():
         lines += [f"\n{title}", *(textwrap.indent(text, "  ") for text in texts if text)]
     return "\n".join(lines)
-
-
-def _mutant(checked: Checked, name: str, what: str) -> str:
-    outcome = checked.mutants.get(name, Outcome(Verdict.UNKNOWN, "not tried"))
-    witness = [f"  {key} = {value}" for key, value in _plain(outcome.witness or {}).items()]
-    return "\n".join([f"{name}: {what}", f"  {outcome.verdict}: {outcome.detail}", *witness])
 
 
 def _plain(value: Any) -> Any:
@@ -185,13 +172,8 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
 
 def record(checked: list[Checked]) -> dict[str, Any]:
     """The report as data: versions, and for each theorem what was asked and answered."""
-    return {
-        "viewproof": __version__,
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "z3": version("z3-solver"),
-        "theorems": [_entry(one) for one in checked],
-    }
+    versions = {"python": platform.python_version(), "torch": version("torch"), "z3": version("z3-solver")}
+    return {"viewproof": __version__, **versions, "theorems": [_entry(one) for one in checked]}
 
 
 def _entry(one: Checked) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The proof of a theorem with every goal settled by cvc5 too."""
+"""The proof of a theorem with every goal checked by cvc5 too."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,13 +17,13 @@ def with_second_opinion(theorem: Theorem, solver: str, seconds: float = second_s
     Only about the theorem's own program: mutants' witnesses are replayed, and need no second opinion.
 
     Where the solvers disagree it is UNKNOWN. With ``solver="cvc5"`` it is also UNKNOWN where cvc5 leaves a goal open;
-    with ``"both"`` Z3's verdict stays, and the outcome says how many goals cvc5 settled.
+    with ``"both"`` Z3's verdict stays, and the outcome says how many goals cvc5 decided.
     """
 
     def prove(program: Any) -> Outcome:
         if program is not theorem.program:
             return theorem.prove(program)
-        # What other theorems have settled is asked again, so that the count is of all goals of this one.
+        # What other theorems have proved is asked again, so that the count is of all goals of this one.
         decide.forget()
         engine._real_difference.cache_clear()
         with second_solver.collecting() as goals:

@@ -11,10 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
@@ -35,25 +34,19 @@ def warm_up() -> None:
     if _SEVERAL:
         forkserver.set_forkserver_preload([*PARTS, "viewproof.theorems.warm"])
         # Ctrl-C reaches every process of a terminal; this one alone acts on it, and stops the others.
-        with _blocked_interrupts():
+        signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
             forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, signals)
 
 
-@contextmanager
-def _blocked_interrupts() -> Iterator[None]:
-    signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
-
-
-def settle_all(theorems: Sequence[Theorem], processes: int, solver: str = "z3") -> Generator[Checked, None, None]:
-    """Every theorem settled, in order; with one process, or one group, all in this process."""
+def check_all(theorems: Sequence[Theorem], processes: int, solver: str = "z3") -> Generator[Checked, None, None]:
+    """Check every theorem, in order; with one process, or one group, all in this process."""
     groups = [list(group) for _, group in itertools.groupby(theorems, key=lambda t: (t.layer, t.program))]
     if min(processes, len(groups)) < 2 or not _SEVERAL:
         for theorem in theorems:
-            yield settle_one(theorem, solver)
+            yield check_one(theorem, solver)
         return
     warm_up()
     lifeline, end = multiprocessing.Pipe(duplex=False)
@@ -83,26 +76,25 @@ def _in_a_fresh_process(lifeline: Connection, solver: str, names: Sequence[str])
 
 
 def _start(lifeline: Connection) -> None:
+    def end_with_parent() -> None:
+        # It is readable once its other end is closed: nobody waits for the answers any more, or the parent died.
+        lifeline.poll(None)
+        os._exit(1)
+
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     gc.freeze()
     gc.disable()
 
 
-def _end_with(lifeline: Connection) -> None:
-    # It is readable once its other end is closed: nobody waits for the answers any more, or the parent died.
-    lifeline.poll(None)
-    os._exit(1)
-
-
 def _answers(names: Sequence[str], solver: str) -> _Answers:
     theorems = registered()
-    settled = [settle_one(theorems[name], solver) for name in names]
-    return [(s.outcome, s.milliseconds, dict(s.mutants), s.mutant_milliseconds, s.complaints) for s in settled]
+    checked = [check_one(theorems[name], solver) for name in names]
+    return [(s.outcome, s.milliseconds, dict(s.mutants), s.mutant_milliseconds, s.complaints) for s in checked]
 
 
-def settle_one(theorem: Theorem, solver: str = "z3") -> Checked:
-    """The theorem settled; a check that raises leaves it UNKNOWN, Ctrl-C is passed on.
+def check_one(theorem: Theorem, solver: str = "z3") -> Checked:
+    """Check the theorem; a check that raises leaves it UNKNOWN, Ctrl-C is passed on.
 
     ``solver`` is ``z3``, ``cvc5`` or ``both``, see `second_opinion.with_second_opinion`.
     """
@@ -112,11 +104,11 @@ def settle_one(theorem: Theorem, solver: str = "z3") -> Checked:
             from viewproof.theorems.second_opinion import with_second_opinion
 
             theorem = with_second_opinion(theorem, solver)
-        settled = check(theorem)
+        checked = check(theorem)
     except Exception as problem:
         outcome = Outcome(Verdict.UNKNOWN, f"the check stopped: {type(problem).__name__}: {problem}")
-        settled = Checked(theorem, outcome, 1e3 * (time.perf_counter() - start))
+        checked = Checked(theorem, outcome, 1e3 * (time.perf_counter() - start))
     # Z3 takes Ctrl-C for itself and answers "unknown"
-    if any(INTERRUPTED in outcome.detail for outcome in (settled.outcome, *settled.mutants.values())):
+    if any(INTERRUPTED in outcome.detail for outcome in (checked.outcome, *checked.mutants.values())):
         raise KeyboardInterrupt
-    return settled
+    return checked

@@ -1,6 +1,7 @@
 """Tensors made from numbers."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,86 +13,37 @@ from viewproof.symbolic.terms import Term, known, most, plus, same, times
 from viewproof.symbolic.values import cast
 
 
-def _filled(facts: Facts, shape: Sequence[Term], value: Any, dtype: torch.dtype | None) -> SymTensor:
+def _full(facts: Facts, shape: Sequence[Term], value: Any, dtype: torch.dtype | None = None, **_: Any) -> SymTensor:
     result_dtype = dtype or torch.tensor(value if known(value) else 1).dtype
     number = as_tensor(facts, value, result_dtype).at(())
     return SymTensor(tuple(shape), result_dtype, lambda _: number)
 
 
-@meaning("aten.zeros.default")
-def _zeros(facts: Facts, shape: Sequence[Term], dtype: torch.dtype | None = None, **_: Any) -> SymTensor:
-    return _filled(facts, shape, 0, dtype or torch.get_default_dtype())
+def _new_full(
+    facts: Facts, x: SymTensor, shape: Sequence[Term], value: Any, dtype: torch.dtype | None = None, **_: Any
+) -> SymTensor:
+    return _full(facts, shape, value, dtype or x.dtype)
 
 
-@meaning("aten.ones.default")
-def _ones(facts: Facts, shape: Sequence[Term], dtype: torch.dtype | None = None, **_: Any) -> SymTensor:
-    return _filled(facts, shape, 1, dtype or torch.get_default_dtype())
+def _full_like(facts: Facts, x: SymTensor, value: Any, dtype: torch.dtype | None = None, **_: Any) -> SymTensor:
+    return _full(facts, x.shape, value, dtype or x.dtype)
 
 
-@meaning("aten.full.default")
-def _full(facts: Facts, shape: Sequence[Term], value: Any, dtype: torch.dtype | None = None, **_: Any) -> SymTensor:
-    return _filled(facts, shape, value, dtype)
+for _like, _function in (("{}", _full), ("new_{}", _new_full), ("{}_like", _full_like)):
+    meaning(f"aten.{_like.format('full')}.default")(_function)
+    # Floats, whose dtype is torch's default one.
+    meaning(f"aten.{_like.format('zeros')}.default")(partial(_function, value=0.0))
+    meaning(f"aten.{_like.format('ones')}.default")(partial(_function, value=1.0))
 
 
 @meaning("aten.scalar_tensor.default")
 def _scalar_tensor(facts: Facts, value: Any, dtype: torch.dtype | None = None, **_: Any) -> SymTensor:
-    return _filled(facts, (), value, dtype or torch.get_default_dtype())
+    return _full(facts, (), value, dtype or torch.get_default_dtype())
 
 
-@meaning("aten.zeros_like.default")
-def _zeros_like(facts: Facts, x: SymTensor, dtype: torch.dtype | None = None, **_: Any) -> SymTensor:
-    return _filled(facts, x.shape, 0, dtype or x.dtype)
-
-
-@meaning("aten.ones_like.default")
-def _ones_like(facts: Facts, x: SymTensor, dtype: torch.dtype | None = None, **_: Any) -> SymTensor:
-    return _filled(facts, x.shape, 1, dtype or x.dtype)
-
-
-@meaning("aten.full_like.default")
-def _full_like(facts: Facts, x: SymTensor, value: Any, dtype: torch.dtype | None = None, **_: Any) -> SymTensor:
-    return _filled(facts, x.shape, value, dtype or x.dtype)
-
-
-@meaning("aten.new_zeros.default")
-def _new_zeros(
-    facts: Facts, x: SymTensor, shape: Sequence[Term], dtype: torch.dtype | None = None, **_: Any
-) -> SymTensor:
-    return _filled(facts, shape, 0, dtype or x.dtype)
-
-
-@meaning("aten.new_ones.default")
-def _new_ones(
-    facts: Facts, x: SymTensor, shape: Sequence[Term], dtype: torch.dtype | None = None, **_: Any
-) -> SymTensor:
-    return _filled(facts, shape, 1, dtype or x.dtype)
-
-
-@meaning("aten.new_full.default")
-def _new_full(
-    facts: Facts, x: SymTensor, shape: Sequence[Term], value: Any, dtype: torch.dtype | None = None, **_: Any
-) -> SymTensor:
-    return _filled(facts, shape, value, dtype or x.dtype)
-
-
-@meaning("aten.arange.default")
-def _arange(facts: Facts, end: Term, dtype: torch.dtype | None = None, **_: Any) -> SymTensor:
-    return _counted(facts, 0, end, 1, dtype)
-
-
-@meaning("aten.arange.start")
-def _arange_start(facts: Facts, start: Term, end: Term, dtype: torch.dtype | None = None, **_: Any) -> SymTensor:
-    return _counted(facts, start, end, 1, dtype)
-
-
-@meaning("aten.arange.start_step")
-def _arange_step(
-    facts: Facts, start: Term, end: Term, step: Term = 1, dtype: torch.dtype | None = None, **_: Any
-) -> SymTensor:
-    return _counted(facts, start, end, step, dtype)
-
-
-def _counted(facts: Facts, start: Term, end: Term, step: Term, dtype: torch.dtype | None) -> SymTensor:
+@meaning("aten.arange.default", "aten.arange.start", "aten.arange.start_step")
+def _arange(facts: Facts, *bounds: Term, dtype: torch.dtype | None = None, **_: Any) -> SymTensor:
+    start, end, step = (0, *bounds, 1) if len(bounds) == 1 else (*bounds, 1)[:3]
     facts.need("arange: a positive step", step > 0)
     length = facts.floordiv(end - start + step - 1, step) if not (known(step) and step == 1) else plus(end, -start)
     if not facts.entails(length >= 0):
@@ -109,8 +61,3 @@ def _eye(facts: Facts, rows: Term, columns: Any = None, dtype: torch.dtype | Non
     result_dtype = dtype or torch.get_default_dtype()
     shape = (rows, rows if columns is None else columns)
     return SymTensor(shape, result_dtype, lambda index: cast(facts, same(index[0], index[1]), torch.bool, result_dtype))
-
-
-@meaning("aten.lift_fresh_copy.default", "aten.detach_.default")
-def _same_tensor(facts: Facts, x: SymTensor) -> SymTensor:
-    return x

@@ -21,11 +21,6 @@ def _each(name: str, reduction: int) -> None:
         raise NoMeaning(f"operator aten.{name}.default with a reduction")
 
 
-def _where_less(facts: Facts, x: SymTensor, bound: float, yes: SymTensor, no: SymTensor) -> SymTensor:
-    less = _do("lt.Scalar", facts, x, bound)
-    return pointwise(facts, ite, [less, yes, no], yes.dtype, "where")
-
-
 @meaning("aten.mse_loss.default")
 def _mse(facts: Facts, a: SymTensor, b: SymTensor, reduction: int = 1) -> SymTensor:
     _each("mse_loss", reduction)
@@ -51,7 +46,8 @@ def _smooth_l1(facts: Facts, a: SymTensor, b: SymTensor, reduction: int = 1, bet
     gap = _do("abs.default", facts, _do("sub.Tensor", facts, a, b))
     square = _do("mul.Tensor", facts, _do("mul.Scalar", facts, gap, 0.5), gap)
     near = _do("div.Scalar", facts, square, beta)
-    return _where_less(facts, gap, beta, near, _do("sub.Scalar", facts, gap, 0.5 * beta))
+    far = _do("sub.Scalar", facts, gap, 0.5 * beta)
+    return pointwise(facts, ite, [_do("lt.Scalar", facts, gap, beta), near, far], near.dtype, "where")
 
 
 @meaning("aten.smooth_l1_loss_backward.default")

@@ -39,70 +39,49 @@ def _reduce(
     return SymTensor(shape, dtype, at)
 
 
-def _sum(facts: Facts, x: SymTensor, axes: Axes, keepdim: bool, dtype: torch.dtype | None) -> SymTensor:
+@meaning("aten.sum.default", "aten.sum.dim_IntList")
+def _sum(
+    facts: Facts, x: SymTensor, axes: Axes = None, keepdim: bool = False, dtype: torch.dtype | None = None
+) -> SymTensor:
     result = dtype or (x.dtype if is_float(x.dtype) else torch.int64)
     if not is_float(result):
         whole = as_tensor(facts, x, result)
         return _reduce(facts, whole, axes, keepdim, result, lambda v: wrap(v, result), z3.IntVal(0))
-    if facts.arithmetic == "real":
-        return _reduce(facts, as_tensor(facts, x, result), axes, keepdim, result, lambda v: v, z3.RealVal(0))
 
-    def rounded(_: Any) -> Any:
-        raise NoMeaning("a floating-point sum bit for bit, whose order of additions torch leaves open")
+    def exact(value: Any) -> Any:
+        if facts.arithmetic != "real":
+            raise NoMeaning("a floating-point sum bit for bit, whose order of additions torch leaves open")
+        return value
 
-    return _reduce(facts, x, axes, keepdim, result, rounded, z3.RealVal(0))
-
-
-@meaning("aten.sum.default")
-def _sum_all(facts: Facts, x: SymTensor, dtype: torch.dtype | None = None) -> SymTensor:
-    return _sum(facts, x, None, False, dtype)
+    return _reduce(facts, as_tensor(facts, x, result), axes, keepdim, result, exact, z3.RealVal(0))
 
 
-@meaning("aten.sum.dim_IntList")
-def _sum_axes(
-    facts: Facts, x: SymTensor, axes: Axes, keepdim: bool = False, dtype: torch.dtype | None = None
+@meaning("aten.mean.default", "aten.mean.dim")
+def _mean(
+    facts: Facts, x: SymTensor, axes: Axes = None, keepdim: bool = False, dtype: torch.dtype | None = None
 ) -> SymTensor:
-    return _sum(facts, x, axes, keepdim, dtype)
-
-
-def _mean(facts: Facts, x: SymTensor, axes: Axes, keepdim: bool, dtype: torch.dtype | None) -> SymTensor:
     reduced = [axes] if isinstance(axes, int) else list(axes or range(x.rank))
     count = product(x.shape[axis] for axis in {axis_of(axis, x.rank) for axis in reduced})
     facts.need("mean: something to average", count != 0)
     return divide(facts, _sum(facts, x, axes, keepdim, dtype), count)
 
 
-@meaning("aten.mean.default")
-def _mean_all(facts: Facts, x: SymTensor, dtype: torch.dtype | None = None) -> SymTensor:
-    return _mean(facts, x, None, False, dtype)
+@meaning("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")
+def _count(facts: Facts, x: SymTensor, axes: Axes = None, keepdim: bool = False, expected: bool = True) -> SymTensor:
+    def one_if_expected(truth: Term) -> Term:
+        return ite(truth, int(expected), int(not expected))
 
-
-@meaning("aten.mean.dim")
-def _mean_axes(
-    facts: Facts, x: SymTensor, axes: Axes, keepdim: bool = False, dtype: torch.dtype | None = None
-) -> SymTensor:
-    return _mean(facts, x, axes, keepdim, dtype)
-
-
-def _count(facts: Facts, x: SymTensor, axes: Axes, keepdim: bool, expected: bool) -> SymTensor:
-    truth = as_tensor(facts, x, torch.bool)
-    return _reduce(
-        facts, truth, axes, keepdim, torch.int64, lambda v: ite(v, int(expected), int(not expected)), z3.IntVal(0)
-    )
+    truths = as_tensor(facts, x, torch.bool)
+    return _reduce(facts, truths, axes, keepdim, torch.int64, one_if_expected, z3.IntVal(0))
 
 
 @meaning("aten.any.default", "aten.any.dim", "aten.any.dims")
 def _any(facts: Facts, x: SymTensor, axes: Axes = None, keepdim: bool = False) -> SymTensor:
-    true_entries = _count(facts, x, axes, keepdim, True)
+    true_entries = _count(facts, x, axes, keepdim)
     return SymTensor(true_entries.shape, torch.bool, lambda index: true_entries.at(index) > 0)
 
 
 @meaning("aten.all.default", "aten.all.dim", "aten.all.dims")
 def _all(facts: Facts, x: SymTensor, axes: Axes = None, keepdim: bool = False) -> SymTensor:
-    broken = _count(facts, x, axes, keepdim, False)
-    return SymTensor(broken.shape, torch.bool, lambda index: broken.at(index) == 0)
-
-
-@meaning("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")
-def _count_nonzero(facts: Facts, x: SymTensor, axes: Axes = None) -> SymTensor:
-    return _count(facts, x, axes, False, True)
+    false_entries = _count(facts, x, axes, keepdim, expected=False)
+    return SymTensor(false_entries.shape, torch.bool, lambda index: false_entries.at(index) == 0)

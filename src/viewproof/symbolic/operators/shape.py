@@ -11,10 +11,10 @@ from viewproof.symbolic.tensor import Index, SymTensor, broadcast_shape, spread
 from viewproof.symbolic.terms import Term, known, product, same, times
 from viewproof.symbolic.values import NoMeaning
 
+_ALIASES = ("alias", "clone", "contiguous", "detach", "detach_", "lift", "lift_fresh_copy")
 
-@meaning(
-    "aten.alias.default", "aten.clone.default", "aten.contiguous.default", "aten.detach.default", "aten.lift.default"
-)
+
+@meaning(*(f"aten.{name}.default" for name in _ALIASES))
 def _unchanged(facts: Facts, x: SymTensor, **_: Any) -> SymTensor:
     return x
 
@@ -151,7 +151,8 @@ def _broadcast_tensors(facts: Facts, tensors: Sequence[SymTensor]) -> list[SymTe
     return [SymTensor(shape, x.dtype, spread(facts, x, shape)) for x in tensors]
 
 
-def permute(x: SymTensor, axes: Sequence[int]) -> SymTensor:
+@meaning("aten.permute.default")
+def permute(facts: Facts, x: SymTensor, axes: Sequence[int]) -> SymTensor:
     """Axis ``i`` of the result is axis ``axes[i]`` of the argument."""
     order = [axis_of(axis, x.rank) for axis in axes]
     back = [order.index(axis) for axis in range(x.rank)]
@@ -160,29 +161,24 @@ def permute(x: SymTensor, axes: Sequence[int]) -> SymTensor:
     )
 
 
-@meaning("aten.permute.default")
-def _permute(facts: Facts, x: SymTensor, axes: Sequence[int]) -> SymTensor:
-    return permute(x, axes)
-
-
 @meaning("aten.transpose.int")
 def _transpose(facts: Facts, x: SymTensor, first: int, second: int) -> SymTensor:
     order = list(range(x.rank))
     a, b = axis_of(first, x.rank), axis_of(second, x.rank)
     order[a], order[b] = order[b], order[a]
-    return permute(x, order)
+    return permute(facts, x, order)
 
 
 @meaning("aten.t.default", "aten.numpy_T.default")
 def _t(facts: Facts, x: SymTensor) -> SymTensor:
-    return permute(x, list(reversed(range(x.rank))))
+    return permute(facts, x, list(reversed(range(x.rank))))
 
 
 @meaning("aten.movedim.int")
 def _movedim(facts: Facts, x: SymTensor, source: int, destination: int) -> SymTensor:
     order = [axis for axis in range(x.rank) if axis != axis_of(source, x.rank)]
     order.insert(axis_of(destination, x.rank), axis_of(source, x.rank))
-    return permute(x, order)
+    return permute(facts, x, order)
 
 
 @meaning("aten.unsqueeze.default")

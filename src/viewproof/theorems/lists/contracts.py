@@ -1,87 +1,83 @@
 """The predictive-view contract: loss plus guard, and the methods that are instances of it."""
 
 from dataclasses import replace
-from typing import Any
 
 from viewproof import objectives
-from viewproof.theorems.lists.engine import Formula, Program, Public, mutant, theorem
-from viewproof.theorems.lists.kinds import Indices, Number, Numbers, Opaque, assuming
+from viewproof.theorems.lists.engine import Formula, Program, mutant, theorem
+from viewproof.theorems.lists.kinds import Indices, Number, Opaque, assuming
 from viewproof.theorems.lists.reference import BarlowArguments, Contract, ContractArguments, VICRegArguments
 from viewproof.theorems.lists.sums import JepaArguments, MaeArguments
 
+OBJECTIVE, GUARD, ENCODED = (
+    ["predictive_view_objective"],
+    ["with_geometry_guard"],
+    ["encoded_target_predictive_view_contract"],
+)
+MAE, JEPA = ["mae_as_predictive_view_contract"], ["jepa_as_predictive_view_contract"]
 
-@mutant("predictive_view_objective")
-def guard_subtracted(_: Public, contract: Contract) -> Number:
-    """The guard's sign is wrong."""
-    return objectives.predictive_loss(contract) - contract.geometry_guard
-
-
-@mutant("predictive_view_objective")
-def guard_multiplies(_: Public, contract: Contract) -> Number:
-    """The guard weighs the loss."""
-    return objectives.predictive_loss(contract) * contract.geometry_guard
-
-
-@mutant("predictive_loss")
-def guard_in_loss(_: Public, contract: Contract) -> Number:
-    """The loss has the guard in it."""
-    return objectives.predictive_view_objective(contract)
-
-
-@mutant("with_geometry_guard")
-def guard_dropped(_: Public, contract: Contract, guard: Number) -> Contract:
-    """The new guard is dropped."""
-    return contract
-
-
-@mutant("with_geometry_guard")
-def guard_added(real: Public, contract: Contract, guard: Number) -> Contract:
-    """The new guard is added to the old."""
-    return real(contract, contract.geometry_guard + guard)
-
-
-@mutant("mae_as_predictive_view_contract")
-def encodes_the_index(real: Public, *arguments: Any) -> Contract:
-    """The target encoder returns the index."""
-    return replace(real(*arguments), target_encoder=lambda i, target: i)
-
-
-@mutant("mae_as_predictive_view_contract", "jepa_as_predictive_view_contract")
-def guard_one(real: Public, *arguments: Any) -> Contract:
-    """The guard is 1."""
-    return replace(real(*arguments), geometry_guard=1)
-
-
-@mutant("jepa_as_predictive_view_contract")
-def predicts_from_the_index(real: Public, *arguments: Any) -> Contract:
-    """The predictor gets the index for the context."""
-    contract = real(*arguments)
-    return replace(contract, predict=lambda _, i: contract.predict(i, i))
-
-
-@mutant("encoded_target_predictive_view_contract")
-def encoder_dropped(real: Public, *arguments: Any) -> Contract:
-    """The target is not encoded."""
-    return replace(real(*arguments), target_encoder=lambda i, target: target)
-
-
-@mutant("encoded_target_predictive_view_contract")
-def encoder_at_first_index(real: Public, idxs: Indices, *arguments: Any) -> Contract:
-    """The encoder is told the first index."""
-    contract = real(idxs, *arguments)
-    return replace(contract, target_encoder=lambda i, target: contract.target_encoder(idxs[0], target))
-
-
-@mutant("VICRegGuard")
-def weights_swapped(real: Public, lambda_: Number, mu: Number, *arguments: Any) -> Any:
-    """Lambda and mu are swapped."""
-    return real(mu, lambda_, *arguments)
-
-
-@mutant("BarlowGuard")
-def diagonals_swapped(real: Public, lambda_: Number, diag: Numbers, off_diag: Numbers) -> Any:
-    """Diagonal and off-diagonal are swapped."""
-    return real(lambda_, off_diag, diag)
+guard_subtracted = mutant(
+    "guard_subtracted",
+    "The guard's sign is wrong",
+    OBJECTIVE,
+    lambda _, c: objectives.predictive_loss(c) - c.geometry_guard,
+)
+guard_multiplies = mutant(
+    "guard_multiplies",
+    "The guard weighs the loss",
+    OBJECTIVE,
+    lambda _, c: objectives.predictive_loss(c) * c.geometry_guard,
+)
+guard_in_loss = mutant(
+    "guard_in_loss",
+    "The loss has the guard in it",
+    ["predictive_loss"],
+    lambda _, c: objectives.predictive_view_objective(c),
+)
+guard_dropped = mutant("guard_dropped", "The new guard is dropped", GUARD, lambda _, c, guard: c)
+guard_added = mutant(
+    "guard_added", "The new guard is added to the old", GUARD, lambda real, c, guard: real(c, c.geometry_guard + guard)
+)
+encodes_the_index = mutant(
+    "encodes_the_index",
+    "The target encoder returns the index",
+    MAE,
+    lambda real, *rest: replace(real(*rest), target_encoder=lambda i, target: i),
+)
+guard_one = mutant(
+    "guard_one", "The guard is 1", MAE + JEPA, lambda real, *rest: replace(real(*rest), geometry_guard=1)
+)
+predicts_from_the_index = mutant(
+    "predicts_from_the_index",
+    "The predictor gets the index for the context",
+    JEPA,
+    lambda real, idxs, context, target, predict, loss: real(idxs, context, target, lambda _, i: predict(i, i), loss),
+)
+encoder_dropped = mutant(
+    "encoder_dropped",
+    "The target is not encoded",
+    ENCODED,
+    lambda real, *rest: replace(real(*rest), target_encoder=lambda i, target: target),
+)
+encoder_at_first_index = mutant(
+    "encoder_at_first_index",
+    "The encoder is told the first index",
+    ENCODED,
+    lambda real, idxs, context, target, encoder, *rest: real(
+        idxs, context, target, lambda i, value: encoder(idxs[0], value), *rest
+    ),
+)
+weights_swapped = mutant(
+    "weights_swapped",
+    "Lambda and mu are swapped",
+    ["VICRegGuard"],
+    lambda real, lambda_, mu, *rest: real(mu, lambda_, *rest),
+)
+diagonals_swapped = mutant(
+    "diagonals_swapped",
+    "Diagonal and off-diagonal are swapped",
+    ["BarlowGuard"],
+    lambda real, lambda_, diag, off_diag: real(lambda_, off_diag, diag),
+)
 
 
 @theorem(mutants=[guard_subtracted, guard_multiplies])

@@ -6,6 +6,7 @@
 4. The definitions satisfy it on lists of every length: base and step, each discharged by Z3.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,6 @@ Program = Any
 """The public functions, as attributes: the real ones, a mutant's, or the definitions."""
 Formula = Any
 """What a statement returns: its conclusion, or ``assuming(hypothesis, …, then=conclusion)``."""
-Public = Callable[..., Any]
-"""A public function that a mutant stands for."""
 
 PROGRAM = SimpleNamespace(
     **{name: getattr(objectives, name) for name in objectives.__all__ if hasattr(reference, name)}
@@ -47,7 +46,7 @@ class Undecided(Exception):
 
 
 LemmaInputs = Callable[[SimpleNamespace, Any], World]
-"""From a theorem's inputs, as its induction hypothesis has them, and the entry that a step adds: a lemma's inputs."""
+"""A lemma's inputs, from a theorem's as its induction hypothesis has them, and the entry that a step adds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,34 +131,44 @@ def theorem(
     return enter
 
 
-def mutant(*replaced: str, name: str = "") -> Callable[[Callable[..., Any]], Mutant]:
-    """Make a function the program in which it stands for the public functions named; its docstring says what is wrong.
+def mutant(name: str, what: str, replaced: Sequence[str], function: Callable[..., Any]) -> Mutant:
+    """The program with ``function`` in place of the public functions ``replaced``; ``what`` says what is wrong.
 
     It is called with the function that it stands for, and then with that function's arguments.
     """
-
-    def make(function: Callable[..., Any]) -> Mutant:
-        changes = {public: partial(function, getattr(PROGRAM, public)) for public in replaced}
-        what = str(function.__doc__).strip().removesuffix(".")
-        return Mutant(name or function.__name__, what, SimpleNamespace(**{**vars(PROGRAM), **changes}))
-
-    return make
+    changes = {public: partial(function, getattr(PROGRAM, public)) for public in replaced}
+    return Mutant(name, what, SimpleNamespace(**{**vars(PROGRAM), **changes}))
 
 
 def prove(claim: ListClaim, program: Program) -> Outcome:
     """Check the claim about the program."""
     recorder = _CallRecorder(program)
     try:
-        if refuted := _refutation(claim, recorder):
-            return refuted
-        if _vacuous(claim, program):
+        for shape in claim.shapes(least=0):
+            world = claim.inputs.bounded(shape)
+            model = _model(z3.Not(claim.formula(recorder, world)), f"the statement{_lengths(shape)}")
+            if model is not None:
+                witness = {name: concrete(value, model) for name, value in world.items()}
+                return Outcome(Verdict.REFUTED, f"fails{_lengths(shape)}", witness)
+        nonempty = (claim.executions(program, claim.inputs.bounded(shape)) for shape in claim.shapes(least=1))
+        for condition, hypothesis, _ in itertools.chain.from_iterable(nonempty):
+            hypotheses = z3.And(condition, hypothesis)
+            if _model(hypotheses, "the hypotheses") is not None:
+                second_solver.note("the hypotheses can hold", [hypotheses], satisfiable=True)
+                break
+        else:
             return Outcome(Verdict.VACUOUS, "the hypotheses hold of no non-empty lists")
         for name in recorder.called:
             # Many theorems are about the same functions of the one real program.
             difference = _real_difference(name) if program is PROGRAM else definition_difference(name, program)
             if difference:
                 return Outcome(Verdict.UNKNOWN, difference)
-        return Outcome(Verdict.PROVED, f"every length; program run on lengths 0 to {LONGEST}", goals=_discharged(claim))
+        goals = goals_of(claim)
+        for title, goal in goals.items():
+            if _model(z3.Not(unfolded(goal)), title) is not None:
+                raise Undecided(f"{title}: the definitions do not satisfy it, or a lemma is missing")
+        texts = tuple(f"; {title}:\n{smt2(goal)}" for title, goal in goals.items())
+        return Outcome(Verdict.PROVED, f"every length; program run on lengths 0 to {LONGEST}", goals=texts)
     except Undecided as reason:
         return Outcome(Verdict.UNKNOWN, str(reason))
     except Exception as problem:
@@ -200,26 +209,6 @@ def _implies(premises: Sequence[Any], conclusion: Any) -> Any:
 
 def _lengths(shape: tuple[int, ...]) -> str:
     return f" on lists of length {', '.join(map(str, shape))}" if shape else ""
-
-
-def _vacuous(claim: ListClaim, program: Program) -> bool:
-    for shape in claim.shapes(least=1):
-        for condition, hypothesis, _ in claim.executions(program, claim.inputs.bounded(shape)):
-            hypotheses = z3.And(condition, hypothesis)
-            if _model(hypotheses, "the hypotheses") is not None:
-                second_solver.note("the hypotheses can hold", [hypotheses], satisfiable=True)
-                return False
-    return True
-
-
-def _refutation(claim: ListClaim, program: Program) -> Outcome | None:
-    for shape in claim.shapes(least=0):
-        world = claim.inputs.bounded(shape)
-        model = _model(z3.Not(claim.formula(program, world)), f"the statement{_lengths(shape)}")
-        if model is not None:
-            witness = {name: concrete(value, model) for name, value in world.items()}
-            return Outcome(Verdict.REFUTED, f"fails{_lengths(shape)}", witness)
-    return None
 
 
 def definition_difference(name: str, program: Program) -> str | None:
@@ -272,12 +261,3 @@ def goals_of(claim: ListClaim) -> dict[str, Any]:
 def _lemmas(claim: ListClaim, world: World, head: Any) -> list[Any]:
     changes = [(used, inputs(SimpleNamespace(**world), head) if inputs else {}) for used, inputs in claim.uses.items()]
     return [used.formula(reference, {**world, **change}) for used, change in changes]
-
-
-def _discharged(claim: ListClaim) -> tuple[str, ...]:
-    """Prove the goals of the claim and its lemmas, and return them as text."""
-    goals = goals_of(claim)
-    for title, goal in goals.items():
-        if _model(z3.Not(unfolded(goal)), title) is not None:
-            raise Undecided(f"{title}: the definitions do not satisfy it, or a lemma is missing")
-    return tuple(f"; {title}:\n{smt2(goal)}" for title, goal in goals.items())

@@ -2,117 +2,72 @@
 
 from fractions import Fraction
 from types import SimpleNamespace
-from typing import Any
 
 from viewproof import objectives
-from viewproof.theorems.lists.engine import Formula, Program, Public, lemma, mutant, theorem
+from viewproof.theorems.lists.engine import Formula, Program, lemma, mutant, theorem
 from viewproof.theorems.lists.kinds import Number, Numbers, all_equal, assuming, both, length, nonempty, prepend
 from viewproof.theorems.lists.reference import BarlowArguments, VICRegArguments
 from viewproof.theorems.lists.sums import starts_at_one
 
+PENALTY, TERM, VICREG = ["variance_floor_penalty"], ["variance_term"], ["vicreg_objective"]
+BARLOW = ["redundancy_reduction_objective", "BarlowGuard"]
 
-@mutant("variance_floor_penalty", name="min_for_max")
-def penalty_min_for_max(real: Public, gamma: Number, v: Number) -> Number:
-    """min(0, gamma - v)."""
-    return min(0, gamma - v)
-
-
-@mutant("variance_floor_penalty")
-def no_floor(real: Public, gamma: Number, v: Number) -> Number:
-    """gamma - v, never cut off."""
-    return gamma - v
-
-
-@mutant("variance_term", name="min_for_max")
-def term_min_for_max(real: Public, gamma: Number, vs: Numbers) -> Number:
-    """min(0, gamma - v)."""
-    return sum(min(0, gamma - v) for v in vs)
-
-
-@mutant("variance_term")
-def arguments_reversed(real: Public, gamma: Number, vs: Numbers) -> Number:
-    """max(0, v - gamma)."""
-    return sum(objectives.variance_floor_penalty(v, gamma) for v in vs)
-
-
-@mutant("variance_term")
-def skips_first(real: Public, gamma: Number, vs: Numbers) -> Number:
-    """The first entry is left out."""
-    return real(gamma, vs[1:])
-
-
-@mutant("variance_term")
-def floor_of_the_sum(real: Public, gamma: Number, vs: Numbers) -> Number:
-    """One floor for the sum."""
-    return max(0, gamma * len(vs) - sum(vs))
-
-
-@mutant("vicreg_objective")
-def epsilon(real: Public, *arguments: Any) -> Number:
-    """An epsilon is added."""
-    return real(*arguments) + Fraction(1, 10**8)
-
-
-@mutant("vicreg_objective", "VICRegGuard")
-def variance_subtracted(real: Public, lambda_: Number, mu: Number, *arguments: Any) -> Any:
-    """The variance's sign is wrong."""
-    return real(lambda_, -mu, *arguments)
-
-
-@mutant("vicreg_objective", "VICRegGuard")
-def variance_dropped(
-    real: Public, lambda_: Number, mu: Number, nu: Number, invariance: Number, variance: Number, covariance: Number
-) -> Any:
-    """Mu multiplies the covariance."""
-    return real(lambda_, mu, nu, invariance, covariance, covariance)
-
-
-@mutant("diagonal_redundancy_penalty", name="target_zero")
-def penalty_target_zero(real: Public, c: Number) -> Number:
-    """|c| on the diagonal."""
-    return abs(c)
-
-
-@mutant("diagonal_redundancy_penalty", name="signed")
-def penalty_signed(real: Public, c: Number) -> Number:
-    """c - 1 without the absolute value."""
-    return c - 1
-
-
-@mutant("off_diagonal_redundancy_penalty")
-def target_one(real: Public, c: Number) -> Number:
-    """|c - 1| off the diagonal."""
-    return abs(c - 1)
-
-
-@mutant("redundancy_reduction_objective", "BarlowGuard", name="target_zero")
-def diagonal_target_zero(real: Public, lambda_: Number, diag: Numbers, off_diag: Numbers) -> Any:
-    """|c| on the diagonal."""
-    return real(lambda_, [c + 1 for c in diag], off_diag)
-
-
-@mutant("redundancy_reduction_objective", "BarlowGuard")
-def diagonal_included(real: Public, lambda_: Number, diag: Numbers, off_diag: Numbers) -> Any:
-    """The off-diagonal sum has the diagonal in it."""
-    return real(lambda_, diag, off_diag + diag)
-
-
-@mutant("redundancy_reduction_objective", "BarlowGuard")
-def first_left_out(real: Public, lambda_: Number, diag: Numbers, off_diag: Numbers) -> Any:
-    """The first diagonal entry is left out."""
-    return real(lambda_, diag[1:], off_diag)
-
-
-@mutant("redundancy_reduction_objective", name="signed")
-def objective_signed(real: Public, lambda_: Number, diag: Numbers, off_diag: Numbers) -> Number:
-    """No absolute values."""
-    return sum(c - 1 for c in diag) + lambda_ * sum(off_diag)
-
-
-@mutant("BarlowGuard", name="signed")
-def guard_signed(real: Public, lambda_: Number, diag: Numbers, off_diag: Numbers) -> SimpleNamespace:
-    """No absolute values."""
-    return SimpleNamespace(value=sum(c - 1 for c in diag) + lambda_ * sum(off_diag))
+penalty_min_for_max = mutant("min_for_max", "min(0, gamma - v)", PENALTY, lambda _, gamma, v: min(0, gamma - v))
+no_floor = mutant("no_floor", "gamma - v, never cut off", PENALTY, lambda _, gamma, v: gamma - v)
+term_min_for_max = mutant(
+    "min_for_max", "min(0, gamma - v)", TERM, lambda _, gamma, vs: sum(min(0, gamma - v) for v in vs)
+)
+arguments_reversed = mutant(
+    "arguments_reversed",
+    "max(0, v - gamma)",
+    TERM,
+    lambda _, gamma, vs: sum(objectives.variance_floor_penalty(v, gamma) for v in vs),
+)
+skips_first = mutant("skips_first", "The first entry is left out", TERM, lambda real, gamma, vs: real(gamma, vs[1:]))
+floor_of_the_sum = mutant(
+    "floor_of_the_sum", "One floor for the sum", TERM, lambda _, gamma, vs: max(0, gamma * len(vs) - sum(vs))
+)
+epsilon = mutant("epsilon", "An epsilon is added", VICREG, lambda real, *rest: real(*rest) + Fraction(1, 10**8))
+variance_subtracted = mutant(
+    "variance_subtracted",
+    "The variance's sign is wrong",
+    [*VICREG, "VICRegGuard"],
+    lambda real, a, mu, *rest: real(a, -mu, *rest),
+)
+variance_dropped = mutant(
+    "variance_dropped",
+    "Mu multiplies the covariance",
+    [*VICREG, "VICRegGuard"],
+    lambda real, a, mu, nu, invariance, _, covariance: real(a, mu, nu, invariance, covariance, covariance),
+)
+penalty_target_zero = mutant("target_zero", "|c| on the diagonal", ["diagonal_redundancy_penalty"], lambda _, c: abs(c))
+penalty_signed = mutant(
+    "signed", "c - 1 without the absolute value", ["diagonal_redundancy_penalty"], lambda _, c: c - 1
+)
+target_one = mutant(
+    "target_one", "|c - 1| off the diagonal", ["off_diagonal_redundancy_penalty"], lambda _, c: abs(c - 1)
+)
+diagonal_target_zero = mutant(
+    "target_zero", "|c| on the diagonal", BARLOW, lambda real, a, d, off: real(a, [c + 1 for c in d], off)
+)
+diagonal_included = mutant(
+    "diagonal_included",
+    "The off-diagonal sum has the diagonal in it",
+    BARLOW,
+    lambda real, a, d, off: real(a, d, off + d),
+)
+first_left_out = mutant(
+    "first_left_out", "The first diagonal entry is left out", BARLOW, lambda real, a, d, off: real(a, d[1:], off)
+)
+objective_signed = mutant(
+    "signed", "No absolute values", BARLOW[:1], lambda _, a, d, off: sum(c - 1 for c in d) + a * sum(off)
+)
+guard_signed = mutant(
+    "signed",
+    "No absolute values",
+    BARLOW[1:],
+    lambda _, a, d, off: SimpleNamespace(value=sum(c - 1 for c in d) + a * sum(off)),
+)
 
 
 @theorem(mutants=[penalty_min_for_max, no_floor])

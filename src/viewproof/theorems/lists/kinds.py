@@ -99,113 +99,79 @@ def _number(value: Any) -> int | Fraction:
     return Fraction(value.numerator_as_long(), value.denominator_as_long())
 
 
+@dataclass(frozen=True)
 class Kind:
-    """A kind of input; what is not overridden is right for inputs that are the same whatever the lengths."""
+    """A kind of input: how it is made in each of its forms. The defaults are right for what has no length."""
 
-    axes = 0
+    bounded: Callable[[str, Sequence[int]], Any]
+    """The input of this name and these lengths, with symbolic entries."""
+    unbounded: Callable[[str], Any]
+    """The input of any length."""
+    image: Callable[[Any], Any] = lambda bounded: bounded
+    """A bounded input in the form that the definitions take."""
+    axes: int = 0
     """How many lengths it has of its own."""
-    like = ""
+    like: str = ""
     """The list whose length it has instead."""
 
-    def bounded(self, name: str, sizes: Sequence[int]) -> Any:
-        """The input of these lengths, with symbolic entries."""
-        raise NotImplementedError
 
-    def unbounded(self, name: str) -> Any:
-        """The input of any length."""
-        return self.bounded(name, ())
-
-    def image(self, bounded: Any) -> Any:
-        """A bounded input in the form that the definitions take."""
-        return bounded
-
-
-@dataclass(frozen=True)
-class Scalar(Kind):
+def scalar(sort: Any) -> Kind:
     """One number or one opaque value."""
-
-    sort: Any
-
-    def bounded(self, name: str, sizes: Sequence[int]) -> Any:
-        """A constant."""
-        return lift(z3.Const(name, self.sort))
+    return Kind(lambda name, _: lift(z3.Const(name, sort)), lambda name: lift(z3.Const(name, sort)))
 
 
-class Function(Kind):
+def function(*sorts: Any) -> Kind:
     """An arbitrary function, the last sort its result's."""
 
-    def __init__(self, *sorts: Any) -> None:
-        self.sorts = sorts
+    def make(name: str, _: Sequence[int] = ()) -> Uninterpreted:
+        return Uninterpreted(z3.Function(name, *sorts))
 
-    def bounded(self, name: str, sizes: Sequence[int]) -> Uninterpreted:
-        """An uninterpreted function."""
-        return Uninterpreted(z3.Function(name, *self.sorts))
+    return Kind(make, make)
 
 
-class Coordinate(Kind):
-    """A coordinate of representations: the length of its axis is the coordinate itself."""
-
-    axes = 1
-
-    def bounded(self, name: str, sizes: Sequence[int]) -> int:
-        """The coordinate."""
-        return sizes[0]
-
-
-class ListOf(Kind):
+def list_of(entry: Any, like: str = "") -> Kind:
     """A list; ``like`` names another list whose length it has."""
-
-    def __init__(self, entry: Any, like: str = "") -> None:
-        self.entry, self.like, self.axes = entry, like, 0 if like else 1
-
-    def bounded(self, name: str, sizes: Sequence[int]) -> list[Any]:
-        """A Python list of symbolic entries."""
-        return [lift(z3.Const(f"{name}{place}", self.entry)) for place in range(sizes[0])]
-
-    def unbounded(self, name: str) -> SymList:
-        """A list of any length."""
-        return SymList(z3.Const(name, list_sort(self.entry)))
-
-    def image(self, bounded: list[Any]) -> SymList:
-        """The list as a term."""
-        return SymList.of(bounded, self.entry)
+    return Kind(
+        lambda name, sizes: [lift(z3.Const(f"{name}{place}", entry)) for place in range(sizes[0])],
+        lambda name: SymList(z3.Const(name, list_sort(entry))),
+        lambda bounded: SymList.of(bounded, entry),
+        axes=0 if like else 1,
+        like=like,
+    )
 
 
-class Representations(Kind):
-    """Any representations: lengths are the number of views and of coordinates; induction is on the columns."""
+def _bounded_views(name: str, sizes: Sequence[int]) -> BoundedViews:
+    """Views of symbolic entries, each entry a function of the view's index."""
+    entries = [Uninterpreted(z3.Function(f"{name}_{place}", TOKEN, REAL)) for place in range(sizes[1])]
+    return BoundedViews(sizes[0], lambda view: [entry(view) for entry in entries])
 
-    axes = 2
 
-    def bounded(self, name: str, sizes: Sequence[int]) -> BoundedViews:
-        """Views of symbolic entries, each entry a function of the view's index."""
-        entries = [Uninterpreted(z3.Function(f"{name}_{place}", TOKEN, REAL)) for place in range(sizes[1])]
-        return BoundedViews(sizes[0], lambda view: [entry(view) for entry in entries])
+def _unbounded_views(name: str) -> UnboundedViews:
+    """Any vectors and any columns: they need not belong together, which only makes a statement about both stronger."""
+    columns = SymList(z3.Const(f"{name}_columns", list_sort(NUMBERS)))
+    return UnboundedViews(Uninterpreted(z3.Function(name, TOKEN, NUMBERS)), columns)
 
-    def unbounded(self, name: str) -> UnboundedViews:
-        """Any vectors and any columns.
 
-        They need not belong together, which only makes a statement about both stronger.
-        """
-        columns = SymList(z3.Const(f"{name}_columns", list_sort(NUMBERS)))
-        return UnboundedViews(Uninterpreted(z3.Function(name, TOKEN, NUMBERS)), columns)
-
-    def image(self, bounded: BoundedViews) -> UnboundedViews:
-        """The same vectors, and their transpose for the columns."""
-        columns = [SymList.of(column, REAL) for column in zip(*bounded, strict=True)]
-        return UnboundedViews(lambda view: SymList.of(bounded[view], REAL), SymList.of(columns, NUMBERS))
+def _image_of_views(bounded: BoundedViews) -> UnboundedViews:
+    """The same vectors, and their transpose for the columns."""
+    columns = [SymList.of(column, REAL) for column in zip(*bounded, strict=True)]
+    return UnboundedViews(lambda view: SymList.of(bounded[view], REAL), SymList.of(columns, NUMBERS))
 
 
 # Static checkers see Any: the same parameter is a list of numbers, a list of symbolic numbers and a term.
-Number = Annotated[Any, Scalar(REAL)]
-Opaque = Annotated[Any, Scalar(TOKEN)]
-Numbers = Annotated[Any, ListOf(REAL)]
-Indices = Annotated[Any, ListOf(TOKEN)]
-Edges = Annotated[Any, ListOf(EDGE)]
-Views = Annotated[Any, Representations()]
-IndexLoss = Annotated[Any, Function(TOKEN, REAL)]
-Distance = Annotated[Any, Function(TOKEN, TOKEN, REAL)]
-OfIndex = Annotated[Any, Function(TOKEN, TOKEN)]
-OfIndexAndValue = Annotated[Any, Function(TOKEN, TOKEN, TOKEN)]
+Number = Annotated[Any, scalar(REAL)]
+Opaque = Annotated[Any, scalar(TOKEN)]
+Numbers = Annotated[Any, list_of(REAL)]
+Indices = Annotated[Any, list_of(TOKEN)]
+Edges = Annotated[Any, list_of(EDGE)]
+Views = Annotated[Any, Kind(_bounded_views, _unbounded_views, _image_of_views, axes=2)]
+"""Representations: lengths are the number of views and of coordinates; induction is on the columns."""
+Coordinate = Annotated[Any, Kind(lambda _, sizes: sizes[0], lambda _: None, axes=1)]
+"""A coordinate of representations: the length of its axis is the coordinate itself."""
+IndexLoss = Annotated[Any, function(TOKEN, REAL)]
+Distance = Annotated[Any, function(TOKEN, TOKEN, REAL)]
+OfIndex = Annotated[Any, function(TOKEN, TOKEN)]
+OfIndexAndValue = Annotated[Any, function(TOKEN, TOKEN, TOKEN)]
 
 
 def both(*conditions: Any) -> Any:

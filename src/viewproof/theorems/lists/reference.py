@@ -8,21 +8,16 @@ from typing import Annotated, Any, NamedTuple
 
 import z3
 
+from viewproof.theorems.lists import kinds
 from viewproof.theorems.lists.kinds import (
-    NUMBERS,
-    Coordinate,
     Distance,
-    Edges,
-    Function,
     IndexLoss,
     Indices,
-    ListOf,
     Number,
     Numbers,
     OfIndex,
     OfIndexAndValue,
     Opaque,
-    Views,
 )
 from viewproof.theorems.lists.sequences import SymList, fold, lower, recursive
 from viewproof.theorems.lists.terms import REAL, TOKEN, Num
@@ -181,7 +176,7 @@ class BarlowGuard(BarlowArguments):
 class SSLViewGraph(NamedTuple):
     """The positive pairs."""
 
-    positive_edges: Edges
+    positive_edges: kinds.Edges
 
 
 Graph = Annotated[Any, SSLViewGraph]
@@ -192,21 +187,17 @@ def view_graph_energy(graph: Graph, edge_loss: Distance) -> Number:
     return total("view_graph_energy", graph.positive_edges, lambda edge: edge_loss(*edge))
 
 
-(_U, _V), _X = z3.Consts("u v", NUMBERS), z3.Const("x", REAL)
+(_U, _V), _X = z3.Consts("u v", kinds.NUMBERS), z3.Const("x", REAL)
 
 
-def _square(term: Any) -> Any:
-    return term * term
+def _plus_square_of_first(head: Any, again: Any) -> Any:
+    # Of lists of unequal lengths, which raise in the program, it says something that is never compared or used.
+    gap = head - kinds.NUMBERS.head(_V)
+    return z3.If(kinds.NUMBERS.is_nil(_V), _ZERO, gap * gap + again(kinds.NUMBERS.tail(_V)))
 
 
-# Of lists of unequal lengths, which raise in the program, it says something that is never compared or used.
-_SQ_DIST = recursive(
-    "sq_dist",
-    [_U, _V],
-    _ZERO,
-    lambda head, again: z3.If(NUMBERS.is_nil(_V), _ZERO, _square(head - NUMBERS.head(_V)) + again(NUMBERS.tail(_V))),
-)
-_APART = recursive("apart", [_V, _X], _ZERO, lambda head, again: _square(_X - head) + again(_X))
+_SQ_DIST = recursive("sq_dist", [_U, _V], _ZERO, _plus_square_of_first)
+_APART = recursive("apart", [_V, _X], _ZERO, lambda head, again: (_X - head) * (_X - head) + again(_X))
 _SPREAD = recursive("coordinate_spread", [_U, _V], _ZERO, lambda head, again: _APART(_V, head) + again(_V))
 
 
@@ -220,17 +211,17 @@ def spread(xs: SymList, ys: SymList) -> Number:
     return Num(_SPREAD(xs.term, ys.term))
 
 
-def sq_dist(u: Numbers, v: Annotated[Any, ListOf(REAL, like="u")]) -> Number:
+def sq_dist(u: Numbers, v: Annotated[Any, kinds.list_of(REAL, like="u")]) -> Number:
     """The sum of the squared differences."""
     return Num(_SQ_DIST(u.term, v.term))
 
 
-def graph_alignment_energy(graph: Graph, reps: Views) -> Number:
+def graph_alignment_energy(graph: Graph, reps: kinds.Views) -> Number:
     """The sum of the squared distances along the edges."""
     return total("graph_alignment_energy", graph.positive_edges, lambda edge: sq_dist(reps[edge[0]], reps[edge[1]]))
 
 
-def coordinate_spread(reps: Views, coordinate: Annotated[Any, Coordinate()]) -> Number:
+def coordinate_spread(reps: kinds.Views, coordinate: kinds.Coordinate) -> Number:
     """The spread of the coordinate's column; of lists of any length the column itself stands for the coordinate."""
     if isinstance(coordinate, int):
         columns = reps.columns
@@ -243,14 +234,14 @@ def coordinate_spread(reps: Views, coordinate: Annotated[Any, Coordinate()]) -> 
 real_variance_floor_penalty = variance_floor_penalty
 
 
-def real_variance_floor_guard(gamma: Number, reps: Views) -> Number:
+def real_variance_floor_guard(gamma: Number, reps: kinds.Views) -> Number:
     """The sum of the coordinates' penalties."""
     return total(
         "real_variance_floor_guard", reps.columns, lambda column: variance_floor_penalty(gamma, spread(column, column))
     )
 
 
-def graph_ssl_objective(graph: Graph, gamma: Number, reps: Views) -> Number:
+def graph_ssl_objective(graph: Graph, gamma: Number, reps: kinds.Views) -> Number:
     """Alignment plus guard."""
     return graph_alignment_energy(graph, reps) + real_variance_floor_guard(gamma, reps)
 
@@ -274,7 +265,7 @@ SHAPES: dict[str, Sequence[tuple[int, ...]]] = {
     ],
 }
 """The lengths of functions with several, where it is not every choice of them."""
-_EDGE_LOSS = Function(TOKEN, TOKEN, REAL).bounded("edge_loss", ())
+_EDGE_LOSS = kinds.function(TOKEN, TOKEN, REAL).bounded("edge_loss", ())
 
 
 def observed(program: Any, value: Any, expected: Any) -> list[Any]:

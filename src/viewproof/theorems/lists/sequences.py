@@ -76,10 +76,11 @@ class SymList:
 
     def __getitem__(self, part: slice) -> "SymList":
         assert part == slice(None, None, -1), "of a list of unknown length only the reverse is a list"
-        return SymList(fold("reverse", self, self._with_last, self.sort.nil))
 
-    def _with_last(self, entry: Any, others: Any) -> Any:
-        return _append(self.sort)(others, lower([entry], self.sort))
+        def with_last(entry: Any, others: Any) -> Any:
+            return _append(self.sort)(others, lower([entry], self.sort))
+
+        return SymList(fold("reverse", self, with_last, self.sort.nil))
 
 
 definitions: dict[str, tuple[Any, Sequence[Any], Any]] = {}

@@ -3,19 +3,18 @@
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from viewproof.theorems.lists.engine import Formula, Program, Public, mutant, theorem
+from viewproof.theorems.lists import kinds
+from viewproof.theorems.lists.engine import Formula, Program, mutant, theorem
 from viewproof.theorems.lists.inputs import World
 from viewproof.theorems.lists.kinds import (
     Distance,
     IndexLoss,
     Indices,
-    Number,
     OfIndex,
     OfIndexAndValue,
     Opaque,
     assuming,
     every,
-    prepend,
 )
 
 
@@ -36,40 +35,37 @@ class JepaArguments(NamedTuple):
     rep_loss: Distance
 
 
-@mutant("masked_loss", "mae_loss", "jepa_loss", "variance_term")
-def starts_at_one(real: Public, *arguments: Any) -> Number:
-    """The sum starts at 1."""
-    return 1 + real(*arguments)
-
-
-@mutant("masked_loss", "mae_loss", "jepa_loss")
-def skips_first(real: Public, idxs: Indices, *arguments: Any) -> Number:
-    """The first entry is left out."""
-    return real(idxs[1:], *arguments)
-
-
-@mutant("masked_loss", "mae_loss", "jepa_loss")
-def first_counts_double(real: Public, idxs: Indices, *arguments: Any) -> Number:
-    """The sum starts at the first entry."""
-    return real(idxs[:1] + idxs, *arguments)
-
-
-@mutant("mae_loss")
-def swapped_arguments(real: Public, idxs: Indices, target: OfIndex, pred: OfIndex, patch_loss: Distance) -> Number:
-    """The patch loss gets (prediction, target)."""
-    return real(idxs, pred, target, patch_loss)
-
-
-@mutant("mae_loss")
-def stale_target(real: Public, idxs: Indices, target: OfIndex, pred: OfIndex, patch_loss: Distance) -> Number:
-    """Every prediction is compared with the first index's target."""
-    return real(idxs, lambda _: target(idxs[0]), pred, patch_loss)
-
-
-@mutant("jepa_loss")
-def target_of_context(real: Public, idxs: Indices, context: Opaque, target: OfIndex, *arguments: Any) -> Number:
-    """The target is read at the context."""
-    return real(idxs, context, lambda _: target(context), *arguments)
+SUMS = ("masked_loss", "mae_loss", "jepa_loss")
+starts_at_one = mutant(
+    "starts_at_one", "The sum starts at 1", (*SUMS, "variance_term"), lambda real, *rest: 1 + real(*rest)
+)
+skips_first = mutant(
+    "skips_first", "The first entry is left out", SUMS, lambda real, idxs, *rest: real(idxs[1:], *rest)
+)
+first_counts_double = mutant(
+    "first_counts_double",
+    "The sum starts at the first entry",
+    SUMS,
+    lambda real, idxs, *rest: real(idxs[:1] + idxs, *rest),
+)
+swapped_arguments = mutant(
+    "swapped_arguments",
+    "The patch loss gets (prediction, target)",
+    ["mae_loss"],
+    lambda real, idxs, target, pred, loss: real(idxs, pred, target, loss),
+)
+stale_target = mutant(
+    "stale_target",
+    "Every prediction is compared with the first index's target",
+    ["mae_loss"],
+    lambda real, idxs, target, *rest: real(idxs, lambda _: target(idxs[0]), *rest),
+)
+target_of_context = mutant(
+    "target_of_context",
+    "The target is read at the context",
+    ["jepa_loss"],
+    lambda real, idxs, context, target, *rest: real(idxs, context, lambda _: target(context), *rest),
+)
 
 
 def at_its_end(w: SimpleNamespace, head: Any) -> World:
@@ -98,7 +94,7 @@ def masked_loss_reverse(p: Program, idxs: Indices, loss: IndexLoss) -> Formula:
 @theorem(mutants=[skips_first])
 def masked_loss_cons(p: Program, i: Opaque, idxs: Indices, loss: IndexLoss) -> Formula:
     """masked_loss of i :: rest is the loss at i plus that of rest."""
-    return p.masked_loss(prepend(i, idxs), loss) == loss(i) + p.masked_loss(idxs, loss)
+    return p.masked_loss(kinds.prepend(i, idxs), loss) == loss(i) + p.masked_loss(idxs, loss)
 
 
 @theorem(induction="idxs", given=("the loss is 0 at every index of the list",), mutants=[starts_at_one])

@@ -15,7 +15,7 @@ from viewproof.bits import same_bits
 from viewproof.symbolic.capture import Capture, TensorInput, unknowns
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.meaning import symbolic_inputs
-from viewproof.symbolic.terms import known
+from viewproof.symbolic.terms import as_z3
 from viewproof.symbolic.values import FLOATS
 from viewproof.theorems.tensors.case import Subject
 
@@ -72,7 +72,7 @@ def satisfies(subject: Subject, sizes: dict[str, Any]) -> bool:
 @lru_cache
 def _hypotheses(subject: Subject) -> z3.BoolRef:
     hypotheses = subject.hypotheses(symbolic_inputs(subject.signature, Facts(subject.arithmetic)))
-    return z3.And([z3.BoolVal(h) if known(h) else h for h in hypotheses])
+    return z3.And([*map(as_z3, hypotheses)])
 
 
 def _points(subject: Subject) -> Iterator[dict[str, Any]]:
@@ -99,15 +99,10 @@ def argument(kind: Any, size: Any, generator: torch.Generator) -> Any:
     return torch.zeros(size, dtype=kind.dtype)
 
 
-@lru_cache
-def _unknowns(subject: Subject) -> dict[str, Any]:
-    return unknowns(subject.signature)
-
-
 def _at(subject: Subject, sizes: dict[str, Any]) -> z3.ModelRef:
     """The sizes and numbers as values of the unknowns."""
     model = z3.Model()
-    for name, terms in _unknowns(subject).items():
+    for name, terms in unknowns(subject.signature).items():
         several = isinstance(terms, tuple)
         for term, value in zip(terms, sizes[name], strict=True) if several else [(terms, sizes[name])]:
             model.update_value(term, z3.IntVal(value))

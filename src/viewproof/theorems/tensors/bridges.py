@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -38,13 +39,14 @@ class EmptyListing:
 
 def distance(target: Tensor, prediction: Tensor) -> Tensor:
     """A distance about which nothing is known: an operator, and to the solver a function without a law."""
-    if not hasattr(torch.ops.viewproof_theory, "distance"):
-        _define_distance()
+    _distance_library()
     number: Tensor = torch.ops.viewproof_theory.distance(target, prediction)
     return number
 
 
-def _define_distance() -> None:
+@cache
+def _distance_library() -> Any:
+    """The operator lives as long as its library."""
     library = torch.library.Library("viewproof_theory", "DEF")  # type: ignore[no-untyped-call]
     library.define("distance(Tensor target, Tensor prediction) -> Tensor")  # type: ignore[no-untyped-call]
 
@@ -57,11 +59,7 @@ def _define_distance() -> None:
 
     library.impl("distance", mixed, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake("viewproof_theory::distance", lambda t, p: torch.empty_like(t), lib=library)
-    # The operator lives as long as its library.
-    _LIBRARIES.append(library)
-
-
-_LIBRARIES: list[Any] = []
+    return library
 
 
 @meaning("viewproof_theory.distance.default")
@@ -89,20 +87,16 @@ def beside_mae_loss(
 
 def objective_is_mae_loss(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """What is claimed of what `beside_mae_loss` observes."""
-    listed, expected, one, one_mae, two, two_mae, nothing = observed
+    listed, expected, *sums, nothing = observed
+
+    def same_number(objective: Any, mae: Any) -> Term:
+        return alike(objective.at(()), mae.at(()), objective.dtype)
+
     return [
         *same_tensors("the indices that are selected", listed, expected),
         TensorClaim("over no index the objective is 0", (), lambda: same(nothing.at(()), z3.BitVecVal(0, 32))),
-        TensorClaim(
-            "objective and MAE loss over one index: the same number",
-            (),
-            lambda: alike(one.at(()), one_mae.at(()), one.dtype),
-        ),
-        TensorClaim(
-            "objective and MAE loss over two indices: the same number",
-            (),
-            lambda: alike(two.at(()), two_mae.at(()), two.dtype),
-        ),
+        TensorClaim("objective and MAE loss over one index: the same number", (), partial(same_number, *sums[:2])),
+        TensorClaim("objective and MAE loss over two indices: the same number", (), partial(same_number, *sums[2:])),
     ]
 
 
@@ -116,8 +110,12 @@ def _row_exists(inputs: Inputs) -> list[Term]:
 
 
 ROW: Signature = {"yhat": TensorInput(2), "row": INT, "i": INT, "k": INT}
-HYPOTHESES = (NOT_NEGATIVE, "yhat has the target's shape", "the row exists")
-METHOD = f"{CAPTURED}; lists of 0, 1 and 2 indices run with symbols, longer ones by masked_loss_append"
+row_theorem = partial(
+    theorem,
+    layer="bridges",
+    given=(NOT_NEGATIVE, "yhat has the target's shape", "the row exists"),
+    method=f"{CAPTURED}; lists of 0, 1 and 2 indices run with symbols, longer ones by masked_loss_append",
+)
 
 
 def _vector_row(
@@ -148,14 +146,11 @@ def loss_over_the_complement(
     return vp.row_predictive_contract(replace(sample, mask=~sample.mask), yhat, row, patch_loss, listing=listing)
 
 
-@theorem(
+@row_theorem(
     vp.vector_mae_row_predictive_contract,
-    layer="bridges",
     on=VECTOR_ROW,
     mutants=[target_from_the_masked_tensor, loss_over_the_complement],
-    given=HYPOTHESES,
     scope=f"any distance; {ALL_SIZES}",
-    method=METHOD,
 )
 def vector_mae_row_predictive_objective_eq_mae_loss(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """predictive_view_objective of the vector row contract is mae_loss over the selected indices of the row."""
@@ -181,14 +176,11 @@ def first_row(x: Tensor, yhat: Tensor, row: int, *sizes_and_loss: Any, listing: 
     return vp.image_patch_mae_row_predictive_contract(x, yhat, 0, *sizes_and_loss, listing=listing)
 
 
-@theorem(
+@row_theorem(
     vp.image_patch_mae_row_predictive_contract,
-    layer="bridges",
     on=[_image_rows("hidden"), _image_rows("all")],
     mutants=[first_row],
-    given=HYPOTHESES,
     scope=f"any distance; over hidden and all; {ALL_SIZES}",
-    method=METHOD,
 )
 def image_patch_mae_row_predictive_objective_eq_mae_loss(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """predictive_view_objective of the image row contract is mae_loss over the selected indices of the row."""
@@ -230,15 +222,12 @@ def guard_not_zero(*arguments: Any, listing: Any) -> vp.PredictiveViewContract:
     return vp.with_geometry_guard(contract, 1)
 
 
-@theorem(
+@row_theorem(
     vp.block_mae_row_predictive_contract,
-    layer="bridges",
     on=BLOCK_ROW,
     mutants=[guard_not_zero],
-    given=HYPOTHESES,
     scope="any distance; blocks (k, None, k) over sources of 3 axes (other patterns: block_mask theorems); "
     f"{ALL_SIZES}",
-    method=METHOD,
 )
 def block_mae_row_predictive_objective_eq_mae_loss(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """predictive_view_objective of the block row contract is mae_loss over the selected indices of the row."""

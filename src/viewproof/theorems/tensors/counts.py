@@ -1,6 +1,6 @@
 """How many coordinates a periodic mask hides, and why a product is no mask."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import z3
@@ -10,7 +10,7 @@ import viewproof as vp
 from viewproof.masks import Mask, PatchMask, Rule, VectorMask
 from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.terms import Term, conj, floordiv, ite, known, same
+from viewproof.symbolic.terms import Term, conj, floordiv, ite, known, one_if, same
 from viewproof.theorems.registry import Mutant, Outcome, Theorem, register
 from viewproof.theorems.tensors import lemmas, spec
 from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorCase, TensorClaim
@@ -23,21 +23,23 @@ from viewproof.theorems.tensors.wrong_patches import FloorForCeiling
 from viewproof.verdict import Verdict
 
 
-def _features(program: Any, data_dim: int, *sizes: int) -> Sequence[Tensor]:
-    return [program(VectorMask(*sizes), (data_dim,)).hidden.sum()]
-
-
 def _patches(program: Any, height: int, width: int, patch_h: int, patch_w: int, *sizes: int) -> Sequence[Tensor]:
     hidden = program(PatchMask(patch_h, patch_w, *sizes), (1, height, width)).hidden
     return [hidden[0, ::patch_h, ::patch_w].sum()]
 
 
-def _positive_patches(inputs: Inputs) -> list[Term]:
-    return [*not_negative(inputs), inputs["patch_h"] > 0, inputs["patch_w"] > 0]
-
-
-HIDDEN_FEATURES = Subject("hidden features", {"data_dim": INT, **PERIODIC}, _features, not_negative)
-HIDDEN_PATCHES = Subject("hidden patches", {"height": INT, "width": INT, **PATCHES}, _patches, _positive_patches)
+HIDDEN_FEATURES = Subject(
+    "hidden features",
+    {"data_dim": INT, **PERIODIC},
+    lambda program, data_dim, *sizes: [program(VectorMask(*sizes), (data_dim,)).hidden.sum()],
+    not_negative,
+)
+HIDDEN_PATCHES = Subject(
+    "hidden patches",
+    {"height": INT, "width": INT, **PATCHES},
+    _patches,
+    lambda inputs: [*not_negative(inputs), inputs["patch_h"] > 0, inputs["patch_w"] > 0],
+)
 
 
 def closed_count(size: Term, period: Term, offset: Term) -> Term:
@@ -74,8 +76,7 @@ def hidden_count_eq_closed_form(inputs: Inputs, observed: Observed, facts: Facts
     period, offset, zero = inputs["period"], inputs["offset"], z3.IntVal(0)
 
     def one_if_hidden(index: Term) -> Any:
-        hidden = spec.in_class(index, period, offset)
-        return z3.If(hidden, z3.IntVal(1), zero) if not known(hidden) else z3.IntVal(int(hidden))
+        return one_if(spec.in_class(index, period, offset))
 
     # The specification's sum is shaped as the program takes it: over features, or over rows and columns of patches.
     if "data_dim" in inputs:
@@ -157,10 +158,6 @@ def _breaks_every_case(program: Any) -> Outcome:
     return Outcome(Verdict.PROVED, "; ".join(witnesses), None, tuple(goals), outcome.graphs)
 
 
-def _breaks_there(program: Any, witness: Mapping[str, Any]) -> bool:
-    return not replays([HIDDEN_VALUES[witness["case"]]], program, witness)
-
-
 # The one statement that something fails: it is proved by counterexamples.
 multiplicative_mask_is_not_a_mask = register(
     Theorem(
@@ -172,7 +169,7 @@ multiplicative_mask_is_not_a_mask = register(
         method=CAPTURED,
         program=multiplication_for_selection,
         prove=_breaks_every_case,
-        holds=_breaks_there,
+        holds=lambda program, witness: not replays([HIDDEN_VALUES[witness["case"]]], program, witness),
         mutants=(Mutant.of(selection),),
         module=__name__,
     )

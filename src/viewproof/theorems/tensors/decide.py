@@ -1,6 +1,8 @@
 """Decides a statement about a program: every path, every claim, then whether the paths cover all arguments."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import z3
@@ -9,13 +11,13 @@ from viewproof.symbolic import explore, second_solver
 from viewproof.symbolic.capture import Capture, CaptureFailed
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.meaning import outputs, symbolic_inputs
-from viewproof.symbolic.prove import TIMEOUT, Answer, follows
+from viewproof.symbolic.prove import TIMEOUT, follows
 from viewproof.symbolic.tensor import SymTensor
-from viewproof.symbolic.terms import conj, implies, inside, known
+from viewproof.symbolic.terms import as_z3, conj, implies, inside, known
 from viewproof.symbolic.values import NoMeaning
 from viewproof.theorems.registry import Outcome
 from viewproof.theorems.tensors import agreement
-from viewproof.theorems.tensors.case import TensorCase, TensorClaim
+from viewproof.theorems.tensors.case import TensorCase
 from viewproof.theorems.tensors.lemmas import proved_lemmas
 from viewproof.theorems.tensors.witness import broken, build, counterexample, describe, read_model
 from viewproof.verdict import Verdict
@@ -35,22 +37,24 @@ def forget() -> None:
     proved_lemmas.cache_clear()
 
 
-class _Refuted(Exception):
+class _Decided(Exception):
+    """The verdict that ends a decision early."""
+
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.detail)
         self.outcome = outcome
 
 
+@dataclass
 class Record:
     """What was asked on the way to a verdict."""
 
-    def __init__(self) -> None:
-        self.goals: list[str] = []
-        self.graphs: list[str] = []
-        self.count = 0
-        self.claims = 0
-        self.premises: set[tuple[str, str]] = set()
-        self.satisfiable_premises: set[tuple[str, str]] = set()
+    goals: list[str] = field(default_factory=list)
+    graphs: list[str] = field(default_factory=list)
+    count: int = 0
+    claims: int = 0
+    premises: set[tuple[str, str]] = field(default_factory=set)
+    satisfiable_premises: set[tuple[str, str]] = field(default_factory=set)
 
     def goal(self, title: str, term: Any) -> None:
         """Keep one goal."""
@@ -59,15 +63,10 @@ class Record:
             # Z3's own printer; the one in Python takes longer than most proofs.
             self.goals.append(f"{title}\n{term if known(term) else z3.simplify(term).sexpr()}")
 
-    def graph(self, text: str) -> None:
-        """Keep one graph."""
-        if len(self.graphs) < _SHOWN and text not in self.graphs:
-            self.graphs.append(text)
-
-    def refuted(self, broken_claim: str, witness: dict[str, Any]) -> _Refuted:
+    def refuted(self, broken_claim: str, witness: dict[str, Any]) -> _Decided:
         """The end of a decision: the last goal, on the last graph, has this counterexample."""
         last = tuple(self.goals[-1:]), tuple(self.graphs[-1:])
-        return _Refuted(Outcome(Verdict.REFUTED, broken_claim, witness, *last))
+        return _Decided(Outcome(Verdict.REFUTED, broken_claim, witness, *last))
 
 
 def decide(cases: Sequence[TensorCase], program: Any) -> Outcome:
@@ -76,8 +75,8 @@ def decide(cases: Sequence[TensorCase], program: Any) -> Outcome:
     try:
         for case in cases:
             _decide_case(case, program, record)
-    except _Refuted as refuted:
-        return refuted.outcome
+    except _Decided as decided:
+        return decided.outcome
     except (NoMeaning, CaptureFailed) as error:
         tried = next(filter(None, (counterexample(case, program) for case in cases)), None)
         if tried is not None:
@@ -104,21 +103,18 @@ def _decide_case(case: TensorCase, program: Any, record: Record) -> None:
     solver = z3.Solver()
     solver.add(*on_sizes)
     if solver.check() != z3.sat:
-        raise _Refuted(Outcome(Verdict.VACUOUS, f"{subject.name}: the hypotheses cannot hold"))
+        raise _Decided(Outcome(Verdict.VACUOUS, f"{subject.name}: the hypotheses cannot hold"))
     second_solver.note(f"{subject.name}: the hypotheses can hold", on_sizes, satisfiable=True)
     captures: list[Capture] = []
-    observed = _observed(case, program)
-    for capture in explore.explore(observed, subject.signature, on_sizes, (subject, program), subject.paths):
+    observe = partial(subject.observe, program)
+    for capture in explore.explore(observe, subject.signature, on_sizes, (subject, program), subject.paths):
         captures.append(capture)
-        record.graph(capture.text)
+        if len(record.graphs) < _SHOWN and capture.text not in record.graphs:
+            record.graphs.append(capture.text)
         _decide_capture(case, program, capture, record)
     different = agreement.disagreement(subject, program, captures)
     if different is not None:
         raise NoMeaning(f"{subject.name}: the captured graph is not the program: {different}")
-
-
-def _observed(case: TensorCase, program: Any) -> Callable[..., Any]:
-    return lambda *arguments: case.subject.observe(program, *arguments)
 
 
 def _decide_capture(case: TensorCase, program: Any, capture: Capture, record: Record) -> None:
@@ -134,29 +130,23 @@ def _decide_capture(case: TensorCase, program: Any, capture: Capture, record: Re
         _MEANINGS[capture] = facts, inputs, observed
     facts, inputs, observed = _MEANINGS[capture]
     for claim in case.claims(inputs, observed, facts):
-        _decide_claim(case, program, facts, inputs, claim, record)
-
-
-def _decide_claim(
-    case: TensorCase, program: Any, facts: Facts, inputs: Any, claim: TensorClaim, record: Record
-) -> None:
-    place = tuple(facts.fresh("at", z3.IntSort()) for _ in claim.extents)
-    within = inside(place, claim.extents)
-    premise = True if claim.premise is None else claim.premise(*place)
-    name = case.subject.name, claim.what
-    record.claims += 1
-    if claim.premise is not None:
-        record.premises.add(name)
-        if name not in record.satisfiable_premises and _can_hold([*facts.assumed, within, premise], _sizes(inputs)):
-            record.satisfiable_premises.add(name)
-    with facts.given(within, premise):
-        _ask(case, program, facts, inputs, claim.what, claim.holds(*place), record)
+        place = tuple(facts.fresh("at", z3.IntSort()) for _ in claim.extents)
+        within = inside(place, claim.extents)
+        premise = True if claim.premise is None else claim.premise(*place)
+        name = case.subject.name, claim.what
+        record.claims += 1
+        if claim.premise is not None:
+            record.premises.add(name)
+            if name not in record.satisfiable_premises and _can_hold([*facts.assumed, within, premise], _sizes(inputs)):
+                record.satisfiable_premises.add(name)
+        with facts.given(within, premise):
+            _ask(case, program, facts, inputs, claim.what, claim.holds(*place), record)
 
 
 def _can_hold(conditions: Sequence[Any], sizes: Sequence[Any]) -> bool:
     solver = z3.Solver()
     solver.set("timeout", 2000)
-    solver.add(*(z3.BoolVal(c) if known(c) else c for c in conditions))
+    solver.add(*map(as_z3, conditions))
     for bound in (1, 2, 3, 1000):
         if solver.check(*(size <= bound for size in sizes)) == z3.sat:
             smaller = [size <= bound for size in sizes]
@@ -182,14 +172,10 @@ def _ask(case: TensorCase, program: Any, facts: Facts, inputs: Any, what: str, g
     if answer.kind == "unknown":
         raise NoMeaning(f"{case.subject.name}: {what}: {answer.reason}")
     if answer.kind == "refuted":
-        raise _replayed(case, program, inputs, what, answer, record)
-
-
-def _replayed(case: TensorCase, program: Any, inputs: Any, what: str, answer: Answer, record: Record) -> _Refuted:
-    assert answer.model is not None
-    witness = {"case": case.subject.name, **read_model(answer.model, inputs, case.subject.arithmetic == "real")}
-    broken_claim = broken(case, program, build(case, witness))
-    if broken_claim is None:
-        detail = f"{case.subject.name}: {what}: the counterexample does not replay"
-        return _Refuted(Outcome(Verdict.UNKNOWN, detail, witness))
-    return record.refuted(broken_claim, witness)
+        assert answer.model is not None
+        witness = {"case": case.subject.name, **read_model(answer.model, inputs, case.subject.arithmetic == "real")}
+        broken_claim = broken(case, program, build(case, witness))
+        if broken_claim is None:
+            detail = f"{case.subject.name}: {what}: the counterexample does not replay"
+            raise _Decided(Outcome(Verdict.UNKNOWN, detail, witness))
+        raise record.refuted(broken_claim, witness)

@@ -6,7 +6,8 @@ enumerated, over every mask of up to six coordinates and rank up to 3.
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,14 +16,13 @@ from torch import Tensor
 from viewproof.masks import Mask
 from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.terms import Term, iff, neg
+from viewproof.symbolic.terms import iff, neg
 from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_extents
 from viewproof.theorems.tensors.signatures import INT, not_negative
 from viewproof.theorems.tensors.theorem import CAPTURED, Enumeration, theorem
 
 SCOPE = "ranks 1 to 4, all extents from 0 (tensor); rank 0 to 3, every mask of up to 6 coordinates (reading one)"
 METHOD = f"{CAPTURED}; reading one coordinate enumerated"
-NOT_NEGATIVE_EXTENTS = ("extents are non-negative",)
 
 
 def _small_masks() -> Iterator[dict[str, Any]]:
@@ -36,14 +36,18 @@ def _small_masks() -> Iterator[dict[str, Any]]:
                         yield {"hidden": hidden, "coordinate": coordinate}
 
 
-def _reads_all(program: Any, at: Mapping[str, Any]) -> bool:
-    shape = torch.tensor(at["hidden"]).shape
-    return program.all(shape).selected(at["coordinate"]) is True
+def _wrong_unless(right: Callable[[Any, Mapping[str, Any]], bool]) -> Enumeration:
+    return Enumeration("selected() reads something else", _small_masks, right)
 
 
-def _reads_empty(program: Any, at: Mapping[str, Any]) -> bool:
-    shape = torch.tensor(at["hidden"]).shape
-    return program.empty(shape).selected(at["coordinate"]) is False
+def _reads(make: str, selected: bool) -> Enumeration:
+    """The mask that the method makes of each shape reads ``selected`` at every coordinate."""
+
+    def right(program: Any, at: Mapping[str, Any]) -> bool:
+        mask = getattr(program, make)(torch.tensor(at["hidden"]).shape)
+        return mask.selected(at["coordinate"]) is selected
+
+    return _wrong_unless(right)
 
 
 def _reads_complement(program: Any, at: Mapping[str, Any]) -> bool:
@@ -52,28 +56,27 @@ def _reads_complement(program: Any, at: Mapping[str, Any]) -> bool:
     return selected is bool(mask.hidden[at["coordinate"]]) and (~mask).selected(at["coordinate"]) is not selected
 
 
-def _all(program: Any, *extents: int) -> Sequence[Tensor]:
-    return [program.all(extents).hidden]
+mask_theorem = partial(theorem, Mask, layer="algebra", given=("extents are non-negative",), scope=SCOPE, method=METHOD)
 
 
-def _empty(program: Any, *extents: int) -> Sequence[Tensor]:
-    return [program.empty(extents).hidden]
+def _made(make: str) -> list[Subject]:
+    """The masks that the method of this name makes of shapes of ranks 1 to 4."""
+
+    def observe(program: Any, *extents: int) -> Sequence[Tensor]:
+        return [getattr(program, make)(extents).hidden]
+
+    extents = [{f"extent_{axis}": INT for axis in range(rank)} for rank in range(1, 5)]
+    return [Subject(f"{make} of rank {rank}", names, observe, not_negative) for rank, names in enumerate(extents, 1)]
 
 
-def _complement(program: Any, hidden: Tensor) -> Sequence[Tensor]:
-    return [(~program(hidden)).hidden]
-
-
-def _no_hypothesis(inputs: Inputs) -> list[Term]:
-    return []
-
-
-EXTENTS = {rank: {f"extent_{axis}": INT for axis in range(rank)} for rank in range(1, 5)}
-ALL = [Subject(f"all of rank {rank}", extents, _all, not_negative) for rank, extents in EXTENTS.items()]
-EMPTY = [Subject(f"empty of rank {rank}", extents, _empty, not_negative) for rank, extents in EXTENTS.items()]
 COMPLEMENT = [
-    Subject(f"complement of rank {rank}", {"hidden": TensorInput(rank, torch.bool)}, _complement, _no_hypothesis)
-    for rank in EXTENTS
+    Subject(
+        f"complement of rank {rank}",
+        {"hidden": TensorInput(rank, torch.bool)},
+        lambda program, hidden: [(~program(hidden)).hidden],
+        lambda inputs: [],
+    )
+    for rank in range(1, 5)
 ]
 
 
@@ -93,16 +96,7 @@ class NothingForAll(Mask):
     all = Mask.empty
 
 
-@theorem(
-    Mask,
-    layer="algebra",
-    on=ALL,
-    mutants=[NothingForAll],
-    given=NOT_NEGATIVE_EXTENTS,
-    scope=SCOPE,
-    method=METHOD,
-    enumerated=Enumeration("selected() reads something else", _small_masks, _reads_all),
-)
+@mask_theorem(on=_made("all"), mutants=[NothingForAll], enumerated=_reads("all", True))
 def all_mask_selected(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Mask.all(shape) selects every coordinate."""
     return every_coordinate(True, inputs, observed[0])
@@ -114,16 +108,7 @@ class AllForNothing(Mask):
     empty = Mask.all
 
 
-@theorem(
-    Mask,
-    layer="algebra",
-    on=EMPTY,
-    mutants=[AllForNothing],
-    given=NOT_NEGATIVE_EXTENTS,
-    scope=SCOPE,
-    method=METHOD,
-    enumerated=Enumeration("selected() reads something else", _small_masks, _reads_empty),
-)
+@mask_theorem(on=_made("empty"), mutants=[AllForNothing], enumerated=_reads("empty", False))
 def empty_mask_not_selected(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Mask.empty(shape) selects no coordinate."""
     return every_coordinate(False, inputs, observed[0])
@@ -145,16 +130,7 @@ class ReadsBackwards(Mask):
         return super().selected([extent - 1 - at for extent, at in zip(self.hidden.shape, place, strict=True)])
 
 
-@theorem(
-    Mask,
-    layer="algebra",
-    on=COMPLEMENT,
-    mutants=[NotInverted, ReadsBackwards],
-    given=NOT_NEGATIVE_EXTENTS,
-    scope=SCOPE,
-    method=METHOD,
-    enumerated=Enumeration("selected() reads something else", _small_masks, _reads_complement),
-)
+@mask_theorem(on=COMPLEMENT, mutants=[NotInverted, ReadsBackwards], enumerated=_wrong_unless(_reads_complement))
 def complement_selected_iff(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """~mask selects a coordinate iff mask does not."""
     before, after = inputs["hidden"], observed[0]

@@ -15,7 +15,7 @@ from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, T
 from viewproof.theorems.tensors.masks import block_view, floor_for_ceiling, offset_not_reduced
 from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative
 from viewproof.theorems.tensors.theorem import theorem
-from viewproof.theorems.tensors.wrong_patches import FloorForCeiling, HeightForWidth
+from viewproof.theorems.tensors.wrong_patches import ChannelInTheIndex, FloorForCeiling, HeightForWidth
 
 
 def _status(program: Any, channels: int, height: int, width: int, *sizes: int) -> Sequence[Tensor]:
@@ -127,19 +127,6 @@ class SwappedPatchSizes(PatchMask):
         return (None, self.patch_w, self.patch_h)
 
 
-class ChannelInTheIndex(PatchMask):
-    """Every channel hides other patches."""
-
-    def hidden(self, *grids: Tensor) -> Tensor | bool:
-        """As if the channels followed each other in the index."""
-        if self.period == 0 or self.patch_h == 0 or self.patch_w == 0:
-            return False
-        channel, row, col = grids
-        per_row = (col.shape[2] + self.patch_w - 1) // self.patch_w
-        index = (row // self.patch_h) * per_row + col // self.patch_w + channel
-        return index % self.period == self.offset % self.period
-
-
 @theorem(PatchMask, on=PATCH_STATUS, mutants=[SwappedPatchSizes, ChannelInTheIndex])
 def pixels_of_one_patch_share_status(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Pixels of one patch are hidden together, in every channel, for every period and offset."""
@@ -157,18 +144,21 @@ def pixels_of_one_patch_share_status(inputs: Inputs, observed: Observed, facts: 
     ]
 
 
-def _vector_and_blocks(program: Any, x: Tensor, period: int, offset: int) -> Sequence[Tensor]:
-    return [program(x, period, offset), block_view(x, BlockMask((1,), period, offset))]
-
-
-def _image_and_blocks(program: Any, x: Tensor, patch_h: int, patch_w: int, *sizes: int) -> Sequence[Tensor]:
-    return [program(x, patch_h, patch_w, *sizes), block_view(x, BlockMask((None, patch_h, patch_w), *sizes))]
-
-
 VECTORS_AND_BLOCKS = Subject(
-    "vectors beside blocks", {"x": TensorInput(2), **PERIODIC}, _vector_and_blocks, not_negative
+    "vectors beside blocks",
+    {"x": TensorInput(2), **PERIODIC},
+    lambda program, x, period, offset: [program(x, period, offset), block_view(x, BlockMask((1,), period, offset))],
+    not_negative,
 )
-IMAGES_AND_BLOCKS = Subject("images beside blocks", {"x": TensorInput(4), **PATCHES}, _image_and_blocks, not_negative)
+IMAGES_AND_BLOCKS = Subject(
+    "images beside blocks",
+    {"x": TensorInput(4), **PATCHES},
+    lambda program, x, patch_h, patch_w, *sizes: [
+        program(x, patch_h, patch_w, *sizes),
+        block_view(x, BlockMask((None, patch_h, patch_w), *sizes)),
+    ],
+    not_negative,
+)
 
 
 @theorem(vp.vector_mae_mask, on=VECTORS_AND_BLOCKS, mutants=[offset_not_reduced])

@@ -115,11 +115,12 @@ def row_subject(name: str, rank: int, rule: Callable[..., Rule], sizes: Signatur
         together, alone = program(rule(*numbers), x), program(rule(*numbers), x[n : n + 1])
         return [together.x[n], alone.x[0], together.y[n], alone.y[0]]
 
-    return Subject(f"{name} alone", {"x": TensorInput(rank), "n": INT, **sizes}, observe, _one_row)
-
-
-def _one_row(inputs: Inputs) -> list[Term]:
-    return [*not_negative(inputs), inputs["n"] < inputs["x"].shape[0]]
+    return Subject(
+        f"{name} alone",
+        {"x": TensorInput(rank), "n": INT, **sizes},
+        observe,
+        lambda inputs: [*not_negative(inputs), inputs["n"] < inputs["x"].shape[0]],
+    )
 
 
 def offset_by_batch_size(rule: VectorMask | PatchMask, x: Tensor) -> Sample:

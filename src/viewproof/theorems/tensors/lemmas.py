@@ -9,7 +9,7 @@ from functools import cache
 import z3
 
 from viewproof.symbolic import second_solver
-from viewproof.symbolic.terms import Term, known
+from viewproof.symbolic.terms import Term, as_z3, known
 from viewproof.symbolic.values import NoMeaning
 
 
@@ -22,7 +22,7 @@ def quotient(whole: Term, divisor: Term, *guesses: Term) -> Term:
     """``whole // divisor`` is a guess if what the guess leaves over is less than the divisor: lemma ``quotient``."""
     if known(whole) and known(divisor):
         return True
-    return z3.And([_quotient(*(z3.IntVal(t) if known(t) else t for t in (whole, divisor, g))) for g in guesses])
+    return z3.And([_quotient(*map(as_z3, (whole, divisor, guess))) for guess in guesses])
 
 
 def _below(whole: z3.ArithRef, count: z3.ArithRef, divisor: z3.ArithRef) -> z3.BoolRef:

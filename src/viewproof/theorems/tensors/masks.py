@@ -18,12 +18,12 @@ from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, T
 from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative, result
 from viewproof.theorems.tensors.theorem import ALL_SIZES, theorem
 
-
-def _hidden_of(program: Any, data_dim: int, period: int, offset: int) -> Sequence[Tensor]:
-    return [program(data_dim, period, offset).hidden]
-
-
-HIDDEN_MASK = Subject("vector mask", {"data_dim": INT, **PERIODIC}, _hidden_of, not_negative)
+HIDDEN_MASK = Subject(
+    "vector mask",
+    {"data_dim": INT, **PERIODIC},
+    lambda program, data_dim, period, offset: [program(data_dim, period, offset).hidden],
+    not_negative,
+)
 VECTORS = Subject("vectors", {"x": TensorInput(2), **PERIODIC}, result, not_negative)
 IMAGES = Subject("images", {"x": TensorInput(4), **PATCHES}, result, not_negative)
 

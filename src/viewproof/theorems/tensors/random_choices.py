@@ -11,9 +11,9 @@ import viewproof as vp
 from viewproof.masks.random import draws
 from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.terms import Term, conj, implies, known, same
+from viewproof.symbolic.terms import Term, conj, implies, known, one_if, same
 from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_tensors
-from viewproof.theorems.tensors.random_words import BITS, KTHVALUE, Order, one_if, order
+from viewproof.theorems.tensors.random_words import BITS, KTHVALUE, Order, order
 from viewproof.theorems.tensors.signatures import INT, not_negative
 from viewproof.theorems.tensors.theorem import CAPTURED, theorem
 
@@ -27,17 +27,17 @@ def choose(words: Tensor, count: int) -> Tensor:
     return draws.among_first(draws.ranked(words), count)
 
 
-def _keys_and_choice(program: Any, words: Tensor, count: int) -> Sequence[Tensor]:
-    return [draws.ranked(words), program(words, count)]
-
-
 def _enough_places(inputs: Inputs) -> list[Term]:
     places = inputs["words"].shape[1]
     return [*not_negative(inputs), places < 2**31 - 1, inputs["count"] <= places]
 
 
 WORDS = Subject(
-    "words", {"words": TensorInput(2, torch.int64), "count": INT}, _keys_and_choice, _enough_places, meanings=KTHVALUE
+    "words",
+    {"words": TensorInput(2, torch.int64), "count": INT},
+    lambda program, words, count: [draws.ranked(words), program(words, count)],
+    _enough_places,
+    meanings=KTHVALUE,
 )
 
 
@@ -184,10 +184,6 @@ def hidden_places(ids: Tensor, places: int, count: int) -> Tensor:
     return vp.RandomBlockMask((1,), count, seed=0).mask((places,), sample_ids=ids).hidden
 
 
-def _in_batch_and_alone(program: Any, ids: Tensor, n: int, places: int, count: int) -> Sequence[Tensor]:
-    return [program(ids, places, count)[n], program(ids[n : n + 1], places, count)[0]]
-
-
 def _one_id(inputs: Inputs) -> list[Term]:
     n, places, count = inputs["n"], inputs["places"], inputs["count"]
     return [n >= 0, n < inputs["ids"].shape[0], count >= 1, count <= places, places > 4, places < 2**30]
@@ -196,7 +192,12 @@ def _one_id(inputs: Inputs) -> list[Term]:
 _IDS: Signature = {"ids": TensorInput(1, torch.int64), "n": INT, "places": INT, "count": INT}
 # The example refutes what needs no solver: that would find words that the generator does not give.
 SAMPLE_IDS = Subject(
-    "sample ids", _IDS, _in_batch_and_alone, _one_id, meanings=BITS, examples=[(torch.tensor([5, 9, 2]), 1, 6, 3)]
+    "sample ids",
+    _IDS,
+    lambda program, ids, n, places, count: [program(ids, places, count)[n], program(ids[n : n + 1], places, count)[0]],
+    _one_id,
+    meanings=BITS,
+    examples=[(torch.tensor([5, 9, 2]), 1, 6, 3)],
 )
 
 

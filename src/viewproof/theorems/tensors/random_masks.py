@@ -30,10 +30,6 @@ def order_of_lengths(hidden: Tensor, lengths: Tensor, shape: Sequence[int], axis
     return rule.without_padding(hidden, lengths.flip(0), shape, axis)
 
 
-def _one_length_a_sample(inputs: Inputs) -> list[Term]:
-    return [same(inputs["hidden"].shape[0], inputs["lengths"].shape[0])]
-
-
 def padded_case(rank: int, axis: int) -> TensorCase:
     """Data of this rank with this axis padded: a mask that was drawn, and what is left of it."""
 
@@ -52,7 +48,9 @@ def padded_case(rank: int, axis: int) -> TensorCase:
         ]
 
     signature = {"hidden": TensorInput(rank + 1, torch.bool), "lengths": INTS}
-    return TensorCase(Subject(f"rank {rank}, padded axis {axis}", signature, observe, _one_length_a_sample), claims)
+    name = f"rank {rank}, padded axis {axis}"
+    subject = Subject(name, signature, observe, lambda i: [same(i["hidden"].shape[0], i["lengths"].shape[0])])
+    return TensorCase(subject, claims)
 
 
 @theorem(
@@ -64,10 +62,6 @@ def padded_case(rank: int, axis: int) -> TensorCase:
 def padding_is_never_hidden() -> list[TensorCase]:
     """With lengths, a coordinate is hidden iff the rule hides it and it lies before the sample's length."""
     return [padded_case(rank, axis) for rank in range(1, 4) for axis in range(rank)]
-
-
-def _spread(program: Any, cells: Tensor, height: int, width: int, patch_h: int, patch_w: int) -> Sequence[Tensor]:
-    return [program(cells, (1, height, width), (None, patch_h, patch_w))]
 
 
 def _grid_of_the_image(inputs: Inputs) -> list[Term]:
@@ -85,7 +79,9 @@ def _grid_of_the_image(inputs: Inputs) -> list[Term]:
 CELLS = Subject(
     "cells of a grid",
     {"cells": TensorInput(4, torch.bool), "height": INT, "width": INT, "patch_h": INT, "patch_w": INT},
-    _spread,
+    lambda program, cells, height, width, patch_h, patch_w: [
+        program(cells, (1, height, width), (None, patch_h, patch_w))
+    ],
     _grid_of_the_image,
 )
 
@@ -122,15 +118,13 @@ def every_coordinate_has_the_status_of_its_block(inputs: Inputs, observed: Obser
     return [TensorClaim("a coordinate has the status of the block that holds it", extents, status)]
 
 
-def _below(program: Any, words: Tensor, bound: int) -> Sequence[Tensor]:
-    return [program(words % 2**32, bound)]
-
-
-def _positive_bound(inputs: Inputs) -> list[Term]:
-    return [inputs["bound"] > 0, inputs["bound"] < 2**31]
-
-
-BOUND = Subject("words and a bound", {"words": INTS, "bound": INT}, _below, _positive_bound, meanings=SHIFT)
+BOUND = Subject(
+    "words and a bound",
+    {"words": INTS, "bound": INT},
+    lambda program, words, bound: [program(words % 2**32, bound)],
+    lambda inputs: [inputs["bound"] > 0, inputs["bound"] < 2**31],
+    meanings=SHIFT,
+)
 
 
 def last_place_left_out(words: Tensor, bound: int) -> Tensor:
@@ -175,21 +169,11 @@ def every_place_of_a_block_is_reached(inputs: Inputs, observed: Observed, facts:
     ]
 
 
-def _rectangle(
-    program: Any, top: Tensor, left: Tensor, height: int, width: int, rows: int, cols: int
-) -> Sequence[Tensor]:
-    return [program(top, left, (height, width), (rows, cols))]
-
-
-def _one_corner_a_sample(inputs: Inputs) -> list[Term]:
-    return [*not_negative(inputs), same(inputs["top"].shape[0], inputs["left"].shape[0])]
-
-
 CORNERS = Subject(
     "corners",
     {"top": INTS, "left": INTS, "height": INT, "width": INT, "rows": INT, "cols": INT},
-    _rectangle,
-    _one_corner_a_sample,
+    lambda program, top, left, height, width, rows, cols: [program(top, left, (height, width), (rows, cols))],
+    lambda inputs: [*not_negative(inputs), same(inputs["top"].shape[0], inputs["left"].shape[0])],
 )
 
 

@@ -9,16 +9,7 @@ import z3
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.operators.table import as_tensor, axis_of, pointwise
 from viewproof.symbolic.tensor import Index, SymTensor
-from viewproof.symbolic.terms import Term, conj, floordiv, implies, known
-
-
-def _int(value: Term) -> Any:
-    return z3.IntVal(value) if known(value) else value
-
-
-def one_if(condition: Term) -> Any:
-    """1 where the condition holds, else 0."""
-    return z3.IntVal(int(condition)) if known(condition) else z3.If(condition, z3.IntVal(1), z3.IntVal(0))
+from viewproof.symbolic.terms import Term, as_z3, conj, floordiv, implies, known, one_if
 
 
 class Order:
@@ -46,7 +37,7 @@ class Order:
 
 def order(facts: Facts, row: Callable[[Term], Any], extent: Term, k: Term) -> Order:
     """The order statistic of a row, stated once."""
-    terms = tuple(z3.simplify(_int(term)) for term in (row(z3.Int("any index")), extent, k))
+    terms = tuple(z3.simplify(as_z3(term)) for term in (row(z3.Int("any index")), extent, k))
     key = ("order", *(term.get_id() for term in terms))
     if key not in facts.memo:
         # The terms are kept with it: Z3 gives the number of a dead term to the next one.
@@ -85,14 +76,14 @@ def _uninterpreted(name: str) -> Callable[..., SymTensor]:
 
     def meaning(facts: Facts, a: Any, b: Any) -> SymTensor:
         operands = [as_tensor(facts, x, torch.int64) for x in (a, b)]
-        result = pointwise(facts, lambda x, y: function(_int(x), _int(y)), operands, torch.int64, name)
+        result = pointwise(facts, lambda x, y: function(as_z3(x), as_z3(y)), operands, torch.int64, name)
         return SymTensor(result.shape, result.dtype, _remembered(result.at))
 
     return meaning
 
 
 def _shift(facts: Facts, x: SymTensor, places: int) -> SymTensor:
-    return SymTensor(x.shape, x.dtype, lambda at: floordiv(_int(x.at(at)), 2**places))
+    return SymTensor(x.shape, x.dtype, lambda at: floordiv(as_z3(x.at(at)), 2**places))
 
 
 KTHVALUE: dict[str, Callable[..., Any]] = {"aten.kthvalue.default": _kthvalue}

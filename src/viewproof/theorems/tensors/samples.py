@@ -1,8 +1,9 @@
 """Samples as programs: what the model sees is the mask's view, what it must predict is the untouched source."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -11,11 +12,10 @@ import viewproof as vp
 from viewproof.masks import Sample
 from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.terms import Term, iff, neg, product
+from viewproof.symbolic.terms import Term, iff, product
 from viewproof.symbolic.values import agree
-from viewproof.theorems.tensors import spec, wrong_patches
+from viewproof.theorems.tensors import masks, spec, wrong_patches
 from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_extents, same_tensors
-from viewproof.theorems.tensors.masks import hidden_by, image_hides, select, vector_hides
 from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative
 from viewproof.theorems.tensors.theorem import ALL_SIZES, NOT_NEGATIVE, theorem
 
@@ -35,17 +35,20 @@ def _image_sample(program: Any, x: Tensor, *sizes: int) -> Sequence[Tensor]:
     return [*_parts(program(x, *sizes)), mask, prefix]
 
 
-def prefix_fits(name: str) -> Callable[[Inputs], list[Term]]:
+def prefix_fits(inputs: Inputs) -> list[Term]:
     """The hypothesis that the prefix is no longer than the flattened source."""
-    return lambda inputs: [*not_negative(inputs), inputs[name] <= product(inputs["x"].shape[1:])]
+    length = inputs["recon_dim"] if "recon_dim" in inputs else inputs["data_dim"]
+    return [*not_negative(inputs), length <= product(inputs["x"].shape[1:])]
 
 
 VECTOR_SAMPLE = Subject("vector sample", {"x": TensorInput(2), **PERIODIC}, _vector_sample, not_negative)
-IMAGE_SAMPLE = Subject(
-    "image sample", {"x": TensorInput(4), **PATCHES, "recon_dim": INT}, _image_sample, prefix_fits("recon_dim")
-)
+IMAGE_SAMPLE = Subject("image sample", {"x": TensorInput(4), **PATCHES, "recon_dim": INT}, _image_sample, prefix_fits)
 PREFIX = "recon_dim is at most the flattened size (a larger one raises InvalidArgument)"
-FITTING_PREFIX = (NOT_NEGATIVE, PREFIX)
+
+vector_theorem = partial(theorem, vp.vector_mae_sample, layer="samples", on=VECTOR_SAMPLE)
+image_theorem = partial(
+    theorem, vp.image_patch_mae_sample, layer="samples", on=IMAGE_SAMPLE, given=(NOT_NEGATIVE, PREFIX)
+)
 
 
 def _sample(x: Tensor, *sizes: int) -> Sample:
@@ -55,7 +58,7 @@ def _sample(x: Tensor, *sizes: int) -> Sample:
 
 def multiplication_for_selection(x: Tensor, *sizes: int) -> Sample:
     """The view is x * keep."""
-    return replace(_sample(x, *sizes), x=x * ~hidden_by(x, *sizes[:4]))
+    return replace(_sample(x, *sizes), x=x * ~masks.hidden_by(x, *sizes[:4]))
 
 
 def target_from_the_masked_tensor(x: Tensor, *sizes: int) -> Sample:
@@ -74,51 +77,28 @@ def input_not_masked(x: Tensor, period: int, offset: int) -> Sample:
     return replace(_sample(x, period, offset), x=x)
 
 
-def input_hidden_is_zero(
-    hides: Callable[[Inputs, Sequence[Term]], Term], inputs: Inputs, view: Any, facts: Facts
-) -> Claims:
-    """What the model sees is ``+0.0`` where hidden."""
-    return [
-        TensorClaim(
-            "what the model sees is +0.0 where hidden",
-            inputs["x"].shape,
-            holds=lambda *place: spec.is_zero(facts, view, place),
-            premise=lambda *place: hides(inputs, place),
-        )
-    ]
-
-
-@theorem(vp.vector_mae_sample, layer="samples", on=VECTOR_SAMPLE, mutants=[multiplication_for_selection])
+@vector_theorem(mutants=[multiplication_for_selection])
 def vector_mae_sample_input_eq_mask(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """vector_mae_sample(x).x has the bits of vector_mae_mask(x)."""
-    view, mask = observed[0], observed[4]
-    return same_tensors("input and mask", view, mask)
+    return same_tensors("input and mask", observed[0], observed[4])
 
 
-@theorem(vp.vector_mae_sample, layer="samples", on=VECTOR_SAMPLE, mutants=[target_from_the_masked_tensor])
+@vector_theorem(mutants=[target_from_the_masked_tensor])
 def vector_mae_sample_target_eq_source(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """vector_mae_sample(x).y is x, bit for bit."""
     return same_tensors("the target is the source", observed[1], inputs["x"])
 
 
-@theorem(vp.vector_mae_sample, layer="samples", on=VECTOR_SAMPLE, mutants=[rows_rolled, target_from_the_masked_tensor])
+@vector_theorem(mutants=[rows_rolled, target_from_the_masked_tensor])
 def vector_mae_sample_target_row_eq_source_row(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Row n of vector_mae_sample(x).y is row n of x."""
-    x, y = inputs["x"], observed[1]
-    return [
-        same_extents("one row a sample", y.shape, x.shape),
-        TensorClaim(
-            "row n of the target is row n of x", x.shape, lambda n, j: agree(y.at((n, j)), x.at((n, j)), x.dtype)
-        ),
-    ]
+    return same_tensors("row n of the target is row n of x", observed[1], inputs["x"])
 
 
-@theorem(
-    vp.vector_mae_sample, layer="samples", on=VECTOR_SAMPLE, mutants=[multiplication_for_selection, input_not_masked]
-)
+@vector_theorem(mutants=[multiplication_for_selection, input_not_masked])
 def vector_mae_sample_input_hidden_get_eq_zero(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """A hidden feature of vector_mae_sample(x).x is exactly +0.0."""
-    return input_hidden_is_zero(vector_hides, inputs, observed[0], facts)
+    return masks.hidden_is_zero(masks.vector_hides, inputs, observed[0], facts)
 
 
 def floor_for_ceiling(x: Tensor, *sizes: int) -> Sample:
@@ -142,59 +122,31 @@ def suffix_for_prefix(x: Tensor, *sizes: int) -> Sample:
     return replace(_sample(x, *sizes), y=flat[:, flat.shape[1] - sizes[4] :])
 
 
-@theorem(
-    vp.image_patch_mae_sample,
-    layer="samples",
-    on=IMAGE_SAMPLE,
-    mutants=[multiplication_for_selection],
-    given=FITTING_PREFIX,
-)
+@image_theorem(mutants=[multiplication_for_selection])
 def image_patch_mae_sample_input_eq_image_patch_mask(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """image_patch_mae_sample(x).x has the bits of image_patch_mask(x)."""
-    view, mask = observed[0], observed[4]
-    return same_tensors("input and mask", view, mask)
+    return same_tensors("input and mask", observed[0], observed[4])
 
 
-@theorem(vp.image_patch_mae_sample, layer="samples", on=IMAGE_SAMPLE, mutants=[floor_for_ceiling], given=FITTING_PREFIX)
+@image_theorem(mutants=[floor_for_ceiling])
 def image_patch_mae_sample_input_hidden_pixel_eq_zero(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """A hidden pixel of image_patch_mae_sample(x).x is exactly +0.0."""
-    return input_hidden_is_zero(image_hides, inputs, observed[0], facts)
+    return masks.hidden_is_zero(masks.image_hides, inputs, observed[0], facts)
 
 
-@theorem(vp.image_patch_mae_sample, layer="samples", on=IMAGE_SAMPLE, mutants=[height_for_width], given=FITTING_PREFIX)
+@image_theorem(mutants=[height_for_width])
 def image_patch_mae_sample_input_visible_pixel_eq_source(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """A visible pixel of image_patch_mae_sample(x).x is the very bits of x."""
-    x, view = inputs["x"], observed[0]
-    return [
-        TensorClaim(
-            "what the model sees is the source's bits where visible",
-            x.shape,
-            holds=lambda *place: agree(view.at(place), x.at(place), x.dtype),
-            premise=lambda *place: neg(image_hides(inputs, place)),
-        )
-    ]
+    return masks.visible_is_input(masks.image_hides, inputs, observed[0], facts)
 
 
-@theorem(
-    vp.image_patch_mae_sample,
-    layer="samples",
-    on=IMAGE_SAMPLE,
-    mutants=[target_from_the_masked_tensor],
-    given=FITTING_PREFIX,
-)
+@image_theorem(mutants=[target_from_the_masked_tensor])
 def image_patch_mae_sample_target_eq_flatten_batch_prefix(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """image_patch_mae_sample(x).y has the bits of flatten_batch_prefix(x, recon_dim)."""
-    target, prefix = observed[1], observed[5]
-    return same_tensors("target and prefix", target, prefix)
+    return same_tensors("target and prefix", observed[1], observed[5])
 
 
-@theorem(
-    vp.image_patch_mae_sample,
-    layer="samples",
-    on=IMAGE_SAMPLE,
-    mutants=[channels_last, suffix_for_prefix],
-    given=FITTING_PREFIX,
-)
+@image_theorem(mutants=[channels_last, suffix_for_prefix])
 def image_patch_mae_sample_target_row_eq_flattened_source_row(
     inputs: Inputs, observed: Observed, facts: Facts
 ) -> Claims:
@@ -213,7 +165,7 @@ def image_patch_mae_sample_target_row_eq_flattened_source_row(
         return agree(y.at((place[0], position(place))), x.at(place), x.dtype)
 
     def status(*place: Term) -> Term:
-        return iff(hidden.at((position(place),)), image_hides(inputs, place))
+        return iff(hidden.at((position(place),)), masks.image_hides(inputs, place))
 
     return [
         same_extents("recon_dim entries a row", y.shape, (x.shape[0], length)),
@@ -233,7 +185,7 @@ PREFIX_SAMPLES = [
         f"prefix sample of rank {rank}",
         {"x": TensorInput(rank), "data_dim": INT, **PERIODIC},
         _beside_the_vector_sample,
-        prefix_fits("data_dim"),
+        prefix_fits,
     )
     for rank in (2, 3, 4, 5)
 ]
@@ -242,7 +194,7 @@ PREFIX_SAMPLES = [
 def prefix_cut_after_masking(x: Tensor, data_dim: int, period: int, offset: int) -> Sample:
     """The last axis is masked first, the flattened rows are cut afterwards."""
     hidden = vp.vector_mae_hidden_mask(x.shape[-1], period, offset).hidden.expand(x.shape[1:])
-    flat = select(hidden, x).reshape(x.shape[0], math.prod(x.shape[1:]))
+    flat = masks.select(hidden, x).reshape(x.shape[0], math.prod(x.shape[1:]))
     whole = vp.vector_mae_sample(vp.flatten_batch_prefix(x, data_dim), period, offset)
     return replace(whole, x=flat[:, :data_dim])
 

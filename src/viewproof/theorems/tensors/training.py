@@ -16,7 +16,7 @@ from viewproof.objectives import masked
 from viewproof.objectives.masked import Reduction
 from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.terms import Term, known, neg, same
+from viewproof.symbolic.terms import Term, as_z3, neg, one_if, same
 from viewproof.theorems.tensors import spec
 from viewproof.theorems.tensors.bridges import EmptyListing
 from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorCase, TensorClaim, same_extents
@@ -46,19 +46,11 @@ class TrainingLosses:
         return masked.masked_distance(absolute, prediction, sample, reduction, over)
 
 
-def _mse(target: Tensor, prediction: Tensor) -> Tensor:
-    return (prediction - target) ** 2
-
-
-def _l1(target: Tensor, prediction: Tensor) -> Tensor:
-    return (prediction - target).abs()
-
-
-def _smooth_l1(target: Tensor, prediction: Tensor) -> Tensor:
-    return F.smooth_l1_loss(prediction, target, reduction="none")
-
-
-DISTANCES = {"mse": _mse, "l1": _l1, "smooth_l1": _smooth_l1}
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": lambda target, prediction: (prediction - target) ** 2,
+    "l1": lambda target, prediction: (prediction - target).abs(),
+    "smooth_l1": lambda target, prediction: F.smooth_l1_loss(prediction, target, reduction="none"),
+}
 
 
 def _sample(y: Tensor, hidden: Tensor) -> Sample:
@@ -75,11 +67,7 @@ def _count(inputs: Inputs, facts: Facts, over: Over) -> Any:
     """How many coordinates of the batch the specification's loss sums over."""
     (rows, size), zero = inputs["y"].shape, z3.IntVal(0)
 
-    def one_if_selected(n: Term, j: Term) -> Any:
-        selected = _selected(inputs, over, n, j)
-        return z3.IntVal(int(selected)) if known(selected) else z3.If(selected, z3.IntVal(1), zero)
-
-    return facts.sum(rows, lambda n: facts.sum(size, lambda j: one_if_selected(n, j), zero), zero)
+    return facts.sum(rows, lambda n: facts.sum(size, lambda j: one_if(_selected(inputs, over, n, j)), zero), zero)
 
 
 def _fitting(inputs: Inputs) -> list[Term]:
@@ -111,12 +99,6 @@ def _signature(per_sample: bool) -> Signature:
     return {"prediction": TensorInput(2), "y": TensorInput(2), "hidden": hidden}
 
 
-def _z3(value: Term) -> z3.ExprRef:
-    if not known(value):
-        return value
-    return z3.BoolVal(value) if isinstance(value, bool) else z3.IntVal(value)
-
-
 def loss_case(loss: str, reduction: Reduction, over: Over, per_sample: bool) -> TensorCase:
     """The loss of this name beside the objective of one entry of one row, and what relates them."""
     eager = loss.startswith("eager_")
@@ -145,8 +127,8 @@ def loss_case(loss: str, reduction: Reduction, over: Over, per_sample: bool) -> 
 
         def listed_objective(n: Term, j: Term) -> Any:
             """Entry ``j`` of the objective of row ``n``, if that row's contract lists it."""
-            at = [(inputs["row"], _z3(n)), (inputs["i"], _z3(j))]
-            listed = z3.substitute(_z3(observed[2].at((inputs["i"],))), *at)
+            at = [(inputs["row"], as_z3(n)), (inputs["i"], as_z3(j))]
+            listed = z3.substitute(as_z3(observed[2].at((inputs["i"],))), *at)
             return z3.If(listed, z3.substitute(objective.at(()), *at), zero)
 
         def row_objective(n: Term) -> Any:
@@ -174,7 +156,7 @@ def loss_case(loss: str, reduction: Reduction, over: Over, per_sample: bool) -> 
 
         def listed_iff_selected() -> Term:
             listed = observed[2].at((inputs["i"],))
-            return same(_z3(listed), _z3(_selected(inputs, over, inputs["row"], inputs["i"])))
+            return same(as_z3(listed), as_z3(_selected(inputs, over, inputs["row"], inputs["i"])))
 
         return [
             TensorClaim("the row's contract lists the coordinate iff the mask selects it", (), listed_iff_selected),

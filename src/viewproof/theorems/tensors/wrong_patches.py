@@ -1,36 +1,36 @@
-"""Patch masks that count the patches wrongly: mutants of theorems in several files."""
+"""Patch masks that number the patches wrongly: mutants of theorems in several files."""
 
 from torch import Tensor
 
 from viewproof.masks import PatchMask
 
 
-class _Counted(PatchMask):
-    """Patches are numbered as if a row had another number of them."""
-
-    def per_row(self, height: int, width: int) -> int:
+class _Numbered(PatchMask):
+    def _index(self, channel: Tensor, row: Tensor, col: Tensor) -> Tensor:
         raise NotImplementedError
 
     def hidden(self, *grids: Tensor) -> Tensor | bool:
         if self.period == 0 or self.patch_h == 0 or self.patch_w == 0:
             return False
-        _, row, col = grids
-        per_row = self.per_row(row.shape[1], col.shape[2])
-        index = (row // self.patch_h) * per_row + col // self.patch_w
-        return index % self.period == self.offset % self.period
+        return self._index(*grids) % self.period == self.offset % self.period
 
 
-class HeightForWidth(_Counted):
+class HeightForWidth(_Numbered):
     """Patches per row from the height."""
 
-    def per_row(self, height: int, width: int) -> int:
-        """As many as a column has."""
-        return (height + self.patch_w - 1) // self.patch_w
+    def _index(self, channel: Tensor, row: Tensor, col: Tensor) -> Tensor:
+        return row // self.patch_h * (-(-row.shape[1] // self.patch_w)) + col // self.patch_w
 
 
-class FloorForCeiling(_Counted):
+class FloorForCeiling(_Numbered):
     """A ragged last patch is not counted."""
 
-    def per_row(self, height: int, width: int) -> int:
-        """Whole patches only."""
-        return width // self.patch_w
+    def _index(self, channel: Tensor, row: Tensor, col: Tensor) -> Tensor:
+        return row // self.patch_h * (col.shape[2] // self.patch_w) + col // self.patch_w
+
+
+class ChannelInTheIndex(_Numbered):
+    """Every channel hides other patches."""
+
+    def _index(self, channel: Tensor, row: Tensor, col: Tensor) -> Tensor:
+        return row // self.patch_h * (-(-col.shape[2] // self.patch_w)) + col // self.patch_w + channel
