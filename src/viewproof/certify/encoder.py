@@ -15,7 +15,7 @@ from viewproof.certify.flow.call import SCORE
 from viewproof.certify.flow.dependence import Dependence
 from viewproof.certify.flow.isolation import isolated
 from viewproof.certify.inputs import other_contents, other_hidden_contents, spread_mask
-from viewproof.certify.outputs import first_true, output_difference, tensors_by_path
+from viewproof.certify.outputs import difference, first_true, output_difference, tensors_by_path
 from viewproof.certify.report import Contract, Finding, Report
 from viewproof.certify.surroundings import draws_numbers
 from viewproof.errors import InvalidArgument
@@ -82,9 +82,10 @@ def certify_encoder(
                     case.outputs(passed)
                 except Exception:
                     return None  # said by the claim above
-            if passed.shape != x.shape or (place := first_true(unlike(x, passed))) is not None:
+            written = difference(x, passed)
+            if written is not None:
                 what = "the encoder writes to its input, which the target or a second view may still need"
-                return check.refuted(what, {"x": x}, {"written": place} if passed.shape == x.shape else {})
+                return check.refuted(what, {"x": x}, {"written": written})
         return None
 
     return Report(subject, claims.run(subject, None))
