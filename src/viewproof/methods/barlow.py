@@ -7,8 +7,4 @@ from viewproof.methods.two_view import TwoViewMethod
 class BarlowMethod(TwoViewMethod):
     """The loss of Barlow Twins on two random views, with the paper's constant."""
 
-    name = "barlow"
-
-    def pair_loss(self, seed: int) -> BarlowTwinsLoss:
-        """The loss of two batches of embeddings."""
-        return BarlowTwinsLoss()
+    name, pair_loss = "barlow", staticmethod(lambda seed: BarlowTwinsLoss())

@@ -7,8 +7,4 @@ from viewproof.methods.two_view import TwoViewMethod
 class SIGRegMethod(TwoViewMethod):
     """SIGReg's loss on two random views; its directions are drawn by the run's seed."""
 
-    name = "sigreg"
-
-    def pair_loss(self, seed: int) -> SIGRegLoss:
-        """The loss of two batches of embeddings."""
-        return SIGRegLoss(seed=seed)
+    name, pair_loss = "sigreg", staticmethod(lambda seed: SIGRegLoss(seed=seed))

@@ -7,8 +7,4 @@ from viewproof.methods.two_view import TwoViewMethod
 class VICRegMethod(TwoViewMethod):
     """VICReg's loss on two random views, with the paper's constants."""
 
-    name = "vicreg"
-
-    def pair_loss(self, seed: int) -> VICRegLoss:
-        """The loss of two batches of embeddings."""
-        return VICRegLoss()
+    name, pair_loss = "vicreg", staticmethod(lambda seed: VICRegLoss())
