@@ -70,7 +70,7 @@ def probe_table(run: Run) -> dict[str, dict[str, float]]:
     if len(train) > run.config.probe_samples:
         train = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: run.config.probe_samples]
     test = torch.arange(len(data.test))
-    assert data.train.labels is not None and data.test.labels is not None
+    assert data.train.labels is not None
     encoders: dict[str, Callable[[Tensor], Tensor]] = {
         "trained encoder": run.model.encode,  # type: ignore[dict-item]
         "the same encoder, untrained": untrained.encode,  # type: ignore[dict-item]
@@ -93,7 +93,6 @@ def fine_tune_report(run: Run, epochs: int, labels: int | None, seed: int) -> No
     check_labels(data)
     if run.config.method.learns_labels:
         raise InvalidArgument(f"{run.folder} was trained on all labels, a few show nothing; fine-tune another run")
-    assert data.train.labels is not None
     chosen = class_balanced(data.train.labels, len(data.train) if labels is None else labels, seed)
     starts = {"from the trained encoder": run.model, "from scratch": initial_network(run.config, data)}
     scores = {name: fine_tune(model, data, chosen, epochs, seed) for name, model in starts.items()}
@@ -118,7 +117,7 @@ def export_embeddings(run: Run, path: Path) -> None:
         "sample_ids": np.concatenate(list(parts.values())),
         "split": np.repeat(list(parts), [len(ids) for ids in parts.values()]),
     }
-    if data.train.labels is not None and data.test.labels is not None:
+    if data.classes:
         columns["labels"] = np.concatenate([data.train.labels, data.test.labels])
     write_table(path, columns)
     count, dim = columns["embeddings"].shape

@@ -61,9 +61,7 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
     if config.compile:
         run.model.compile()
-    monitors: list[CollapseMonitor | OnlineProbe] = []
-    if module.embeds:
-        monitors.append(CollapseMonitor(say=say))
+    monitors: list[CollapseMonitor | OnlineProbe] = [CollapseMonitor(say=say)] if module.embeds else []
     if config.online_probe:
         monitors.append(OnlineProbe.of(run.model, data))
     trainer = build_trainer(config, run.folder, run.steps_per_epoch, monitors)
