@@ -7,4 +7,5 @@ from viewproof.methods.two_view import TwoViewMethod
 class BarlowMethod(TwoViewMethod):
     """The loss of Barlow Twins on two random views, with the paper's constant."""
 
-    name, pair_loss = "barlow", staticmethod(lambda seed: BarlowTwinsLoss())
+    name = "barlow"
+    pair_loss = staticmethod(lambda seed: BarlowTwinsLoss())

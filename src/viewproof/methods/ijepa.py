@@ -151,8 +151,7 @@ class IJEPAMethod(JointMethod):
 
     def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> JEPANetwork:
         """The context encoder, its EMA copy, and the predictor."""
-        encoder = self.encoder(settings, shape)
-        sizes = (self.decoder_dim, self.decoder_depth, self.decoder_heads)
+        encoder, sizes = self.encoder(settings, shape), (self.decoder_dim, self.decoder_depth, self.decoder_heads)
         return JEPANetwork(encoder, PatchPredictor(encoder.grid, settings.dim, *sizes))
 
     def module(

@@ -7,4 +7,5 @@ from viewproof.methods.two_view import TwoViewMethod
 class SIGRegMethod(TwoViewMethod):
     """SIGReg's loss on two random views; its directions are drawn by the run's seed."""
 
-    name, pair_loss = "sigreg", staticmethod(lambda seed: SIGRegLoss(seed=seed))
+    name = "sigreg"
+    pair_loss = staticmethod(lambda seed: SIGRegLoss(seed=seed))

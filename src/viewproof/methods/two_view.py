@@ -1,8 +1,9 @@
 """What methods that compare two random views share: all but the loss."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
@@ -78,12 +79,16 @@ class TwoView(JointPretraining):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoViewMethod(JointMethod):
-    """Base of methods that train a ViT and a projector on two random views by ``pair_loss(seed)``."""
+    """Base of methods that train a ViT and a projector on two random views."""
 
-    pair_loss: ClassVar[Callable[[int], LossOfPair]]
     projector_dim: Count = 256
     min_area: Annotated[float, positive] = 0.3
     flip: Flag = True
+
+    @staticmethod
+    @abstractmethod
+    def pair_loss(seed: int) -> LossOfPair:
+        """The loss of two batches of embeddings and the step."""
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Images, and at least two samples in every batch."""

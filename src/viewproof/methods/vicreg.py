@@ -7,4 +7,5 @@ from viewproof.methods.two_view import TwoViewMethod
 class VICRegMethod(TwoViewMethod):
     """VICReg's loss on two random views, with the paper's constants."""
 
-    name, pair_loss = "vicreg", staticmethod(lambda seed: VICRegLoss())
+    name = "vicreg"
+    pair_loss = staticmethod(lambda seed: VICRegLoss())
