@@ -9,6 +9,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Json
 
 from viewproof import __version__
+from viewproof.errors import InvalidArgument
 from viewproof.runs.config import Integer, OptionalInteger, PretrainConfig
 
 INSTALL = "pip install 'viewproof[all]'"
@@ -26,17 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
         return code or 0
     except KeyboardInterrupt:
         return 130
-    except CycloptsError as error:
-        return complain(str(error))
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("viewproof"):
             raise
         return complain(f"{error.name} is not installed; {INSTALL}")
-    except ValueError as error:
-        from viewproof.errors import InvalidArgument
-
-        if not isinstance(error, InvalidArgument):
-            raise
+    except (CycloptsError, InvalidArgument) as error:
         return complain(str(error))
 
 
@@ -130,7 +125,6 @@ def masks(rule: str, shape: str, *, out: Path = Path("mask.png")) -> int:
         out: the picture to write; it must not exist
     """
     from viewproof import plots
-    from viewproof.errors import InvalidArgument
     from viewproof.expressions import parse_rule
     from viewproof.masks.random.rule import one_for_all
 
@@ -156,7 +150,7 @@ def prove(
     show: str | None = None,
     solver: Literal["z3", "cvc5", "both"] = "z3",
 ) -> int:
-    """Check every theorem and its mutants by machine; exit 0 only if all are PROVED and all mutants REFUTED.
+    """Check every theorem and its mutants; exit 0 only if all are PROVED and all mutants REFUTED.
 
     Args:
         only: check the theorems whose names match this pattern, such as 'vector_*'
@@ -191,7 +185,7 @@ def certify(
 
 @app.command
 def zoo(*, json: Path | None = None) -> int:
-    """Certify every known bug, its correct twin and every false alarm; exit 0 only if all come out as they should.
+    """Certify every known bug, its correct twin and false alarms; exit 0 only if all are as expected.
 
     Args:
         json: write the verdicts to this file

@@ -40,23 +40,20 @@ def _evaluate(node: ast.expr, text: str) -> object:
     if isinstance(node, ast.Call):
         arguments = [_evaluate(argument, text) for argument in node.args]
         keywords = {word.arg: _evaluate(word.value, text) for word in node.keywords if word.arg}
-        return _rule_class(ast.unparse(node.func), text)(*arguments, **keywords)
+        name = ast.unparse(node.func)
+        kind = _RULES.get(name)
+        if kind is None and "." in name:
+            module, _, attribute = name.rpartition(".")
+            try:
+                kind = getattr(import_module(module), attribute)
+            except (ImportError, AttributeError) as error:
+                raise InvalidArgument(f"rule {text!r}: {error}") from error
+        if not (isinstance(kind, type) and issubclass(kind, Rule)):
+            near = difflib.get_close_matches(name, _RULES, n=1)
+            hint = f"did you mean {near[0]}" if near else f"the rules are {', '.join(sorted(_RULES))}"
+            raise InvalidArgument(f"rule {text!r}: no rule is called {name!r}; {hint}")
+        return kind(*arguments, **keywords)
     try:
         return ast.literal_eval(node)
     except ValueError as error:
         raise InvalidArgument(f"rule {text!r}: {ast.unparse(node)} is neither a literal nor a rule") from error
-
-
-def _rule_class(name: str, text: str) -> type[Rule]:
-    kind = _RULES.get(name)
-    if kind is None and "." in name:
-        module, _, attribute = name.rpartition(".")
-        try:
-            kind = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise InvalidArgument(f"rule {text!r}: {error}") from error
-    if not (isinstance(kind, type) and issubclass(kind, Rule)):
-        near = difflib.get_close_matches(name, _RULES, n=1)
-        hint = f"did you mean {near[0]}" if near else f"the rules are {', '.join(sorted(_RULES))}"
-        raise InvalidArgument(f"rule {text!r}: no rule is called {name!r}; {hint}")
-    return kind

@@ -3,7 +3,6 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -93,35 +92,24 @@ def reconstruction_figure(original: Tensor, hidden: Tensor, filled: Tensor, titl
     ``hidden`` marks what was hidden, drawn grey.
     """
     low, high = float(original.min()), float(original.max())
-    error = (filled - original).abs() * hidden
-    columns = ("original", "what the model saw", "reconstruction", "absolute error")
+    scaled = [((part.double() - low) / max(high - low, 1e-12)).clamp(0, 1) for part in (original, filled)]
+    # Three channels are colour; others are averaged.
+    first, last = (p if p.shape[1] == 3 else p.mean(1, keepdim=True).expand(-1, 3, -1, -1) for p in scaled)
+    veil = torch.tensor([0.45, 0.5, 0.6], dtype=torch.double)[:, None, None]
+    error = (filled - original).abs().double() * hidden
+    columns = {
+        "original": first,
+        "what the model saw": torch.where(hidden.any(1, keepdim=True), veil, first),
+        "reconstruction": last,
+        "absolute error": (error / max(float(error.max()), 1e-12)).mean(1, keepdim=True),
+    }
     figure = Figure(figsize=(7.2, 1.75 * len(original) + 0.6), layout="constrained")
-    grid = figure.subplots(len(original), 4, squeeze=False)
-    for row, axes_row in enumerate(grid):
-        pictures = (original[row], original[row], filled[row], error[row])
-        for axes, picture, name in zip(axes_row, pictures, columns, strict=True):
-            top = max(float(error.max()), 1e-12) if name == columns[3] else high
-            bottom = 0.0 if name == columns[3] else low
-            image = _image(picture, bottom, top, hidden[row] if name == columns[1] else None, heat=name == columns[3])
-            axes.imshow(image, interpolation="nearest")
-            axes.set_xticks([])
-            axes.set_yticks([])
+    for row, axes_row in enumerate(figure.subplots(len(original), 4, squeeze=False)):
+        for axes, (name, pictures) in zip(axes_row, columns.items(), strict=True):
+            image = pictures[row].permute(1, 2, 0).numpy()
+            axes.imshow(image, interpolation="nearest", cmap="magma", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
             if row == 0:
                 axes.set_title(name, fontsize=9)
     figure.suptitle(title, fontsize=10)
     return figure
-
-
-def _image(picture: Tensor, low: float, high: float, grey_out: Tensor | None, heat: bool) -> Any:
-    """``[C, H, W]`` as RGB in 0..1: three channels as colour, others averaged, errors as heat."""
-    scaled = ((picture.double() - low) / max(high - low, 1e-12)).clamp(0, 1)
-    if heat:
-        import matplotlib
-
-        return matplotlib.colormaps["magma"](scaled.mean(0).numpy())[..., :3]
-    colour = scaled if len(scaled) == 3 else scaled.mean(0, keepdim=True).expand(3, *scaled.shape[1:])
-    image = colour.permute(1, 2, 0)
-    if grey_out is not None:
-        veil = torch.tensor([0.45, 0.5, 0.6], dtype=image.dtype)
-        image = torch.where(grey_out.any(0)[..., None], veil, image)
-    return np.asarray(image)

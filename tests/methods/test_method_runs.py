@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from safetensors.torch import load_file
 import viewproof as vp
 from viewproof.cli import main
 from viewproof.expressions import parse_rule
-from viewproof.methods.ijepa import default_blocks
+from viewproof.methods.ijepa import IJEPAMethod
 from viewproof.runs.folder import load_run, prepare, read_config
 from viewproof.training.base import JointPretraining
 from viewproof.training.callbacks import ClipGradient
+from viewproof.training.settings import TrainingSettings
 from viewproof.training.trainer import build_trainer
 
 METHODS = ["ijepa", "vicreg", "barlow", "sigreg", "supervised"]
@@ -157,9 +159,10 @@ def test_ijepa_is_evaluated_by_its_target_encoder(images: str, tmp_path: Path) -
 
 
 def test_default_blocks_fit_every_grid() -> None:
+    settings = Mock(spec=TrainingSettings, patch_size=3, seed=0)
     for rows in range(2, 17):
         for cols in range(rows, 17):
-            rule = parse_rule(default_blocks((1, 3 * rows, 3 * cols), 3))
+            rule = parse_rule(IJEPAMethod().default_mask(settings, (1, 3 * rows, 3 * cols)))
             assert isinstance(rule, vp.MultiBlockMask)
             for epoch in range(3):
                 rule.sizes(rows, cols, epoch)

@@ -43,18 +43,13 @@ def write_table(path: Path, columns: Mapping[str, Any]) -> None:
     with whole_file(path, "wb") as file:
         if path.suffix == ".npz":
             np.savez(file, **columns)
-        else:
-            _write_parquet(file, columns)
+            return
+        import pyarrow
+        import pyarrow.parquet
 
-
-def _write_parquet(file: Any, columns: Mapping[str, Any]) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    arrays = {
-        name: pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.reshape(-1)), values.shape[1])
-        if values.ndim == 2
-        else pyarrow.array(values)
-        for name, values in columns.items()
-    }
-    pyarrow.parquet.write_table(pyarrow.table(arrays), file)
+        arrays = {}
+        for name, values in columns.items():
+            flat = pyarrow.array(values.reshape(-1))
+            matrix = values.ndim == 2
+            arrays[name] = pyarrow.FixedSizeListArray.from_arrays(flat, values.shape[1]) if matrix else flat
+        pyarrow.parquet.write_table(pyarrow.table(arrays), file)

@@ -97,5 +97,5 @@ def fine_tune(encoder: nn.Module, data: Dataset, chosen: NDArray[np.int64], epoc
 
 def check_labels(data: Dataset) -> None:
     """Refuse data without labels, or of one class."""
-    if (data.classes or 0) < 2 or data.train.labels is None or data.test.labels is None:
+    if (data.classes or 0) < 2:
         raise InvalidArgument(f"fine-tuning needs labels of at least two classes, and {data.name} has none")

@@ -74,14 +74,9 @@ def predict_labels(
     cuda = torch.cuda.is_available()
     torch_wins = cuda or len(train) * len(names) > LARGE
     neighbours = min(neighbours, len(train))
-    if (engine or ("torch" if torch_wins else "scikit-learn")) == "scikit-learn":
-        knn, linear = _with_sklearn(train, classes, test, neighbours)
-    else:
+    if (engine or ("torch" if torch_wins else "scikit-learn")) == "torch":
         knn, linear = _with_torch(train, classes, test, neighbours, device or ("cuda" if cuda else "cpu"))
-    return names[knn], names[linear]
-
-
-def _with_sklearn(train: Any, classes: Any, test: Any, neighbours: int) -> list[Any]:
+        return names[knn], names[linear]
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
@@ -90,10 +85,11 @@ def _with_sklearn(train: Any, classes: Any, test: Any, neighbours: int) -> list[
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return [
+        knn, linear = (
             make_pipeline(StandardScaler(), classifier).fit(train, classes).predict(test)
             for classifier in (KNeighborsClassifier(neighbours), LogisticRegression(max_iter=1000))
-        ]
+        )
+    return names[knn], names[linear]
 
 
 def _with_torch(train: Any, classes: Any, test: Any, neighbours: int, device: torch.device | str) -> list[Any]:

@@ -30,17 +30,14 @@ def nearest_visible_fill(x: Tensor, view: Mask) -> Tensor:
         rows = [nearest_visible_fill(x[n : n + 1], view.row(n)) for n in range(len(x))]
         return torch.cat(rows) if rows else x
     hidden = view.hidden.cpu().numpy()
-    per_channel = hidden.ndim == 3
-    for channel in hidden if per_channel else [hidden]:
-        if channel.all():
+    nearest = []
+    planes = hidden if hidden.ndim == 3 else hidden[None]
+    for plane, ids in zip(planes, np.arange(hidden.size).reshape(planes.shape), strict=True):
+        if plane.all():
             raise InvalidArgument(f"view made by {view.rule!r} leaves nothing visible to fill from")
-    flat = np.arange(hidden.size).reshape(hidden.shape)
-    parts = [
-        ids[tuple(distance_transform_edt(part, return_distances=False, return_indices=True))]
-        for part, ids in (zip(hidden, flat, strict=True) if per_channel else [(hidden, flat)])
-    ]
-    nearest = torch.from_numpy(np.concatenate([part.reshape(-1) for part in parts])).to(x.device)
-    return x.flatten(1)[:, nearest].reshape(x.shape)
+        places = distance_transform_edt(plane, return_distances=False, return_indices=True)
+        nearest.append(ids[tuple(places)].reshape(-1))
+    return x.flatten(1)[:, torch.from_numpy(np.concatenate(nearest)).to(x.device)].reshape(x.shape)
 
 
 def draws(rule: Rule, most: int = DRAWS) -> list[tuple[Rule, int]]:

@@ -21,17 +21,14 @@ class Method(Checked, ABC):
 
     A field is set by the flag of its name in `viewproof.runs.config.PretrainConfig`; its default and its check stand
     here. Class variables say what the method does: whether it ``hides`` coordinates by a mask, whether its network
-    ``reconstructs`` them, whether it ``learns_labels``, whether its held-out batches are ``whole_batches``, all of one
-    size and equal on every rank, and, where it hides nothing, what it learns from instead (``learns_from``).
+    ``reconstructs`` them, and whether it ``learns_labels``. Held-out batches of a method that does not reconstruct are
+    all of one size and equal on every rank.
     """
 
     name: ClassVar[str]
-    loss_label: ClassVar[str | None] = None
     hides: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = False
     learns_labels: ClassVar[bool] = False
-    whole_batches: ClassVar[bool] = True
-    learns_from: ClassVar[str] = "two random views"
 
     @classmethod
     def defaults(cls, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -76,5 +73,4 @@ class JointMethod(Method):
 
     def encoder(self, settings: TrainingSettings, shape: tuple[int, ...]) -> PatchEncoder:
         """The encoder that all these methods share."""
-        patch = (settings.patch_size, settings.patch_size)
-        return PatchEncoder(shape, patch, settings.dim, settings.depth, settings.heads)
+        return PatchEncoder(shape, (settings.patch_size,) * 2, settings.dim, settings.depth, settings.heads)

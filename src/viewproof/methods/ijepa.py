@@ -140,13 +140,18 @@ class IJEPAMethod(JointMethod):
     decoder_heads: Count = 4
 
     def default_mask(self, settings: TrainingSettings, shape: tuple[int, ...]) -> str:
-        """The paper's blocks; see `default_blocks`."""
-        return default_blocks(shape, settings.patch_size, settings.seed)
+        """The paper's four targets of 15 to 20 % of the patches, and a context of 40 % of all.
+
+        The context is drawn from a block of 85 to 100 % of the patches.
+        """
+        patch = settings.patch_size
+        total = (shape[1] // patch) * (shape[2] // patch)
+        low, high, least, context = (max(1, round(share * total)) for share in (0.15, 0.2, 0.85, 0.4))
+        return f"MultiBlockMask({patch}, {patch}, {context}, ({low}, {high}), ({least}, {total}), seed={settings.seed})"
 
     def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> JEPANetwork:
         """The context encoder, its EMA copy, and the predictor."""
-        encoder = self.encoder(settings, shape)
-        sizes = (self.decoder_dim, self.decoder_depth, self.decoder_heads)
+        encoder, sizes = self.encoder(settings, shape), (self.decoder_dim, self.decoder_depth, self.decoder_heads)
         return JEPANetwork(encoder, PatchPredictor(encoder.grid, settings.dim, *sizes))
 
     def module(
@@ -156,17 +161,3 @@ class IJEPAMethod(JointMethod):
         assert isinstance(model, JEPANetwork) and rule is not None
         momentum = MomentumSchedule(self.momentum, steps=optimization["total_steps"])
         return IJEPA(model, rule, momentum=momentum, **optimization)
-
-
-def default_blocks(shape: tuple[int, ...], patch: int, seed: int = 0) -> str:
-    """I-JEPA's blocks: four targets of 15 to 20 % of the patches, and a context of 40 % of all.
-
-    The context is drawn from a block of 85 to 100 % of the patches.
-
-    >>> default_blocks((1, 28, 28), 4)
-    'MultiBlockMask(4, 4, 20, (7, 10), (42, 49), seed=0)'
-    """
-    total = (shape[1] // patch) * (shape[2] // patch)
-    low, high, least = (max(1, round(share * total)) for share in (0.15, 0.2, 0.85))
-    context = max(1, round(0.4 * total))
-    return f"MultiBlockMask({patch}, {patch}, {context}, ({low}, {high}), ({least}, {total}), seed={seed})"

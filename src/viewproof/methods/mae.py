@@ -115,10 +115,8 @@ class MAEMethod(Method):
     """Masked pre-training by one of several networks, on images or on samples of any other shape."""
 
     name = "mae"
-    loss_label = "mean loss over hidden coordinates"
     hides = True
     reconstructs = True
-    whole_batches = False
 
     model: Literal["masked-autoencoder", "vit", "resnet", "conv", "vector"]
     decoder: Literal["self-attention", "cross-attention"] = "self-attention"
@@ -137,13 +135,10 @@ class MAEMethod(Method):
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Refuse what needs images where there are none, and a regularizer where there are no tokens."""
-        shape = dataset.sample_shape
-        if len(shape) != 3 and self.model != "vector":
-            raise InvalidArgument(
-                f"model={self.model!r} needs images [C, H, W], the samples of {settings.data} are {shape}; pass vector"
-            )
-        if len(shape) != 3 and self.norm_pix:
-            raise InvalidArgument(f"norm_pix needs images [C, H, W], the samples of {settings.data} are {shape}")
+        if len(dataset.sample_shape) != 3 and (self.model != "vector" or self.norm_pix):
+            name, remedy = ("norm_pix", "") if self.model == "vector" else (f"model={self.model!r}", "; pass vector")
+            samples = f"the samples of {settings.data} are {dataset.sample_shape}"
+            raise InvalidArgument(f"{name} needs images [C, H, W], {samples}{remedy}")
         if self.guard is not None and self.model != "masked-autoencoder":
             raise InvalidArgument(
                 f"guard={self.guard!r} is for model='masked-autoencoder', whose visible tokens it reads; {self.model} "

@@ -8,7 +8,4 @@ class SIGRegMethod(TwoViewMethod):
     """SIGReg's loss on two random views; its directions are drawn by the run's seed."""
 
     name = "sigreg"
-
-    def pair_loss(self, seed: int) -> SIGRegLoss:
-        """The loss of two batches of embeddings."""
-        return SIGRegLoss(seed=seed)
+    pair_loss = staticmethod(lambda seed: SIGRegLoss(seed=seed))

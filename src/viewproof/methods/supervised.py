@@ -91,7 +91,6 @@ class SupervisedMethod(JointMethod):
 
     name = "supervised"
     learns_labels = True
-    learns_from = "labels"
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Images with labels."""

@@ -18,7 +18,7 @@ from viewproof.training.base import JointPretraining
 from viewproof.training.settings import Count, Flag, TrainingSettings, positive
 
 Pair = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-PairLoss = Callable[[Tensor, Tensor, int], Tensor]
+LossOfPair = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class ProjectedEncoder(nn.Module):
@@ -59,7 +59,7 @@ class TwoView(JointPretraining):
     0
     """
 
-    def __init__(self, model: nn.Module, loss: PairLoss, pair: Pair | None = None, **optimization: Any) -> None:
+    def __init__(self, model: nn.Module, loss: LossOfPair, pair: Pair | None = None, **optimization: Any) -> None:
         super().__init__(model, loss, **optimization)
         self.pair = RandomViews() if pair is None else pair
 
@@ -85,23 +85,19 @@ class TwoViewMethod(JointMethod):
     min_area: Annotated[float, positive] = 0.3
     flip: Flag = True
 
+    @staticmethod
     @abstractmethod
-    def pair_loss(self, seed: int) -> PairLoss:
+    def pair_loss(seed: int) -> LossOfPair:
         """The loss of two batches of embeddings and the step."""
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Images, and at least two samples in every batch."""
         super().check(settings, dataset)
-        size, accumulate = settings.batch_size, settings.accumulate
-        if accumulate > 1 and size == accumulate:
+        size, accumulate, held_out = settings.batch_size, settings.accumulate, len(dataset.test)
+        if size == accumulate or held_out == 1:
+            few = f"accumulate={accumulate} micro-batches of 1 sample" if size == accumulate else "1 held-out sample"
             raise InvalidArgument(
-                f"accumulate={accumulate} micro-batches of 1 sample: {self.name} has statistics over a batch, of at "
-                "least 2 samples; pass fewer micro-batches"
-            )
-        if size == 1 or len(dataset.test) == 1:
-            raise InvalidArgument(
-                f"batch_size={size}, {len(dataset.test)} held-out samples: {self.name} has statistics over a batch, of "
-                "at least 2 samples"
+                f"{few}: {self.name} has statistics over a batch, of at least 2 samples; pass more samples"
             )
 
     def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> ProjectedEncoder:

@@ -40,8 +40,11 @@ class Run:
 
     def module(self) -> Pretraining:
         """The Lightning module that trains the model; a rule that does not fit raises `InvalidArgument`."""
-        optimization = self.config.optimization(self.steps_per_epoch)
-        return self.config.method.module(self.model, self.config, self.rule, self.dataset, **optimization)
+        config, steps = self.config, self.steps_per_epoch
+        optimization = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
+        optimization["warmup_steps"] = round(config.warmup_epochs * steps)
+        optimization["total_steps"] = config.steps or (config.epochs or 0) * steps
+        return config.method.module(self.model, config, self.rule, self.dataset, **optimization)
 
 
 def prepare(config: PretrainConfig, folder: Path) -> Run:

@@ -14,27 +14,25 @@ from viewproof import plots
 from viewproof.data import Dataset, batches
 from viewproof.errors import InvalidArgument
 from viewproof.evaluation import encode_all, hidden_errors, probe
-from viewproof.evaluation.export import check_target, write_table
+from viewproof.evaluation.export import write_table
 from viewproof.evaluation.fine_tune import check_labels, class_balanced, fine_tune
 from viewproof.masks import Mask, Sample
 from viewproof.runs.folder import Run, initial_network, write_json
 from viewproof.training import predict
 
 
-def report(run: Run, say: Callable[[str], None] = print) -> dict[str, Any]:
+def report(run: Run, say: Callable[[str], None] = print) -> None:
     """Measure the trained model on held-out data; print, write and draw the results."""
     data = run.dataset
     run.model.eval().to(device())
     result, lines = reconstruction_report(run) if run.config.method.reconstructs else ({}, [])
-    result["accuracy"] = scores = {}
-    if data.classes and data.train.labels is not None and data.test.labels is not None:
-        result["accuracy"] = scores = probe_table(run)
+    result["accuracy"] = scores = probe_table(run) if data.classes else {}
+    if scores:
         used = min(run.config.probe_samples, len(data.train))
         lines += ["", f"held-out accuracy, probes fit on {used} samples {'k-NN':>12} {'linear':>9}"]
         lines += [f"  {name:<44} {100 * s['knn']:8.1f} % {100 * s['linear']:6.1f} %" for name, s in scores.items()]
     write_json(run.folder / "evaluation.json", result)
     say("\n".join([*lines, "", f"written to {run.folder}"]))
-    return result
 
 
 def device() -> torch.device:
@@ -49,8 +47,8 @@ def reconstruction_report(run: Run) -> tuple[dict[str, Any], list[str]]:
     held_out = ((x.to(device()), ids.to(device())) for x, ids in batches(data, "test", min(256, len(data.test))))
     errors = hidden_errors(held_out, run.rule, mean_sample(data), partial(restore_prediction, run))
     result: dict[str, Any] = {"hidden_error": errors.means, "hidden_error_draws": errors.draws}
-    over = "one draw of the mask" if errors.draws == 1 else f"mean over {errors.draws} draws of the mask"
-    lines = ["", f"held-out error on hidden values (mean squared, in training standard deviations; {over})"]
+    over = "one draw" if errors.draws == 1 else f"mean over {errors.draws} draws"
+    lines = ["", f"held-out error on hidden values (mean squared, in training standard deviations; {over} of the mask)"]
     lines += [f"  {name:<34} {error:8.4f}" for name, error in errors.means.items()]
     if len(data.sample_shape) == 3:
         tables = errors.by_patch(patch, patch)
@@ -59,8 +57,7 @@ def reconstruction_report(run: Run) -> tuple[dict[str, Any], list[str]]:
         never = sum(row.count(None) for row in tables["model"])
         spread = f"{min(measured):.4f} to {max(measured):.4f}" + (f", {never} never hidden" if never else "")
         lines.append(f"  the model's by patch of {patch} x {patch}: {spread}; see patch-errors.png")
-        drawn_by = "one draw" if errors.draws == 1 else f"mean over {errors.draws} draws"
-        title = f"{run.config.data}, held-out squared error on hidden values\n{run.config.mask}, {drawn_by}"
+        title = f"{run.config.data}, held-out squared error on hidden values\n{run.config.mask}, {over}"
         plots.save_figure(plots.patch_error_figure(tables, title), run.folder / "patch-errors.png")
         draw_reconstructions(run, run.folder / "reconstruction.png")
     return result, lines
@@ -73,7 +70,7 @@ def probe_table(run: Run) -> dict[str, dict[str, float]]:
     if len(train) > run.config.probe_samples:
         train = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: run.config.probe_samples]
     test = torch.arange(len(data.test))
-    assert data.train.labels is not None and data.test.labels is not None
+    assert data.train.labels is not None
     encoders: dict[str, Callable[[Tensor], Tensor]] = {
         "trained encoder": run.model.encode,  # type: ignore[dict-item]
         "the same encoder, untrained": untrained.encode,  # type: ignore[dict-item]
@@ -86,10 +83,8 @@ def probe_table(run: Run) -> dict[str, dict[str, float]]:
     return table
 
 
-def fine_tune_report(
-    run: Run, epochs: int, labels: int | None = None, seed: int = 0, say: Callable[[str], None] = print
-) -> dict[str, Any]:
-    """Fine-tune the trained encoder on ``labels`` samples (default: all), and one from scratch.
+def fine_tune_report(run: Run, epochs: int, labels: int | None, seed: int) -> None:
+    """Fine-tune the trained encoder on ``labels`` samples (None: all), and one from scratch.
 
     Both start with the same head, see the same samples in the same order, and from scratch means the weights that
     pre-training started from. A run that learned all labels already raises `InvalidArgument`.
@@ -97,10 +92,7 @@ def fine_tune_report(
     data = run.dataset
     check_labels(data)
     if run.config.method.learns_labels:
-        raise InvalidArgument(
-            f"{run.folder} was trained on all labels; a few of them show nothing: fine-tune another run"
-        )
-    assert data.train.labels is not None
+        raise InvalidArgument(f"{run.folder} was trained on all labels, a few show nothing; fine-tune another run")
     chosen = class_balanced(data.train.labels, len(data.train) if labels is None else labels, seed)
     starts = {"from the trained encoder": run.model, "from scratch": initial_network(run.config, data)}
     scores = {name: fine_tune(model, data, chosen, epochs, seed) for name, model in starts.items()}
@@ -108,17 +100,15 @@ def fine_tune_report(
     write_json(run.folder / "fine-tune.json", result)
     lines = ["", f"held-out accuracy, encoder and linear head trained on {len(chosen)} labels for {epochs} epochs"]
     lines += [f"  {name:<44} {100 * score:8.1f} %" for name, score in scores.items()]
-    say("\n".join([*lines, "", f"written to {run.folder / 'fine-tune.json'}"]))
-    return result
+    print("\n".join([*lines, "", f"written to {run.folder / 'fine-tune.json'}"]))
 
 
-def export_embeddings(run: Run, path: Path, say: Callable[[str], None] = print) -> None:
+def export_embeddings(run: Run, path: Path) -> None:
     """Write the embeddings of all samples with their ids and labels.
 
     Columns: embeddings ``[N, D]`` float32, sample_ids int64, split ("train" or "test"), and labels int64 if there are
     any. A file that exists, a suffix other than .npz and .parquet, and a missing pyarrow raise `InvalidArgument`.
     """
-    check_target(path)
     data, model = run.dataset, run.model.eval().to(device())
     parts = {name: np.arange(len(data.part(name))) for name in ("train", "test")}
     encode: Callable[[Tensor], Tensor] = model.encode  # type: ignore[assignment]
@@ -127,11 +117,11 @@ def export_embeddings(run: Run, path: Path, say: Callable[[str], None] = print) 
         "sample_ids": np.concatenate(list(parts.values())),
         "split": np.repeat(list(parts), [len(ids) for ids in parts.values()]),
     }
-    if data.train.labels is not None and data.test.labels is not None:
+    if data.classes:
         columns["labels"] = np.concatenate([data.train.labels, data.test.labels])
     write_table(path, columns)
     count, dim = columns["embeddings"].shape
-    say(f"{count} embeddings of {dim} values written to {path}")
+    print(f"{count} embeddings of {dim} values written to {path}")
 
 
 def fetch(data: Dataset, part: str, indices: Tensor) -> Tensor:
@@ -159,11 +149,10 @@ def restore_prediction(run: Run, sample: Sample) -> Tensor:
 
 def mean_sample(data: Dataset) -> Tensor:
     """The mean training sample, standardised, in one chunked pass."""
-    order = torch.arange(len(data.train))
     total = torch.zeros(data.sample_shape, dtype=torch.float64)
-    for part in torch.split(order, 1024):
+    for part in torch.split(torch.arange(len(data.train)), 1024):
         total += data.fetch("train", part).double().sum(0)
-    return (total / len(order)).float()
+    return (total / len(data.train)).float()
 
 
 def draw_reconstructions(run: Run, path: Path, count: int = 6) -> None:

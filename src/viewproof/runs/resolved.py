@@ -95,8 +95,4 @@ def default_patch(shape: tuple[int, ...]) -> int:
     """
     common = math.gcd(*shape[1:])
     divisors = [p for p in range(min(16, common), 1, -1) if common % p == 0]
-    for least in (7, 4):
-        for p in divisors:
-            if min(shape[1:]) // p >= least:
-                return p
-    return 1
+    return next((p for least in (7, 4) for p in divisors if min(shape[1:]) // p >= least), 1)

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from viewproof import plots
 from viewproof.errors import InvalidArgument
@@ -17,7 +18,7 @@ from viewproof.runs.folder import (
     WEIGHTS, Run, initial_network, load_weights, new_folder, prepare, read_config, write_json,
 )  # fmt: skip
 from viewproof.runs.report import report
-from viewproof.training.base import Pretraining, whole_weights
+from viewproof.training.base import Pretraining
 from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.online_probe import OnlineProbe
 from viewproof.training.trainer import CHECKPOINT, RunData, build_trainer, check_layout, is_rank_zero
@@ -40,9 +41,8 @@ def resume(folder: Path, say: Callable[[str], None] = print) -> int:
     """Continue a run from its last whole checkpoint; return the exit code."""
     config, checkpoint = read_config(folder), folder / CHECKPOINT
     if (folder / WEIGHTS).exists():
-        raise InvalidArgument(
-            f"{folder} is finished; evaluate it, or start another run with --config {folder}/config.json"
-        )
+        remedy = f"evaluate it, or start another run with --config {folder}/config.json"
+        raise InvalidArgument(f"{folder} is finished; {remedy}")
     if not checkpoint.exists():
         raise InvalidArgument(f"{folder} has no {CHECKPOINT}: it was stopped before its first one; start it again")
     run = prepare(config, folder)
@@ -54,21 +54,19 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
     """Train, from a checkpoint if there is one, and finish; only the first rank speaks and writes."""
     config, data = run.config, run.dataset
     first = is_rank_zero(config.ranks)
-    if not first:
-        say = silent
+    say = say if first else lambda line: None
     say(f"{config.data}: {len(data.train)} training and {len(data.test)} held-out samples of {data.sample_shape}")
-    drawn = config.method.learns_from if config.mask is None else f"mask {config.mask}"
+    views = "labels" if config.method.learns_labels else "two random views"
+    drawn = views if config.mask is None else f"mask {config.mask}"
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
     if config.compile:
         run.model.compile()
-    monitors: list[CollapseMonitor | OnlineProbe] = []
-    if module.embeds:
-        monitors.append(CollapseMonitor(say=say))
+    monitors: list[CollapseMonitor | OnlineProbe] = [CollapseMonitor(say=say)] if module.embeds else []
     if config.online_probe:
         monitors.append(OnlineProbe.of(run.model, data))
     trainer = build_trainer(config, run.folder, run.steps_per_epoch, monitors)
     try:
-        batches = RunData(config, data, config.method.whole_batches)
+        batches = RunData(config, data, whole_batches=not config.method.reconstructs)
         trainer.fit(module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
     except RuntimeError as error:
         if checkpoint is None or "state_dict" not in str(error):
@@ -78,7 +76,11 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
         if not trainer.interrupted:
             raise
     else:
-        weights = {} if trainer.interrupted else whole_weights(run.model)
+        weights = {}
+        if not trainer.interrupted:
+            # Every rank takes part in gathering what is sharded.
+            state = run.model.state_dict().items()
+            weights = {name: (v.full_tensor() if isinstance(v, DTensor) else v).contiguous() for name, v in state}
     finally:
         # What is measured afterwards is measured by one rank alone.
         if torch.distributed.is_initialized():
@@ -93,10 +95,6 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
     return 0
 
 
-def silent(_: str) -> None:
-    """What every process but the first says."""
-
-
 def finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) -> None:
     """Write the weights and what is drawn and measured with them."""
     with whole_file(run.folder / WEIGHTS, "wb") as file:
@@ -104,7 +102,8 @@ def finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) -> 
     if isinstance(run.model, FSDPModule):
         run = replace(run, model=initial_network(run.config, run.dataset))
         load_weights(run.model, run.folder)
-    label = run.config.method.loss_label or f"{run.config.method.name} loss"
+    method = run.config.method
+    label = "mean loss over hidden coordinates" if method.reconstructs else f"{method.name} loss"
     figure = plots.loss_figure(run.folder / "metrics.csv", run.config.data, label)
     plots.save_figure(figure, run.folder / "loss.png")
     report(run, say)

@@ -17,8 +17,6 @@ from viewproof.masks.finite import check_count
 from viewproof.masks.random.draws import Draws
 from viewproof.shapes import Float, Int
 
-_STREAMS = (12, 13)
-
 
 @dataclass(frozen=True)
 class RandomViews:
@@ -54,7 +52,7 @@ class RandomViews:
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels height width"]]:
         """Two views of each image."""
         draws = Draws(self.seed, epoch, sample_ids.to(x.device))
-        words = (draws.words(8, stream) for stream in _STREAMS)
+        words = (draws.words(8, stream) for stream in (12, 13))
         a, b = (self._view(x, ((word.double() + 0.5) / 2**32).to(x.dtype)) for word in words)
         return a, b
 
@@ -67,13 +65,12 @@ class RandomViews:
         rows = [torch.stack(row, 1) for row in ((sign * width, zero, across), (zero, height, down))]
         grid = F.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
         view = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        return view if self.jitter == 0 else self._jittered(view, u)
-
-    def _jittered(self, x: Tensor, u: Tensor) -> Tensor:
+        if self.jitter == 0:
+            return view
         contrast, shift, saturation = (self.jitter * (2 * u[:, k] - 1)[:, None, None, None] for k in (5, 6, 7))
-        if x.shape[1] == 3:
-            grey = x.mean(1, keepdim=True)
-            x = grey + (1 + saturation) * (x - grey)
-        mean = x.mean((1, 2, 3), keepdim=True)
-        deviation = (x - mean).square().mean((1, 2, 3), keepdim=True).sqrt()
-        return mean + (1 + contrast) * (x - mean) + shift * deviation
+        if view.shape[1] == 3:
+            grey = view.mean(1, keepdim=True)
+            view = grey + (1 + saturation) * (view - grey)
+        mean = view.mean((1, 2, 3), keepdim=True)
+        deviation = (view - mean).square().mean((1, 2, 3), keepdim=True).sqrt()
+        return mean + (1 + contrast) * (view - mean) + shift * deviation

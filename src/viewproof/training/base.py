@@ -8,7 +8,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.models.vit import Block
@@ -71,16 +70,6 @@ class Pretraining(pl.LightningModule):
             return 1.0
         progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-
-
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state with every sharded parameter gathered; all ranks must call it.
-
-    >>> whole_weights(nn.Linear(2, 1))["weight"].shape
-    torch.Size([1, 2])
-    """
-    state = model.state_dict()
-    return {name: (v.full_tensor() if isinstance(v, DTensor) else v).contiguous() for name, v in state.items()}
 
 
 class JointPretraining(Pretraining):

@@ -30,13 +30,9 @@ def read_batch(batch: Any, *, need_ids: bool = False) -> tuple[Tensor, Tensor | 
     elif isinstance(batch, Sequence) and batch:
         x, ids = batch[0], batch[1] if len(batch) > 1 else None
     ids = ids if isinstance(ids, Tensor) else None
-    if need_ids and (ids is None or not isinstance(x, Tensor)):
-        raise InvalidArgument(
-            f"batch of type {type(batch).__name__} must be (x, sample_ids) or {{'x': x, 'sample_ids': ids}}: what is "
-            "drawn is drawn by the sample's id"
-        )
-    if not isinstance(x, Tensor):
-        raise InvalidArgument(
-            f"batch of type {type(batch).__name__} must be a tensor, (tensor, ...) or {{'x': tensor}}"
-        )
+    if not isinstance(x, Tensor) or (need_ids and ids is None):
+        forms = "a tensor, (tensor, ...) or {'x': tensor}"
+        if need_ids:
+            forms = "(x, sample_ids) or {'x': x, 'sample_ids': ids}: what is drawn is drawn by the sample's id"
+        raise InvalidArgument(f"batch of type {type(batch).__name__} must be {forms}")
     return x, ids

@@ -69,20 +69,18 @@ class MetricsFile(pl.Callback):
         self._since, self._images = now, 0
         pl_module.log("images/s", speed, prog_bar=True, logger=False)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self._append(trainer, loss=loss, learning_rate=rate, images_per_second=round(speed, 1), **self._extra(False))
+        self._append(trainer, False, loss=loss, learning_rate=rate, images_per_second=round(speed, 1))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One row with the held-out loss."""
         if not trainer.sanity_checking and "val_loss" in trainer.callback_metrics:
-            self._append(trainer, val_loss=float(trainer.callback_metrics["val_loss"]), **self._extra(True))
+            self._append(trainer, True, val_loss=float(trainer.callback_metrics["val_loss"]))
 
-    def _extra(self, validation: bool) -> dict[str, float]:
-        return {name: value for name, value in self.extra.items() if name.startswith("val_") == validation}
-
-    def _append(self, trainer: pl.Trainer, **values: float) -> None:
+    def _append(self, trainer: pl.Trainer, validation: bool, **values: float) -> None:
         if trainer.is_global_zero:
+            extra = {name: value for name, value in self.extra.items() if name.startswith("val_") == validation}
             with self.path.open("a", newline="") as file:
-                row = {"step": trainer.global_step, "epoch": trainer.current_epoch, **values}
+                row = {"step": trainer.global_step, "epoch": trainer.current_epoch, **values, **extra}
                 csv.DictWriter(file, [*FIELDS, *self.extra]).writerow(row)
 
 
@@ -132,11 +130,9 @@ class RunProgress(ProgressBar):
             self._bar.set_postfix({"epoch": trainer.current_epoch, **metrics}, refresh=False)
             self._bar.update(trainer.global_step - self._bar.n)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the bar."""
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: object = None) -> None:
+        """Close the bar, so that the message after it starts on a line of its own."""
         if self._bar is not None:
             self._bar.close()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Close the bar, so that the message after it starts on a line of its own."""
-        self.on_train_end(trainer, pl_module)
+    on_exception = on_train_end

@@ -33,9 +33,6 @@ class Checkpoints(Checkpoint):
 
     None is written between the last step of an epoch and its validation: the one at the epoch's end holds both. With
     gradients accumulated, a checkpoint stands between two optimizer steps.
-
-    >>> Checkpoints(Path("last.ckpt"), every=50).every
-    50
     """
 
     def __init__(self, path: Path, every: int | None = None) -> None:
@@ -61,11 +58,7 @@ class Checkpoints(Checkpoint):
 
 
 class StopAtStep(pl.Callback):
-    """Ends a run after ``steps`` optimizer steps, also within an epoch, with a validation.
-
-    >>> StopAtStep(100).steps
-    100
-    """
+    """Ends a run after ``steps`` optimizer steps, also within an epoch, with a validation."""
 
     def __init__(self, steps: int) -> None:
         self.steps = check_count("steps", steps, "not train")

@@ -76,9 +76,6 @@ class CollapseMonitor(pl.Callback):
     """Measures ``pl_module.embeddings`` every ``every`` steps, and says so when they collapse.
 
     ``values`` holds the last numbers. One line is said when a collapse begins and one when it ends.
-
-    >>> CollapseMonitor(every=10).values
-    {'std_mean': nan, 'std_least': nan, 'spread': nan, 'rank': nan}
     """
 
     def __init__(self, every: int = 10, say: Callable[[str], None] = print) -> None:
@@ -100,7 +97,6 @@ class CollapseMonitor(pl.Callback):
         pl_module.log_dict(self.values, on_step=True)
         if geometry.collapsed != self.collapsed and trainer.is_global_zero:
             numbers = f"RankMe {geometry.rank:.3g} of {embeddings.shape[1]}, spread {geometry.spread:.2g}"
-            alarm = "COLLAPSE: the embeddings of all samples lie nearly on one point or line"
-            what = alarm if geometry.collapsed else "no collapse now"
-            self.say(f"step {trainer.global_step}: {what} ({numbers})")
+            what = "COLLAPSE: the embeddings of all samples lie nearly on one point or line"
+            self.say(f"step {trainer.global_step}: {what if geometry.collapsed else 'no collapse now'} ({numbers})")
         self.collapsed = geometry.collapsed

@@ -1,7 +1,6 @@
 """The contracts of the running batches, checked while Lightning trains."""
 
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
@@ -13,24 +12,12 @@ from viewproof.masks.finite import check_count
 from viewproof.training.batch import read_batch
 
 
-@runtime_checkable
-class Observable(Protocol):
-    """A training module that shows each step's sample and prediction, such as `MaskedPretraining`."""
-
-    loss: Callable[[Tensor, Sample], Tensor]
-    target: Callable[[Sample], Sample] | None
-    observer: Callable[[Sample, Tensor], object] | None
-
-
 class ContractGuard(pl.Callback):
     """Checks the batch of the first step and of every ``every``-th one, before it is differentiated.
 
     The batch, sample and prediction are those of the step itself, with the batch as it was before the step; see
     `viewproof.certify.guard.check_batch` for what is checked. A broken contract is a `ContractViolation`, which
     stops training; ``checked`` counts the batches that passed. For `viewproof.methods.mae.MaskedPretraining`.
-
-    >>> ContractGuard(every=50).every
-    50
     """
 
     def __init__(self, every: int = 100) -> None:
@@ -41,17 +28,14 @@ class ContractGuard(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The next batch is the run's first, or the first after a resume."""
-        if not isinstance(pl_module, Observable):
+        if not hasattr(pl_module, "observer"):
             raise InvalidArgument(
                 f"ContractGuard watches MaskedPretraining, not {type(pl_module).__name__}; call check_batch in its step"
             )
         self._first = True
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch this step if its turn has come."""
-        assert isinstance(pl_module, Observable)
         if not self._first and trainer.global_step % self.every:
             pl_module.observer = None
             return
@@ -64,11 +48,9 @@ class ContractGuard(pl.Callback):
 
         pl_module.observer = check
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any, exception: object = None) -> None:
         """Leave the module as it was found."""
-        if isinstance(pl_module, Observable):
+        if hasattr(pl_module, "observer"):
             pl_module.observer = None
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave the module as it was found."""
-        self.on_train_end(trainer, pl_module)
+    on_exception = on_train_end

@@ -14,8 +14,6 @@ from viewproof.errors import InvalidArgument
 from viewproof.training.base import checked_labels
 from viewproof.training.batch import read_batch
 
-BATCHES = 10
-
 
 class OnlineProbe(pl.Callback):
     """Trains a linear classifier on ``model.encode(x)`` of each batch, and logs its accuracy.
@@ -43,7 +41,7 @@ class OnlineProbe(pl.Callback):
         self.bias = torch.zeros(classes, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.weight, self.bias], lr=learning_rate)
         self.values = {"probe_accuracy": math.nan, "val_probe_accuracy": math.nan}
-        self.recent: deque[float] = deque(maxlen=BATCHES)
+        self.recent: deque[float] = deque(maxlen=10)
         self._right = self._total = 0
 
     @classmethod
@@ -113,18 +111,14 @@ class OnlineProbe(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on with."""
-        return {
-            "weight": self.weight.detach().clone(),
-            "bias": self.bias.detach().clone(),
-            "optimizer": self.optimizer.state_dict(),
-            "recent": list(self.recent),
-        }
+        weights = {"weight": self.weight.detach().clone(), "bias": self.bias.detach().clone()}
+        return {**weights, "optimizer": self.optimizer.state_dict(), "recent": list(self.recent)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.weight.data, self.bias.data = state_dict["weight"].clone(), state_dict["bias"].clone()
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        self.recent = deque(state_dict["recent"], maxlen=BATCHES)
+        self.recent.extend(state_dict["recent"])
 
 
 def embed(model: nn.Module, x: Tensor) -> Tensor:

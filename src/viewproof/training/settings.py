@@ -109,12 +109,3 @@ class TrainingSettings(Checked):
     def ranks(self) -> int:
         """The processes that train together."""
         return self.devices * self.nodes
-
-    def optimization(self, steps_per_epoch: int) -> dict[str, Any]:
-        """The arguments of `viewproof.training.base.Pretraining`, which count optimizer steps."""
-        return {
-            "learning_rate": self.learning_rate,
-            "weight_decay": self.weight_decay,
-            "warmup_steps": round(self.warmup_epochs * steps_per_epoch),
-            "total_steps": self.steps or (self.epochs or 0) * steps_per_epoch,
-        }
