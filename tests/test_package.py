@@ -117,6 +117,7 @@ NAMES = {
         "Finding",
         "Pipeline",
         "Report",
+        "Severity",
         "TargetBranch",
         "Verdict",
         "Witness",

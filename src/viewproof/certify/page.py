@@ -58,9 +58,10 @@ def html_page(report: Report) -> str:
 
 
 def _row(number: int, f: Finding) -> str:
-    what = f.witness.what if f.witness is not None else ""
-    claim = f"{escape(f.claim)}<p>{escape(what)}</p>" if what else escape(f.claim)
-    claim += f'<p class="soft">{escape(f.detail)}</p>' if f.detail else ""
+    claim = escape(f.claim)
+    for text in f.remarks:
+        soft = "" if f.witness is not None and text == f.witness.what else ' class="soft"'
+        claim += f"<p{soft}>{escape(text)}</p>"
     verdict = f'<td class="verdict" style="color: var(--{f.verdict})">{f.verdict}</td>'
     contract = f'<td title="{escape(f.contract.value)}">{f.contract.name}</td>'
     rest = "".join(f'<td class="soft">{escape(text)}</td>' for text in (f"{f.scope}; {f.method}", f"{f.seconds:.2f}"))
