@@ -79,7 +79,7 @@ class Finding:
         return self.verdict in (Verdict.REFUTED, Verdict.UNKNOWN)
 
     def decides(self, strict: bool = False) -> bool:
-        """Whether it counts for a report's verdict: not if it is open and waived, or open and (not ``strict``) minor."""
+        """Whether it counts for a report's verdict: not if open and waived, or open and minor unless ``strict``."""
         return not self.open or (not self.waiver and (strict or self.severity is Severity.OBJECTIVE))
 
     @property
@@ -118,7 +118,7 @@ class Report:
         return next((verdict for verdict in _WORST if verdict in verdicts), Verdict.VACUOUS)
 
     def failures(self, *, strict: bool = False, allow_unknown: bool = False) -> tuple[Finding, ...]:
-        """The findings for which a test fails: REFUTED or UNKNOWN, not waived, and about the objective unless strict."""
+        """The findings that fail a test: REFUTED or UNKNOWN, not waived, and about the objective unless strict."""
         wrong = {Verdict.REFUTED} if allow_unknown else {Verdict.REFUTED, Verdict.UNKNOWN}
         return tuple(f for f in self.findings if f.verdict in wrong and f.decides(strict))
 
@@ -126,7 +126,7 @@ class Report:
         """The report with the findings waived that are named, by claim or by contract ("C9"), each with its reason.
 
         >>> finding = Finding(
-        ...     contract=Contract.C9, claim="no NaN", verdict=Verdict.UNKNOWN, scope="x", method="run", detail="not run")
+        ...     contract=Contract.C9, claim="no NaN", verdict=Verdict.UNKNOWN, scope="nothing", method="not run")
         >>> report = Report("a loss", (finding,)).waive({"C9": "only ever run on finite data"})
         >>> report.verdict(), report.failures()
         (<Verdict.VACUOUS: 'VACUOUS'>, ())
