@@ -2,8 +2,8 @@
 
 import inspect
 import sys
-from importlib import import_module
 from collections.abc import Sequence
+from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
