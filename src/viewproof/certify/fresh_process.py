@@ -51,13 +51,13 @@ def pickled(function: Callable[..., Any]) -> bytes:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is other in a fresh process: variables, working folder, seconds by which clocks are moved, host, threads."""
+    """What is other in a fresh process: variables, working folder, seconds by which clocks are moved, host, threads (or 1)."""
 
     variables: Mapping[str, str] = field(default_factory=dict)
     folder: str | None = None
     clock: float = 0.0
     host: str | None = None
-    threads: int = 1
+    threads: int = 0
 
 
 def run_all(functions: Sequence[bytes], surroundings: Sequence[Surroundings], folder: str) -> list[Any]:
@@ -171,7 +171,7 @@ def moved_clocks(seconds: float) -> Iterator[None]:
 
 def _main(folder: str, number: str) -> None:
     other, function = pickle.loads(Path(folder, f"{number}.function").read_bytes())
-    torch.set_num_threads(other.threads)
+    torch.set_num_threads(other.threads or 1)
     with ExitStack() as stack:
         if other.host is not None:
             system = os.uname()
