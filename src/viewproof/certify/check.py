@@ -120,7 +120,7 @@ class Claims(Generic[C]):
         """Declare that the decorated function checks ``claim``; ``severity`` is what it means if that does not hold."""
         own = (scope, method, scope, method)
         texts = (a or b for a, b in zip(own, self._defaults, strict=True))
-        check = Check(contract, claim, *texts, severity=severity)
+        check = replace(Check(contract, claim, *texts), severity=severity)
 
         def declare(function: ClaimFunction[C]) -> ClaimFunction[C]:
             self._declared.append((check, function))

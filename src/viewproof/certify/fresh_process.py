@@ -51,7 +51,7 @@ def pickled(function: Callable[..., Any]) -> bytes:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What is other in a fresh process: variables, working folder, seconds by which clocks are moved, host, threads (or 1)."""
+    """What differs in a fresh process: variables, folder, seconds by which clocks move, host, threads (0: one)."""
 
     variables: Mapping[str, str] = field(default_factory=dict)
     folder: str | None = None
@@ -133,7 +133,7 @@ def moved_clocks(seconds: float) -> Iterator[None]:
         def __instancecheck__(cls, instance: Any) -> bool:
             return isinstance(instance, true_datetime if issubclass(cls, true_datetime) else day)
 
-    class MovedDatetime(true_datetime, metaclass=AnyDate):
+    class MovedDatetime(datetime.datetime, metaclass=AnyDate):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
             return true_datetime.now(tz) + datetime.timedelta(seconds=seconds)
@@ -146,7 +146,7 @@ def moved_clocks(seconds: float) -> Iterator[None]:
         def today(cls) -> Any:
             return cls.now()
 
-    class MovedDate(day, metaclass=AnyDate):
+    class MovedDate(datetime.date, metaclass=AnyDate):
         @classmethod
         def today(cls) -> Any:
             return MovedDatetime.now().date()

@@ -126,7 +126,7 @@ class RanksCase:
     def on_ranks(self, splits: tuple[int, ...]) -> list[Outcome]:
         """The loss on each of the ranks."""
         with tempfile.TemporaryDirectory() as folder:
-            store, rows = f"file://{folder}/store", self.embeddings.to(self.dtype).split(list(splits))
+            store, rows = f"file://{folder}/store", torch.split(self.embeddings.to(self.dtype), list(splits))
             calls = [pickled(partial(_in_group, self.loss, r, n, len(splits), store)) for n, r in enumerate(rows)]
             torchrun = [
                 Surroundings({"RANK": str(n), "LOCAL_RANK": str(n), "WORLD_SIZE": str(len(splits))})
@@ -304,7 +304,7 @@ def _alone(
 
 def _mean_of(loss: Loss, rows: Tensor, parts: Sequence[int]) -> Outcome:
     try:
-        outcomes = [_measure(loss, part) for part in rows.split(list(parts))]
+        outcomes = [_measure(loss, part) for part in torch.split(rows, list(parts))]
     except Exception as error:
         return Outcome(error=failure("the loss", error))
     value = torch.stack([o.value for o in outcomes]).mean()
