@@ -92,6 +92,16 @@ def test_the_exit_code_says_whether_all_is_proved(
     assert said in printed and printed.startswith(words[0])
 
 
+def test_a_waiver_is_printed_and_needs_a_reason(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("certified_views:leaky", "--shape", "2,3,8,12", "--allow", "C1=known")
+    assert certify(*words) == 1
+    assert certify(*words, "--allow", "C4=a=b", "--strict") == 0
+    printed = capsys.readouterr().out
+    assert "waived: a=b" in printed and "2 REFUTED; of these 0 not robust and 2 waived" in printed
+    assert certify(*words, "--allow", "C4") == 2
+    assert "allow='C4' must have a reason" in capsys.readouterr().err
+
+
 def test_the_report_is_written_as_a_page_and_as_data(folder: Path) -> None:
     words = ("certified_views:leaky", "--shape", "2,3,8,12", "--html", "report.html", "--json", "report.json")
     assert certify(*words) == 1

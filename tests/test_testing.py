@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 import viewproof as vp
+from viewproof.certify.check import Check
 from viewproof.testing import assert_certified
 
 RULE = vp.PatchMask(4, 4, period=3, offset=1)
@@ -51,7 +52,34 @@ def test_unknown_raises_unless_it_is_allowed() -> None:
 
 def test_a_view_that_hides_nothing_passes_as_vacuous() -> None:
     nothing = vp.PatchMask(4, 4, period=0, offset=0)
-    assert assert_certified(nothing.sample, IMAGES, nothing).verdict() is vp.Verdict.VACUOUS
+    report = assert_certified(nothing.sample, IMAGES, nothing)
+    assert report.verdict() is vp.Verdict.PROVED and report.verdict(vp.Contract.C1) is vp.Verdict.VACUOUS
+    assert report.verdict(vp.Contract.C4) is vp.Verdict.VACUOUS
+
+
+def test_a_waiver_needs_a_name_and_a_reason() -> None:
+    leak = {"C1": "known", "C4": "known"}
+    report = assert_certified(unmasked, IMAGES, RULE, allow=leak)
+    assert (
+        report.verdict() is vp.Verdict.PROVED and len(report.refuted) == 2 and str(report).count("waived: known") == 2
+    )
+    with pytest.raises(AssertionError, match="REFUTED  C4"):
+        assert_certified(unmasked, IMAGES, RULE, allow={"C1": "known"}, allow_unknown=True)
+    with pytest.raises(vp.InvalidArgument, match="allow='C1' must have a reason"):
+        assert_certified(unmasked, IMAGES, RULE, allow={"C1": " "})
+    with pytest.raises(vp.InvalidArgument, match="allow='C10' must be a contract or a claim of the report; those are"):
+        assert_certified(unmasked, IMAGES, RULE, allow={"C10": "none"})
+
+
+def test_what_is_not_robust_fails_with_strict_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Check(vp.Contract.C9, "float16 does not overflow")
+    findings = Check(vp.Contract.C4, "right").proved(), check.refuted("inf", {}, severity=vp.Severity.ROBUSTNESS)
+    monkeypatch.setattr("viewproof.testing.certify", lambda *_: vp.Report("a loss", findings))
+    assert "not robust; fails with strict only" in str(assert_certified(masked, IMAGES))
+    with pytest.raises(AssertionError, match="REFUTED  C9"):
+        assert_certified(masked, IMAGES, strict=True)
+    waived = assert_certified(masked, IMAGES, strict=True, allow={"float16 does not overflow": "float32 only"})
+    assert waived.verdict(strict=True) is vp.Verdict.PROVED and "waived: float32 only" in str(waived)
 
 
 def test_two_rules_are_bad_input() -> None:

@@ -165,9 +165,18 @@ def prove(
 
 @app.command
 def certify(
-    target: str, *, shape: str, html: Path | None = None, json: Path | None = None, rule: str | None = None
+    target: str,
+    *,
+    shape: str,
+    html: Path | None = None,
+    json: Path | None = None,
+    rule: str | None = None,
+    strict: bool = False,
+    allow: tuple[str, ...] = (),
 ) -> int:
     """Certify the view or pipeline at TARGET; exit 0 only if all is PROVED, or VACUOUS with a reason.
+
+    What is merely not robust, such as an overflow in float16, is shown and does not count unless --strict is given.
 
     Args:
         target: module:object, a view function, a Pipeline, or a function without arguments that returns a Pipeline;
@@ -176,11 +185,13 @@ def certify(
         html: write the report as one page with pictures
         json: write the findings to this file
         rule: what a view must hide, for instance 'PatchMask(16, 16, period=4, offset=1)'
+        strict: fail as well on what is not robust
+        allow: 'NAME=REASON' waives a claim, or a contract such as C9; the report prints the reason
     """
     from viewproof.certify import command
     from viewproof.expressions import parse_rule
 
-    return command.run(target, shape, html, json, None if rule is None else parse_rule(rule))
+    return command.run(target, shape, html, json, None if rule is None else parse_rule(rule), strict, allow)
 
 
 @app.command

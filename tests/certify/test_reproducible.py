@@ -1,10 +1,15 @@
 """certify_reproducible: functions of seed, epoch and sample pass; each way of not being one is refuted."""
 
+import datetime
 import os
 import random
+import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +19,7 @@ from torch import Tensor
 
 import viewproof as vp
 from viewproof.certify.draws import certify_reproducible
+from viewproof.certify.fresh_process import moved_clocks
 from viewproof.certify.report import Contract, Report
 from viewproof.verdict import Verdict
 
@@ -195,9 +201,67 @@ def kept_after_the_first(fresh: Callable[[], Tensor]) -> Any:
 
 def test_a_cache_of_random_masks_is_filled_otherwise_in_each_worker() -> None:
     own = np.random.default_rng(0)
-    for fresh in (lambda: torch.from_numpy(own.random(SIZE) < 0.4), lambda: torch.tensor(list(os.urandom(SIZE))) < 90):
-        report = certify_reproducible(kept_after_the_first(fresh))
-        assert [f.claim for f in report.refuted] == ["loader workers do not change a mask"], str(report)
+    workers, elsewhere = "loader workers do not change a mask", "another process, host and day do not change a mask"
+    by_own_generator = certify_reproducible(kept_after_the_first(lambda: torch.from_numpy(own.random(SIZE) < 0.4)))
+    assert [f.claim for f in by_own_generator.refuted] == [workers], str(by_own_generator)
+    by_system = certify_reproducible(kept_after_the_first(lambda: torch.tensor(list(os.urandom(SIZE))) < 90))
+    assert [f.claim for f in by_system.refuted] == [workers, elsewhere], str(by_system)
+
+
+def keyed(ids: Tensor, epoch: int, seed: int, key: Callable[[], int]) -> Tensor:
+    return rows(ids, seed, epoch, key() % 2**31)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        (lambda: hash("image.png"), "PYTHONHASHSEED"),
+        (lambda: socket.gethostname().encode()[0], "another host name"),
+        (lambda: datetime.datetime.now().year, "428 days later"),
+        (lambda: time.localtime(0).tm_hour * 60 + time.localtime(0).tm_min, "another time zone"),
+        (lambda: len(str(Path.cwd())), "another working folder"),
+        (torch.get_num_threads, "three threads"),
+        (lambda: len(os.environ.get("USER", "nobody")), "another user"),
+    ],
+)
+def test_what_differs_between_processes_hosts_and_days(key: Callable[[], int], words: str) -> None:
+    report = certify_reproducible(partial(keyed, key=key), range(2), epochs=(0, 1), seeds=(0, 1), workers=1)
+    found = [f for f in report.refuted if "another process" in f.claim]
+    assert found and found[0].witness is not None and words in found[0].witness.what, str(report)
+
+
+@pytest.mark.parametrize("fresh", [by_python, lambda ids, epoch, seed: torch.rand(len(ids), SIZE) < 0.4])
+def test_the_same_call_is_made_from_where_the_generators_are(fresh: Any) -> None:
+    for workers in (0, 1):
+        report = certify_reproducible(fresh, range(2), epochs=(0, 1), seeds=(0, 1), workers=workers)
+        assert "the same call gives the same mask" in {f.claim for f in report.refuted}, str(report)
+
+
+def test_a_file_that_is_read_by_a_relative_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("keys.npy", np.arange(3))
+    draw = partial(keyed, key=lambda: int(np.load("keys.npy").sum()))
+    report = certify_reproducible(draw, range(2), epochs=(0, 1), seeds=(0, 1), workers=1)
+    assert report.verdict() is Verdict.PROVED and "the same working folder, without which it fails" in str(report)
+
+
+def test_a_draw_that_cannot_be_sent_is_unknown_elsewhere() -> None:
+    lock = threading.Lock()
+    report = certify_reproducible(lambda ids, epoch, seed: rows(ids, seed, epoch, int(lock.locked())), workers=1)
+    unknown = [f.detail for f in report.findings if f.verdict is Verdict.UNKNOWN]
+    assert len(unknown) == 1 and "is not pickled" in unknown[0]
+
+
+def test_moved_clocks_are_put_back() -> None:
+    before = time.time, time.localtime, datetime.datetime, datetime.date
+    with moved_clocks(37_003_991.0):
+        now = datetime.datetime.now()
+        assert (now.date() - before[2].now().date()).days in (428, 429) and isinstance(now, datetime.datetime)
+        assert isinstance(before[3](2020, 1, 1), datetime.date) and not isinstance(3, datetime.date)
+        assert abs(time.time_ns() / 1e9 - before[0]() - 37_003_991) < 60
+        assert time.localtime().tm_year > before[1]().tm_year and time.localtime(0) == before[1](0)
+        assert time.strftime("%Y") == str(datetime.date.today().year) == time.ctime()[-4:] == time.asctime()[-4:]
+    assert before == (time.time, time.localtime, datetime.datetime, datetime.date)
 
 
 def test_a_cache_of_global_draws_moves_the_generator_once() -> None:

@@ -209,6 +209,13 @@ def test_exceptions_and_what_is_missing() -> None:
     [
         ({}, 0, "steps=0 compares nothing"),
         ({"buffers": "move"}, 4, "buffers='move' must be"),
+        ({"buffers": {"*": "move"}}, 4, "buffers='move' must be"),
+        ({"order": "first"}, 4, "order='first' must be 'after' or 'before'"),
+        (
+            {"trained": ("*.wieght",)},
+            4,
+            "trained='.*wieght' must fit the name of a parameter; there are online.0.weight",
+        ),
         ({"online": None}, 4, "target is given without online"),
         ({"online": nn.Linear(2, 2)}, 4, "target has '0.weight' of shape"),
     ],
@@ -285,6 +292,127 @@ def test_a_list_of_targets_and_augmentation_by_numpy() -> None:
 
 def test_a_parameter_that_cannot_train_is_named_so() -> None:
     d = Distiller()
-    next(d.head.parameters()).requires_grad_(False)
-    said = str(certify_target_branch(d.branch(), X))
-    assert "trained[1].weight gets none, for its requires_grad is False" in said
+    d.head.weight.requires_grad_(False)
+    branch = d.branch()
+    assert "hence not trained: trained[1].weight" in str(certify_target_branch(branch, X))
+    asked = replace(branch, trained=(d.online, d.head.weight, d.head))
+    assert "gets none, for its requires_grad is False" in str(certify_target_branch(asked, X))
+    d.head.requires_grad_(False)
+    assert "trained[1].weight gets none, for its requires_grad is False" in str(certify_target_branch(branch, X))
+
+
+class Positioned(nn.Module):
+    """A frozen table of positions before a trained layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.net = nn.Parameter(torch.randn(4), requires_grad=False), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + self.table)  # type: ignore[no-any-return]
+
+
+def test_a_frozen_parameter_in_a_trained_module_is_not_trained() -> None:
+    d = Distiller()
+    d.online = Positioned()  # type: ignore[assignment]
+    d.target = copy.deepcopy(d.online).requires_grad_(False)
+    d.optimizer = torch.optim.AdamW([p for m in (d.online, d.head) for p in m.parameters() if p.requires_grad], lr=1e-2)
+    report = certify_target_branch(d.branch(), X)
+    assert report.verdict() is Verdict.PROVED, str(report)
+    assert "without requires_grad, hence not trained: trained[0].table" in str(report)
+    moving = replace(d.branch(), frozen=(d.target, "online.net.bias"))
+    claims = {f.claim for f in certify_target_branch(moving, X).refuted}
+    assert claims == {"no frozen parameter gets a gradient", "no frozen parameter moves"}
+
+
+class Stemmed(Distiller):
+    """A stem feeds both branches; the frozen target's output is detached, or is not."""
+
+    def __init__(self, detached: bool, first: nn.Module | None = None) -> None:
+        super().__init__()
+        self.stem, self.detached = nn.Linear(4, 4), detached
+        self.online = nn.Sequential(first or nn.Linear(4, 6), nn.Tanh(), nn.Linear(4 if first else 6, 3))
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW([p for m in (self.stem, self.online, self.head) for p in m.parameters()])
+
+    def loss(self, x: Tensor) -> Tensor:
+        z = self.stem(x)
+        target = self.target(z)
+        return (self.head(self.online(z)) - (target.detach() if self.detached else target)).square().mean()
+
+
+@pytest.mark.parametrize("first", [None, nn.Identity()])
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_gradient_through_the_outputs_of_a_frozen_target(detached: bool, first: nn.Module | None) -> None:
+    d = Stemmed(detached, first)
+    report = certify_target_branch(replace(d.branch(), trained=(d.stem, d.online, d.head)), X)
+    claims = {f.claim: f.verdict for f in report.findings}
+    assert claims["the target takes no gradient"] is (Verdict.PROVED if detached else Verdict.REFUTED), str(report)
+
+
+def test_a_stem_within_both_branches_is_told_apart_by_the_outputs() -> None:
+    for detached in (False, True):
+        d = Stemmed(detached)
+        shared = nn.Linear(4, 4)
+        d.stem = nn.Identity()  # type: ignore[assignment]
+        d.online, d.target = nn.Sequential(shared, nn.Linear(4, 3)), nn.Sequential(shared, nn.Linear(4, 3))
+        report = certify_target_branch(TargetBranch(d.loss, d.online, d.target), X)
+        assert report.findings[0].verdict is (Verdict.PROVED if detached else Verdict.REFUTED), str(report)
+
+
+def test_a_target_that_is_not_called_as_a_module_is_not_watched() -> None:
+    d = Stemmed(False)
+    last: Any = d.target[2]
+
+    def loss(x: Tensor) -> Tensor:
+        return (d.head(d.online(d.stem(x))) - nn.functional.linear(d.stem(x), last.weight[:, :4])).square().mean()
+
+    assert certify_target_branch(replace(d.branch(), loss=loss, step=None), X).findings[0].verdict is Verdict.UNKNOWN
+
+
+def test_the_order_of_average_and_step_is_reported_and_checked() -> None:
+    def average_first(d: Distiller) -> TargetBranch:
+        def step(batches: Sequence[Tensor]) -> None:
+            d.optimizer.zero_grad()
+            for batch in batches:
+                (d.loss(batch) / len(batches)).backward()  # type: ignore[no-untyped-call]
+            d.update()
+            d.optimizer.step()
+
+        return replace(d.branch(), step=step)
+
+    for made, order, other in (
+        (Distiller().branch(), "after", "before"),
+        (average_first(Distiller()), "before", "after"),
+    ):
+        report = certify_target_branch(made, X)
+        assert f"the average reads online {order} the optimizer's step" in str(report) and not report.refuted
+        assert not certify_target_branch(replace(made, order=order), X).refuted
+        assert refuted(replace(made, order=other), "move the target once")
+
+
+def test_a_start_at_a_stationary_point() -> None:
+    d = Distiller()
+    d.online = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    d.target = copy.deepcopy(d.online)
+    d.optimizer = torch.optim.SGD(d.online.parameters(), 0.1)  # type: ignore[assignment]
+    d.loss = lambda x: -(d.target(x).detach().softmax(-1) * d.online(x).log_softmax(-1)).sum(-1).mean()  # type: ignore[method-assign]
+    report = certify_target_branch(replace(d.branch(), trained=(d.online,)), X)
+    assert report.verdict() is Verdict.PROVED, str(report)
+    d.optimizer = torch.optim.SGD(list(d.online.parameters())[1:], 0.1)  # type: ignore[assignment]
+    assert refuted(replace(d.branch(), trained=(d.online,)), "every trained parameter moves")
+
+
+def test_buffers_of_a_params_only_average_are_declared_by_name() -> None:
+    d = Distiller()
+
+    @torch.no_grad()
+    def parameters_only(_: int = 0) -> None:
+        for t, o in zip(d.target.parameters(), d.online.parameters(), strict=True):
+            t.mul_(d.momentum).add_(o, alpha=1 - d.momentum)
+
+    d.update = parameters_only  # type: ignore[method-assign]
+    branch = replace(d.branch(), update=parameters_only)
+    assert refuted(branch, "declared average")
+    assert not refuted(replace(branch, buffers={"*.running_*": "keep", "*.num_*": "keep"}), "declared average")
+    assert refuted(replace(branch, buffers={"*.running_*": "keep"}), "declared average")

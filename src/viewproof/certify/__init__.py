@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from viewproof.certify.report import Contract as Contract
     from viewproof.certify.report import Finding as Finding
     from viewproof.certify.report import Report as Report
+    from viewproof.certify.report import Severity as Severity
     from viewproof.certify.report import Witness as Witness
     from viewproof.certify.target import TargetBranch as TargetBranch
     from viewproof.certify.target import certify_target_branch as certify_target_branch
@@ -42,7 +43,7 @@ _NAMES = {
     "viewproof.certify.page": ["html_page"],
     "viewproof.certify.pipeline": ["Pipeline"],
     "viewproof.certify.ranks": ["certify_ranks"],
-    "viewproof.certify.report": ["Contract", "Finding", "Report", "Witness"],
+    "viewproof.certify.report": ["Contract", "Finding", "Report", "Severity", "Witness"],
     "viewproof.certify.target": ["TargetBranch", "certify_target_branch"],
     "viewproof.certify.view": ["certify_view"],
 }

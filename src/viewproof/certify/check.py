@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from viewproof.certify.report import Contract, Finding, Witness
+from viewproof.certify.report import Contract, Finding, Severity, Witness
 from viewproof.verdict import Verdict
 
 C = TypeVar("C")
@@ -42,6 +42,7 @@ class Check:
     method: str = "not run"
     witness_scope: str = "nothing"
     witness_method: str = "not run"
+    severity: Severity = Severity.OBJECTIVE
 
     def proved(self, detail: str = "", *, scope: str = "", method: str = "") -> Finding:
         """The claim holds."""
@@ -57,10 +58,13 @@ class Check:
         scope: str = "",
         method: str = "",
         detail: str = "",
+        severity: Severity | None = None,
     ) -> Finding:
-        """The claim is broken on these inputs; see `Witness`."""
+        """The claim is broken on these inputs; see `Witness`. ``severity`` is the claim's own by default."""
         scope, method = scope or self.witness_scope, method or self.witness_method
-        return self._finding(Verdict.REFUTED, scope, method, detail, Witness(what, inputs, at or {}, maps or {}))
+        witness = Witness(what, inputs, at or {}, maps or {})
+        finding = self._finding(Verdict.REFUTED, scope, method, detail, witness)
+        return finding if severity is None else replace(finding, severity=severity)
 
     def unknown(self, reason: str, *, scope: str = "nothing", method: str = "not run") -> Finding:
         """Neither proved nor refuted, and why."""
@@ -85,6 +89,7 @@ class Check:
             method=method,
             detail=detail,
             witness=witness,
+            severity=self.severity,
         )
 
 
@@ -104,11 +109,18 @@ class Claims(Generic[C]):
         self._declared: list[tuple[Check, ClaimFunction[C]]] = []
 
     def __call__(
-        self, contract: Contract, claim: str, *, scope: str = "", method: str = ""
+        self,
+        contract: Contract,
+        claim: str,
+        *,
+        scope: str = "",
+        method: str = "",
+        severity: Severity = Severity.OBJECTIVE,
     ) -> Callable[[ClaimFunction[C]], ClaimFunction[C]]:
-        """Declare that the decorated function checks ``claim``."""
+        """Declare that the decorated function checks ``claim``; ``severity`` is what it means if that does not hold."""
         own = (scope, method, scope, method)
-        check = Check(contract, claim, *(a or b for a, b in zip(own, self._defaults, strict=True)))
+        texts = [a or b for a, b in zip(own, self._defaults, strict=True)]
+        check = Check(contract, claim, texts[0], texts[1], texts[2], texts[3], severity)
 
         def declare(function: ClaimFunction[C]) -> ClaimFunction[C]:
             self._declared.append((check, function))

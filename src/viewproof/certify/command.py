@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -17,8 +18,17 @@ from viewproof.masks import Rule
 from viewproof.verdict import Verdict
 
 
-def run(target: str, shape: str, html: Path | None, json: Path | None, rule: Rule | None) -> int:
-    """Certify ``module:object`` on standard normal data; 0 if every finding is PROVED or VACUOUS, else 1."""
+def run(
+    target: str,
+    shape: str,
+    html: Path | None,
+    json: Path | None,
+    rule: Rule | None,
+    strict: bool = False,
+    allow: Sequence[str] = (),
+) -> int:
+    """Certify ``module:object`` on standard normal data; 1 if a finding fails, see `Report.failures`, else 0."""
+    waived = dict(text.partition("=")[::2] for text in allow)
     for name, path in (("html", html), ("json", json)):
         if path is not None and not path.parent.is_dir():
             raise InvalidArgument(
@@ -31,14 +41,23 @@ def run(target: str, shape: str, html: Path | None, json: Path | None, rule: Rul
     elif rule is not None:
         raise InvalidArgument("rule belongs to a view; the pipeline has its own field for it")
     report = certify(subject, torch.randn(extents, generator=torch.Generator().manual_seed(0)), name=target)
+    report = report.waive(waived)
     print(report)
-    counts = {verdict: sum(f.verdict is verdict for f in report.findings) for verdict in Verdict}
-    print("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))
+    print(f"\n{summary(report)}")
     for path, text in ((html, html_page), (json, lambda report: report.json() + "\n")):
         if path is not None:
             with whole_file(path) as file:
                 file.write(text(report))
-    return 0 if all(f.verdict in (Verdict.PROVED, Verdict.VACUOUS) for f in report.findings) else 1
+    return 1 if report.failures(strict=strict) else 0
+
+
+def summary(report: Report) -> str:
+    """How many findings have each verdict, and how many of those do not count."""
+    counts = {verdict: sum(f.verdict is verdict for f in report.findings) for verdict in Verdict}
+    text = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    waived = sum(f.open and bool(f.waiver) for f in report.findings)
+    minor = sum(not f.decides() for f in report.findings) - waived
+    return text + (f"; of these {minor} not robust and {waived} waived" if minor or waived else "")
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

@@ -1,12 +1,12 @@
 """Certifies that a random mask, or a whole view, is a function of seed, epoch and sample (C8).
 
-Draws are made under many circumstances, each compared with the first: again, reseeded, alone, in workers, resumed.
+Draws are made under many circumstances, each compared with the first: again, reseeded, alone, in workers, resumed, and
+in fresh processes with another hash seed, host, clock, time zone, working folder, number of threads and environment.
 """
 
 import itertools
-import time
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from typing import Any
@@ -17,16 +17,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from viewproof.bits import GeneratorStates, same_bits, seeded
 from viewproof.certify.check import Check, Claims, subject_name
+from viewproof.certify.fresh_process import Surroundings, moved_clocks, pickled, run_all
 from viewproof.certify.report import Contract, Finding, Report
 from viewproof.certify.surroundings import environment
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Rule
 from viewproof.masks.rule import _build
-from viewproof.torch_internals import replaced
+from viewproof.verdict import Verdict
 
 Draw = Callable[..., Any]
 AXES = ("sample", "epoch", "seed")
-_CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time")
 _RANK = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "NODE_RANK": "1", "SLURM_PROCID": "3"}
 
 # The rows of every epoch and seed that are looked at: one tensor [ids, *mask] each.
@@ -54,7 +54,8 @@ def certify_reproducible(
     ``varies`` names what the draw must depend on, of "sample", "epoch" and "seed": all unless given, for a rule what it
     knows.
     ``count`` is how many coordinates every row must select (C4). ``resumed(epoch)`` makes the draw function as a run
-    resumed at that epoch has it. Random state, environment and clock are as before afterwards.
+    resumed at that epoch has it. Random state, environment and clock are as before afterwards. With ``workers=0`` no
+    other process is started: neither those of a loader, nor fresh ones on another host and day.
 
     >>> import numpy as np, torch
     >>> one = lambda *numbers: torch.from_numpy(np.random.default_rng(numbers).random(9) < 0.3)
@@ -75,7 +76,12 @@ def certify_reproducible(
     _check_arguments(ids, epochs, seeds, varies, workers)
     seeds = list(seeds if "seed" in varies else seeds[:1])
     case = DrawCase(draw, ids, list(epochs), seeds, varies, count, resumed, workers)
-    return Report(subject, claims.run(subject, case, around=partial(seeded, 0)))
+    if workers:
+        # Before the first call: afterwards a cache would take its masks along.
+        case = replace(case, sent=_sent(case))
+    # Once, not for each claim: a draw from a global generator would be the same whenever that starts anew.
+    with seeded(0):
+        return Report(subject, claims.run(subject, case))
 
 
 def _check_arguments(
@@ -122,6 +128,7 @@ class DrawCase:
     count: int | None
     resumed: Callable[[int], Draw] | None
     workers: int
+    sent: bytes | str = ""
 
     @property
     def scope(self) -> str:
@@ -277,16 +284,78 @@ def same_on_any_rank_and_day(case: DrawCase, check: Check) -> Finding:
     def elsewhere() -> Iterator[tuple[str, Rows]]:
         with environment(_RANK):
             yield "as rank 3 of 4", case.all_rows()
-        with ExitStack() as stack:
-            for clock in _CLOCKS:
-                stack.enter_context(replaced(time, clock, partial(_later, getattr(time, clock), clock)))
-            yield "eleven days later on the clocks of time", case.all_rows()
+        with moved_clocks(1e6):
+            yield "eleven days later on the clocks of time and datetime", case.all_rows()
 
     return case.compare(check, elsewhere())
 
 
-def _later(clock: Callable[[], float], name: str) -> float:
-    return clock() + (10**15 if name.endswith("_ns") else 1e6)
+# What differs between processes, hosts and days. The clock goes to another year, month, weekday, hour and minute.
+_ELSEWHERE = {
+    "another PYTHONHASHSEED": Surroundings({"PYTHONHASHSEED": "4321"}),
+    "another host name": Surroundings({"HOSTNAME": "elsewhere", "HOST": "elsewhere"}, host="elsewhere"),
+    "428 days later": Surroundings(clock=37_003_991.0),
+    "another time zone": Surroundings({"TZ": "XYZ-11:30"}),
+    "another working folder": Surroundings(folder=tempfile.gettempdir()),
+    "three threads": Surroundings({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}, threads=3),
+    "another user and more variables": Surroundings(
+        {**_RANK, "USER": "else", "LOGNAME": "else", "CUDA_VISIBLE_DEVICES": "", "SLURM_JOB_ID": "77", "ELSEWHERE": "1"}
+    ),
+}
+
+
+@claims(Contract.C8, "another process, host and day do not change a mask", method="run again in fresh processes")
+def same_elsewhere(case: DrawCase, check: Check) -> Finding | None:
+    """All of it other at once; if masks differ, one thing after the other, to say which it is."""
+    if not case.workers:
+        return None
+    draw = case.sent
+    if isinstance(draw, str):
+        return check.unknown(draw)
+
+    def rows(other: Surroundings) -> Rows:
+        with tempfile.TemporaryDirectory() as folder:
+            other = replace(other, threads=other.threads or torch.get_num_threads())
+            answer: Rows = run_all([draw], [other], folder)[0]
+        return answer
+
+    everything = Surroundings(
+        {k: v for s in _ELSEWHERE.values() for k, v in s.variables.items()},
+        tempfile.gettempdir(), _ELSEWHERE["428 days later"].clock, "elsewhere", 3,
+    )  # fmt: skip
+    together = ", ".join(_ELSEWHERE)
+    try:
+        finding = case.compare(check, [(f"in a fresh process with {together}", rows(everything))])
+    except RuntimeError as error:
+        # Files beside the program are read by relative names: that fails loudly elsewhere.
+        try:
+            again = rows(replace(everything, folder=None))
+        except RuntimeError:
+            return check.unknown(f"elsewhere the draw fails: {error}")
+        kept = together.replace("another working folder", "the same working folder, without which it fails")
+        finding = case.compare(check, [(f"in a fresh process with {kept}", again)])
+    if finding.verdict is not Verdict.REFUTED:
+        return finding
+    for circumstance, other in {"no more changed than PYTHONHASHSEED": Surroundings(), **_ELSEWHERE}.items():
+        try:
+            one = case.compare(check, [(f"in a fresh process, {circumstance}", rows(other))])
+        except RuntimeError:
+            continue
+        if one.verdict is Verdict.REFUTED:
+            return one
+    return finding
+
+
+def _sent(case: DrawCase) -> bytes | str:
+    """The call for a fresh process, or why there is none."""
+    try:
+        return pickled(partial(_fresh_rows, case.draw, case.ids, case.epochs, case.seeds))
+    except InvalidArgument as error:
+        return str(error)
+
+
+def _fresh_rows(draw: Draw, ids: list[int], epochs: list[int], seeds: list[int]) -> Rows:
+    return DrawCase(draw, ids, epochs, seeds, AXES, None, None, 0).all_rows()
 
 
 @claims(Contract.C8, "masks differ by sample", method="every two compared")

@@ -41,8 +41,10 @@ def html_page(report: Report) -> str:
     heads = "".join(f"<th>{head}</th>" for head in ("#", "Verdict", "Contract", "Claim", "Scope and method", "s"))
     rows, sections = [], [_section("What is hidden", report.maps, report)]
     for n, f in enumerate(report.findings, 1):
-        texts = [f"<p>{escape(f.witness.what)}</p>" if f.witness is not None and f.witness.what else ""]
-        texts += [f'<p class="soft">{escape(f.detail)}</p>' if f.detail else ""]
+        texts = []
+        for text in f.remarks:
+            soft = "" if f.witness is not None and text == f.witness.what else ' class="soft"'
+            texts.append(f"<p{soft}>{escape(text)}</p>")
         rows.append(
             f'<tr><td class="soft">{n}</td><td class="verdict" style="color: var(--{f.verdict})">{f.verdict}</td>'
             f'<td title="{escape(f.contract.value)}">{f.contract.name}</td><td>{escape(f.claim)}{"".join(texts)}</td>'

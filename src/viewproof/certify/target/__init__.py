@@ -38,8 +38,13 @@ def certify_target_branch(branch: TargetBranch, batch: Any, *, steps: int = 4, n
 def _check_arguments(branch: TargetBranch, steps: int) -> None:
     if check_count("steps", steps, "compare nothing") == 0:
         raise InvalidArgument("steps=0 compares nothing; pass at least 1")
-    if branch.buffers not in ("average", "copy", "keep"):
-        raise InvalidArgument(f"buffers={branch.buffers!r} must be 'average', 'copy' or 'keep'")
+    for rule in [branch.buffers] if isinstance(branch.buffers, str) else branch.buffers.values():
+        if rule not in ("average", "copy", "keep"):
+            raise InvalidArgument(f"buffers={rule!r} must be 'average', 'copy' or 'keep'")
+    if branch.order not in (None, "after", "before"):
+        raise InvalidArgument(f"order={branch.order!r} must be 'after' or 'before' the optimizer's step")
+    for role, named in (("trained", branch.trained), ("frozen", branch.frozen)):
+        branch.parameters(role, named)
     if branch.target is None:
         return
     if branch.online is None:

@@ -1,9 +1,10 @@
 """A user's target branch and what is measured on it: gradients, and how parameters move."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,8 +13,11 @@ from torch import Tensor, nn
 
 from viewproof.bits import seeded
 from viewproof.certify.flow.isolation import kept
+from viewproof.errors import InvalidArgument
 
 Buffers = Literal["average", "copy", "keep"]
+Order = Literal["after", "before"]
+Named = nn.Module | Tensor | str
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,14 @@ class TargetBranch:
 
     ``loss(batch)`` is the scalar that is differentiated; with ``targets``, ``loss(batch, targets(batch))``. ``target``
     is the averaged copy of ``online``. ``update(step)`` moves it once, by ``momentum`` (a number, or the declared
-    function of the step); its ``buffers`` are averaged too (whole numbers copied), copied, or kept. ``step(batches)``
-    is one optimizer step over these micro-batches, the target's move included. ``trained`` and ``frozen`` are modules
-    whose every parameter must, or must not, get a gradient and move. ``stateful`` lists what else has a
-    ``state_dict`` that a step changes: optimizers, schedules, other modules.
+    function of the step); its ``buffers`` are averaged too (whole numbers copied), copied, or kept, all of them or by
+    name pattern (``{"*.running_*": "keep"}``, copied where none fits). ``step(batches)`` is one optimizer step over
+    these micro-batches, the target's move included; ``order`` says whether that reads online "after" or "before" the
+    optimizer's step.
+
+    ``trained`` and ``frozen`` are modules, parameters, and patterns of names ("online.*.bias", "trained[1].weight")
+    that must, or must not, get a gradient and move; of a trained module those with ``requires_grad``, and none that is
+    frozen. ``stateful`` lists what else has a ``state_dict`` that a step changes: optimizers, schedules, other modules.
     """
 
     loss: Callable[..., Tensor]
@@ -34,16 +42,49 @@ class TargetBranch:
     targets: Callable[[Any], Any] | None = None
     update: Callable[[int], Any] | None = None
     momentum: float | Callable[[int], float] | None = None
-    buffers: Buffers = "copy"
+    buffers: Buffers | Mapping[str, Buffers] = "copy"
+    order: Order | None = None
     step: Callable[[Sequence[Any]], Any] | None = None
-    trained: Sequence[nn.Module] = ()
-    frozen: Sequence[nn.Module] = ()
+    trained: Sequence[Named] = ()
+    frozen: Sequence[Named] = ()
     stateful: Sequence[Any] = ()
 
     def modules(self) -> list[nn.Module]:
         """Every module that is named."""
-        named = [self.online, self.target, *self.trained, *self.frozen]
-        return [m for m in named if m is not None] + [m for m in self.stateful if isinstance(m, nn.Module)]
+        named = [self.online, self.target, *self.trained, *self.frozen, *self.stateful]
+        return [m for m in named if isinstance(m, nn.Module)]
+
+    def parameters(self, role: str, named: Sequence[Named]) -> dict[str, Tensor]:
+        """The parameters that ``trained`` or ``frozen`` names, by name.
+
+        Raises `InvalidArgument` for a pattern that fits no name.
+        """
+        roles: dict[str, Any] = {"online": self.online, "target": self.target}
+        for key, members in (("trained", self.trained), ("frozen", self.frozen), ("stateful", self.stateful)):
+            roles |= {f"{key}[{i}]": m for i, m in enumerate(members)}
+        known = {
+            f"{key}.{k}": p for key, m in roles.items() if isinstance(m, nn.Module) for k, p in m.named_parameters()
+        }
+        found: dict[str, Tensor] = {}
+        for i, one in enumerate(named):
+            if isinstance(one, nn.Module):
+                found |= {f"{role}[{i}].{k}": p for k, p in one.named_parameters()}
+            elif isinstance(one, Tensor):
+                found[next((k for k, p in known.items() if p is one), f"{role}[{i}]")] = one
+            else:
+                # Brackets are those of names here, "trained[0].weight", and no set of characters.
+                matching = {k: p for k, p in known.items() if fnmatchcase(k, one.replace("[", "[[]"))}
+                if not matching:
+                    names = ", ".join([*known][:6])
+                    raise InvalidArgument(f"{role}={one!r} must fit the name of a parameter; there are {names}, ...")
+                found |= matching
+        return found
+
+    def buffer_rule(self, name: str) -> Buffers:
+        """What the declared average does with a buffer of the target."""
+        if isinstance(self.buffers, str):
+            return self.buffers
+        return next((rule for pattern, rule in self.buffers.items() if fnmatchcase(name, pattern)), "copy")
 
     def value(self, batch: Any) -> Tensor:
         """The loss that is differentiated."""
@@ -68,10 +109,16 @@ class TargetCase:
         """Afterwards parameters, buffers, gradients, flags, states and the global generators are as they were."""
         others = [s for s in self.branch.stateful if not isinstance(s, nn.Module)]
         states = [(s, copy.deepcopy(s.state_dict())) for s in others]
+        alone = [p for p in (*self.branch.trained, *self.branch.frozen) if isinstance(p, Tensor)]
+        values = [(p, p.detach().clone(), p.grad) for p in alone]
         with seeded(0), kept(*self.branch.modules()):
             try:
                 yield
             finally:
+                with torch.no_grad():
+                    for parameter, value, gradient in values:
+                        parameter.copy_(value)
+                        parameter.grad = gradient
                 for holder, state in states:
                     holder.load_state_dict(state)
 
@@ -92,12 +139,28 @@ class TargetCase:
     @cached_property
     def trained(self) -> dict[str, Tensor]:
         """The parameters that must be trained, by name."""
-        return _parameters("trained", self.branch.trained)
+        frozen = {id(p) for p in self.frozen.values()}
+        named = self.branch.parameters("trained", self.branch.trained)
+        return {k: p for k, p in named.items() if id(p) not in frozen and k not in self.fixed}
+
+    @cached_property
+    def fixed(self) -> list[str]:
+        """The parameters of trained modules that have no ``requires_grad``, unless the module has no other."""
+        modules = [m if isinstance(m, nn.Module) and _trainable(m) else nn.Module() for m in self.branch.trained]
+        named = self.branch.parameters("trained", modules)
+        chosen = {id(p) for p in self.branch.trained if isinstance(p, Tensor)}
+        return [k for k, p in named.items() if not p.requires_grad and id(p) not in chosen]
 
     @cached_property
     def frozen(self) -> dict[str, Tensor]:
         """The parameters that must not be trained, by name."""
-        return _parameters("frozen", self.branch.frozen)
+        return self.branch.parameters("frozen", self.branch.frozen)
+
+    @property
+    def fixed_detail(self) -> str:
+        """Which parameters of trained modules are not asked about."""
+        shown = ", ".join(self.fixed[:4]) + (", ..." if len(self.fixed) > 4 else "")
+        return f"without requires_grad, hence not trained: {shown}" if self.fixed else ""
 
     @cached_property
     def gradients(self) -> list[dict[str, Tensor]]:
@@ -117,14 +180,16 @@ class TargetCase:
         """The trained and frozen parameters that differ after the optimizer's steps."""
         assert self.branch.step is not None
         both = {**self.trained, **self.frozen}
+        # A student that equals its teacher starts at a stationary point, where nothing moves.
+        shake(self.trained.values(), 500)
         before = {k: p.detach().clone() for k, p in both.items()}
         for _ in range(self.steps):
             self.branch.step([self.batch])
         return {k for k, p in both.items() if not torch.equal(p.detach(), before[k])}
 
 
-def _parameters(role: str, modules: Sequence[nn.Module]) -> dict[str, Tensor]:
-    return {f"{role}[{i}].{k}": p for i, m in enumerate(modules) for k, p in m.named_parameters()}
+def _trainable(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:

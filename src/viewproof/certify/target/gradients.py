@@ -1,9 +1,11 @@
 """Where the gradient of a self-distilling loss goes (C6): not into the target, into every trained parameter."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from viewproof.certify.check import Check, Claims
 from viewproof.certify.report import Contract, Finding
@@ -16,24 +18,32 @@ GRAPH = "the autograd graph of this batch"
 
 @claims(Contract.C6, "the target takes no gradient", scope=GRAPH)
 def no_gradient(case: TargetCase, check: Check) -> Finding:
-    """No path in the autograd graph from the loss to the target's parameters, nor to the targets it is handed."""
+    """No path in the autograd graph from the loss to the target's parameters or outputs, nor to the targets it gets.
+
+    Outputs are those of the target module and of every submodule that online does not have, by hooks: what feeds a
+    frozen target, such as a stem that both branches use, gets a gradient through them alone.
+    """
     branch = case.branch
     if branch.target is None and branch.targets is None:
         return check.vacuous("neither a target module nor targets are given")
-    online = {id(p) for m in (branch.online, *branch.trained) if m is not None for p in m.parameters()}
+    online = {id(p) for p in case.trained.values()}
+    online |= {id(p) for p in branch.online.parameters()} if branch.online is not None else set()
     parameters = {} if branch.target is None else {f"target.{k}": p for k, p in branch.target.named_parameters()}
     parameters = {k: p for k, p in parameters.items() if p.requires_grad}
     # A parameter that both branches own gets the online branch's gradient; targets= tells the two apart.
     shared = [k for k, p in parameters.items() if id(p) in online]
     own = {k: p for k, p in parameters.items() if id(p) not in online}
-    if shared and branch.targets is None:
-        return check.unknown(
-            f"{shared[0]} is the online branch's too, which gets its gradient; pass targets to tell them apart"
-        )
     gradients: dict[str, Tensor | None] = {}
-    with torch.enable_grad():
-        if own:
-            gradients.update(zip(own, gradients_of(branch.value(case.batch), list(own.values())), strict=True))
+    with torch.enable_grad(), _watched(case) as outputs:
+        value = branch.value(case.batch)
+        if shared and branch.targets is None and not outputs:
+            return check.unknown(
+                f"{shared[0]} is the online branch's too, which gets its gradient; pass targets to tell them apart"
+            )
+        if branch.targets is None and not outputs:
+            return check.unknown("the loss does not call the target module, so that its outputs cannot be watched")
+        watched = {k: t for k, t in outputs if t.requires_grad}
+        gradients.update(zip([*own, *watched], gradients_of(value, [*own.values(), *watched.values()]), strict=True))
         if branch.targets is not None:
             # Lists of targets are taken as they come, a leaf in the place of each tensor with a path behind it.
             targets = tree_map_only(Tensor, _as_leaf, branch.targets(case.batch))
@@ -50,6 +60,28 @@ def no_gradient(case: TargetCase, check: Check) -> Finding:
         reason = f"a path to {', '.join(open_paths)} exists, and its gradient is 0 on this batch"
         return check.unknown(reason, scope=GRAPH, method=check.method)
     return check.proved(method="no path in the graph")
+
+
+@contextmanager
+def _watched(case: TargetCase) -> Iterator[list[tuple[str, Tensor]]]:
+    """The outputs of the target's modules while the block runs, but for modules that the online branch has too."""
+    branch, outputs = case.branch, list[tuple[str, Tensor]]()
+    others = [m for m in (branch.online, *branch.trained) if isinstance(m, nn.Module)]
+    online = {part for m in others for part in m.modules()}
+    with ExitStack() as stack:
+        for name, module in branch.target.named_modules() if branch.target is not None else ():
+            if module in online:
+                continue
+
+            def note(_: nn.Module, given: Any, output: Any, name: str = name) -> None:
+                # An identity returns what online may read too: its gradient says nothing about the target.
+                inputs = {id(t) for t in tree_leaves(given)}
+                for tensor in tree_leaves(output):
+                    if isinstance(tensor, Tensor) and id(tensor) not in inputs:
+                        outputs.append((f"output {len(outputs)} of target{name and '.' + name}", tensor))
+
+            stack.callback(module.register_forward_hook(note).remove)
+        yield outputs
 
 
 def _as_leaf(tensor: Tensor) -> Any:
@@ -90,7 +122,7 @@ def trained_get_gradients(case: TargetCase, check: Check) -> Finding | None:
         if k not in reached and (k not in case.gradients[-1] or case.matters(parameter))
     ]
     if not missing:
-        return check.proved(method="a gradient found for each")
+        return check.proved(case.fixed_detail, method="a gradient found for each")
     why = "" if case.trained[missing[0]].requires_grad else ", for its requires_grad is False"
     return check.refuted(f"{missing[0]} gets none{why}, nor do {len(missing) - 1} others", {"batch": case.batch})
 

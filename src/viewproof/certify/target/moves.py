@@ -8,7 +8,7 @@ from torch import Tensor
 from viewproof.certify.check import Check, Claims
 from viewproof.certify.outputs import first_true
 from viewproof.certify.report import Contract, Finding
-from viewproof.certify.target.branch import TargetBranch, TargetCase, shake, state_of
+from viewproof.certify.target.branch import TargetBranch, TargetCase, gradients_of, shake, state_of
 
 _SCHEDULE = 64
 """A step's own counter may stand at any of these when a schedule is asked for its momentum."""
@@ -52,7 +52,9 @@ def averages(case: TargetCase, check: Check) -> Finding | None:
         if momentum != 1:
             invisible = invisible or _invisible_move(old, expected)
     scope = f"these modules, steps 0 to {case.steps - 1}, drawn online values"
-    method = "closed form; buffers " + {"average": "averaged", "copy": "copied", "keep": "kept"}[branch.buffers]
+    rules = {branch.buffer_rule(k) for k, _ in branch.target.named_buffers()} or {branch.buffer_rule("")}
+    done = {"average": "averaged", "copy": "copied", "keep": "kept"}
+    method = "closed form; buffers " + " or ".join(done[rule] for rule in sorted(rules))
     if invisible is not None:
         return check.unknown(invisible, scope=scope, method=method)
     return check.proved(scope=scope, method=method)
@@ -64,7 +66,7 @@ def moves_once_a_step(case: TargetCase, check: Check) -> Finding | None:
     branch = case.branch
     if branch.target is None or branch.online is None or branch.step is None or branch.momentum is None:
         return None
-    invisible = None
+    invisible, orders = None, list[set[str]]()
     for count in (1, 4):
         shake([*branch.online.parameters(), *branch.online.buffers()], 200)
         old, online = state_of(branch.target), state_of(branch.online)
@@ -79,6 +81,8 @@ def moves_once_a_step(case: TargetCase, check: Check) -> Finding | None:
         ]
         differences = [_first_difference(new, form) for form in forms]
         fitting = [form for form, wrong in zip(forms, differences, strict=True) if wrong is None]
+        fits = [wrong is None for wrong in differences]
+        orders.append({o for o, some in (("after", fits[: len(rates)]), ("before", fits[len(rates) :])) if any(some)})
         if not fitting:
             assert differences[0] is not None
             key, at = differences[0]
@@ -91,9 +95,21 @@ def moves_once_a_step(case: TargetCase, check: Check) -> Finding | None:
             return check.refuted(what, inputs, {key: at})
         invisible = invisible or next(filter(None, (_invisible_move(old, form) for form in fitting)), None)
     scope = "these modules, this batch once and four times"
-    return (
-        check.proved(scope=scope) if invisible is None else check.unknown(invisible, scope=scope, method=check.method)
-    )
+    if invisible is not None:
+        return check.unknown(invisible, scope=scope, method=check.method)
+    seen = set.intersection(*orders)
+    if branch.order is not None and branch.order not in seen:
+        what = f"the average reads online {' or '.join(seen) or 'irregularly'}, not {branch.order} the optimizer's step"
+        return check.refuted(what, {"batch": case.batch, "order": branch.order}, scope=scope)
+    if not seen:
+        return check.undecided("the average reads online now before and now after the optimizer's step")
+    if len(seen) != 1:
+        reason = (
+            "whether the average reads online before or after the optimizer's step cannot be told: it moves too little"
+        )
+        return check.proved(reason, scope=scope) if branch.order is None else check.unknown(reason, scope=scope)
+    detail = f"the average reads online {seen.pop()} the optimizer's step"
+    return check.proved(detail, scope=scope)
 
 
 @claims(Contract.C6, "every trained parameter moves", scope="{case.steps} steps on this batch", method="run")
@@ -103,7 +119,17 @@ def trained_move(case: TargetCase, check: Check) -> Finding | None:
         return None
     still = [k for k, p in case.trained.items() if k not in case.moved and case.matters(p)]
     if not still:
-        return check.proved()
+        return check.proved(case.fixed_detail)
+    with torch.enable_grad():
+        slopes = gradients_of(case.branch.value(case.batch), [p for p in case.trained.values() if p.requires_grad])
+    flat = {
+        k
+        for k, g in zip([k for k, p in case.trained.items() if p.requires_grad], slopes, strict=True)
+        if g is not None and not bool((g != 0).any())
+    }
+    if set(still) <= flat:
+        return check.undecided(f"{still[0]} stays as it was where its gradient is 0, {len(still)} do")
+    still = [k for k in still if k not in flat]
     what = f"{still[0]} stays as it was in {case.steps} steps, {len(still)} of {len(case.trained)} do"
     return check.refuted(what, {"batch": case.batch})
 
@@ -131,12 +157,12 @@ def _closed_form(
     parameters = {k for k, _ in branch.target.named_parameters()}
     expected: dict[str, tuple[Tensor, Tensor | None]] = {}
     for key, before in old.items():
-        if before.is_floating_point() and (key in parameters or branch.buffers == "average"):
+        rule = "average" if key in parameters else branch.buffer_rule(key)
+        if before.is_floating_point() and rule == "average":
             a, b, info = before.double(), online[key].double(), torch.finfo(before.dtype)
             expected[key] = momentum * a + (1 - momentum) * b, 4 * info.eps * (a.abs() + b.abs()) + info.tiny
         else:
-            stays = key not in parameters and branch.buffers == "keep"
-            expected[key] = before if stays else online[key], None
+            expected[key] = before if rule == "keep" else online[key], None
     return expected
 
 
