@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from viewproof.torch_internals import replaced
 from viewproof.errors import InvalidArgument
+from viewproof.torch_internals import replaced
 
 SECONDS = 120
 
