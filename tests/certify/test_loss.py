@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import viewproof as vp
 from viewproof.certify.loss import certify_loss
-from viewproof.certify.report import Contract, Finding, Report
+from viewproof.certify.report import Contract, Finding, Report, Severity
 from viewproof.masks import Mask, Sample
 from viewproof.verdict import Verdict
 
@@ -225,3 +225,22 @@ def test_a_known_count_is_that_of_the_counted_coordinates_alone() -> None:
     mask = _CountedMask(hidden, counted=hidden, known_count=7)
     assert mask.count == 7
     assert (~mask).count == replace(mask, hidden=~hidden).count == 2
+
+
+def test_what_nan_alone_changes_is_not_robust_and_what_numbers_change_is_wrong() -> None:
+    def by_product(prediction: Tensor, sample: vp.Sample) -> Tensor:
+        if sample.mask.count == 0:
+            raise ValueError("nothing is hidden")
+        keep = sample.mask.hidden.to(prediction.dtype)
+        wide = ((prediction - sample.y) * keep).double().square().sum()
+        return (wide / (keep.sum() * len(prediction))).to(prediction.dtype)
+
+    def over_everything(prediction: Tensor, sample: vp.Sample) -> Tensor:
+        return (prediction - sample.y).square().mean()
+
+    sample = vp.vector_mae_sample(torch.rand(3, 7), period=3, offset=1)
+    report = vp.certify_loss(by_product, sample)
+    assert {f.severity for f in report.refuted} == {Severity.ROBUSTNESS}
+    assert report.verdict() is not Verdict.REFUTED
+    assert report.verdict(strict=True) is Verdict.REFUTED
+    assert Severity.OBJECTIVE in {f.severity for f in vp.certify_loss(over_everything, sample).refuted}

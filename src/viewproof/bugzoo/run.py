@@ -63,7 +63,7 @@ def examine(specimen: Specimen) -> Examined:
 
     start, contract, nothing = time.perf_counter(), specimen.contract, Report("", ())
     report = attempt("certifying the fixed twin", lambda: specimen.certify(specimen.fixed), nothing)
-    fixed, buggy, finding = report.verdict(contract), None, None
+    fixed, buggy, finding = report.verdict(contract, strict=True), None, None
     false_alarm = bool(report.refuted)
     complaints += [f"the fixed twin is refuted under {f.contract.name}: {f.claim}" for f in report.refuted]
     if specimen.decidable and fixed is not Verdict.PROVED:
@@ -71,7 +71,10 @@ def examine(specimen: Specimen) -> Examined:
     buggy_twin, breaks = specimen.buggy, specimen.breaks
     if buggy_twin is not None:
         report = attempt("certifying the buggy twin", lambda: specimen.certify(buggy_twin), nothing)
-        buggy, finding = report.verdict(contract), next((f for f in report.refuted if f.contract is contract), None)
+        buggy, finding = (
+            report.verdict(contract, strict=True),
+            next((f for f in report.refuted if f.contract is contract), None),
+        )
         if finding is None or finding.witness is None or breaks is None:
             complaints.append(f"the buggy twin is not refuted under {contract.name}")
         else:

@@ -9,7 +9,7 @@ from torch import Tensor
 from viewproof.certify.check import Check, Claims
 from viewproof.certify.loss.case import LossCase
 from viewproof.certify.outputs import first_true, unequal
-from viewproof.certify.report import Contract, Finding
+from viewproof.certify.report import Contract, Finding, Severity
 
 TRACED = "dependence of value and gradient followed by element"
 
@@ -76,7 +76,7 @@ def _poison_off_the_mask(case: LossCase, check: Check) -> Finding:
     """NaN, infinities and other finite values off the mask, in the prediction and in the target."""
     if bool(case.hidden.all()):
         return check.vacuous("the mask hides everything")
-    clean, y = case.prediction, case.sample.y
+    clean, y, refuted = case.prediction, case.sample.y, None
     value, gradient = case.with_gradient(clean)
     for poison in (math.nan, math.inf, -math.inf, 1e4, -3.0):
         poisoned = torch.where(case.hidden_predictions, clean, torch.tensor(poison, dtype=clean.dtype))
@@ -88,10 +88,17 @@ def _poison_off_the_mask(case: LossCase, check: Check) -> Finding:
             same_value = _same_values(new_value, value)
             if same_value and _same_values(new_gradient, gradient):
                 continue
-            part = "the gradient" if same_value else f"the value from {_text(value)} to {_text(new_value)}"
-            inputs = {"prediction": prediction, "sample": sample, "clean": (clean, case.sample)}
-            what = f"{poison} off the mask, in the {where}, changes {part}"
-            return check.refuted(what, inputs, maps={"hidden": case.hidden})
+            if refuted is None:
+                part = "the gradient" if same_value else f"the value from {_text(value)} to {_text(new_value)}"
+                inputs = {"prediction": prediction, "sample": sample, "clean": (clean, case.sample)}
+                what = f"{poison} off the mask, in the {where}, changes {part}"
+                maps = {"hidden": case.hidden}
+                refuted = check.refuted(what, inputs, maps=maps, severity=Severity.ROBUSTNESS)
+            if math.isfinite(poison) or (where == "target" and not y.is_floating_point()):
+                # NaN and infinities show how robust the loss is, numbers that occur in training what it is.
+                return replace(refuted, severity=Severity.OBJECTIVE)
+    if refuted is not None:
+        return refuted
     if case.may_depend is None:
         return check.proved(scope=f"all values; {check.scope}", method=TRACED)
     return check.undecided(f"none of five does; {case.may_depend}")

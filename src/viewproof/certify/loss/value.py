@@ -12,7 +12,7 @@ from torch import Tensor
 from viewproof.certify.check import Check, Claims
 from viewproof.certify.inputs import flat_mask
 from viewproof.certify.loss.case import LossCase, hidden_of
-from viewproof.certify.report import Contract, Finding
+from viewproof.certify.report import Contract, Finding, Severity
 from viewproof.masks import Mask, Sample
 from viewproof.objectives import predictive_view_objective, row_predictive_contract
 from viewproof.objectives.masked import rounding_bound
@@ -39,7 +39,9 @@ def _empty_mask(case: LossCase, check: Check) -> Finding:
         return check.proved(text) if mean else check.refuted(f"an empty mask {text}", inputs)
     if not mean and bool((returned == 0).all()):
         return check.proved()
-    return check.refuted(f"an empty mask gives {returned.tolist()}", inputs)
+    # NaN is seen at once when it happens; a number is trained on.
+    severity = Severity.ROBUSTNESS if mean and bool(returned.isnan().all()) else Severity.OBJECTIVE
+    return check.refuted(f"an empty mask gives {returned.tolist()}", inputs, severity=severity)
 
 
 @claims(Contract.C4, "{case.objective}", method="exact fractions")
@@ -174,7 +176,10 @@ def _variants(case: LossCase, prediction: Tensor) -> Iterator[tuple[str, Tensor,
 
 
 @claims(
-    Contract.C9, "a row with nothing hidden gives no NaN, in value or gradient", scope="row 0 shown whole, {case.shape}"
+    Contract.C9,
+    "a row with nothing hidden gives no NaN, in value or gradient",
+    scope="row 0 shown whole, {case.shape}",
+    severity=Severity.ROBUSTNESS,
 )
 def _empty_row(case: LossCase, check: Check) -> Finding:
     """One row shown whole, the others as they are: its mean has no value, and must not become the batch's NaN."""
@@ -195,7 +200,12 @@ def _empty_row(case: LossCase, check: Check) -> Finding:
     return check.refuted(f"a row with nothing hidden gives {part}", inputs)
 
 
-@claims(Contract.C9, f"{_MANY} float16 errors of 1/8 to 128 do not overflow", method="run beside float64")
+@claims(
+    Contract.C9,
+    f"{_MANY} float16 errors of 1/8 to 128 do not overflow",
+    method="run beside float64",
+    severity=Severity.ROBUSTNESS,
+)
 def _half_precision(case: LossCase, check: Check) -> Finding | None:
     """Many float16 errors that are small enough to be squared, whose sum and whose count float16 cannot hold."""
     sample, count = case.sample, int(case.hidden.sum())
