@@ -75,11 +75,11 @@ def redundancy(second_moment: Tensor) -> Tensor:
 
 def ranks_break(loss: Twin, witness: Witness) -> bool:
     """On one rank's embeddings the gradient is known; what the ranks averaged must be that."""
-    z = witness.inputs["embeddings"].clone().requires_grad_()
+    z = witness.inputs["embeddings"].double().requires_grad_()
     expected = torch.autograd.grad(redundancy(z.T @ z / len(z)), z)[0]
     report = certify_ranks(loss, witness.inputs["embeddings"], witness.inputs["splits"])
     gradients = [f.witness.maps["ranks"] for f in report.refuted if f.witness is not None]
-    return any(not torch.allclose(gradient, expected) for gradient in gradients)
+    return any(not torch.allclose(gradient.double(), expected) for gradient in gradients)
 
 
 @monitor_bug(

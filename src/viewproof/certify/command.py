@@ -12,6 +12,7 @@ import torch
 
 from viewproof.certify.page import html_page
 from viewproof.certify.pipeline import Pipeline, certify
+from viewproof.certify.report import Report
 from viewproof.errors import InvalidArgument
 from viewproof.files import whole_file
 from viewproof.masks import Rule

@@ -22,12 +22,17 @@ def meaning(*names: str) -> Callable[[AnyMeaning], AnyMeaning]:
     """
 
     def enter(function: AnyMeaning) -> AnyMeaning:
-        taken = [name for name in names if name in TABLE and TABLE[name].__qualname__ != function.__qualname__]
+        # A module may be run twice (by a test of its examples), which enters the same functions again.
+        taken = [name for name in names if name in TABLE and _plain_name(TABLE[name]) != _plain_name(function)]
         assert not taken, taken
         TABLE.update(dict.fromkeys(names, function))
         return function
 
     return enter
+
+
+def _plain_name(function: Meaning) -> str:
+    return str(getattr(function, "func", function).__qualname__)
 
 
 def axis_of(axis: int, rank: int) -> int:
