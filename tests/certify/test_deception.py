@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 import viewproof as vp
-from viewproof.certify import Contract, Verdict
+from viewproof.certify import Contract, Finding, Report, Verdict
+from viewproof.certify.report import Severity
 
 HIDDEN = torch.zeros(2, 6, dtype=torch.bool)
 HIDDEN[:, 3:5] = True
@@ -48,3 +49,15 @@ def test_a_declaration_that_follows_from_hidden_values_is_refuted() -> None:
 
     assert of(vp.certify_view(by_value, ids), Contract.C1) == {Verdict.REFUTED}
     assert vp.certify_view(by_place, ids).verdict() is Verdict.PROVED
+
+
+def test_robustness_alone_proves_no_report() -> None:
+    def finding(verdict: Verdict, severity: Severity) -> Finding:
+        return Finding(
+            contract=Contract.C4, claim="a claim", verdict=verdict, scope="", method="", detail="why", severity=severity
+        )
+
+    nothing_said = finding(Verdict.VACUOUS, Severity.OBJECTIVE)
+    robust, right = (finding(Verdict.PROVED, severity) for severity in (Severity.ROBUSTNESS, Severity.OBJECTIVE))
+    assert Report("a loss", (nothing_said, robust)).verdict() is Verdict.VACUOUS
+    assert Report("a loss", (nothing_said, right)).verdict() is Verdict.PROVED

@@ -105,15 +105,16 @@ class Report:
     def verdict(self, contract: Contract | None = None, *, strict: bool = False) -> Verdict:
         """The worst verdict of the contract's findings, or of all of them; UNKNOWN if there are none.
 
-        Waived findings, and without ``strict`` those about robustness, do not make it worse. Beside a PROVED a VACUOUS
-        with a reason does not either; VACUOUS is the verdict where nothing that counts is left.
+        Waived findings, and without ``strict`` those about robustness, do not make it worse. Beside a PROVED about
+        the objective a VACUOUS with a reason does not either; VACUOUS is the verdict where nothing that counts is left.
         """
         findings = [f for f in self.findings if contract is None or f.contract is contract]
         if not findings:
             return Verdict.UNKNOWN
         deciding = [f for f in findings if f.decides(strict)]
         verdicts = {f.verdict for f in deciding}
-        if Verdict.PROVED in verdicts:
+        # A loss that is proved robust, and of whose objective nothing could be said, is not proved.
+        if any(f.verdict is Verdict.PROVED and f.severity is Severity.OBJECTIVE for f in deciding):
             verdicts = {f.verdict for f in deciding if f.verdict is not Verdict.VACUOUS or not f.detail}
         return next((verdict for verdict in _WORST if verdict in verdicts), Verdict.VACUOUS)
 
