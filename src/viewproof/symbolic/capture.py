@@ -109,7 +109,7 @@ def _read(
     decided: Sequence[tuple[sympy.Basic, Any]],
     hypotheses: Sequence[Term],
 ) -> Capture:
-    """The graph with the decisions as one condition on the unknowns, and our term for each of torch's symbols."""
+    """The graph with its decisions as one condition, and our term for each of torch's symbols."""
     constants: dict[str, torch.Tensor] = {}
     sizes: list[tuple[Any, Term]] = []
     arguments = iter(unknowns(signature).values())

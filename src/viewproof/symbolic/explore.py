@@ -27,7 +27,7 @@ def forget() -> None:
 def explore(
     program: Program, signature: Signature, hypotheses: Sequence[Term], key: Any = None, limit: int = LIMIT
 ) -> Iterator[Capture]:
-    """Captures that together are the program wherever the hypotheses hold; stored under ``key`` for the next caller.
+    """Captures that together are the program wherever the hypotheses hold, stored under ``key``.
 
     Each new capture starts from sizes and parameters that no path covers so far, which a solver finds; the last
     answer of that solver, that none are left, is what makes "all sizes" true.

@@ -1,4 +1,4 @@
-"""The pages that are generated from the registry: ``docs/theorems.md``, and the lists in ``TRUST.md``."""
+"""The pages generated from the registry: ``docs/theorems.md`` and the lists in ``TRUST.md``."""
 
 from collections import Counter
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a theorem is: a statement, the program it is about, a machine check, and mutants that it must reject."""
+"""What a theorem is: a statement, its program, a machine check, and mutants it rejects."""
 
 import inspect
 import re
@@ -15,7 +15,7 @@ LAYERS = ("masks", "samples", "bridges", "algebra")
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many goals both solvers answer alike, and in words those that cvc5 leaves open or answers otherwise."""
+    """How many goals both solvers answer alike, and those that cvc5 does not, in words."""
 
     asked: int
     agreed: int

@@ -33,7 +33,7 @@ WIDTH = 120
 def run(
     only: str | None = None, json: Path | None = None, show: str | None = None, processes: int = 1, solver: str = "z3"
 ) -> int:
-    """Check the theorems and print the table; 0 if all are green, 1 if not, 2 without a solver, 130 if interrupted.
+    """Check the theorems, print the table; 0 if all are green, 1 if not, 2 without a solver.
 
     ``only`` is a shell pattern or a part of a name, ``show`` one name to print in full, ``json`` a file to write;
     each of the ``processes`` takes up to 0.5 GB. ``solver`` is ``z3``, ``cvc5`` or ``both``.
@@ -96,7 +96,7 @@ def heading(theorem: Theorem, before: Theorem | None) -> str:
 
 
 def row(checked: Checked) -> str:
-    """A theorem in the table: verdict, time, name, mutants; what it says; what is wrong, if anything is."""
+    """A theorem in the table: verdict, time, name, mutants, statement, and what is wrong."""
     theorem, outcome = checked.theorem, checked.outcome
     mutants = f"{sum(one.verdict is Verdict.REFUTED for one in checked.mutants.values())}/{len(theorem.mutants)}"
     line = f"  {outcome.verdict:<8} {checked.milliseconds:>7.0f} ms  {theorem.name}"

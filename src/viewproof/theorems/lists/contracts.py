@@ -132,7 +132,7 @@ def jepa_is_predictive_view_objective(p: Program, idxs: Indices, jepa: JepaArgum
 
 @theorem(induction="target_idxs", mutants=[encoder_dropped, encoder_at_first_index])
 def encoded_target_predictive_view_contract_loss_eq_masked_loss(p: Program, fields: ContractArguments) -> Formula:
-    """With any target encoder the predictive loss is masked_loss of the distance to the encoded target."""
+    """The predictive loss is masked_loss of the distance to the target, whatever encodes it."""
 
     def distance_at(i: Opaque) -> Number:
         return fields.distance(fields.target_encoder(i, fields.target(i)), fields.predict(fields.context, i))

@@ -92,7 +92,7 @@ class ListClaim:
 def lemma(
     induction: str = "", along: Sequence[str] = (), uses: Mapping[ListClaim, LemmaInputs | None] = MappingProxyType({})
 ) -> Callable[[Callable[..., Formula]], ListClaim]:
-    """Make a function ``(program, *inputs)`` a claim that theorems may use; see `ListClaim` for the arguments."""
+    """Make a function ``(program, *inputs)`` a claim that theorems may use; see `ListClaim`."""
 
     def enter(statement: Callable[..., Formula]) -> ListClaim:
         inputs = Inputs(statement, skip=1)
@@ -104,7 +104,7 @@ def lemma(
 def theorem(
     *, mutants: Sequence[Mutant], given: tuple[str, ...] = (), **proof: Any
 ) -> Callable[[Callable[..., Formula]], ListClaim]:
-    """Register a function ``(program, *inputs)`` as the theorem of its name; its docstring is the statement in words.
+    """Register a function ``(program, *inputs)`` as the theorem of its name and docstring.
 
     ``given`` are its hypotheses in words, ``proof`` the arguments of `lemma`.
     """
@@ -132,7 +132,7 @@ def theorem(
 
 
 def mutant(name: str, what: str, replaced: Sequence[str], function: Callable[..., Any]) -> Mutant:
-    """The program with ``function`` in place of the public functions ``replaced``; ``what`` says what is wrong.
+    """The program with ``function`` in place of the public functions ``replaced``.
 
     It is called with the function that it stands for, and then with that function's arguments.
     """
@@ -239,7 +239,7 @@ def _real_difference(name: str) -> str | None:
 
 
 def goals_of(claim: ListClaim) -> dict[str, Any]:
-    """The formulas whose validity is the statement about lists of every length, those of its lemmas first."""
+    """The formulas whose validity is the statement for all lengths, its lemmas' first."""
     goals: dict[str, Any] = {}
     for used in claim.uses:
         goals.update({f"lemma {used.name}, {title}": goal for title, goal in goals_of(used).items()})

@@ -186,7 +186,7 @@ def the_collapsed_views(w: SimpleNamespace, _: Any) -> World:
 def graph_ssl_objective_eq_guard_of_collapsed(
     p: Program, graph: Graph, vector: Numbers, views: Indices, gamma: Number
 ) -> Formula:
-    """graph_ssl_objective of a collapsed representation is its guard: (number of coordinates) * max(0, gamma)."""
+    """graph_ssl_objective of a collapsed representation is its guard, coordinates * max(0, gamma)."""
     reps = kinds.collapsed(vector, views)
     objective = p.graph_ssl_objective(graph, gamma, reps)
     full_guard = kinds.length(kinds.coordinates(reps)) * max(0, gamma)
@@ -227,7 +227,7 @@ def graph_ssl_objective_collapsed_positive(
 
 @theorem(induction="target_idxs", mutants=[ends_swapped, first_edge_left_out])
 def predictive_loss_eq_view_graph_energy_from_anchor(p: Program, contract: Contract, anchor: Opaque) -> Formula:
-    """The predictive loss is the view graph's energy over the edges from an anchor to each target index."""
+    """The predictive loss is the graph energy over edges from an anchor to each target index."""
 
     def edge_loss(_: Opaque, k: Opaque) -> Number:
         return contract.distance(contract.target_encoder(k, contract.target(k)), contract.predict(contract.context, k))

@@ -1,4 +1,4 @@
-"""Geometry guards: the VICReg terms and the redundancy objective, and that collapse costs something."""
+"""Geometry guards: VICReg terms, the redundancy objective, and that collapse has a cost."""
 
 from fractions import Fraction
 from types import SimpleNamespace
@@ -129,7 +129,7 @@ def vicreg_objective_zero(p: Program) -> Formula:
     mutants=[variance_subtracted, variance_dropped],
 )
 def vicreg_objective_variance_positive(p: Program, vicreg: VICRegArguments) -> Formula:
-    """vicreg_objective is positive when the weighted variance is and the other terms are not negative."""
+    """vicreg_objective is positive if its weighted variance is and no other term is negative."""
     return assuming(
         vicreg.mu > 0,
         vicreg.variance > 0,
@@ -207,7 +207,7 @@ def redundancy_reduction_objective_identity(p: Program, barlow: BarlowArguments)
 def redundancy_reduction_objective_collapsed_diag_positive(
     p: Program, lambda_: Number, diag: Numbers, off_diag: Numbers
 ) -> Formula:
-    """The redundancy objective is positive if a diagonal entry is 0, whatever the rest of the diagonal."""
+    """The redundancy objective is positive if any diagonal entry is 0."""
     value = p.redundancy_reduction_objective(lambda_, prepend(0, diag), off_diag)
     return assuming(all_equal(off_diag, 0), then=value > 0)
 

@@ -1,4 +1,4 @@
-"""The inputs of a statement, in the three forms it is evaluated in: bounded, of any length, and concrete.
+"""The inputs of a statement in three forms: bounded, of any length, and concrete.
 
 A statement names the kind of each input in its signature: ``def masked_loss_nil(p: Program, loss: IndexLoss)``. The
 functions at the end are what statements say about lists (`every`, `length`, …), whichever form these have.
@@ -101,7 +101,7 @@ def _number(value: Any) -> int | Fraction:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of input: how it is made in each of its forms. The defaults are right for what has no length."""
+    """A kind of input: how each form is made. The defaults are right for what has no length."""
 
     bounded: Callable[[str, Sequence[int]], Any]
     """The input of this name and these lengths, with symbolic entries."""
@@ -147,7 +147,7 @@ def _bounded_views(name: str, sizes: Sequence[int]) -> BoundedViews:
 
 
 def _unbounded_views(name: str) -> UnboundedViews:
-    """Any vectors and any columns: they need not belong together, which only makes a statement about both stronger."""
+    """Any vectors and any columns; not tying them together only strengthens a statement."""
     columns = SymList(z3.Const(f"{name}_columns", list_sort(NUMBERS)))
     return UnboundedViews(Uninterpreted(z3.Function(name, TOKEN, NUMBERS)), columns)
 

@@ -1,4 +1,4 @@
-"""The definitions, by recursion on the list, written from the specification and not from the code.
+"""The definitions, by recursion on the list, written from the specification alone.
 
 Each has the name of the public function that it defines, with which it is compared on short lists (`SHAPES`).
 """
@@ -222,7 +222,7 @@ def graph_alignment_energy(graph: Graph, reps: kinds.Views) -> Number:
 
 
 def coordinate_spread(reps: kinds.Views, coordinate: kinds.Coordinate) -> Number:
-    """The spread of the coordinate's column; of lists of any length the column itself stands for the coordinate."""
+    """The spread of a coordinate's column; for lists of any length the column is the coordinate."""
     if isinstance(coordinate, int):
         columns = reps.columns
         for _ in range(coordinate):
@@ -269,7 +269,7 @@ _EDGE_LOSS = kinds.function(TOKEN, TOKEN, REAL).bounded("edge_loss", ())
 
 
 def observed(program: Any, value: Any, expected: Any) -> list[Any]:
-    """The numbers that tell a function's value from the ``expected`` one: itself, or what is computed of a record."""
+    """The numbers that tell a function's value from ``expected``: itself, or what a record gives."""
     if isinstance(expected, PredictiveViewContract):
         return [program.predictive_loss(value), program.predictive_view_objective(value)]
     if isinstance(expected, SSLViewGraph):

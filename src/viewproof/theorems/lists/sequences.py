@@ -88,7 +88,7 @@ definitions: dict[str, tuple[Any, Sequence[Any], Any]] = {}
 
 
 def recursive(name: str, arguments: Sequence[Any], zero: Any, step: Callable[..., Any]) -> Any:
-    """The function ``f(nil, *others) = zero``, ``f(head :: tail, *others) = step(head, again)`` of Z3 terms.
+    """The function ``f(nil, *others) = zero``, ``f(head :: tail, *others) = step(head, again)``.
 
     ``again(*others)`` is ``f(tail, *others)``. The name gets a number if it is taken.
     """
@@ -131,7 +131,7 @@ def fold(name: str, xs: SymList, step: Callable[[Any, Any], Any], zero: Any) -> 
 
 
 def unfolded(term: Any) -> Any:
-    """The term with each definition applied where the list is known to be empty or not, and arbitrary elsewhere.
+    """The term with definitions applied where a list is known to be empty or not.
 
     An uninterpreted function may be any function, the defined one among them: if the result is valid, so is the
     term. Z3 decides it at once, where it would unfold the definitions without end.
@@ -160,7 +160,7 @@ def _unfolded_node(node: Any, visit: Callable[[Any], Any]) -> Any:
 
 
 def smt2(goal: Any) -> str:
-    """The question whether the goal can fail, as SMT-LIB 2 text with the sorts and definitions that it rests on."""
+    """The question whether the goal can fail, as SMT-LIB 2 text with its sorts and definitions."""
     solver = z3.Solver()
     solver.add(z3.Not(goal))
     # Z3 numbers recursive functions as if they were indexed; no other solver reads that.

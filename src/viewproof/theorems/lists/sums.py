@@ -69,7 +69,7 @@ target_of_context = mutant(
 
 
 def at_its_end(w: SimpleNamespace, head: Any) -> World:
-    """The reverse of ``head :: idxs`` is the reverse of ``idxs``, joined with the list of ``head`` alone."""
+    """The reverse of ``head :: idxs`` is the reverse of ``idxs`` joined with ``[head]``."""
     return {"idxs": w.idxs[::-1], "more": [head]}
 
 

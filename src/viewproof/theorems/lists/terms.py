@@ -41,7 +41,7 @@ _writing: ContextVar[bool] = ContextVar("_writing", default=False)
 
 
 def executions(run: Callable[[], Any], limit: int = 4096) -> Iterator[tuple[Any, Any]]:
-    """Every execution of ``run`` as ``(condition, result)``; together the conditions cover all entries."""
+    """Every execution of ``run`` as ``(condition, result)``; the conditions cover all entries."""
     pending: list[list[bool]] = [[]]
     for _ in range(limit):
         execution = Execution(pending.pop())
@@ -61,7 +61,7 @@ def executions(run: Callable[[], Any], limit: int = 4096) -> Iterator[tuple[Any,
 
 @contextmanager
 def writing_definition() -> Iterator[None]:
-    """While a recursive definition is written, once for every list: a branch taken here would be lost."""
+    """While a recursive definition is written; a branch taken here would be lost."""
     if _writing.get():
         raise RuntimeError("a definition inside another's body would not be closed")
     token = _writing.set(True)
@@ -87,7 +87,7 @@ class Truth:
 
 
 class Token:
-    """An opaque value (an index, a patch, a representation): it may be handed on and compared, nothing else."""
+    """An opaque value (an index, a patch, a representation): it may be passed on and compared."""
 
     def __init__(self, term: Any) -> None:
         self.term = term

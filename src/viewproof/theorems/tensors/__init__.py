@@ -1,1 +1,1 @@
-"""Theorems about tensor programs: captured by `torch.export`, decided by Z3 at a symbolic coordinate."""
+"""Theorems about tensor programs, captured by `torch.export` and decided by Z3."""

@@ -1,4 +1,4 @@
-"""The captured graph run beside the program: the proof is about the graph, training runs the program.
+"""The captured graph run beside the program, since the proof is about the graph.
 
 Every extent is 0, 1 and 2 at least once, and so is every parameter: sizes at which torch's own rules branch.
 """

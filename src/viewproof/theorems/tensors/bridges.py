@@ -1,4 +1,4 @@
-"""Rows of the running pipeline as contracts: the objective built by the real functions is the MAE loss."""
+"""Rows of the running pipeline as contracts: their objective is the MAE loss."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,7 +38,7 @@ class EmptyListing:
 
 
 def distance(target: Tensor, prediction: Tensor) -> Tensor:
-    """A distance about which nothing is known: an operator, and to the solver a function without a law."""
+    """A distance about which nothing is known: to the solver a function without a law."""
     _distance_library()
     number: Tensor = torch.ops.viewproof_theory.distance(target, prediction)
     return number
@@ -72,7 +72,7 @@ def _unknown_distance(facts: Facts, target: SymTensor, prediction: SymTensor) ->
 def beside_mae_loss(
     contract: vp.PredictiveViewContract, listed: Mask, expected: Mask, target: Tensor, yhat: Tensor, at: Sequence[int]
 ) -> Sequence[Tensor]:
-    """The objective of a row's contract over one and two indices, each beside `mae_loss`, and over none.
+    """The objective of a row's contract over no, one and two indices, each beside `mae_loss`.
 
     Before them stand the contract's mask and the expected one, flat. ``at`` is the row and two indices.
     """
@@ -153,7 +153,7 @@ def loss_over_the_complement(
     scope=f"any distance; {ALL_SIZES}",
 )
 def vector_mae_row_predictive_objective_eq_mae_loss(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
-    """predictive_view_objective of the vector row contract is mae_loss over the selected indices of the row."""
+    """The objective of the vector row contract is mae_loss over the row's selected indices."""
     return objective_is_mae_loss(inputs, observed, facts)
 
 
@@ -183,7 +183,7 @@ def first_row(x: Tensor, yhat: Tensor, row: int, *sizes_and_loss: Any, listing: 
     scope=f"any distance; over hidden and all; {ALL_SIZES}",
 )
 def image_patch_mae_row_predictive_objective_eq_mae_loss(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
-    """predictive_view_objective of the image row contract is mae_loss over the selected indices of the row."""
+    """The objective of the image row contract is mae_loss over the row's selected indices."""
     return objective_is_mae_loss(inputs, observed, facts)
 
 
@@ -230,5 +230,5 @@ def guard_not_zero(*arguments: Any, listing: Any) -> vp.PredictiveViewContract:
     f"{ALL_SIZES}",
 )
 def block_mae_row_predictive_objective_eq_mae_loss(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
-    """predictive_view_objective of the block row contract is mae_loss over the selected indices of the row."""
+    """The objective of the block row contract is mae_loss over the row's selected indices."""
     return objective_is_mae_loss(inputs, observed, facts)

@@ -1,4 +1,4 @@
-"""What a theorem is about: how to run and observe a program, and what must hold of what is observed."""
+"""What a theorem is about: how to run and observe a program, and what must hold of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -43,7 +43,7 @@ HIDDEN_PATCHES = Subject(
 
 
 def closed_count(size: Term, period: Term, offset: Term) -> Term:
-    """How many ``j < size`` are congruent to the offset: 0 or ``ceil((size - offset % period) / period)``."""
+    """How many ``j < size`` are congruent to the offset, in closed form."""
     if known(period):
         return 0 if period == 0 else max(0, -(-(size - offset % period) // period))
     # offset % period < period, so the numerator is not negative and the bound 0 is met by itself.

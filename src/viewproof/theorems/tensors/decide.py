@@ -1,4 +1,4 @@
-"""Decides a statement about a program: every path, every claim, then whether the paths cover all arguments."""
+"""Decides a statement about a program: every path, every claim, and that the paths cover all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The geometry of patches, and kernels that are one: statements about which coordinates are hidden."""
+"""The geometry of patches: which coordinates are hidden, and kernels that are one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -163,7 +163,7 @@ IMAGES_AND_BLOCKS = Subject(
 
 @theorem(vp.vector_mae_mask, on=VECTORS_AND_BLOCKS, mutants=[offset_not_reduced])
 def vector_mask_eq_block_mask(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
-    """vector_mae_mask(x, period, offset) has the bits of BlockMask((1,), period, offset) applied to x."""
+    """vector_mae_mask has the bits of BlockMask((1,), period, offset) applied to x."""
     return same_tensors("both masks", *observed)
 
 

@@ -1,4 +1,4 @@
-"""The mathematics that goals are split with: division of row-major indices, and sums by induction.
+"""The mathematics that goals are split with: row-major division, and sums by induction.
 
 ``P(n)`` is ``a(0) + ... + a(n - 1)``: ``P(0) = 0`` and ``P(n + 1) = P(n) + a(n)``, stated where a proof needs it. An
 induction is two goals, the base and the step; congruence (equal summands, equal sums) is the step with two sums.
@@ -19,7 +19,7 @@ def _quotient(whole: z3.ArithRef, divisor: z3.ArithRef, quotient: z3.ArithRef) -
 
 
 def quotient(whole: Term, divisor: Term, *guesses: Term) -> Term:
-    """``whole // divisor`` is a guess if what the guess leaves over is less than the divisor: lemma ``quotient``."""
+    """``whole // divisor`` is the guess that leaves over less than the divisor: lemma ``quotient``."""
     if known(whole) and known(divisor):
         return True
     return z3.And([_quotient(*map(as_z3, (whole, divisor, guess))) for guess in guesses])

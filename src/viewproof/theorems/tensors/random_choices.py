@@ -1,4 +1,4 @@
-"""What random words choose, whatever they are: exact counts, eligible places, samples alone or in a batch."""
+"""What random words choose, whatever they are: exact counts, eligible places, batch alike."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -60,7 +60,7 @@ def padded_case(rank: int, axis: int) -> TensorCase:
     scope=f"any mask of any rule, data of ranks 1 to 3, every axis; {SIZES}",
 )
 def padding_is_never_hidden() -> list[TensorCase]:
-    """With lengths, a coordinate is hidden iff the rule hides it and it lies before the sample's length."""
+    """With lengths, a coordinate is hidden iff the rule hides it and it is not padding."""
     return [padded_case(rank, axis) for rank in range(1, 4) for axis in range(rank)]
 
 
@@ -107,7 +107,7 @@ def sizes_swapped(cells: Tensor, shape: Sequence[int], widths: Sequence[int]) ->
     scope=f"any choice of cells; {SIZES}",
 )
 def every_coordinate_has_the_status_of_its_block(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
-    """A pixel is hidden iff its patch is, ragged last patches included: in every channel, at every time of a tube."""
+    """A pixel is hidden iff its patch is, in every channel and frame, ragged patches included."""
     cells, extents = inputs["cells"], (inputs["cells"].shape[0], inputs["height"], inputs["width"])
 
     def status(n: Term, row: Term, col: Term) -> Term:

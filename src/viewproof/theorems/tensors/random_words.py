@@ -1,4 +1,4 @@
-"""What proofs about random masks assume of three operators: ``torch.kthvalue``, shifts, and bits of integers."""
+"""What proofs about random masks assume of ``torch.kthvalue``, shifts and integer bits."""
 
 from collections.abc import Callable
 from typing import Any

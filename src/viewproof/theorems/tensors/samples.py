@@ -1,4 +1,4 @@
-"""Samples as programs: what the model sees is the mask's view, what it must predict is the untouched source."""
+"""Samples as programs: the model sees the mask's view and predicts the untouched source."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Arguments that many subjects take, what is asked of them, and how a program that returns one tensor is observed."""
+"""Arguments that many subjects take, their hypotheses, and how one tensor is observed."""
 
 from collections.abc import Sequence
 from typing import Any

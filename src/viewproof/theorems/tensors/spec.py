@@ -1,4 +1,4 @@
-"""The specification in integer arithmetic, written from its text and independent of the code that is proved.
+"""The specification in integer arithmetic, independent of the code that is proved.
 
 Every function takes integers or terms; ``period``, ``offset`` and widths are non-negative.
 """

@@ -1,4 +1,4 @@
-"""How a theorem about a tensor program is written: a function of its name, with the statement as docstring."""
+"""How a theorem about a tensor program is written: a function with its statement as docstring."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -135,7 +135,7 @@ def channels_reversed(x: Tensor, *arguments: Any, listing: Any = hidden_patch_id
     enumerated=Enumeration("the listed patches are not the hidden ones", _small_grids, _lists_hidden_patches),
 )
 def patch_token_objective_eq_hidden_pixel_objective(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
-    """A per-pixel distance summed over the hidden patches' pixels equals its sum over the hidden pixel coordinates."""
+    """Per-pixel distances summed over hidden patches' pixels equal the sum over hidden pixels."""
     objective, picture, hidden = observed[:3]
     x, row, k = inputs["x"], inputs["row"], inputs["k"]
     values, patches = inputs["yhat"].shape[2], inputs["yhat"].shape[1]

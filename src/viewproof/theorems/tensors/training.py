@@ -1,4 +1,4 @@
-"""The loss that the training step differentiates, against the sum of its rows' objectives; and its gradient."""
+"""The loss that a training step differentiates, its rows' objectives, and its gradient."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

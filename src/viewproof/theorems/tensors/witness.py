@@ -1,4 +1,4 @@
-"""Counterexamples as concrete arguments: read off a model or drawn at random, and statements evaluated on them."""
+"""Counterexamples as concrete arguments, read off a model or drawn at random."""
 
 import itertools
 from collections.abc import Mapping, Sequence
