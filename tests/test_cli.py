@@ -210,7 +210,8 @@ def test_the_next_free_folder_is_taken(images, tmp_path, monkeypatch):
     assert sorted(path.name for path in Path("runs").iterdir()) == ["images-mae", "images-mae-2"]
 
 
-def test_a_rule_of_the_users_own_trains_and_its_run_is_evaluated(images, tmp_path, monkeypatch):
+def test_a_rule_of_ones_own_is_imported_at_the_users_word_and_not_at_a_files(images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "ownrule.py").write_text(
         "from dataclasses import dataclass\n"
         "import viewproof as vp\n"
@@ -220,12 +221,33 @@ def test_a_rule_of_the_users_own_trains_and_its_run_is_evaluated(images, tmp_pat
         "    def hidden(self, channel, row, col):\n"
         "        return row < self.rows\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    out = tmp_path / "run"
-    assert (
-        pretrain(images, *SMALL, "--steps", "2", "--model", "conv", "--mask", "ownrule.Top(4)", "--out", str(out)) == 0
-    )
-    assert main(["evaluate", str(out)]) == 0
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    words = [images, *SMALL, "--steps", "2", "--model", "conv", "--mask", "ownrule.Top(4)", "--out", "run"]
+    assert pretrain(*words) == 0
+    # From here on the module is a trap: only --allow-import may spring it.
+    (tmp_path / "ownrule.py").write_text("raise SystemError('sprung')")
+    sys.modules.pop("ownrule")
+    for command in (["evaluate", "run"], ["pretrain", "--config", "run/config.json", "--out", "again"]):
+        assert main(command) == 2 and "--allow-import" in capsys.readouterr().err
+        assert main([*command, "--allow-import"]) == 2 and "sprung" in capsys.readouterr().err
+    assert not Path("again").exists()
+
+
+def test_a_files_word_does_not_choose_the_folder_that_is_written(images, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("config.json").write_text(json.dumps({"data": images, "steps": 1, "batch_size": 8, "out": "../outside"}))
+    assert main(["pretrain", "--config", "config.json"]) == 0
+    assert not (tmp_path / "outside").exists() and Path("runs/images-mae").is_dir()
+
+
+@pytest.mark.parametrize(
+    "text", ["~" * 5000 + "PatchMask(1, 1, 1, 0)", "~" * 900 + "PatchMask(1, 1, 1, 0)", "(" * 400, "RandomRule()",
+             "Complement(1)", "MaskOfSample(PatchMask(1, 1, 1, 0), 0)", "PatchMask(*[1, 2])", "\0", ""]
+)  # fmt: skip
+def test_a_text_that_is_no_rule_is_refused_in_one_line(text, tmp_path, capsys):
+    assert main(["masks", text, "1,4,4", "--out", str(tmp_path / "m.png")]) in (0, 2)
+    assert len(capsys.readouterr().err.splitlines()) <= 1
 
 
 def test_a_rule_that_draws_one_mask_a_sample_is_drawn_and_trains(images, tmp_path, capsys):

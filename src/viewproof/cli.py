@@ -2,6 +2,8 @@
 
 import os
 import sys
+from dataclasses import replace
+from json import loads
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -47,6 +49,7 @@ def pretrain(
     *,
     config: Path | None = None,
     resume: Path | None = None,
+    allow_import: bool = False,
 ) -> int:
     """Pre-train an encoder on DATA and write a run folder.
 
@@ -56,6 +59,7 @@ def pretrain(
     Args:
         config: a run's config.json, to repeat that run; flags override it
         resume: a stopped run's folder, to continue it from its last checkpoint; takes no other flag
+        allow_import: import the module of a rule that a file names; one given as --mask needs no leave
     """
     if resume is not None and run is not None:
         return complain("--resume continues a run as it was configured; pass no other flag with it")
@@ -66,9 +70,15 @@ def pretrain(
 
     silence_lightning()
     if run is not None:
-        return train.pretrain(run)
+        if config is not None:
+            # A stranger's file must not make us import a module, nor write where it says.
+            named = loads(config.read_text())
+            typed = {name: value for name, value in vars(run).items() if value != named.get(name)}
+            run = replace(run, out=typed.get("out"))
+            return train.pretrain(run, allow_import=allow_import or "mask" in typed)
+        return train.pretrain(run, allow_import=True)
     assert resume is not None
-    return train.resume(resume)
+    return train.resume(resume, allow_import=allow_import)
 
 
 @app.command
@@ -79,6 +89,7 @@ def evaluate(
     labels: OptionalInteger = None,
     seed: Integer = 0,
     export: Path | None = None,
+    allow_import: bool = False,
 ) -> int:
     """Measure a finished run again on held-out samples, and draw what it reconstructs.
 
@@ -90,6 +101,7 @@ def evaluate(
         labels: how many labelled training samples fine-tuning sees, drawn class-balanced; default: all
         seed: of the draw of these samples, their order and the head's first weights
         export: write the embeddings of all samples to this .npz or .parquet file; it must not exist
+        allow_import: import the module of the rule that config.json names
     """
     from viewproof.evaluation.export import check_target
     from viewproof.runs.folder import load_run
@@ -105,7 +117,7 @@ def evaluate(
     if export is not None:
         check_target(export)
     silence_lightning()
-    loaded = load_run(run)
+    loaded = load_run(run, allow_import=allow_import)
     if fine_tune is not None:
         fine_tune_report(loaded, fine_tune, labels, seed)
     if export is not None:
@@ -132,7 +144,7 @@ def masks(rule: str, shape: str, *, out: Path = Path("mask.png")) -> int:
         extents = tuple(int(extent) for extent in shape.split(","))
     except ValueError:
         raise InvalidArgument(f"shape={shape!r} must be extents with commas between them, such as 3,32,32") from None
-    parsed = parse_rule(rule)
+    parsed = parse_rule(rule, allow_import=True)
     mask = one_for_all(parsed).mask(extents)
     if out.exists():
         raise InvalidArgument(f"out={str(out)!r} exists; choose another name, nothing is overwritten")
@@ -191,7 +203,9 @@ def certify(
     from viewproof.certify import command
     from viewproof.expressions import parse_rule
 
-    return command.run(target, shape, html, json, None if rule is None else parse_rule(rule), strict, allow)
+    return command.run(
+        target, shape, html, json, None if rule is None else parse_rule(rule, allow_import=True), strict, allow
+    )
 
 
 @app.command

@@ -1,10 +1,7 @@
 """The command ``viewproof certify``: find the user's object, certify it on random data, write the report."""
 
 import inspect
-import sys
 from collections.abc import Sequence
-from importlib import import_module
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ from viewproof.certify.page import html_page
 from viewproof.certify.pipeline import Pipeline, certify
 from viewproof.certify.report import Report
 from viewproof.errors import InvalidArgument
+from viewproof.expressions import imported
 from viewproof.files import whole_file
 from viewproof.masks import Rule
 from viewproof.verdict import Verdict
@@ -35,6 +33,8 @@ def run(
             raise InvalidArgument(
                 f"{name}={str(path)!r} must be in a folder that exists; make {str(path.parent)!r} first"
             )
+        if path is not None and path.exists():
+            raise InvalidArgument(f"{name}={str(path)!r} exists; choose another name, nothing is overwritten")
     extents = parse_shape(shape)
     subject = find(target)
     if not isinstance(subject, Pipeline):
@@ -77,18 +77,9 @@ def find(target: str) -> Any:
     module, colon, name = target.partition(":")
     if not (module and colon and name):
         raise InvalidArgument(f"object={target!r} must be module:object, such as mypackage.views:mae_view")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
     try:
-        loaded = import_module(module)
-    except Exception as error:
-        raise InvalidArgument(
-            f"object={target!r}: {module} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    try:
-        subject = attrgetter(name)(loaded)
-    except AttributeError as error:
+        subject = imported(module, name)
+    except InvalidArgument as error:
         raise InvalidArgument(f"object={target!r}: {error}") from error
     if inspect.isfunction(subject) and not inspect.signature(subject).parameters:
         try:

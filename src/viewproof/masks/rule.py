@@ -114,6 +114,12 @@ class Rule:
         return _built(self, shape, length, torch.device(device or torch.get_default_device()))
 
 
+def check_rule(name: str, rule: object) -> None:
+    """Refuse what is not a rule."""
+    if not isinstance(rule, Rule):
+        raise InvalidArgument(f"{name}={rule!r} must be a rule, for instance VectorMask(2, 0)")
+
+
 @dataclass(frozen=True)
 class Complement(Rule):
     """Hides exactly what ``rule`` shows; also written ``~rule``.
@@ -125,6 +131,9 @@ class Complement(Rule):
     """
 
     rule: Rule
+
+    def __post_init__(self) -> None:
+        check_rule("rule", self.rule)
 
     def hidden(self, *grids: Int[Tensor, "..."]) -> Tensor | bool:
         """The negation of the rule."""

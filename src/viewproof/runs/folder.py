@@ -47,12 +47,15 @@ class Run:
         return config.method.module(self.model, config, self.rule, self.dataset, **optimization)
 
 
-def prepare(config: PretrainConfig, folder: Path) -> Run:
-    """The run of a configuration, with the data loaded and the network at its first weights."""
+def prepare(config: PretrainConfig, folder: Path, *, allow_import: bool = False) -> Run:
+    """The run of a configuration, with the data loaded and the network at its first weights.
+
+    ``allow_import`` lets the mask name a rule of another module, which is then imported.
+    """
     methods.load(config.method)  # an unknown name is refused before the data are read
     dataset = load_dataset(config.data)
     resolved = resolve(config, dataset)
-    rule = None if resolved.mask is None else parse_rule(resolved.mask)
+    rule = None if resolved.mask is None else parse_rule(resolved.mask, allow_import=allow_import)
     torch.set_num_threads(resolved.threads)
     return Run(resolved, dataset, rule, initial_network(resolved, dataset), folder)
 
@@ -64,12 +67,12 @@ def initial_network(config: Resolved, dataset: Dataset) -> nn.Module:
         return config.method.network(config, dataset.sample_shape, dataset.classes)
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path, *, allow_import: bool = False) -> Run:
     """A finished run with its trained weights."""
     config = read_config(folder)
     if not (folder / WEIGHTS).exists():
         raise InvalidArgument(f"{folder} has no {WEIGHTS}: the run is not finished; pass --resume to pretrain")
-    run = prepare(config, folder)
+    run = prepare(config, folder, allow_import=allow_import)
     load_weights(run.model, folder)
     return run
 

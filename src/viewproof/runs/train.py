@@ -24,10 +24,10 @@ from viewproof.training.online_probe import OnlineProbe
 from viewproof.training.trainer import CHECKPOINT, RunData, build_trainer, check_layout, is_rank_zero
 
 
-def pretrain(config: PretrainConfig, say: Callable[[str], None] = print) -> int:
+def pretrain(config: PretrainConfig, say: Callable[[str], None] = print, *, allow_import: bool = False) -> int:
     """Train a new run from its configuration; return the exit code."""
     first = is_rank_zero(config.ranks)
-    run = prepare(config, new_folder(config) if first else Path(config.out or "runs"))
+    run = prepare(config, new_folder(config) if first else Path(config.out or "runs"), allow_import=allow_import)
     module = run.module()
     if first:
         check_layout(run.config, run.dataset)
@@ -37,7 +37,7 @@ def pretrain(config: PretrainConfig, say: Callable[[str], None] = print) -> int:
     return fit(run, module, None, say)
 
 
-def resume(folder: Path, say: Callable[[str], None] = print) -> int:
+def resume(folder: Path, say: Callable[[str], None] = print, *, allow_import: bool = False) -> int:
     """Continue a run from its last whole checkpoint; return the exit code."""
     config, checkpoint = read_config(folder), folder / CHECKPOINT
     if (folder / WEIGHTS).exists():
@@ -45,7 +45,7 @@ def resume(folder: Path, say: Callable[[str], None] = print) -> int:
         raise InvalidArgument(f"{folder} is finished; {remedy}")
     if not checkpoint.exists():
         raise InvalidArgument(f"{folder} has no {CHECKPOINT}: it was stopped before its first one; start it again")
-    run = prepare(config, folder)
+    run = prepare(config, folder, allow_import=allow_import)
     check_layout(run.config, run.dataset)
     return fit(run, run.module(), checkpoint, say)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import Mask, check_count, check_shape
 from viewproof.masks.random.draws import Draws
-from viewproof.masks.rule import Rule
+from viewproof.masks.rule import Rule, check_rule
 from viewproof.shapes import Bool, Int
 
 
@@ -148,6 +148,9 @@ class RandomComplement(RandomRule):
 
     rule: RandomRule
 
+    def __post_init__(self) -> None:
+        check_rule("rule", self.rule)
+
     @property
     def seed(self) -> int:  # type: ignore[override]
         """The rule's."""
@@ -186,12 +189,16 @@ class MaskOfSample(Rule):
     sample_id: int = 0
     epoch: int = 0
 
+    def __post_init__(self) -> None:
+        check_rule("rule", self.rule)
+
     def hidden(self, *grids: Int[Tensor, "..."]) -> Tensor | bool:
         """The sample's row; a rule that takes lengths sees no padding."""
         shape, axis = tuple(grid.shape[axis] for axis, grid in enumerate(grids)), self.rule.padded_axis
         ids = torch.tensor([self.sample_id], device=grids[0].device)
         lengths: dict[str, Any] = {} if axis is None else {"lengths": torch.full_like(ids, shape[axis])}
-        return self.rule.mask(shape, sample_ids=ids, epoch=self.epoch, **lengths).row(0).hidden
+        mask = self.rule.mask(shape, sample_ids=ids, epoch=self.epoch, **lengths)
+        return (mask.row(0) if mask.per_sample else mask).hidden
 
 
 @dataclass(frozen=True)
@@ -215,8 +222,7 @@ class PaddedMask(RandomRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.rule, Rule):
-            raise InvalidArgument(f"rule={self.rule!r} must be a rule, for instance VectorMask(2, 0)")
+        check_rule("rule", self.rule)
 
     @property
     def seed(self) -> int:  # type: ignore[override]
