@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from viewproof.cli import main
+from viewproof.errors import InvalidArgument
+from viewproof.runs.config import PretrainConfig
+from viewproof.runs.folder import make_folder, new_folder
 
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]
 SMALL += ["--decoder-heads", "2", "--batch-size", "32", "--threads", "1"]
@@ -256,3 +260,39 @@ def test_a_rule_that_draws_one_mask_a_sample_is_drawn_and_trains(images, tmp_pat
     words = [images, *SMALL, "--epochs", "1", "--mask", "RandomPatchMask(4, 4, count=3)"]
     assert pretrain(*words, "--out", str(tmp_path / "run")) == 0
     assert (tmp_path / "run" / "reconstruction.png").stat().st_size > 0
+
+
+def test_a_run_that_diverges_says_so_with_an_exit_code_of_its_own(images, tmp_path, capsys):
+    words = [images, *SMALL, "--steps", "12", "--model", "conv", "--learning-rate", "1e30", "--clip", "1e30"]
+    assert pretrain(*words, "--out", str(tmp_path / "run")) == 3
+    assert "diverged by step" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["diverged"] is True
+    assert main(["evaluate", str(tmp_path / "run")]) == 3
+
+
+@pytest.mark.parametrize("flag", ["--workers", "--threads", "--devices"])
+def test_numbers_that_would_exhaust_the_machine_are_refused(flag, images, tmp_path, capsys):
+    assert pretrain(images, flag, "100000", "--out", str(tmp_path / "run")) == 2
+    assert "must be at most" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_probes_that_could_not_be_fit_are_refused_before_training(tmp_path, capsys):
+    path = tmp_path / "labelled.npz"
+    np.savez(path, x=np.random.rand(32, 1, 8, 8).astype("float32"), y=np.arange(32) % 2)
+    assert pretrain(str(path), *SMALL, "--probe-samples", "1", "--out", str(tmp_path / "run")) == 2
+    assert "probe_samples=1 must draw" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_another_run_has_just_taken_is_not_shared(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = PretrainConfig("digits")
+    first, second = new_folder(config), new_folder(config)
+    assert [make_folder(folder, config).name for folder in (first, second)] == ["digits-mae", "digits-mae-2"]
+    with pytest.raises(InvalidArgument, match="exists"):
+        make_folder(tmp_path, replace(config, out=str(tmp_path)))
+
+
+def test_a_disk_error_is_one_line(images, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert pretrain(images, *SMALL, "--steps", "1", "--out", str(tmp_path / "file" / "run")) == 2
+    assert capsys.readouterr().err.count("\n") == 1

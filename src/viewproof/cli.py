@@ -35,6 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         return complain(f"{error.name} is not installed; {INSTALL}")
     except (CycloptsError, InvalidArgument) as error:
         return complain(str(error))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # A disk that is full or read-only, a file that vanished: the message names it, a traceback would not help.
+        return complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def complain(message: str) -> int:
@@ -123,7 +128,7 @@ def evaluate(
     if export is not None:
         export_embeddings(loaded, export)
     if fine_tune is None and export is None:
-        report(loaded)
+        return report(loaded)
     return 0
 
 

@@ -40,6 +40,17 @@ def encode_all(
         ).numpy()
 
 
+def probe_indices(size: int, count: int) -> Tensor:
+    """The training samples that probes fit on: all ``size`` of them, or ``count`` drawn once and for all.
+
+    >>> probe_indices(3, 10), len(probe_indices(10, 3))
+    (tensor([0, 1, 2]), 3)
+    """
+    if size <= count:
+        return torch.arange(size)
+    return torch.randperm(size, generator=torch.Generator().manual_seed(0))[:count]
+
+
 def predict_labels(
     train_features: Any,
     train_labels: Any,
@@ -53,8 +64,8 @@ def predict_labels(
     The first labels are k-NN's, a vote among the ``neighbours`` nearest by Euclidean distance; the second the linear
     probe's, a logistic regression with an L2 penalty (C = 1), run to at most 1,000 iterations. ``engine`` is
     scikit-learn, and torch where a CUDA device is there or where training samples times classes exceed `LARGE`; both
-    solve the same two problems. ``device`` is torch's. Labels of one class, and features and labels that do not fit
-    each other, raise `InvalidArgument`.
+    solve the same two problems. ``device`` is torch's. Labels of one class, features that are not finite, and features
+    and labels that do not fit each other raise `InvalidArgument`.
 
     >>> x = np.array([[0.0], [0.1], [1.0], [1.1]])
     >>> [labels.tolist() for labels in predict_labels(x, [3, 3, 7, 7], x, neighbours=1, engine="torch")]
@@ -68,6 +79,8 @@ def predict_labels(
         )
     if engine not in (None, "scikit-learn", "torch"):
         raise InvalidArgument(f"engine={engine!r} must be 'scikit-learn' or 'torch'; leave it out to have it chosen")
+    if not (np.isfinite(train).all() and np.isfinite(test).all()):
+        raise InvalidArgument("features must be finite; NaN or infinite ones tell nothing apart")
     names, classes = np.unique(labels, return_inverse=True)
     if len(names) < 2:
         raise InvalidArgument("train_labels must hold at least two classes; probes need something to tell apart")

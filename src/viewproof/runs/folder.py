@@ -1,7 +1,9 @@
 """One run folder: its configuration, the objects made from it, its weights."""
 
 import json
+import os
 from dataclasses import dataclass, fields
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +95,20 @@ def new_folder(config: PretrainConfig) -> Path:
             raise InvalidArgument(f"out={config.out!r} exists; choose another folder, no run is overwritten")
         return Path(config.out)
     name = f"{Path(config.data.partition(':')[0]).stem or 'data'}-{config.method}"
-    candidates = (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in range(1, 10_000))
-    return next(path for path in candidates if not path.exists())
+    candidates = (Path("runs") / (name if n == 1 else f"{name}-{n}") for n in count(1))
+    return next(path for path in candidates if not os.path.lexists(path))
+
+
+def make_folder(folder: Path, config: PretrainConfig) -> Path:
+    """Make the run folder and return it: the next free one if another run has just taken a numbered name."""
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            # `new_folder` refuses an ``out`` that exists; a parent that is a file stays an error.
+            folder = new_folder(config)
+        else:
+            return folder
 
 
 def read_config(folder: Path) -> PretrainConfig:

@@ -1,5 +1,7 @@
 """What a finished run is worth: held-out errors, probes, pictures, one table."""
 
+import csv
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -16,23 +18,39 @@ from viewproof.errors import InvalidArgument
 from viewproof.evaluation import encode_all, hidden_errors, probe
 from viewproof.evaluation.export import write_table
 from viewproof.evaluation.fine_tune import check_labels, class_balanced, fine_tune
+from viewproof.evaluation.probes import probe_indices
 from viewproof.masks import Mask, Sample
 from viewproof.runs.folder import Run, initial_network, write_json
 from viewproof.training import predict
 
 
-def report(run: Run, say: Callable[[str], None] = print) -> None:
-    """Measure the trained model on held-out data; print, write and draw the results."""
+DIVERGED = 3
+"""The exit code of a run whose weights are no longer finite."""
+
+
+def report(run: Run, say: Callable[[str], None] = print) -> int:
+    """Measure the trained model on held-out data; print, write and draw the results; return the exit code.
+
+    A model with weights that are not finite is not measured: the report says so, and when it was first seen.
+    """
     data = run.dataset
+    if not all(bool(weight.isfinite().all()) for weight in run.model.state_dict().values()):
+        with (run.folder / "metrics.csv").open(newline="") as file:
+            rows = [(int(row["step"]), row["loss"] or "0") for row in csv.DictReader(file)]
+        step = next((step for step, loss in rows if not math.isfinite(float(loss))), rows[-1][0] if rows else None)
+        write_json(run.folder / "evaluation.json", {"diverged": True, "step": step})
+        say(f"\ndiverged by step {step}: the weights are not finite; lower the learning rate or pass clip")
+        return DIVERGED
     run.model.eval().to(device())
     result, lines = reconstruction_report(run) if run.config.method.reconstructs else ({}, [])
-    result["accuracy"] = scores = probe_table(run) if data.classes else {}
+    result["accuracy"] = scores = probe_table(run) if (data.classes or 0) > 1 else {}
     if scores:
         used = min(run.config.probe_samples, len(data.train))
         lines += ["", f"held-out accuracy, probes fit on {used} samples {'k-NN':>12} {'linear':>9}"]
         lines += [f"  {name:<44} {100 * s['knn']:8.1f} % {100 * s['linear']:6.1f} %" for name, s in scores.items()]
     write_json(run.folder / "evaluation.json", result)
     say("\n".join([*lines, "", f"written to {run.folder}"]))
+    return 0
 
 
 def device() -> torch.device:
@@ -66,9 +84,7 @@ def reconstruction_report(run: Run) -> tuple[dict[str, Any], list[str]]:
 def probe_table(run: Run) -> dict[str, dict[str, float]]:
     """Probe accuracy of the trained encoder, the same encoder untrained, and raw values."""
     data, untrained = run.dataset, initial_network(run.config, run.dataset).eval().to(device())
-    train = torch.arange(len(data.train))
-    if len(train) > run.config.probe_samples:
-        train = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: run.config.probe_samples]
+    train = probe_indices(len(data.train), run.config.probe_samples)
     test = torch.arange(len(data.test))
     assert data.train.labels is not None
     encoders: dict[str, Callable[[Tensor], Tensor]] = {

@@ -4,11 +4,13 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from viewproof import methods
 from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
+from viewproof.evaluation.probes import probe_indices
 from viewproof.methods.base import Method
 from viewproof.runs.config import PretrainConfig
 from viewproof.training.settings import Count, Flag, TrainingSettings, check_fields
@@ -77,6 +79,10 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
     if resolved.batch_size > size:
         raise InvalidArgument(
             f"batch_size={resolved.batch_size} is larger than the training part of {size}; pass at most {size}"
+        )
+    if (dataset.classes or 0) > 1 and len(np.unique(dataset.train.labels[probe_indices(size, config.probe_samples).numpy()])) < 2:
+        raise InvalidArgument(
+            f"probe_samples={config.probe_samples} must draw samples of two classes at least; pass a larger number"
         )
     if config.online_probe and (dataset.classes or 0) < 2:
         raise InvalidArgument(f"online_probe needs labels of at least two classes, and {config.data} has none")

@@ -15,7 +15,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.files import whole_file
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.folder import (
-    WEIGHTS, Run, initial_network, load_weights, new_folder, prepare, read_config, write_json,
+    WEIGHTS, Run, initial_network, load_weights, make_folder, new_folder, prepare, read_config, write_json,
 )  # fmt: skip
 from viewproof.runs.report import report
 from viewproof.training.base import Pretraining
@@ -32,7 +32,7 @@ def pretrain(config: PretrainConfig, say: Callable[[str], None] = print, *, allo
     if first:
         check_layout(run.config, run.dataset)
         # Nothing is written before every complaint about the configuration could be made.
-        run.folder.mkdir(parents=True)
+        run = replace(run, folder=make_folder(run.folder, config))
         write_json(run.folder / "config.json", asdict(run.config.as_given()))
     return fit(run, module, None, say)
 
@@ -90,13 +90,11 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
         remedy = f"resume with: viewproof pretrain --resume {run.folder}"
         say(f"stopped in epoch {trainer.current_epoch}; {remedy if saved else 'there is no checkpoint to resume from'}")
         return 130
-    if first:
-        finish(run, weights, say)
-    return 0
+    return finish(run, weights, say) if first else 0
 
 
-def finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) -> None:
-    """Write the weights and what is drawn and measured with them."""
+def finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) -> int:
+    """Write the weights and what is drawn and measured with them; return the exit code."""
     with whole_file(run.folder / WEIGHTS, "wb") as file:
         file.write(save(weights))
     if isinstance(run.model, FSDPModule):
@@ -106,4 +104,4 @@ def finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) -> 
     label = "mean loss over hidden coordinates" if method.reconstructs else f"{method.name} loss"
     figure = plots.loss_figure(run.folder / "metrics.csv", run.config.data, label)
     plots.save_figure(figure, run.folder / "loss.png")
-    report(run, say)
+    return report(run, say)

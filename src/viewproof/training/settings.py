@@ -1,6 +1,7 @@
 """Settings whose fields carry their own checks, and those that every training run has."""
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -41,6 +42,19 @@ _count = partial(check_int, minimum=1)
 Count = Annotated[int, _count]
 OptionalCount = Annotated[int | None, _count]
 CountOrZero = Annotated[int, partial(check_int, minimum=0)]
+
+
+def machine_sized(minimum: int) -> Callable[[str, Any], None]:
+    """A check that a number of processes or threads is one that a machine of this size can run."""
+    most = 16 * (os.cpu_count() or 1)
+
+    def check(name: str, value: Any) -> None:
+        if check_int(name, value, minimum=minimum) > most:
+            raise InvalidArgument(f"{name}={value} must be at most {most}, 16 times this machine's processors")
+
+    return check
+
+
 Flag = Annotated[bool, one_of(True, False)]
 
 
@@ -95,13 +109,13 @@ class TrainingSettings(Checked):
     warmup_epochs: Annotated[float, non_negative]
     clip: Annotated[float | None, positive] = None
     seed: CountOrZero
-    workers: CountOrZero
-    threads: Count
+    workers: Annotated[int, machine_sized(0)]
+    threads: Annotated[int, machine_sized(1)]
     precision: Literal["32-true", "bf16-mixed"]
     compile: Flag
     checkpoint_every: OptionalCount = None
     accelerator: Literal["auto", "cpu", "cuda"]
-    devices: Count
+    devices: Annotated[int, machine_sized(1)]
     nodes: Count
     strategy: Literal["ddp", "fsdp"]
 
