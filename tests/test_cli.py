@@ -278,7 +278,7 @@ def test_numbers_that_would_exhaust_the_machine_are_refused(flag, images, tmp_pa
 
 def test_probes_that_could_not_be_fit_are_refused_before_training(tmp_path, capsys):
     path = tmp_path / "labelled.npz"
-    np.savez(path, x=np.random.rand(32, 1, 8, 8).astype("float32"), y=np.arange(32) % 2)
+    np.savez(path, x=np.random.rand(64, 1, 8, 8).astype("float32"), y=np.arange(64) % 2)
     assert pretrain(str(path), *SMALL, "--probe-samples", "1", "--out", str(tmp_path / "run")) == 2
     assert "probe_samples=1 must draw" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
