@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 NEWEST := torch==2.14.1 torchvision==0.29.1
 OLDEST := torch==2.9.0
 
-.PHONY: demo test lint types tests test-peers test-oldest bench docs clean
+.PHONY: demo test lint types tests test-peers test-oldest bench fuzz torture mutants docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/viewproof pretrain digits
@@ -34,6 +34,16 @@ test-oldest: .venv-oldest/installed
 	.venv-oldest/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal \
 		tests/masks tests/test_views*.py tests/objectives tests/test_package.py \
 		--ignore=tests/masks/random/test_random_training.py
+
+# Hostile calls, killed and damaged runs, and mutants of the code that tests must kill: docs/reliability.md.
+fuzz: $(INSTALLED)
+	$(BIN)/python reliability/fuzz.py --calls 10000
+
+torture: $(INSTALLED)
+	$(BIN)/python reliability/torture.py
+
+mutants: $(INSTALLED)
+	$(BIN)/python reliability/mutants.py
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py

@@ -10,7 +10,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.masks import BlockMask, Mask, PatchMask, Sample, VectorMask, visible_patch_idxs
 from viewproof.masks.finite import check_prefix
 from viewproof.masks.patches import patch_grid
-from viewproof.shapes import Float, Shaped
+from viewproof.shapes import Float, Shaped, check_tensor
 
 __all__ = [
     "PatchNormalization",
@@ -34,6 +34,7 @@ def flatten_batch_prefix(
     tensor([[0, 1, 2, 3],
             [6, 7, 8, 9]])
     """
+    check_tensor("x", x)
     if x.dim() == 0:
         raise InvalidArgument("x of shape () has no batch axis; pass [N, *source]")
     size = math.prod(x.shape[1:])
@@ -67,6 +68,7 @@ def tensor_prefix_mae_sample(x: Shaped[Tensor, "batch *source"], data_dim: int, 
     >>> sample.x, sample.y
     (tensor([[0., 2., 0., 4., 0.]]), tensor([[1., 2., 3., 4., 5.]]))
     """
+    check_tensor("x", x)
     size = math.prod(x.shape[1:])
     return VectorMask(period, offset).sample(flatten_batch_prefix(x, check_prefix("data_dim", data_dim, size)))
 
@@ -126,6 +128,7 @@ def patchify(
     >>> patchify(torch.arange(8).reshape(1, 1, 2, 4), 2, 2).tolist()
     [[[0, 1, 4, 5], [2, 3, 6, 7]]]
     """
+    check_tensor("x", x)
     if x.dim() != 4:
         raise InvalidArgument(f"x of shape {tuple(x.shape)} must be images [N, C, H, W]")
     n, c, h, w = x.shape
@@ -144,6 +147,7 @@ def unpatchify(
     >>> torch.equal(unpatchify(patchify(x, 2, 3), 3, 4, 6, 2, 3), x)
     True
     """
+    check_tensor("tokens", tokens)
     grid_h, grid_w = patch_grid(height, width, patch_h, patch_w)
     expected = (grid_h * grid_w, patch_h * patch_w * channels)
     if tokens.dim() != 3 or tuple(tokens.shape[1:]) != expected:
@@ -174,7 +178,7 @@ class PatchNormalization:
     eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        if not 0 < self.eps < math.inf:
+        if isinstance(self.eps, bool) or not isinstance(self.eps, int | float) or not 0 < self.eps < math.inf:
             raise InvalidArgument(f"eps={self.eps!r} must be positive and finite: a constant patch has variance 0")
 
     def statistics(self, sample: Sample) -> tuple[Float[Tensor, "batch target"], Float[Tensor, "batch target"]]:

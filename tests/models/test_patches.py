@@ -65,7 +65,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: PatchEncoder(SHAPE, (4, 2), dim=16, heads=3), "heads=3 must divide dim=16"),
     (lambda: P.PatchEncoder(SHAPE, (4, 2), dim=16, heads=0.5), "heads=0.5 must divide dim=16; pass a positive integer"),
     (lambda: PatchEncoder(SHAPE, (4, 2), dim=16, heads=0), "heads=0 must divide dim=16"),
-    (lambda: PatchEncoder(SHAPE, (4, 2), dim=0), "dim=0 must be a multiple of 4"),
+    (lambda: PatchEncoder(SHAPE, (4, 2), dim=0), "dim=0 must be an integer from 1"),
     (lambda: PatchEncoder(SHAPE, (4, 2), dim=16, depth=-1), "depth=-1 must be a non-negative integer"),
     (lambda: PatchPredictor((2, 6), width=8, heads=2, depth=-1), "depth=-1 must be a non-negative integer"),
     (lambda: encoder()(torch.zeros(1, 3, 8, 8)), "must be [N, 3, 8, 12]"),

@@ -518,7 +518,7 @@ def test_differences_of_narrow_integers_do_not_wrap(dtype: torch.dtype) -> None:
     ("call", "message"),
     [
         (lambda: graph_alignment_energy(SSLViewGraph([(0, -1)]), [[1], [2]]), "index=-1 of a view or coordinate"),
-        (lambda: coordinate_spread([[1], [2]], -1), "index=-1 of a view or coordinate must not be negative"),
+        (lambda: coordinate_spread([[1], [2]], -1), "coordinate=-1 must be a non-negative integer"),
         (lambda: real_variance_floor_guard(5, [[], [1, 2]]), r"reps of lengths \[0, 2\] must have one length"),
         (lambda: graph_ssl_objective(SSLViewGraph([]), 5, [[1], [1, 2]]), r"reps of lengths \[1, 2\]"),
     ],

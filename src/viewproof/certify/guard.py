@@ -13,6 +13,7 @@ from viewproof.certify.outputs import first_true, value_and_gradient
 from viewproof.certify.report import Contract
 from viewproof.errors import ContractViolation, InvalidArgument
 from viewproof.masks import Mask, Sample
+from viewproof.shapes import check_kind, check_tensor
 from viewproof.views import flatten_batch_prefix
 
 
@@ -39,6 +40,10 @@ def check_batch(
     Traceback (most recent call last):
     viewproof.errors.ContractViolation: C1, hidden content does not reach the encoder: x at (0, 1) is 2.0, not +0.0; ...
     """
+    check_tensor("source", source)
+    check_kind("sample", sample, Sample)
+    if source.dim() == 0:
+        raise InvalidArgument("source of shape () has no batch axis; pass [N, *source]")
     if sample.view is None:
         raise InvalidArgument("sample.view is None: nothing says what x hides; pass a Sample with the mask that made x")
     flat = source.reshape(len(source), -1)

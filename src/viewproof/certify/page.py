@@ -8,6 +8,7 @@ from torch import Tensor
 
 from viewproof.certify.pictures import PALETTE, pictures, png
 from viewproof.certify.report import Report
+from viewproof.shapes import check_kind
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1d2530; --soft: #5b6675; --line: #d5dbe3; --back: #ffffff; --panel: #f5f7fa;
@@ -37,6 +38,7 @@ def html_page(report: Report) -> str:
     >>> "<h1>a &lt;b&gt;: UNKNOWN</h1>" in html_page(Report("a <b>", ()))
     True
     """
+    check_kind("report", report, Report)
     title = escape(f"{report.subject}: {report.verdict()}")
     heads = "".join(f"<th>{head}</th>" for head in ("#", "Verdict", "Contract", "Claim", "Scope and method", "s"))
     rows, sections = [], [_section("What is hidden", report.maps, report)]

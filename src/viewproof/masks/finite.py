@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
-from viewproof.shapes import Bool, Shaped
+from viewproof.shapes import LARGEST, Bool, Shaped, check_tensor
 from viewproof.torch_internals import under_transform
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -116,7 +116,10 @@ class Mask:
     @cached_property
     def count(self) -> int:
         """How many coordinates are selected, over all rows if there is one mask a sample."""
-        return int(self.hidden.count_nonzero())
+        # An axis along which the mask is broadcast is one and the same memory, and counted once.
+        same = [extent for extent, stride in zip(self.hidden.shape, self.hidden.stride(), strict=True) if not stride]
+        once = self.hidden[tuple(slice(None if stride else 1) for stride in self.hidden.stride())]
+        return int(once.count_nonzero()) * math.prod(same)
 
     @property
     def selected_idxs(self) -> list[int]:
@@ -127,6 +130,10 @@ class Mask:
 
     @cached_property
     def _idxs(self) -> list[int]:
+        if self.count > LARGEST:
+            raise InvalidArgument(
+                f"a mask that selects {self.count} coordinates is too large for a list; use mask.hidden"
+            )
         return [*self.hidden.reshape(-1).nonzero().reshape(-1).tolist()]
 
     def selected(self, coordinate: int | Sequence[int]) -> bool:
@@ -153,6 +160,7 @@ class Mask:
 
     def fits(self, x: Tensor) -> bool:
         """Whether ``x`` is a batch over the data shape, with one row for each of a per-sample mask."""
+        check_tensor("x", x)
         expected = self.hidden.shape if self.per_sample else (*x.shape[:1], *self.hidden.shape)
         return x.dim() > 0 and tuple(x.shape) == tuple(expected)
 

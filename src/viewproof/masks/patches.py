@@ -7,7 +7,7 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import Mask, check_count, may_keep_tensors
-from viewproof.shapes import Int
+from viewproof.shapes import Int, check_kind
 
 
 def hidden_patch_idxs(mask: Mask, patch_h: int, patch_w: int) -> list[int]:
@@ -34,14 +34,14 @@ def visible_patch_idxs(mask: Mask, patch_h: int, patch_w: int) -> list[int]:
 
 def split_patches(mask: Mask, patch_h: int, patch_w: int) -> tuple[Int[Tensor, " visible"], Int[Tensor, " hidden"]]:
     """The visible and the hidden patch indices on the mask's device, computed once for each mask."""
+    check_kind("mask", mask, Mask)
+    for name, value in (("patch_h", patch_h), ("patch_w", patch_w)):
+        if check_count(name, value) == 0:
+            raise InvalidArgument(f"{name}=0 has no patches to index; pass the encoder's patch size")
     return (_split_once if may_keep_tensors() else _split)(mask, patch_h, patch_w)
 
 
 def _split(mask: Mask, patch_h: int, patch_w: int) -> tuple[Tensor, Tensor]:
-    sizes = {"patch_h": patch_h, "patch_w": patch_w}
-    for name, value in sizes.items():
-        if check_count(name, value) == 0:
-            raise InvalidArgument(f"{name}=0 has no patches to index; pass the encoder's patch size")
     if mask.per_sample or mask.hidden.dim() != 3:
         raise InvalidArgument(
             f"mask of shape {tuple(mask.hidden.shape)} must lie over [C, H, W]; take mask.row(n) first"
@@ -68,7 +68,7 @@ _split_once = lru_cache(maxsize=128, typed=True)(_split)
 def patch_grid(height: int, width: int, patch_h: int, patch_w: int) -> tuple[int, int]:
     """The rows and columns of patches; those that do not divide the image are an `InvalidArgument`."""
     for name, value, extent in (("patch_h", patch_h, height), ("patch_w", patch_w, width)):
-        if check_count(name, value) == 0 or extent % value:
+        if check_count(name, value) == 0 or check_count("extent", extent, "have no pixels") % value:
             raise InvalidArgument(f"{name}={value} must divide the image's {extent}; pass a divisor or pad the image")
     return height // patch_h, width // patch_w
 
@@ -88,6 +88,7 @@ def split_patches_by_sample(
             [1, 5]]), tensor([[0, 2, 3, 5],
             [0, 2, 3, 4]]))
     """
+    check_kind("mask", mask, Mask)
     if not mask.per_sample or mask.hidden.dim() != 4:
         raise InvalidArgument(f"mask of shape {tuple(mask.hidden.shape)} must be one a sample over [C, H, W]")
     # Channels of a mask that was broadcast over them are one and the same memory.

@@ -10,7 +10,7 @@ from torch import Tensor
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import Mask, check_count, check_shape
 from viewproof.masks.rule import Rule
-from viewproof.shapes import Int, Shaped
+from viewproof.shapes import Int, Shaped, check_tensor
 
 
 def block_hidden(
@@ -183,6 +183,7 @@ def vector_mae_mask(x: Shaped[Tensor, "batch features"], period: int, offset: in
     >>> vector_mae_mask(torch.tensor([[1.0, float("nan"), -3.0]]), period=2, offset=1)
     tensor([[ 1.,  0., -3.]])
     """
+    check_tensor("x", x)
     return VectorMask(period, offset).mask(tuple(x.shape[1:]), device=x.device).apply(x)
 
 
@@ -215,6 +216,7 @@ def image_pixel(
     tensor(23.)
     """
     place = check_shape("(b, ch, row, col)", (b, ch, row, col))
+    check_tensor("x", x)
     if x.dim() != 4 or any(index >= extent for index, extent in zip(place, x.shape, strict=True)):
         raise InvalidArgument(f"pixel {place} is outside an image batch of shape {tuple(x.shape)}")
     return x[place]
@@ -233,4 +235,5 @@ def image_patch_mask(
     tensor([[0., 0., 1., 1.],
             [0., 0., 1., 1.]])
     """
+    check_tensor("x", x)
     return PatchMask(patch_h, patch_w, period, offset).mask(tuple(x.shape[1:]), device=x.device).apply(x)

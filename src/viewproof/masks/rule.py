@@ -12,7 +12,7 @@ from torch import Tensor
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import Mask, check_prefix, check_shape, may_keep_tensors
 from viewproof.masks.sample import Sample
-from viewproof.shapes import Int, Shaped
+from viewproof.shapes import LARGEST, Int, Shaped, check_tensor
 
 
 class Rule:
@@ -83,6 +83,7 @@ class Rule:
         flattened size; larger raises `InvalidArgument`. A fixed rule ignores ``sample_ids`` and ``epoch``, and takes no
         ``lengths``: see `RandomRule.mask`.
         """
+        check_tensor("x", x)
         if x.dim() == 0:
             raise InvalidArgument("x of shape () has no batch axis; pass [N, *source]")
         if lengths is not None and self.padded_axis is None:
@@ -100,6 +101,8 @@ class Rule:
         """
         if not may_keep_tensors():
             return _build(self, shape, length, device)
+        if max(shape, default=0) > LARGEST or math.prod(shape) > LARGEST * 16:
+            raise InvalidArgument(f"data_shape={shape!r} must have extents of at most {LARGEST}, {LARGEST * 16} in all")
         # Equal rules share their mask, so that a rule whose fields can change would get an outdated one.
         parameters = vars(type(self)).get("__dataclass_params__")
         try:

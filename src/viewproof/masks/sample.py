@@ -7,7 +7,7 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import Mask
-from viewproof.shapes import Shaped
+from viewproof.shapes import Shaped, check_kind, check_tensor
 
 Over = Literal["hidden", "all"]
 
@@ -33,7 +33,12 @@ class Sample:
     view: Mask | None = None
 
     def __post_init__(self) -> None:
+        check_tensor("x", self.x)
+        check_tensor("y", self.y)
+        check_kind("mask", self.mask, Mask)
         for name, tensor, mask in (("y", self.y, self.mask), ("x", self.x, self.view)):
+            if mask is not None and not isinstance(mask, Mask):
+                raise InvalidArgument(f"view={mask!r} must be the Mask that made x, or None")
             if mask is not None and not mask.fits(tensor):
                 rows = f"{mask.hidden.shape[0]} rows over " if mask.per_sample else ""
                 raise InvalidArgument(

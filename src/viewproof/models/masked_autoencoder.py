@@ -11,7 +11,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask
 from viewproof.masks.patches import split_patches, split_patches_by_sample
 from viewproof.models.vit import Block, PatchTransformer, initialise, sincos_positions, transformer_blocks
-from viewproof.shapes import Float, Int
+from viewproof.shapes import Float, Int, check_size
 
 Decoder = Literal["self-attention", "cross-attention"]
 
@@ -50,6 +50,7 @@ class MaskedAutoencoder(PatchTransformer):
     ) -> None:
         if decoder not in ("self-attention", "cross-attention"):
             raise InvalidArgument(f"decoder={decoder!r} must be 'self-attention' or 'cross-attention'")
+        check_size("decoder_dim", decoder_dim)
         if decoder_depth == 0:
             raise InvalidArgument("decoder_depth=0 must be at least 1; hidden patches get their values from a block")
         super().__init__(image_shape, patch_size, dim, depth, heads)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from viewproof.models.vit import PatchTransformer, check_patch_indices, initialise, sincos_positions, transformer_blocks
-from viewproof.shapes import Float, Int
+from viewproof.shapes import Float, Int, check_size, check_sizes
 from viewproof.views import patchify
 
 
@@ -55,6 +55,9 @@ class PatchPredictor(nn.Module):
 
     def __init__(self, grid: tuple[int, int], dim: int = 128, width: int = 64, depth: int = 2, heads: int = 4) -> None:
         super().__init__()
+        check_sizes("grid", grid, 2)
+        check_size("dim", dim)
+        check_size("width", width)
         self.project = nn.Linear(dim, width)
         self.mask_token = nn.Parameter(torch.zeros(width))
         self.blocks = transformer_blocks("depth", depth, width, heads)
@@ -94,6 +97,8 @@ class Projector(nn.Sequential):
 
     def __init__(self, dim: int, width: int) -> None:
         layers: list[nn.Module] = []
+        check_size("dim", dim)
+        check_size("width", width)
         for narrow in (dim, width):
             layers += [nn.Linear(narrow, width), nn.LayerNorm(width), nn.GELU()]
         super().__init__(*layers, nn.Linear(width, width))

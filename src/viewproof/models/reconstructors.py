@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from viewproof.errors import InvalidArgument
-from viewproof.shapes import Float
+from viewproof.shapes import Float, check_size, check_sizes
 
 
 class VectorAutoencoder(nn.Module):
@@ -20,6 +20,8 @@ class VectorAutoencoder(nn.Module):
 
     def __init__(self, data_dim: int, hidden_dim: int = 256, latent_dim: int = 64) -> None:
         super().__init__()
+        for name, size in (("data_dim", data_dim), ("hidden_dim", hidden_dim), ("latent_dim", latent_dim)):
+            check_size(name, size)
         self.data_dim = data_dim
         self.encoder = nn.Sequential(nn.Linear(data_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, latent_dim))
         self.decoder = nn.Sequential(nn.GELU(), nn.Linear(latent_dim, hidden_dim), nn.GELU())
@@ -51,7 +53,7 @@ class ConvAutoencoder(nn.Module):
 
     def __init__(self, channels: int, widths: Sequence[int] = (32, 64)) -> None:
         super().__init__()
-        sizes = [channels, *widths]
+        sizes = [check_size("channels", channels), *check_sizes("widths", widths)]
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(sizes))
         back = [widths[0], *widths]
         self.up = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1) for a, b in pairwise(back))
@@ -110,6 +112,10 @@ class ResNet(nn.Module):
         self, channels: int, recon_dim: int, widths: Sequence[int] = (32, 64, 128), blocks_per_stage: int = 2
     ) -> None:
         super().__init__()
+        for name, size in (("channels", channels), ("recon_dim", recon_dim), ("blocks_per_stage", blocks_per_stage)):
+            check_size(name, size)
+        if any(width % 8 for width in check_sizes("widths", widths)):
+            raise InvalidArgument(f"widths={widths!r} must be multiples of 8, the groups of the normalisation")
         layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1, bias=False), nn.GroupNorm(8, widths[0])]
         width_in = widths[0]
         for stage, width in enumerate(widths):

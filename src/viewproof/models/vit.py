@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count, may_keep_tensors
-from viewproof.shapes import Float, Int
+from viewproof.shapes import Float, Int, check_size, check_sizes
 
 
 def patch_grid(image_shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int]:
@@ -91,7 +91,9 @@ class Block(nn.Module):
 
 def transformer_blocks(name: str, depth: int, dim: int, heads: int) -> nn.ModuleList:
     """``depth`` blocks; ``name`` is what errors call the depth."""
-    return nn.ModuleList(Block(dim, heads) for _ in range(check_count(name, depth, "have no block")))
+    if check_count(name, depth, "have no block") > 1000:
+        raise InvalidArgument(f"{name}={depth} must be at most 1000; pass the number of blocks")
+    return nn.ModuleList(Block(dim, heads) for _ in range(depth))
 
 
 def check_patch_indices(name: str, index: Tensor, rows: int, patches: int) -> None:
@@ -129,6 +131,9 @@ class PatchTransformer(nn.Module):
 
     def __init__(self, image_shape: Sequence[int], patch_size: Sequence[int], dim: int, depth: int, heads: int) -> None:
         super().__init__()
+        check_sizes("image_shape", image_shape, 3)
+        check_sizes("patch_size", patch_size, 2)
+        check_size("dim", dim)
         self.image_shape, self.patch_size, self.dim = tuple(image_shape), tuple(patch_size), dim
         self.grid = patch_grid(image_shape, patch_size)
         self.embed = self._patch_embedding()
@@ -188,7 +193,8 @@ class ViTReconstructor(PatchTransformer):
         recon_dim: int | None = None,
     ) -> None:
         super().__init__(image_shape, patch_size, dim, depth, heads)
-        self.head = nn.Linear(math.prod(self.grid) * dim, math.prod(image_shape) if recon_dim is None else recon_dim)
+        recon_dim = math.prod(image_shape) if recon_dim is None else check_size("recon_dim", recon_dim)
+        self.head = nn.Linear(math.prod(self.grid) * dim, recon_dim)
         initialise(self)
 
     def _patch_embedding(self) -> nn.Module:

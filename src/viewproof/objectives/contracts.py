@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from viewproof.objectives.sums import Distance, masked_loss
+from viewproof.shapes import check_kind
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def predictive_loss(contract: PredictiveViewContract) -> Any:
 
     `masked_loss` of ``distance(target_encoder(i, target(i)), predict(context, i))``.
     """
+    check_kind("contract", contract, PredictiveViewContract)
     c = contract
     return masked_loss(c.target_idxs, lambda i: c.distance(c.target_encoder(i, c.target(i)), c.predict(c.context, i)))
 
@@ -55,6 +57,7 @@ def with_geometry_guard(contract: PredictiveViewContract, guard: Any) -> Predict
 
     Theorems: ``predictive_loss_with_geometry_guard``, ``predictive_view_objective_with_geometry_guard``.
     """
+    check_kind("contract", contract, PredictiveViewContract)
     return replace(contract, geometry_guard=guard)
 
 

@@ -10,8 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
+from viewproof.masks.finite import check_count
 from viewproof.objectives.guards import variance_floor_penalty
 from viewproof.objectives.sums import masked_loss, widened
+from viewproof.shapes import check_kind
 
 Indexed = Sequence[Any] | Tensor
 
@@ -24,8 +26,8 @@ class SSLViewGraph:
 
 
 def _at(values: Indexed, index: Any) -> Any:
-    if isinstance(index, int) and index < 0:
-        raise InvalidArgument(f"index={index} of a view or coordinate must not be negative; count from 0")
+    if isinstance(index, int) and not 0 <= index < len(values):
+        raise InvalidArgument(f"index={index} of a view or coordinate must be from 0 to {len(values) - 1}")
     return values[index]
 
 
@@ -37,6 +39,7 @@ def view_graph_energy(graph: SSLViewGraph, edge_loss: Callable[[Any, Any], Any])
     >>> view_graph_energy(SSLViewGraph([(0, 1), (0, 2)]), lambda i, k: k - i)
     3
     """
+    check_kind("graph", graph, SSLViewGraph)
     return masked_loss(graph.positive_edges, lambda edge: edge_loss(*edge))
 
 
@@ -68,6 +71,7 @@ def coordinate_spread(reps: Indexed, coordinate: int) -> Any:
     >>> coordinate_spread([[0, 9], [2, 9]], 0), coordinate_spread([[0, 9], [2, 9]], 1)
     (8, 0)
     """
+    check_count("coordinate", coordinate, "take the first coordinate")
     values = [widened(_at(rep, coordinate)) for rep in reps]
     return sum((a - b) ** 2 for a in values for b in values)
 

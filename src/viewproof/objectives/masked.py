@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Sample
 from viewproof.masks.sample import Over
-from viewproof.shapes import Float
+from viewproof.shapes import Float, check_kind, check_tensor
 from viewproof.torch_internals import assert_in_graph
 
 Reduction = Literal["mean", "sum", "rows"]
@@ -82,11 +82,15 @@ def masked_smooth_l1(
     >>> masked_smooth_l1(torch.full((1, 3), 2.5), sample, reduction="sum")
     tensor(1.1250)
     """
+    check_beta(beta)
+    return masked_distance(partial(F.smooth_l1_loss, beta=beta), prediction, sample, reduction, over)
+
+
+def check_beta(beta: object) -> None:
+    """Refuse anything but a positive finite number."""
     # A tuple: torch 2.9 compiles no isinstance of a union.
     if isinstance(beta, bool) or not isinstance(beta, (int, float)) or not 0 < beta < math.inf:
         raise InvalidArgument(f"beta={beta!r} must be a positive number; use masked_l1 for its limit at 0")
-
-    return masked_distance(partial(F.smooth_l1_loss, beta=beta), prediction, sample, reduction, over)
 
 
 def masked_distance(
@@ -102,6 +106,8 @@ def masked_distance(
     ``count`` is that of the mask, if the caller knows it. The distances are torch's own, with one pass forward and one
     back.
     """
+    check_kind("sample", sample, Sample)
+    check_tensor("prediction", prediction)
     if prediction.shape != sample.y.shape:
         raise InvalidArgument(
             f"prediction of shape {tuple(prediction.shape)} must have the target's shape {tuple(sample.y.shape)}; "
@@ -150,6 +156,12 @@ def rounding_bound(
     >>> 0 < rounding_bound(3, count=100, exact=1.0) < 1e-5
     True
     """
+    for name, value, kinds in (("roundings", roundings, int), ("count", count, int), ("exact", exact, (int, float))):
+        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value < math.inf:
+            raise InvalidArgument(f"{name}={value!r} must be a number of at least 0; pass the loss's own")
+    check_beta(beta)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InvalidArgument(f"dtype={dtype!r} must be a floating-point type, such as torch.float32")
     info = torch.finfo(dtype)
     mu = (count + roundings + 1) * info.eps / 2
     if mu >= 1:

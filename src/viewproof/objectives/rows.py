@@ -12,7 +12,7 @@ from viewproof.masks.finite import check_count
 from viewproof.masks.sample import Over
 from viewproof.objectives.contracts import PredictiveViewContract, mae_as_predictive_view_contract, with_geometry_guard
 from viewproof.objectives.sums import Distance
-from viewproof.shapes import Float, Shaped
+from viewproof.shapes import LARGEST, Float, Shaped, check_kind, check_tensor
 from viewproof.views import block_mae_sample, image_patch_mae_sample, patchify, vector_mae_sample
 
 Listing = Callable[..., Sequence[int]]
@@ -26,7 +26,9 @@ def image_mae_reconstruction_idxs(recon_dim: int) -> list[int]:
     >>> image_mae_reconstruction_idxs(3)
     [0, 1, 2]
     """
-    return list(range(check_count("recon_dim", recon_dim, "predict nothing")))
+    if check_count("recon_dim", recon_dim, "predict nothing") > LARGEST:
+        raise InvalidArgument(f"recon_dim={recon_dim} is longer than a list should be; pass at most {LARGEST}")
+    return list(range(recon_dim))
 
 
 def matrix_row_as_patch_batch(x: Shaped[Tensor, "batch *target"], row: int) -> Callable[[int], Tensor]:
@@ -36,6 +38,7 @@ def matrix_row_as_patch_batch(x: Shaped[Tensor, "batch *target"], row: int) -> C
     >>> matrix_row_as_patch_batch(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), 1)(0)
     tensor(3.)
     """
+    check_tensor("x", x)
     if x.dim() < 2 or check_count("row", row, "take the first row") >= x.shape[0]:
         raise InvalidArgument(f"row={row} is not a row of a tensor of shape {tuple(x.shape)}; rows count from 0")
     return x[row].__getitem__
@@ -64,6 +67,8 @@ def row_predictive_contract(
     >>> row_predictive_contract(sample, torch.zeros(1, 3), 0, lambda t, p: (t - p) ** 2).target_idxs
     [0, 2]
     """
+    check_kind("sample", sample, Sample)
+    check_tensor("yhat", yhat)
     if yhat.shape != sample.y.shape:
         raise InvalidArgument(f"yhat of shape {tuple(yhat.shape)} must have the target's shape {tuple(sample.y.shape)}")
     target, prediction = matrix_row_as_patch_batch(sample.y, row), matrix_row_as_prediction(yhat, row)
@@ -147,6 +152,7 @@ def image_patch_token_row_predictive_contract(
     """
     sample = image_patch_mae_sample(x, patch_h, patch_w, period, offset)
     target = patchify(x, patch_h, patch_w)
+    check_tensor("yhat_tokens", yhat_tokens)
     if yhat_tokens.shape != target.shape:
         raise InvalidArgument(f"yhat_tokens of shape {tuple(yhat_tokens.shape)} must be {tuple(target.shape)}")
     assert sample.view is not None

@@ -80,7 +80,8 @@ class RandomBlockwiseMask(RandomRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.max_aspect < math.inf:
+        # A tuple: torch 2.9 compiles no isinstance of a union.
+        if not isinstance(self.max_aspect, (int, float)) or not 1 <= self.max_aspect < math.inf:
             raise InvalidArgument(f"max_aspect={self.max_aspect!r} must be at least 1; pass 1 for squares")
 
     def draw(self, shape: tuple[int, ...], draws: Draws, lengths: Tensor | None = None) -> Bool[Tensor, "batch *shape"]:
@@ -144,7 +145,8 @@ class MultiBlockMask(RandomRule):
         super().__post_init__()
         for name in ("target_area", "context_area", "target_aspect"):
             pair = getattr(self, name)
-            if not isinstance(pair, Sequence) or len(pair) != 2 or not 0 < pair[0] <= pair[1] < float("inf"):
+            numbers = isinstance(pair, Sequence) and all(isinstance(end, (int, float)) for end in pair)
+            if not numbers or len(pair) != 2 or not 0 < pair[0] <= pair[1] < float("inf"):
                 raise InvalidArgument(f"{name}={pair!r} must be two positive numbers, the smaller first")
             if name != "target_aspect":
                 for end, area in zip(("from", "to"), pair, strict=True):

@@ -1,5 +1,6 @@
 """BERT's corruption of token ids: masked, replaced, kept."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -65,6 +66,8 @@ class TokenMask(RandomRule):
             raise InvalidArgument(f"per={self.per} must be at least {total}: masked + replaced + kept")
         if self.vocabulary > 2**31:
             raise InvalidArgument(f"vocabulary={self.vocabulary} must be at most 2**31; pass the number of token ids")
+        if isinstance(self.special, str) or not isinstance(self.special, Sequence):
+            raise InvalidArgument(f"special={self.special!r} must be a tuple of token ids, such as (0, 101, 102)")
         object.__setattr__(self, "special", tuple(check_count("special id", token) for token in self.special))
 
     @property
