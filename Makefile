@@ -43,6 +43,7 @@ torture: $(INSTALLED)
 	$(BIN)/python reliability/torture.py
 
 mutants: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -c constraints.txt cosmic-ray
 	$(BIN)/python reliability/mutants.py
 
 bench: $(INSTALLED)
