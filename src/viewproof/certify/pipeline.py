@@ -135,8 +135,8 @@ class _Run:
         """The view and what is declared of it; traced once, whichever part asks."""
         assert self.pipeline.view is not None
         options = self.pipeline.options.get("view", {})
-        target, source = options.get("target"), options.get("source")
-        return DeclaredView(self.pipeline.view, self.example.detach(), self.pipeline.rule, target, source)
+        declared = {name: options.get(name) for name in ("target", "source", "scored")}
+        return DeclaredView(self.pipeline.view, self.example.detach(), self.pipeline.rule, **declared)
 
     @cached_property
     def sample_and_hidden(self) -> tuple[Sample, Tensor | None]:
