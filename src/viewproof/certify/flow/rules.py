@@ -173,6 +173,44 @@ def slices(call: Call) -> Any:
     return _along(pointwise(call), call.args["dim"])
 
 
+def softmax_gradient(call: Call) -> Any:
+    """Gradient of softmax or log-softmax: a slice whose gradient is exactly 0 gives 0, as long as all is finite."""
+    gradient, output = call.dep("grad_output"), call.dep("output")
+    mixed = _along(gradient | output, call.args["dim"])
+    if not call.finite or not gradient.dim():
+        return mixed
+    value = call.value("grad_output")
+    nothing = (~gradient & (value == 0)).all(call.args["dim"], keepdim=True)
+    call.used("grad_output", nothing & mixed)
+    return mixed & ~nothing
+
+
+def class_score(call: Call) -> Any:
+    """Negative log-likelihood reads the score of each target's class; of an ignored target none."""
+    scores, target = call.dep("self"), call.value("target")
+    if bool(call.dep("target").any()) or bool(call.dep("weight").any()):
+        return True
+    call.used("target")
+    axis, ignored = min(1, scores.dim() - 1), target == call.args["ignore_index"]
+    classes = target.masked_fill(ignored, 0).unsqueeze(axis)
+    picked = scores.gather(axis, classes).squeeze(axis) & ~ignored
+    return (picked if call.args["reduction"] == 0 else picked.any(), False)
+
+
+def class_score_gradient(call: Call) -> Any:
+    """Its gradient: 0 but at each target's class; there it follows from the gradient of the loss."""
+    if any(bool(call.dep(key).any()) for key in ("target", "weight", "total_weight")):
+        return True
+    call.used("target")
+    shape, target = call.args["self"].shape, call.value("target")
+    axis, ignored = min(1, len(shape) - 1), target == call.args["ignore_index"]
+    gradient = call.dep("grad_output")
+    each = (gradient if call.args["reduction"] == 0 else gradient.expand(target.shape)) & ~ignored
+    classes = target.masked_fill(ignored, 0).unsqueeze(axis)
+    nowhere = torch.zeros(shape, dtype=torch.bool, device=target.device)
+    return nowhere.scatter(axis, classes, each.unsqueeze(axis))
+
+
 def reduction(call: Call) -> Any:
     """Any element of what is reduced."""
     dep, dim = pointwise(call), call.args.get("dim")
