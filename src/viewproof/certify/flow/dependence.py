@@ -72,11 +72,10 @@ class Dependence(Tracker):  # type: ignore[no-untyped-call]
         """The program looks at the tensors' values."""
         tensors = list(tensors)
         # A truth value leaves twice: as a call, and as the number that it is read as.
-        checked, self._checking = self._checking and reason.startswith("_local_scalar_dense"), False
+        self._checking &= "_local_scalar_dense" in reason
         if reason.startswith("__bool__") and place_of_caller().removeprefix(" at ") in self.checks:
             self._checking = True
-            return
-        if checked:
+        if self._checking:
             return
         self.reads_visible |= any(map(self.storages.derived, tensors))
         super().looks(tensors, reason)

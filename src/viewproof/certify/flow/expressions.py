@@ -46,6 +46,8 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.point, self.flip = point, flip
         self.storages, self.failure = Storages(value=UNKNOWN), ""
+        # Constants that were computed: their exact values, not those that floating-point numbers round to.
+        self.exact = Storages(value=UNKNOWN)
         self.branches: list[str] = []
         self.conditions: list[int] = []
         self.notes: dict[str, None] = {}
@@ -93,8 +95,9 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def entries(self, value: Any) -> Entries:
         """The same, -1 where nothing is known."""
-        if isinstance(value, Tensor) and self.storages.derived(value):
-            return self.storages.read(value, "value")
+        for known in (self.storages, self.exact) if isinstance(value, Tensor) else ():
+            if known.derived(value):
+                return known.read(value, "value")
         if isinstance(value, float):
             return constant(torch.tensor(value, dtype=torch.float64))
         return constant(value if isinstance(value, Tensor) else torch.as_tensor(value))
@@ -132,9 +135,9 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with BelowModes():
             call = BoundCall(func, args, kwargs)
             concerned = any(map(self.storages.derived, call.passed))
-        if not concerned or self.failure:
-            return func(*args, **kwargs)
         rule, row = MEANINGS.get(call.name), row_of(func)
+        if not concerned or self.failure:
+            return self._of_constants(call, rule, func, args, kwargs)
         if rule is None and row.dependence in (metadata, fresh, uninitialised) and call.name not in ("set", "resize"):
             return func(*args, **kwargs)
         if rule is None and decomposes(func):
@@ -162,6 +165,25 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if any(all(t is not r for r in results) for t in call.written):
                 self.lose(f"{call.name} writes to an argument that it does not return")
         return out
+
+
+    def _of_constants(self, call: BoundCall, rule: Any, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator on constants; what fractions it computes is kept exact where its rule says how."""
+        floats, entries = any(t.is_floating_point() for t in call.read), None
+        with BelowModes():
+            for tensor in call.written:
+                self.exact.forget(tensor)
+            if rule is not None and floats and not call.written and not self.failure:
+                try:
+                    entries = rule(self, call)
+                except Exception:
+                    entries = None
+        out = func(*args, **kwargs)
+        if isinstance(entries, Tensor) and isinstance(out, Tensor) and out.is_floating_point():
+            with BelowModes():
+                self.exact.write(out, value=entries)
+        return out
+
 
 
 class _Looks(TorchFunctionMode):
@@ -220,6 +242,12 @@ def differs(
 
 def guards(program: Callable[[Tensor, Any], Any], prediction: Tensor, y: Tensor) -> list[str]:
     """The places where values decide nothing but whether the program raises: asserts, mostly."""
+    found = [_outcomes(program, prediction, y, whole) for whole in {y.is_floating_point(), True}]
+    return [place for place in {**found[0], **found[-1]} if all(f.get(place, True) for f in found)]
+
+
+def _outcomes(program: Callable[[Tensor, Any], Any], prediction: Tensor, y: Tensor, of_target: bool) -> dict[str, bool]:
+    """Whether the program raises wherever a branch on values, at each place, is taken the other way."""
     outcomes, raises, flip = dict[int, bool](), dict[str, bool](), 0
     while flip < _MOST_BRANCHES:
         expressions, raised = Expressions(0, flip), False
@@ -227,16 +255,16 @@ def guards(program: Callable[[Tensor, Any], Any], prediction: Tensor, y: Tensor)
         try:
             with torch.no_grad(), expressions:
                 expressions.start(leaf, "prediction")
-                if target.is_floating_point():
+                if of_target:
                     expressions.start(target, "target")
                 program(leaf, target)
         except Exception:
             raised = True
         if len(expressions.branches) <= flip:
-            return [place for place, every in raises.items() if every]
+            return raises
         # The same question asked twice was answered the other way both times, from the first on.
         outcome = outcomes.setdefault(expressions.conditions[flip], raised)
         place = expressions.branches[flip]
         raises[place] = raises.get(place, True) and outcome
         flip += 1
-    return []
+    return {}

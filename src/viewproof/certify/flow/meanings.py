@@ -231,6 +231,23 @@ def spread(e: Any, call: BoundCall) -> Any:
     return squares if call.name == "var" else (squares, mean if keepdim else mean.reshape(squares.shape))
 
 
+@meaning("native_layer_norm")
+def normalised(e: Any, call: BoundCall) -> Any:
+    """Minus the mean, by the deviation, of the last axes; times weight plus bias."""
+    (a,) = e.numbers(call, "input")
+    dims = list(range(-len(call.args["normalized_shape"]), 0))
+    each = inverse(torch.tensor(a.numel() // max(1, total(a, dims, True).numel())))
+    mean = total(a, dims, True) * each % P
+    variance = total(power((a - mean) % P, 2), dims, True) * each % P
+    rstd = inverse(_root(e, (variance + _scalar(call, "eps")) % P))
+    out = (a - mean) % P * rstd % P
+    if call.args["weight"] is not None:
+        out = out * e.numbers(call, "weight")[0] % P
+    if call.args["bias"] is not None:
+        out = (out + e.numbers(call, "bias")[0]) % P
+    return out, mean, rstd
+
+
 @meaning("cumsum index_add scatter_add")
 def accumulated(e: Any, call: BoundCall) -> Any:
     """Sums of what meets."""

@@ -64,6 +64,14 @@ def certify_loss(
     """
     shape = tuple(sample.y.shape) if prediction_shape is None else tuple(prediction_shape)
     _check_arguments(sample, takes, reduction, invariant, shape, masks, ids, ignore_index)
+    if ignore_index is not None:
+        # Under other masks these targets are scored: they get ids that occur.
+        ids_scored, ignored = sample.y[hidden_of(sample)], sample.y == ignore_index
+        count = int(ignored.sum())
+        if count and len(ids_scored):
+            y = sample.y.clone()
+            y[ignored] = ids_scored[torch.arange(count) % len(ids_scored)]
+            sample = replace(sample, y=y)
     objective = None if distance is None else Objective.of(distance)
     case = LossCase(
         loss, sample, shape, takes, reduction, objective, invariant, masks, dtypes, ids, ignore_index

@@ -1,5 +1,6 @@
 """The value of a loss: the exact objective, its scale, and the masks and numbers at which means go wrong."""
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -124,7 +125,7 @@ def _in_doubles(case: LossCase, prediction: Tensor, sample: Sample) -> list[floa
     y = sample.y.double() if sample.y.is_floating_point() else sample.y
     distance = case.distance
     if isinstance(distance.distance, nn.Module):
-        distance = replace(distance, distance=distance.distance.double())
+        distance = replace(distance, distance=copy.deepcopy(distance.distance).double())
     value = distance.value(prediction.double(), y, hidden_of(sample), case.reduction)
     return [float(v) for v in value.reshape(-1).tolist()]
 
@@ -222,13 +223,14 @@ def _variants(case: LossCase, prediction: Tensor) -> Iterator[tuple[str, Tensor,
         yield "the batch twice", torch.cat([prediction] * 2), doubled
     blocks = block_of(sample)
     for axis in range(1, y.dim()):
-        # Along an axis that the mask does not cut nothing is said of how long it may be, only of more of it.
-        width = min(blocks[axis - 1], y.shape[axis]) if len(blocks) == y.dim() - 1 else 1
-        width = width if width < y.shape[axis] else 1
-        if case.reduction == "mean" and "axes" in case.invariant:
+        width = blocks[axis - 1] if len(blocks) == y.dim() - 1 else 1
+        # A cosine, or a normalised target, may join an axis on which the mask is constant.
+        joined = width == y.shape[axis] and case.distance is not None and not case.distance.of_error
+        if case.reduction == "mean" and "axes" in case.invariant and not joined:
             doubled = with_target(torch.cat([y] * 2, axis), torch.cat([hidden] * 2, axis))
             yield f"axis {axis} twice", torch.cat([prediction] * 2, axis), doubled
-        if "padding" in case.invariant:
+        # Places along which the mask is constant are hidden or visible as a whole.
+        if "padding" in case.invariant and width < y.shape[axis]:
             pad = torch.zeros_like(hidden.narrow(axis, 0, width))
             longer = with_target(torch.cat([y, y.narrow(axis, 0, width)], axis), torch.cat([hidden, pad], axis))
             padded = torch.cat([prediction, prediction.narrow(axis, 0, width) + 1], axis)
@@ -275,7 +277,11 @@ def _half_precision(case: LossCase, check: Check) -> Finding | None:
     y = sample.y
     if case.dtypes is not None and torch.float16 not in case.dtypes:
         return check.vacuous(f"it is run in {', '.join(map(str, case.dtypes))} alone (dtypes=)")
+    of_error = case.distance is None or case.distance.of_error
     if case.reduction != "mean" or not y.is_floating_point() or count == 0 or case.shape != case.target_shape:
+        return None
+    if not of_error:
+        # A target of zeros, from which errors are counted here, has no direction and no variance.
         return None
     copies = -(-_MANY // count)
     if copies * y.numel() > 64 * _MANY:
