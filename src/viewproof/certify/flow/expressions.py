@@ -23,13 +23,7 @@ from viewproof.certify.flow.rules import fresh, metadata, uninitialised
 from viewproof.certify.flow.storage import Storages
 from viewproof.certify.flow.table import row_of
 from viewproof.certify.flow.tracker import leaving, place_of_caller
-from viewproof.torch_internals import (
-    BelowModes,
-    DisableTorchFunction,
-    OpOverload,
-    TorchDispatchMode,
-    decomposes,
-)
+from viewproof.torch_internals import BelowModes, DisableTorchFunction, OpOverload, TorchDispatchMode, decomposes
 
 POINTS = 3
 _MOST_BRANCHES = 16
@@ -166,7 +160,6 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.lose(f"{call.name} writes to an argument that it does not return")
         return out
 
-
     def _of_constants(self, call: BoundCall, rule: Any, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator on constants; what fractions it computes is kept exact where its rule says how."""
         floats, entries = any(t.is_floating_point() for t in call.read), None
@@ -183,7 +176,6 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with BelowModes():
                 self.exact.write(out, value=entries)
         return out
-
 
 
 class _Looks(TorchFunctionMode):

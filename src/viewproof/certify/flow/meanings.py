@@ -34,10 +34,11 @@ def total(a: Entries, dim: Any, keepdim: bool = False) -> Entries:
 
 
 @meaning(
-    """clone alias_copy lift_fresh_copy view_copy detach_copy stack cat repeat gather index_select index _unsafe_index take
-    index_copy index_fill flip roll rot90 tril triu diag_embed masked_select masked_scatter masked_fill constant_pad_nd
-    scatter slice_scatter select_scatter index_put _index_put_impl fill zero expand_copy permute_copy select_copy slice_copy
-    squeeze_copy unsqueeze_copy t_copy transpose_copy unbind_copy split_with_sizes_copy split_copy im2col embedding"""
+    """clone alias_copy lift_fresh_copy view_copy detach_copy stack cat repeat gather index_select index
+    _unsafe_index take index_copy index_fill flip roll rot90 tril triu diag_embed masked_select masked_scatter
+    masked_fill constant_pad_nd scatter slice_scatter select_scatter index_put _index_put_impl fill zero
+    expand_copy permute_copy select_copy slice_copy squeeze_copy unsqueeze_copy t_copy transpose_copy
+    unbind_copy split_with_sizes_copy split_copy im2col embedding"""
 )
 def moved(e: Any, call: BoundCall) -> Any:
     """Elements change places: the very operator, run on entries."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from viewproof.certify.check import subject_name
+from viewproof.certify.flow.state import puts_back
 from viewproof.certify.loss import gradient, value
 from viewproof.certify.loss.case import INVARIANCES, Invariance, LossCase, Takes, hidden_of
 from viewproof.certify.loss.masks import Masks
@@ -19,6 +20,7 @@ from viewproof.objectives.masked import Reduction
 from viewproof.verdict import Verdict
 
 
+@puts_back
 def certify_loss(
     loss: Callable[..., Tensor],
     sample: Sample,
@@ -73,9 +75,7 @@ def certify_loss(
             y[ignored] = ids_scored[torch.arange(count) % len(ids_scored)]
             sample = replace(sample, y=y)
     objective = None if distance is None else Objective.of(distance)
-    case = LossCase(
-        loss, sample, shape, takes, reduction, objective, invariant, masks, dtypes, ids, ignore_index
-    )
+    case = LossCase(loss, sample, shape, takes, reduction, objective, invariant, masks, dtypes, ids, ignore_index)
     subject = subject_name(loss, name)
     # What differs from call to call makes every comparison of values void.
     findings = gradient.repeatable.run(subject, case)

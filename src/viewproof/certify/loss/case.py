@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from viewproof.bits import seeded
+from viewproof.certify.check import failure
 from viewproof.certify.flow.dependence import Dependence
 from viewproof.certify.flow.expressions import differs, guards
-from viewproof.certify.flow.isolation import kept
+from viewproof.certify.flow.state import state_kept
 from viewproof.certify.loss.masks import Masks, other_masks
 from viewproof.certify.loss.objective import Objective
 from viewproof.certify.outputs import value_and_gradient
@@ -49,7 +50,7 @@ class LossCase:
             return self.apply(prediction.clone(), fresh_copy(sample or self.sample)).detach()
 
     def apply(self, prediction: Tensor, sample: Sample) -> Tensor:
-        """The loss on these very tensors, which may be symbolic; with ``ignore_index`` the target is that off the mask."""
+        """The loss on these very tensors, which may be symbolic; off the mask the target is ``ignore_index``, if any."""
         if self.ignore_index is not None:
             sample = replace(sample, y=torch.where(hidden_of(sample), sample.y, self.ignore_index))
         if self.takes == "sample":
@@ -59,7 +60,7 @@ class LossCase:
     @contextmanager
     def same_state(self) -> Iterator[None]:
         """A loss that draws (negatives, say) draws the same each time; one that keeps a centre starts from the same."""
-        with seeded(0), kept(getattr(self.loss, "__self__", self.loss)):
+        with seeded(0), state_kept(self.loss):
             yield
 
     def with_gradient(self, prediction: Tensor, sample: Sample | None = None) -> tuple[Tensor, Tensor]:
@@ -121,9 +122,27 @@ class LossCase:
         return list(other_masks(self.sample, self.masks))
 
     def under(self, hidden: Tensor) -> Sample:
-        """The sample with another mask; one that all rows share stays one."""
-        shared = not self.sample.mask.per_sample and bool((hidden == hidden[:1]).all())
-        return replace(self.sample, mask=Mask(hidden[0] if shared else hidden, not shared, self.sample.mask.rule))
+        """The sample with another mask; one that all rows share stays one.
+
+        An x that is the target with one number where it is hidden, and a view that is the mask, are changed alike.
+        """
+        sample, y, own = self.sample, self.sample.y, self.hidden
+        shared = not sample.mask.per_sample and bool((hidden == hidden[:1]).all())
+        mask = Mask(hidden[0] if shared else hidden, not shared, sample.mask.rule)
+        x, view = sample.x, sample.view
+        if x.numel() == y.numel() and bool(own.any()):
+            flat = x.reshape(y.shape)
+            fill = flat[own][0]
+            if bool((flat == torch.where(own, fill.to(flat), y.to(flat))).all()):
+                x = torch.where(hidden, fill, y.to(flat)).reshape(x.shape)
+        if (
+            view is not None
+            and x.numel() == y.numel()
+            and torch.equal(view.hidden.expand(x.shape).reshape(y.shape), own)
+        ):
+            other = hidden.reshape(x.shape)
+            view = Mask(other[0] if shared else other, not shared, view.rule)
+        return replace(sample, x=x, mask=mask, view=view)
 
     @cached_property
     def guards(self) -> list[str]:
@@ -160,20 +179,19 @@ class LossCase:
             return "", "", "no distance declared"
         reason = "the declared distance is proved at this shape only"
         if objective.of_error and self.shape == self.target_shape and self.masks is None:
-            # Z3 is imported only where something is to be proved.
-            from viewproof.certify.loss.proof import prove_value
-
             try:
+                # Z3 is imported only where something is to be proved.
+                from viewproof.certify.loss.proof import prove_value
+
                 with self.same_state():
                     y, per_sample = self.sample.y, self.sample.mask.per_sample
                     outcome = prove_value(self.apply, y, per_sample, self.reduction, objective.distance)
-            except ImportError:
-                pass
-            else:
                 if outcome.verdict is Verdict.PROVED:
                     return "the reals, all sizes, any mask", "captured and proved; exact fractions", ""
                 # A counterexample in the reals counts for nothing if no prediction that was run shows it.
                 reason = outcome.detail
+            except Exception as error:
+                reason = failure("its capture", error)
 
         def declared(prediction: Tensor, sample: Sample) -> Tensor:
             return objective.value(prediction, sample.y, hidden_of(sample), self.reduction)

@@ -78,8 +78,8 @@ def _follows(case: LossCase, check: Check) -> Finding:
         followed += torch.equal(support, hidden)
         still += torch.equal(support, case.support)
         if (at := first_true(support != hidden)) is not None and not elsewhere:
-            elsewhere = f"the prediction at {at} is {'hidden' if hidden[at] else 'visible'} under another mask, and has "
-            elsewhere += "no gradient" if hidden[at] else "one"
+            status, has = ("hidden", "no gradient") if hidden[at] else ("visible", "one")
+            elsewhere = f"the prediction at {at} is {status} under another mask, and has {has}"
     tried = len(case.other_masks) - refused
     if not tried:
         return check.vacuous("no other mask" + (" is accepted" if refused else " of the example's structure"))
@@ -128,7 +128,7 @@ def _poison_off_the_mask(case: LossCase, check: Check) -> Finding:
                     raise
                 # A check of values that raises is no wrong objective; it stops a run that NaN off the mask would not.
                 if refuted is None:
-                    what = failure(f"{poison} off the mask, in the {where},", error).replace(", raised", " makes it raise")
+                    what = failure(f"{poison} off the mask, in the {where}: the loss", error)
                     inputs = {"prediction": prediction, "sample": sample}
                     refuted = check.refuted(what, inputs, severity=Severity.ROBUSTNESS)
                 continue

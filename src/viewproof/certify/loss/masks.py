@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from viewproof.certify.inputs import spread_mask
-from viewproof.masks import Mask, Rule, Sample
+from viewproof.masks import Rule, Sample
 
 Masks = Rule | Callable[[int], Any]
 TRIED = 4
@@ -76,7 +76,11 @@ def like_example(sample: Sample, number: int) -> Tensor:
     else:
         chosen = torch.rand(cells.shape, generator=generator) < 0.5
         first = torch.randint(cells.shape[1], (len(cells), 1), generator=generator)
-        cells = chosen.scatter(1, first, True).scatter(1, (first + 1) % cells.shape[1], cells.shape[1] == 1).to(cells.device)
+        cells = (
+            chosen.scatter(1, first, True)
+            .scatter(1, (first + 1) % cells.shape[1], cells.shape[1] == 1)
+            .to(cells.device)
+        )
     hidden = cells.reshape(hidden.shape)
     for axis, width in enumerate(widths, start=1):
         hidden = hidden.repeat_interleave(width, axis).narrow(axis, 0, shape[axis - 1])

@@ -38,7 +38,8 @@ class Objective:
         """The objective of a declared distance; `InvalidArgument` if it is none."""
         if isinstance(distance, str):
             if distance not in _NAMED:
-                raise InvalidArgument(f"distance={distance!r} must be a function, a loss of torch.nn, or {list(_NAMED)}")
+                names = ", ".join(_NAMED)
+                raise InvalidArgument(f"distance={distance!r} must be a function, a torch.nn loss, or one of {names}")
             distance = _NAMED[distance]()
         if isinstance(distance, nn.Module):
             module = copy.deepcopy(distance)
@@ -56,7 +57,8 @@ class Objective:
             parameters = inspect.signature(distance).parameters.values()
         except ValueError:
             parameters = ()  # type: ignore[assignment]
-        needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        needed = [p for p in positional if p.default is p.empty]
         return cls(distance, of_error=len(needed) < 2)
 
     @property
@@ -82,8 +84,8 @@ class Objective:
         terms = self.distance(prediction - y) if self.of_error else self.distance(prediction, y)
         if terms.shape != y.shape[: terms.dim()]:
             raise InvalidArgument(
-                f"distance gave shape {tuple(terms.shape)} for a target of shape {tuple(y.shape)}; return one number for "
-                "each coordinate, or for each position of its first axes"
+                f"distance gave shape {tuple(terms.shape)} for a target of shape {tuple(y.shape)}; return one number "
+                "for each coordinate, or for each position of its first axes"
             )
         if terms.dim() < hidden.dim():
             positions = hidden.flatten(terms.dim())

@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +54,7 @@ def _declared_objective(case: LossCase, check: Check) -> Finding | None:
     if case.distance is None:
         return None
     if case.shape != case.target_shape and not case.distance.of_classes:
-        return check.unknown("the distance is of one number, the prediction has class scores; declare it as a torch.nn loss")
+        return check.unknown("the prediction has class scores and the distance takes none; declare a torch.nn loss")
     tried = 0
     for prediction, sample in _points(case):
         tried += 1
@@ -184,7 +183,7 @@ def _scale(case: LossCase, check: Check) -> Finding | None:
 
 
 def _not_invariant(case: LossCase) -> str:
-    """Why the changes of batch, axes and padding are not proved to leave the loss the same expression; "" if they are."""
+    """Why batch, axes and padding are not proved to leave the loss the same expression; "" if they are."""
     for number, (what, longer, changed) in enumerate(_variants(case, case.prediction)):
         try:
             case(longer, changed)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from viewproof.certify.check import failure, subject_name
+from viewproof.certify.flow.state import puts_back
 from viewproof.certify.inputs import require_batch
 from viewproof.certify.report import Report
 from viewproof.certify.view.case import DeclaredView
@@ -16,6 +17,7 @@ from viewproof.masks import Mask, Rule
 from viewproof.verdict import Verdict
 
 
+@puts_back
 def certify_view(
     view: Callable[[Tensor], Any],
     example: Tensor,
@@ -45,8 +47,8 @@ def certify_view(
     show each visible coordinate somewhere in its own row.
 
     Findings: C1 hidden content does not reach x; C2 visible content passes, and the input is not written to; C3 the
-    target; C4 the mask selects what x does not show, or what is declared of it; with a rule, C5 the mask (and the view's) is the rule's; C8 a
-    second call returns the same and no global random state is used.
+    target; C4 the mask selects what x does not show, or what is declared of it; with a rule, C5 the mask (and the
+    view's) is the rule's; C8 a second call returns the same and no global random state is used.
 
     PROVED covers all values at the example's shape; with ``sizes="all"`` also all sizes, where Z3 is installed and
     proves it of the captured program (up to 10 s; the finding says if not). Data that was computed and not moved, a

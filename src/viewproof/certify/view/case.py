@@ -126,9 +126,8 @@ class ViewCase:
     """One draw of a view on the example, with the labels of what it returned.
 
     ``x_labels`` and ``y_labels`` tell the source coordinate of each coordinate of x and y, `target_labels` those of the
-    declared target, ``source_labels`` those of a declared source, and ``origin`` the target's (y's, if none is declared)
-    without the mark of having been computed.
-    ``unreliable`` is the reason why labels prove nothing, ``limit`` why nothing beyond this draw or these values.
+    declared target, ``source_labels`` those of a declared source, and ``origin`` the target's (y's, if none is
+    declared) without the mark of having been computed. ``unreliable`` is the reason why labels prove nothing, ``limit`` why nothing beyond this draw or these values.
     """
 
     def __init__(self, declared: DeclaredView, seed: int) -> None:

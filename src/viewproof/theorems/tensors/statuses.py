@@ -149,9 +149,9 @@ def _lies_within(program: Any, at: Mapping[str, Any]) -> bool:
     layer="samples",
     mutants=[cut_from_the_end, targets_drawn_again, visible_scored],
     given=("the prefix is at most the flattened size",),
-    scope="whatever a rule hides or draws, data of ranks 1 to 3, all extents from 0; every rule that ships but TokenMask, "
-    "whose kept tokens are scored by design; MultiBlockMask, whose blocks are drawn apart from its context, on the "
-    "enumerated draws and by only_eligible_places_are_first",
+    scope="whatever a rule hides or draws, data of ranks 1 to 3, all extents from 0; every rule that ships but "
+    "TokenMask, whose kept tokens are scored by design; MultiBlockMask, whose blocks are drawn apart from its context, "
+    "on the enumerated draws and by only_eligible_places_are_first",
     method=f"{CAPTURED}; the rules that ship enumerated, three epochs each",
     enumerated=Enumeration("a scored coordinate is visible", _samples, _lies_within),
 )
