@@ -12,16 +12,17 @@ import pytest
 import torch
 import z3
 
+from viewproof import masks as rules
 from viewproof.masks import finite, periodic, rule
 from viewproof.objectives import masked
 from viewproof.symbolic.capture import IntInput, TensorInput, capture
 from viewproof.symbolic.tensor import SymTensor
 from viewproof.theorems import Verdict, check, registered
-from viewproof.theorems.tensors import decide, masks
+from viewproof.theorems.tensors import decide, masks, statuses
 from viewproof.theorems.tensors.case import TensorCase
 from viewproof.theorems.tensors.witness import read_model
 
-MODULES = ("masks", "samples", "geometry", "laws", "counts", "bridges", "tokens", "training")
+MODULES = ("masks", "samples", "statuses", "geometry", "laws", "counts", "bridges", "tokens", "training")
 THEOREMS = {
     name: t for name, t in registered().items() if t.module.removeprefix("viewproof.theorems.tensors.") in MODULES
 }
@@ -39,7 +40,14 @@ def test_theorem_is_proved_and_its_mutants_are_refuted(name: str) -> None:
 
 def test_every_module_has_theorems() -> None:
     assert {theorem.module.rpartition(".")[2] for theorem in THEOREMS.values()} == set(MODULES)
-    assert len(THEOREMS) == 36
+    assert len(THEOREMS) == 37
+
+
+def test_scored_is_hidden_is_about_every_rule_that_ships() -> None:
+    shipped = {name for name, rule in vars(rules).items() if isinstance(rule, type) and issubclass(rule, rules.Rule)}
+    tried = {name for name in shipped if any(name in text for text in statuses.RULES)}
+    assert shipped - tried == {"Rule", "RandomRule", "Complement", "TokenMask"}
+    assert any(text.startswith("~") for text in statuses.RULES)
 
 
 def changed(module: ModuleType, name: str, old: str, new: str) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from viewproof.bits import GeneratorStates, same_bits, seeded
 from viewproof.certify.check import Check, Claims, subject_name
+from viewproof.certify.flow.state import puts_back
 from viewproof.certify.fresh_process import Surroundings, moved_clocks, pickled, run_all
 from viewproof.certify.report import Contract, Finding, Report
 from viewproof.certify.surroundings import environment
@@ -33,6 +34,7 @@ _RANK = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "NODE_RANK": "1", "S
 Rows = Mapping[tuple[int, int], Tensor]
 
 
+@puts_back
 def certify_reproducible(
     draw: Draw | Rule,
     sample_ids: Sequence[int] = range(8),

@@ -14,6 +14,7 @@ from viewproof.certify.check import Check, Claims, subject_name
 from viewproof.certify.flow.call import SCORE
 from viewproof.certify.flow.dependence import Dependence
 from viewproof.certify.flow.isolation import isolated
+from viewproof.certify.flow.state import puts_back, state_kept
 from viewproof.certify.inputs import other_contents, other_hidden_contents, spread_mask
 from viewproof.certify.outputs import difference, first_true, output_difference, tensors_by_path
 from viewproof.certify.report import Contract, Finding, Report
@@ -24,6 +25,7 @@ from viewproof.masks import Mask, Sample
 CLAIM = "the output does not depend on hidden content"
 
 
+@puts_back
 def certify_encoder(
     encoder: Callable[..., Any],
     sample: Sample | Tensor,
@@ -75,7 +77,7 @@ def certify_encoder(
     @claims(Contract.C2, "nothing is written to the input", scope="the inputs tried", method="compared after a call")
     def untouched(_: None, check: Check) -> Finding | None:
         for x in (case.x, *islice(other_contents(case.x), 1)):
-            with isolated(encoder), torch.no_grad():
+            with state_kept(encoder, tensors=False), isolated(encoder), torch.no_grad():
                 # A copy that is made in here is the encoder's to write to: nothing puts it back.
                 passed = x.clone()
                 try:
@@ -129,14 +131,14 @@ class EncoderCase:
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         """The output for ``x``: its tensors and numbers by their paths."""
-        with isolated(self.encoder), torch.no_grad():
+        with state_kept(self.encoder, tensors=False), isolated(self.encoder), torch.no_grad():
             return {name: t.detach().clone() for name, t in self.outputs(x.clone()).items()}
 
     def tracked(self, finite: bool) -> tuple[Dependence, bool]:
         """The encoder's dependence, and whether any of the output depends."""
         x, tracked, out = self.x.clone(), Dependence(finite), {}
         try:
-            with isolated(self.encoder), torch.no_grad(), tracked:
+            with state_kept(self.encoder, tensors=False), isolated(self.encoder), torch.no_grad(), tracked:
                 tracked.tag(x, self.where)
                 out = self.outputs(x)
         except Exception as error:
@@ -158,7 +160,7 @@ class EncoderCase:
 
     def draws(self) -> bool:
         """Whether random numbers are drawn."""
-        with isolated(self.encoder), torch.no_grad():
+        with state_kept(self.encoder, tensors=False), isolated(self.encoder), torch.no_grad():
             return draws_numbers(lambda: self.outputs(self.x.clone()))
 
     @cached_property
@@ -169,7 +171,7 @@ class EncoderCase:
             return zero
         x = self.x.clone().requires_grad_()
         try:
-            with isolated(self.encoder), torch.enable_grad():
+            with state_kept(self.encoder, tensors=False), isolated(self.encoder), torch.enable_grad():
                 parts = [t for t in self.outputs(x).values() if t.requires_grad]
                 generator = torch.Generator().manual_seed(0)
                 total = sum((t * torch.randn(t.shape, generator=generator).to(t.device)).sum() for t in parts)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from viewproof.bits import unlike
 from viewproof.certify.check import Check, Claims, subject_name
+from viewproof.certify.flow.state import puts_back
 from viewproof.certify.flow.trace import CONSTANT, LabelTrace
 from viewproof.certify.inputs import other_contents, require_batch, spread_mask
 from viewproof.certify.outputs import coordinate, first_true
@@ -18,6 +19,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask
 
 
+@puts_back
 def certify_geometry(
     patchify: Callable[[Tensor], Tensor],
     example: Tensor,

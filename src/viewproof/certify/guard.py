@@ -28,9 +28,10 @@ def check_batch(
     """Raise `ContractViolation` if the batch breaks a contract; the message names it and the coordinates.
 
     C1 and C2: ``sample.x`` is exactly ``+0.0`` where ``sample.view`` hides, and the source's bits elsewhere. C3:
-    ``sample.y`` is the first entries of the flattened source, or what the ``target`` transform makes of them. C4: the
-    mask hides what the view hides, and ``loss(prediction, sample)``, if both are given, has a gradient on the mask
-    and none off it. C9: ``NaN`` off the mask changes neither value nor gradient. Cost: a few passes over the batch.
+    ``sample.y`` is the first entries of the flattened source, or what the ``target`` transform makes of them. C4:
+    the mask selects what the view hides, or less where its rule says so, and ``loss(prediction, sample)``, if both are
+    given, has a gradient on the mask and none off it. C9: ``NaN`` off the mask changes neither value nor gradient.
+    Cost: a few passes over the batch.
 
     >>> from viewproof.masks import Mask, VectorMask
     >>> x = torch.tensor([[1.0, 2.0, 3.0]])
@@ -61,7 +62,8 @@ def check_batch(
         _check_target(flat, sample, shown, target)
         if sample.mask is not sample.view:
             own = flat_mask(sample.mask).hidden
-            wrong = own != sample.view.prefix(math.prod(sample.mask.data_shape)).hidden
+            of_view = sample.view.prefix(math.prod(sample.mask.data_shape)).hidden
+            wrong = own != of_view if getattr(sample.mask.rule, "scores_all_hidden", True) else own & ~of_view
             if (at := first_true(wrong)) is not None:
                 verb = "hides" if bool(own.expand(wrong.shape)[at]) else "shows"
                 _refuse(Contract.C4, f"the mask {verb} the target at {at}, and the view does not", wrong)

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from viewproof.bits import seeded
 from viewproof.certify.check import Check, Claims, subject_name
+from viewproof.certify.flow.state import puts_back
 from viewproof.certify.report import Contract, Finding, Report
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
 
 
+@puts_back
 def certify_monitor(
     monitor: Callable[[Tensor], Any],
     *,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from viewproof.certify.check import Check, Claims, subject_name
+from viewproof.certify.flow.state import puts_back
 from viewproof.certify.report import Contract, Finding, Report
 from viewproof.errors import InvalidArgument
 
@@ -16,6 +17,7 @@ _TOLERANCE = 1e-9
 _ROUNDINGS = 128
 
 
+@puts_back
 def certify_objective(
     loss: Callable[..., Tensor],
     objective: Callable[..., Any],

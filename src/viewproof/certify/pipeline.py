@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from viewproof.certify.check import Check, failure, subject_name
 from viewproof.certify.draws import certify_reproducible
 from viewproof.certify.encoder import CLAIM, certify_encoder
+from viewproof.certify.flow.state import puts_back
 from viewproof.certify.geometry import certify_geometry
 from viewproof.certify.inputs import require_batch
 from viewproof.certify.loss import certify_loss
@@ -86,6 +87,7 @@ class Pipeline:
                 )
 
 
+@puts_back
 def certify(pipeline: Pipeline | Callable[[Tensor], Any], example: Tensor, *, name: str | None = None) -> Report:
     """The findings of every part's certifier, on one batch ``example: [N, *data]``.
 
@@ -135,8 +137,8 @@ class _Run:
         """The view and what is declared of it; traced once, whichever part asks."""
         assert self.pipeline.view is not None
         options = self.pipeline.options.get("view", {})
-        target, source = options.get("target"), options.get("source")
-        return DeclaredView(self.pipeline.view, self.example.detach(), self.pipeline.rule, target, source)
+        declared = {name: options.get(name) for name in ("target", "source", "scored")}
+        return DeclaredView(self.pipeline.view, self.example.detach(), self.pipeline.rule, **declared)
 
     @cached_property
     def sample_and_hidden(self) -> tuple[Sample, Tensor | None]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from viewproof.bits import GeneratorStates, seeded
 from viewproof.certify.check import Check, Claims, failure, subject_name
+from viewproof.certify.flow.state import puts_back
 from viewproof.certify.fresh_process import SECONDS, Surroundings, pickled, run_all
 from viewproof.certify.report import Contract, Finding, Report, Severity
 from viewproof.errors import InvalidArgument
@@ -28,6 +29,7 @@ from viewproof.verdict import Verdict
 Loss = Callable[[Tensor], Tensor]
 
 
+@puts_back
 def certify_ranks(
     loss: Loss,
     embeddings: Tensor,

@@ -33,6 +33,8 @@ class Rule:
 
     per_sample: ClassVar[bool] = False
     """Whether masks are drawn one a sample, from ``sample_ids`` and ``epoch`` (see `RandomRule`)."""
+    scores_all_hidden: ClassVar[bool] = True
+    """Whether a sample's loss asks for all that its view hides; I-JEPA's context is cut so that it does not."""
 
     def hidden(self, *grids: Int[Tensor, "..."]) -> Tensor | bool:
         """Whether each coordinate is hidden.

@@ -11,6 +11,7 @@ __all__ = ["PARTS", "Checked", "Mutant", "Outcome", "Theorem", "Verdict", "check
 PARTS = [
     "viewproof.theorems.tensors.masks",
     "viewproof.theorems.tensors.samples",
+    "viewproof.theorems.tensors.statuses",
     "viewproof.theorems.tensors.geometry",
     "viewproof.theorems.tensors.laws",
     "viewproof.theorems.tensors.counts",

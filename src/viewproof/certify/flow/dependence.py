@@ -9,7 +9,7 @@ What is not seen: operators on threads that the function starts itself, and memo
 DLPack capsule or writes behind a pointer taken in C++.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ class Dependence(Tracker):  # type: ignore[no-untyped-call]
     An element of which `of` says False has the same bits whatever the tagged elements hold; with ``finite=True``
     the same value, zeros' signs aside, as long as they and everything computed from them is finite, so that a factor
     of exactly 0 removes dependence; ``scores`` then says whether attention scores were assumed to stay within +-2000
-    (a masked key has weight 0 only if no score is so large as to outweigh the mask).
+    (a masked key has weight 0 only if no score is so large as to outweigh the mask). ``checks`` are places at which the
+    program asks for a truth value and raises if it is the wrong one: what holds is said of the inputs that pass.
 
     >>> x = torch.rand(2, 3)
     >>> with Dependence() as tracked:
@@ -37,8 +38,9 @@ class Dependence(Tracker):  # type: ignore[no-untyped-call]
     [[False, False], [True, True], [False, False, False]]
     """
 
-    def __init__(self, finite: bool = False) -> None:
+    def __init__(self, finite: bool = False, checks: Collection[str] = ()) -> None:
         super().__init__(tagged=True, low=False)
+        self.checks, self._checking = checks, False
         self.finite, self.scores = finite, False
         self.unknown: dict[str, None] = {}
         self.spread = ""
@@ -69,6 +71,12 @@ class Dependence(Tracker):  # type: ignore[no-untyped-call]
     def looks(self, tensors: Iterable[Tensor], reason: str) -> None:
         """The program looks at the tensors' values."""
         tensors = list(tensors)
+        # A truth value leaves twice: as a call, and as the number that it is read as.
+        self._checking &= "_local_scalar_dense" in reason
+        if reason.startswith("__bool__") and place_of_caller().removeprefix(" at ") in self.checks:
+            self._checking = True
+        if self._checking:
+            return
         self.reads_visible |= any(map(self.storages.derived, tensors))
         super().looks(tensors, reason)
 

@@ -78,7 +78,24 @@ def selected(call: Call) -> Any:
     else:
         condition, chosen, other = (call.args[k] for k in ("mask", "value", "self"))
     call.used(condition)
-    return call.dep(condition) | torch.where(call.value(condition), call.dep(chosen), call.dep(other))
+    either, equal = call.dep(condition), torch.tensor(False)
+    if call.finite and bool(either.any()):
+        # Of two equal numbers it does not matter which.
+        a, b = (call.value(v) for v in (chosen, other))
+        equal = (a == b) & ~call.dep(chosen) & ~call.dep(other)
+        call.used(chosen, equal & either)
+        call.used(other, equal & either)
+    return (either & ~equal) | torch.where(call.value(condition), call.dep(chosen), call.dep(other))
+
+
+def quotient(call: Call) -> Any:
+    """A numerator of exactly 0 removes dependence, as long as all is finite."""
+    if not call.finite or call.args.get("rounding_mode") is not None:
+        return pointwise(call)
+    above, below = call.dep("self"), call.dep("other")
+    zero = ~above & below & (call.value("self") == 0)
+    call.used("self", zero)
+    return (above | below) & ~zero
 
 
 def added(call: Call) -> Any:
@@ -171,6 +188,41 @@ def _along(dep: Tensor, dim: Any) -> Tensor:
 def slices(call: Call) -> Any:
     """Each slice along ``dim`` mixes: sorts, transforms, log-softmax."""
     return _along(pointwise(call), call.args["dim"])
+
+
+def softmax_gradient(call: Call) -> Any:
+    """Gradient of softmax or log-softmax: a slice whose gradient is exactly 0 gives 0, as long as all is finite."""
+    gradient, output = call.dep("grad_output"), call.dep("output")
+    mixed = _along(gradient | output, call.args["dim"])
+    if not call.finite or not gradient.dim():
+        return mixed
+    value = call.value("grad_output")
+    nothing = (~gradient & (value == 0)).all(call.args["dim"], keepdim=True)
+    call.used("grad_output", nothing & mixed)
+    return mixed & ~nothing
+
+
+def class_score(call: Call) -> Any:
+    """Negative log-likelihood reads the score of each target's class; of an ignored target none."""
+    scores, target, unsure = call.dep("self"), call.value("target"), call.dep("target")
+    call.used("target", ~unsure)
+    weighted = call.dep("weight").any()
+    axis, ignored = min(1, scores.dim() - 1), (target == call.args["ignore_index"]) & ~unsure
+    classes = target.masked_fill(target == call.args["ignore_index"], 0).unsqueeze(axis)
+    read = (scores.gather(axis, classes).squeeze(axis) | unsure | weighted) & ~ignored
+    return (read if call.args["reduction"] == 0 else read.any()), unsure.any() | weighted
+
+
+def class_score_gradient(call: Call) -> Any:
+    """Its gradient: 0 but at each target's class; there it follows from the gradient of the loss."""
+    shape, target, unsure = call.args["self"].shape, call.value("target"), call.dep("target")
+    call.used("target", ~unsure)
+    axis, ignored = min(1, len(shape) - 1), (target == call.args["ignore_index"]) & ~unsure
+    gradient = call.dep("grad_output") | call.dep("weight").any() | call.dep("total_weight").any()
+    each = gradient.expand(target.shape) & ~ignored
+    classes = target.masked_fill(target == call.args["ignore_index"], 0).unsqueeze(axis)
+    nowhere = torch.zeros(shape, dtype=torch.bool, device=target.device)
+    return nowhere.scatter(axis, classes, each.unsqueeze(axis)) | unsure.unsqueeze(axis)
 
 
 def reduction(call: Call) -> Any:

@@ -54,6 +54,10 @@ class Storages:
         """Forget everything."""
         self._known.clear()
 
+    def forget(self, tensor: Tensor) -> None:
+        """Forget the tensor's storage."""
+        self._known.pop(address(tensor), None)
+
     def derived(self, tensor: Tensor) -> bool:
         """Whether the tensor's storage holds anything computed from the input, whatever the entries."""
         return address(tensor) in self._known

@@ -10,18 +10,22 @@ import torch
 from torch import Tensor
 
 from viewproof.bits import seeded
+from viewproof.certify.check import failure
 from viewproof.certify.flow.dependence import Dependence
-from viewproof.certify.flow.isolation import kept
+from viewproof.certify.flow.expressions import differs, guards
+from viewproof.certify.flow.state import state_kept
+from viewproof.certify.loss.masks import Masks, other_masks
+from viewproof.certify.loss.objective import Objective
 from viewproof.certify.outputs import value_and_gradient
 from viewproof.masks import Mask, Sample
 from viewproof.objectives.masked import Reduction
 from viewproof.verdict import Verdict
 
 Takes = Literal["sample", "tensors"]
-Distance = Callable[[Any], Any]
 Invariance = Literal["batch", "axes", "padding"]
 INVARIANCES: tuple[Invariance, ...] = ("batch", "axes", "padding")
 _SCALES = (0.125, 1.0, 8.0)
+EXPRESSIONS = "one expression as the objective's, at random points of a field"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +37,12 @@ class LossCase:
     shape: tuple[int, ...]
     takes: Takes
     reduction: Reduction
-    distance: Distance | None
+    distance: Objective | None
     invariant: Sequence[Invariance]
+    masks: Masks | None = None
+    dtypes: Sequence[torch.dtype] | None = None
+    ids: tuple[int, int] | None = None
+    ignore_index: int | None = None
 
     def __call__(self, prediction: Tensor, sample: Sample | None = None) -> Tensor:
         """The loss, ``[N]`` or a scalar, without gradient; what it writes to its arguments is lost."""
@@ -42,7 +50,9 @@ class LossCase:
             return self.apply(prediction.clone(), fresh_copy(sample or self.sample)).detach()
 
     def apply(self, prediction: Tensor, sample: Sample) -> Tensor:
-        """The loss on these very tensors, which may be symbolic."""
+        """The loss on these very tensors, which may be symbolic; off the mask the target is ``ignore_index``, if any."""
+        if self.ignore_index is not None:
+            sample = replace(sample, y=torch.where(hidden_of(sample), sample.y, self.ignore_index))
         if self.takes == "sample":
             return self.loss(prediction, sample)
         return self.loss(prediction, sample.y, hidden_of(sample))
@@ -50,7 +60,7 @@ class LossCase:
     @contextmanager
     def same_state(self) -> Iterator[None]:
         """A loss that draws (negatives, say) draws the same each time; one that keeps a centre starts from the same."""
-        with seeded(0), kept(getattr(self.loss, "__self__", self.loss)):
+        with seeded(0), state_kept(self.loss):
             yield
 
     def with_gradient(self, prediction: Tensor, sample: Sample | None = None) -> tuple[Tensor, Tensor]:
@@ -107,18 +117,101 @@ class LossCase:
         return support.flatten(self.hidden.dim()).any(-1) if support.dim() > self.hidden.dim() else support
 
     @cached_property
-    def unproved(self) -> str | None:
-        """Why the loss is not proved to be the declared objective, over the reals and for all sizes and masks."""
-        if self.distance is None:
-            return "no distance declared"
-        # Z3 is imported only where something is to be proved.
-        from viewproof.certify.loss.proof import prove_value
+    def other_masks(self) -> list[Tensor]:
+        """Other masks over the target: drawn as declared, or of the example's structure."""
+        return list(other_masks(self.sample, self.masks))
 
+    def under(self, hidden: Tensor) -> Sample:
+        """The sample with another mask; one that all rows share stays one.
+
+        An x that is the target with one number where it is hidden, and a view that is the mask, are changed alike.
+        """
+        sample, y, own = self.sample, self.sample.y, self.hidden
+        shared = not sample.mask.per_sample and bool((hidden == hidden[:1]).all())
+        mask = Mask(hidden[0] if shared else hidden, not shared, sample.mask.rule)
+        x, view = sample.x, sample.view
+        if x.numel() == y.numel() and bool(own.any()):
+            flat = x.reshape(y.shape)
+            fill = flat[own][0]
+            if bool((flat == torch.where(own, fill.to(flat), y.to(flat))).all()):
+                x = torch.where(hidden, fill, y.to(flat)).reshape(x.shape)
+        if (
+            view is not None
+            and x.numel() == y.numel()
+            and torch.equal(view.hidden.expand(x.shape).reshape(y.shape), own)
+        ):
+            other = hidden.reshape(x.shape)
+            view = Mask(other[0] if shared else other, not shared, view.rule)
+        return replace(sample, x=x, mask=mask, view=view)
+
+    @cached_property
+    def guards(self) -> list[str]:
+        """The places of the loss at which values decide whether it raises, and nothing else."""
         with self.same_state():
-            y, per_sample = self.sample.y, self.sample.mask.per_sample
-            outcome = prove_value(self.apply, y, per_sample, self.reduction, self.distance)
-        # A counterexample in the reals counts for nothing if no prediction that was run shows it.
-        return None if outcome.verdict is Verdict.PROVED else outcome.detail
+            return guards(lambda p, y: self.apply(p, replace(self.sample, y=y)), self.prediction, self.sample.y)
+
+    def is_one_expression(self, one: Callable[[Tensor, Sample], Tensor], other: Any, hidden: Tensor) -> str:
+        """Why two functions of prediction and sample are not proved one expression under this mask; "" if they are."""
+
+        def both(prediction: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            sample = replace(self.under(hidden), y=y)
+            with self.same_state():
+                first = one(prediction, sample)
+            with self.same_state():
+                return first, other(prediction, sample)
+
+        reason, notes = differs(both, self.prediction, self.sample.y, self.guards)
+        self.assumed.update(dict.fromkeys(notes))
+        return reason
+
+    @cached_property
+    def assumed(self) -> dict[str, None]:
+        """What the proofs of expressions assume of the values, filled as they are made."""
+        return dict.fromkeys(f"where the check at {place} passes" for place in self.guards)
+
+    @cached_property
+    def proof(self) -> tuple[str, str, str]:
+        """Scope and method of the proof that the loss is the declared objective; or why there is none.
+
+        For all sizes and masks if Z3 finds it; else over the reals at this shape, under the example's mask and others.
+        """
+        if (objective := self.distance) is None:
+            return "", "", "no distance declared"
+        reason = "the declared distance is proved at this shape only"
+        if objective.of_error and self.shape == self.target_shape and self.masks is None:
+            try:
+                # Z3 is imported only where something is to be proved.
+                from viewproof.certify.loss.proof import prove_value
+
+                with self.same_state():
+                    y, per_sample = self.sample.y, self.sample.mask.per_sample
+                    outcome = prove_value(self.apply, y, per_sample, self.reduction, objective.distance)
+                if outcome.verdict is Verdict.PROVED:
+                    return "the reals, all sizes, any mask", "captured and proved; exact fractions", ""
+                # A counterexample in the reals counts for nothing if no prediction that was run shows it.
+                reason = outcome.detail
+            except Exception as error:
+                reason = failure("its capture", error)
+
+        def declared(prediction: Tensor, sample: Sample) -> Tensor:
+            return objective.value(prediction, sample.y, hidden_of(sample), self.reduction)
+
+        masks = [self.hidden, *self.other_masks]
+        for hidden in masks:
+            if not_one := self.is_one_expression(self.apply, declared, hidden):
+                return "", "", f"{not_one}; for all sizes: {reason}" if objective.of_error else not_one
+        return self.scope_of_expressions(len(masks)), EXPRESSIONS, ""
+
+    def scope_of_expressions(self, masks: int, what: str = "") -> str:
+        """What a proof by expressions covers."""
+        targets = "" if self.sample.y.is_floating_point() else ", these targets"
+        parts = [f"the reals at {self.shape}", f"{masks} masks{targets}" if masks else targets[2:], what, *self.assumed]
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def where_checks_pass(self) -> str:
+        """The part of a scope that says which checks of values must pass, "" if there are none."""
+        return "".join(f"; where the check at {place} passes" for place in self.guards)
 
     @cached_property
     def may_depend(self) -> str | None:
@@ -147,7 +240,7 @@ class LossCase:
     def _dependence(self, finite: bool, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, str]:
         """Which elements of value and gradient may depend on these of prediction and target; why that is not known."""
         leaf, sample = self.prediction.clone().requires_grad_(), fresh_copy(self.sample)
-        with self.same_state(), torch.enable_grad(), Dependence(finite) as tracked:
+        with self.same_state(), torch.enable_grad(), Dependence(finite, self.guards) as tracked:
             tracked.tag(leaf.detach(), prediction)
             tracked.tag(sample.y, target)
             value = self.apply(leaf, sample)

@@ -6,11 +6,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from viewproof.certify.check import Check, Claims
+from viewproof.certify.check import Check, Claims, failure
 from viewproof.certify.loss.case import LossCase
 from viewproof.certify.outputs import first_true, unequal
 from viewproof.certify.report import Contract, Finding, Severity
 
+FOLLOWS = "the gradient follows the mask that is given"
+NEVER_READ = "the loss never reads the mask that it is given"
 TRACED = "dependence of value and gradient followed by element"
 
 repeatable = Claims[LossCase](scope="this sample", method="run twice")
@@ -51,11 +53,42 @@ def _no_gradient_off_the_mask(case: LossCase, check: Check) -> Finding:
             what = f"the prediction at {at} is visible and has gradient {float(gradient[at]):.6g}"
             maps = {"hidden": case.hidden, "support": case.support}
             return check.refuted(what, {"prediction": prediction, "sample": case.sample}, {"prediction": at}, maps)
+    checks = case.where_checks_pass
     if case.may_depend is None:
-        return check.proved(scope=f"all values; {check.scope}", method=TRACED)
+        return check.proved(scope=f"all values; {check.scope}{checks}", method=TRACED)
     if case.why_dependent(finite=True) is None:
-        return check.proved(scope=f"all finite values; {check.scope}", method=TRACED)
+        return check.proved(scope=f"all finite values; {check.scope}{checks}", method=TRACED)
     return check.undecided(f"none at {len(case.predictions)} predictions; not proved: {case.may_depend}")
+
+
+@claims(Contract.C4, FOLLOWS, method="gradient at points under other masks")
+def _follows(case: LossCase, check: Check) -> Finding:
+    """Under other masks of the example's structure, or the declared ones, the gradient lies exactly on them."""
+    followed, still, refused = 0, 0, 0
+    elsewhere = ""
+    for hidden in case.other_masks:
+        sample = case.under(hidden)
+        try:
+            slopes = [case.with_gradient(p, sample)[1] for p in case.predictions[1:]]
+        except Exception:
+            refused += 1
+            continue
+        moved = torch.stack([slope != 0 for slope in slopes]).any(0)
+        support = moved.flatten(hidden.dim()).any(-1) if moved.dim() > hidden.dim() else moved
+        followed += torch.equal(support, hidden)
+        still += torch.equal(support, case.support)
+        if (at := first_true(support != hidden)) is not None and not elsewhere:
+            status, has = ("hidden", "no gradient") if hidden[at] else ("visible", "one")
+            elsewhere = f"the prediction at {at} is {status} under another mask, and has {has}"
+    tried = len(case.other_masks) - refused
+    if not tried:
+        return check.vacuous("no other mask" + (" is accepted" if refused else " of the example's structure"))
+    if followed == tried:
+        return check.proved(scope=f"{tried} other masks, {case.shape}")
+    if still == tried:
+        reason = f"{NEVER_READ}: under {tried} others the gradient stays where it was"
+        return check.undecided(f"{reason}; declare ignore_index= if the targets hold the mask")
+    return check.undecided(f"{elsewhere}; declare which masks there are (masks=)")
 
 
 @claims(Contract.C9, "the value and its gradient are finite", method="run")
@@ -80,11 +113,25 @@ def _poison_off_the_mask(case: LossCase, check: Check) -> Finding:
     value, gradient = case.with_gradient(clean)
     for poison in (math.nan, math.inf, -math.inf, 1e4, -3.0):
         poisoned = torch.where(case.hidden_predictions, clean, torch.tensor(poison, dtype=clean.dtype))
-        # Whole numbers (classes) are replaced by one that occurs.
-        other = torch.tensor(poison, dtype=y.dtype) if y.is_floating_point() else y.max() if poison > 0 else y.min()
+        if y.is_floating_point():
+            other = torch.tensor(poison, dtype=y.dtype)
+        else:
+            # Whole numbers (classes) are replaced by one that occurs, or may.
+            low, high = case.ids or (int(y[case.hidden].min()), int(y[case.hidden].max()))
+            other = torch.tensor(high if poison > 0 else low, dtype=y.dtype)
         target = replace(case.sample, y=torch.where(case.hidden, y, other))
         for where, prediction, sample in (("prediction", poisoned, case.sample), ("target", clean, target)):
-            new_value, new_gradient = case.with_gradient(prediction, sample)
+            try:
+                new_value, new_gradient = case.with_gradient(prediction, sample)
+            except Exception as error:
+                if not case.guards or math.isfinite(poison):
+                    raise
+                # A check of values that raises is no wrong objective; it stops a run that NaN off the mask would not.
+                if refuted is None:
+                    what = failure(f"{poison} off the mask, in the {where}: the loss", error)
+                    inputs = {"prediction": prediction, "sample": sample}
+                    refuted = check.refuted(what, inputs, severity=Severity.ROBUSTNESS)
+                continue
             same_value = _same_values(new_value, value)
             if same_value and _same_values(new_gradient, gradient):
                 continue
@@ -100,7 +147,7 @@ def _poison_off_the_mask(case: LossCase, check: Check) -> Finding:
     if refuted is not None:
         return refuted
     if case.may_depend is None:
-        return check.proved(scope=f"all values; {check.scope}", method=TRACED)
+        return check.proved(scope=f"all values; {check.scope}{case.where_checks_pass}", method=TRACED)
     return check.undecided(f"none of five does; {case.may_depend}")
 
 

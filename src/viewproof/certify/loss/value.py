@@ -1,17 +1,18 @@
 """The value of a loss: the exact objective, its scale, and the masks and numbers at which means go wrong."""
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from viewproof.certify.check import Check, Claims
 from viewproof.certify.inputs import flat_mask
 from viewproof.certify.loss.case import LossCase, hidden_of
+from viewproof.certify.loss.masks import block_of
 from viewproof.certify.report import Contract, Finding, Severity
 from viewproof.masks import Mask, Sample
 from viewproof.objectives import predictive_view_objective, row_predictive_contract
@@ -21,12 +22,15 @@ ROUNDINGS = 16
 """How often a term may be rounded; torch's own distances round at most five times."""
 _MOST_EXACT = 20_000
 _MANY = 1 << 13
+INVARIANT = "one expression as without the change, at random points of a field"
 
 claims = Claims[LossCase](scope="{case.target_shape}")
 
 
 @claims(Contract.C4, "{case.value_of_nothing}", scope="the empty mask, {case.target_shape}")
 def _empty_mask(case: LossCase, check: Check) -> Finding:
+    if case.masks is not None:
+        return check.vacuous("no mask that is declared (masks=) is empty")
     mask, prediction, mean = case.sample.mask, case.prediction, case.reduction == "mean"
     empty = Mask(torch.zeros_like(mask.hidden), mask.per_sample, rule="an empty mask")
     sample = replace(case.sample, mask=empty)
@@ -47,15 +51,22 @@ def _empty_mask(case: LossCase, check: Check) -> Finding:
 @claims(Contract.C4, "{case.objective}", method="exact fractions")
 def _declared_objective(case: LossCase, check: Check) -> Finding | None:
     """The value against Fractions at constant and at generic errors, under several masks; then for all by proof."""
-    if case.distance is None or case.shape != case.target_shape or not case.sample.y.is_floating_point():
+    if case.distance is None:
         return None
+    if case.shape != case.target_shape and not case.distance.of_classes:
+        return check.unknown("the prediction has class scores and the distance takes none; declare a torch.nn loss")
     tried = 0
     for prediction, sample in _points(case):
         tried += 1
         returned = case(prediction, sample).double().reshape(-1).tolist()
-        exact = _exact(case, prediction, sample)
         wide = torch.promote_types(prediction.dtype, torch.float32)
-        allowed = [rounding_bound(ROUNDINGS, sample.y.numel(), abs(float(e)), wide) for e in exact]
+        if case.distance.of_error and sample.y.is_floating_point():
+            exact = _exact(case, prediction, sample)
+            allowed = [rounding_bound(ROUNDINGS, sample.y.numel(), abs(float(e)), wide) for e in exact]
+        else:
+            exact = _in_doubles(case, prediction, sample)
+            # A softmax or a norm is not bounded as sums are: what is off by less is left to the proof.
+            allowed = [1e-3 * max(1.0, abs(float(e))) for e in exact]
         if len(returned) == len(exact) and all(
             math.isfinite(r) and abs(Fraction(r) - e) <= Fraction(a)
             for r, e, a in zip(returned, exact, allowed, strict=True)
@@ -65,8 +76,9 @@ def _declared_objective(case: LossCase, check: Check) -> Finding | None:
         what = f"the loss is {returned}, the exact objective {values}, with {int(hidden.sum())} hidden"
         inputs = {"prediction": prediction, "sample": sample}
         return check.refuted(what, inputs, maps={"hidden": hidden}, scope=str(tuple(sample.y.shape)))
-    if (reason := case.unproved) is None:
-        return check.proved(scope="the reals, all sizes, any mask", method="captured and proved; exact fractions")
+    scope, method, reason = case.proof
+    if scope:
+        return check.proved(scope=scope, method=method)
     reason = f"right within rounding on all tried; not proved: {reason}"
     return check.unknown(reason, scope=f"{tried} predictions and masks", method=check.method)
 
@@ -81,27 +93,47 @@ def _points(case: LossCase) -> Iterator[tuple[Tensor, Sample]]:
     whole = case.sample
     sample = Sample(whole.x[:rows], whole.y[:rows], first(whole.mask), whole.view and first(whole.view))
     generator = torch.Generator().manual_seed(1)
-    y = torch.randint(-4, 5, sample.y.shape, generator=generator).to(sample.y)
-    shape = sample.mask.hidden.shape
-    single = torch.zeros(shape, dtype=torch.bool)
-    single.view(-1)[int(hidden_of(sample)[0].reshape(-1).long().argmax()) if hidden_of(sample).any() else 0] = True
-    half = torch.rand(shape, generator=generator) < 0.5
-    masks = [sample.mask.hidden, single.to(sample.y.device), half.to(sample.y.device)]
-    masks = [m for m in masks if bool(m.any())]
+    floats, classes = sample.y.is_floating_point(), case.shape[sample.y.dim() :]
+    y = sample.y
+    if floats:
+        y = torch.randint(-4, 5, sample.y.shape, generator=generator).to(sample.y)
+        if case.distance is not None and not case.distance.of_error:
+            y = y + torch.rand(sample.y.shape, generator=generator).to(sample.y)
+    masks = [m for m in (hidden_of(sample), *(m[:rows] for m in case.other_masks)) if bool(m.any())]
     for i, hidden in enumerate(masks):
-        masked = replace(sample, y=y, mask=Mask(hidden, sample.mask.per_sample, sample.mask.rule))
+        shared = not sample.mask.per_sample and bool((hidden == hidden[:1]).all())
+        mask = Mask(hidden[0] if shared else hidden, not shared, sample.mask.rule)
+        masked = replace(sample, y=y, mask=mask)
+        if not floats or classes:
+            for size in (1.0, 8.0):
+                logits = size * torch.randn((*sample.y.shape, *classes), generator=generator)
+                yield logits.to(case.prediction), masked
+            continue
         for error in (0.5, -1.0, 3.0) if i == 0 else ():
             yield y + error, masked
         yield y + torch.randint(-8, 9, y.shape, generator=generator).to(y) / 4, masked
         # Errors that a narrower type would round, or could not hold.
-        for size in (1.0, 1e-3, 1e6 if y.dtype in (torch.float32, torch.float64) else 8.0):
+        of_error = case.distance is not None and case.distance.of_error
+        for size in (1.0, 1e-3, 1e6 if of_error and y.dtype in (torch.float32, torch.float64) else 8.0):
             yield y + size * torch.randn(y.shape, generator=generator).to(y), masked
+
+
+def _in_doubles(case: LossCase, prediction: Tensor, sample: Sample) -> list[float]:
+    """The declared objective in double precision."""
+    assert case.distance is not None
+    y = sample.y.double() if sample.y.is_floating_point() else sample.y
+    distance = case.distance
+    if isinstance(distance.distance, nn.Module):
+        distance = replace(distance, distance=copy.deepcopy(distance.distance).double())
+    value = distance.value(prediction.double(), y, hidden_of(sample), case.reduction)
+    return [float(v) for v in value.reshape(-1).tolist()]
 
 
 def _exact(case: LossCase, prediction: Tensor, sample: Sample) -> list[Fraction]:
     """The objective of each row's contract in exact numbers, added up as the reduction says."""
     flat = Sample(sample.x, sample.y.flatten(1), flat_mask(sample.mask), None)
-    declared: Any = case.distance
+    assert case.distance is not None
+    declared = case.distance.distance
 
     def patch_loss(target: Tensor, predicted: Tensor) -> Fraction:
         error = Fraction(predicted.item()) - Fraction(target.item())
@@ -141,10 +173,34 @@ def _scale(case: LossCase, check: Check) -> Finding | None:
         inputs = {"prediction": prediction, "sample": sample, "before": (case.prediction, case.sample)}
         return check.refuted(text, inputs, maps={"hidden": hidden_of(sample)}, scope=str(tuple(sample.y.shape)))
     detail = ", ".join(tried) + (f"; not tried, refused: {', '.join(refused)}" if refused else "")
-    if (reason := case.unproved) is None:
-        return check.proved(detail, scope="the reals, all sizes, any mask", method="follows from the objective")
+    scope, _, reason = case.proof
+    if scope.startswith("the reals, all sizes"):
+        return check.proved(detail, scope=scope, method="follows from the objective")
+    if not (reason := _not_invariant(case)):
+        return check.proved(detail, scope=case.scope_of_expressions(0, "these changes"), method=INVARIANT)
     reason = f"the same within rounding with {detail}; not proved: {reason}"
     return check.unknown(reason, scope=f"{len(tried)} changes", method=check.method)
+
+
+def _not_invariant(case: LossCase) -> str:
+    """Why batch, axes and padding are not proved to leave the loss the same expression; "" if they are."""
+    for number, (what, longer, changed) in enumerate(_variants(case, case.prediction)):
+        try:
+            case(longer, changed)
+        except Exception:
+            continue
+
+        def after(prediction: Tensor, sample: Sample, number: int = number) -> Tensor:
+            return case.apply(*_variant(case, number, prediction, sample))
+
+        if reason := case.is_one_expression(after, case.apply, case.hidden):
+            return f"{what}: {reason}"
+    return ""
+
+
+def _variant(case: LossCase, number: int, prediction: Tensor, sample: Sample) -> tuple[Tensor, Sample]:
+    _, changed, of_changed = list(_variants(replace(case, sample=sample), prediction))[number]
+    return changed, of_changed
 
 
 def _variants(case: LossCase, prediction: Tensor) -> Iterator[tuple[str, Tensor, Sample]]:
@@ -164,15 +220,21 @@ def _variants(case: LossCase, prediction: Tensor) -> Iterator[tuple[str, Tensor,
             torch.cat([sample.x] * 2), torch.cat([y] * 2), twice(sample.mask), sample.view and twice(sample.view)
         )
         yield "the batch twice", torch.cat([prediction] * 2), doubled
+    blocks = block_of(sample)
     for axis in range(1, y.dim()):
-        if case.reduction == "mean" and "axes" in case.invariant:
+        width = blocks[axis - 1] if len(blocks) == y.dim() - 1 else 1
+        # A cosine, or a normalised target, may join an axis on which the mask is constant.
+        joined = width == y.shape[axis] and case.distance is not None and not case.distance.of_error
+        if case.reduction == "mean" and "axes" in case.invariant and not joined:
             doubled = with_target(torch.cat([y] * 2, axis), torch.cat([hidden] * 2, axis))
             yield f"axis {axis} twice", torch.cat([prediction] * 2, axis), doubled
-        if "padding" in case.invariant:
-            pad = torch.zeros_like(hidden.narrow(axis, 0, 1))
-            longer = with_target(torch.cat([y, y.narrow(axis, 0, 1)], axis), torch.cat([hidden, pad], axis))
-            padded = torch.cat([prediction, prediction.narrow(axis, 0, 1) + 1], axis)
-            yield f"one visible place more on axis {axis}", padded, longer
+        # Places along which the mask is constant are hidden or visible as a whole.
+        if "padding" in case.invariant and width < y.shape[axis]:
+            pad = torch.zeros_like(hidden.narrow(axis, 0, width))
+            longer = with_target(torch.cat([y, y.narrow(axis, 0, width)], axis), torch.cat([hidden, pad], axis))
+            padded = torch.cat([prediction, prediction.narrow(axis, 0, width) + 1], axis)
+            more = "one visible place" if width == 1 else f"{width} visible places"
+            yield f"{more} more on axis {axis}", padded, longer
 
 
 @claims(
@@ -183,6 +245,8 @@ def _variants(case: LossCase, prediction: Tensor) -> Iterator[tuple[str, Tensor,
 )
 def _empty_row(case: LossCase, check: Check) -> Finding:
     """One row shown whole, the others as they are: its mean has no value, and must not become the batch's NaN."""
+    if case.masks is not None:
+        return check.vacuous("no mask that is declared (masks=) shows a row whole")
     if len(case.sample.y) < 2 or not bool(case.hidden[1:].any()):
         return check.vacuous("a batch of one row, or nothing hidden in the others")
     hidden = case.hidden.clone()
@@ -210,7 +274,13 @@ def _half_precision(case: LossCase, check: Check) -> Finding | None:
     """Many float16 errors that are small enough to be squared, whose sum and whose count float16 cannot hold."""
     sample, count = case.sample, int(case.hidden.sum())
     y = sample.y
+    if case.dtypes is not None and torch.float16 not in case.dtypes:
+        return check.vacuous(f"it is run in {', '.join(map(str, case.dtypes))} alone (dtypes=)")
+    of_error = case.distance is None or case.distance.of_error
     if case.reduction != "mean" or not y.is_floating_point() or count == 0 or case.shape != case.target_shape:
+        return None
+    if not of_error:
+        # A target of zeros, from which errors are counted here, has no direction and no variance.
         return None
     copies = -(-_MANY // count)
     if copies * y.numel() > 64 * _MANY:

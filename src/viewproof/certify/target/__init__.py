@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from viewproof.certify.flow.state import puts_back
 from viewproof.certify.report import Report
 from viewproof.certify.target import draws, gradients, moves
 from viewproof.certify.target.branch import TargetBranch as TargetBranch
@@ -10,6 +11,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
 
 
+@puts_back
 def certify_target_branch(branch: TargetBranch, batch: Any, *, steps: int = 4, name: str = "target branch") -> Report:
     """Whether the target branch takes no gradient, moves as declared and is used (C6), on these modules and batch.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from viewproof.bits import seeded
 from viewproof.certify.flow.isolation import kept
+from viewproof.certify.flow.state import state_kept
 from viewproof.errors import InvalidArgument
 
 Buffers = Literal["average", "copy", "keep"]
@@ -109,9 +110,10 @@ class TargetCase:
         """Afterwards parameters, buffers, gradients, flags, states and the global generators are as they were."""
         others = [s for s in self.branch.stateful if not isinstance(s, nn.Module)]
         states = [(s, copy.deepcopy(s.state_dict())) for s in others]
+        functions = self.branch.loss, self.branch.update, self.branch.step
         alone = [p for p in (*self.branch.trained, *self.branch.frozen) if isinstance(p, Tensor)]
         values = [(p, p.detach().clone(), p.grad) for p in alone]
-        with seeded(0), kept(*self.branch.modules()):
+        with seeded(0), state_kept(*functions), kept(*self.branch.modules()):
             try:
                 yield
             finally:

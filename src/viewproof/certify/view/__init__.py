@@ -6,6 +6,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from viewproof.certify.check import failure, subject_name
+from viewproof.certify.flow.state import puts_back
 from viewproof.certify.inputs import require_batch
 from viewproof.certify.report import Report
 from viewproof.certify.view.case import DeclaredView
@@ -16,6 +17,7 @@ from viewproof.masks import Mask, Rule
 from viewproof.verdict import Verdict
 
 
+@puts_back
 def certify_view(
     view: Callable[[Tensor], Any],
     example: Tensor,
@@ -23,6 +25,7 @@ def certify_view(
     *,
     target: Callable[[Tensor], Tensor] | None = None,
     source: Callable[[Tensor], Tensor] | None = None,
+    scored: Mask | Tensor | None = None,
     sizes: Literal["example", "all"] = "example",
     name: str | None = None,
 ) -> Report:
@@ -30,8 +33,12 @@ def certify_view(
 
     ``view(x)`` takes a batch ``[N, *data]`` and returns a `Sample`, or ``x, y, mask`` as a tuple, a mapping or
     attributes. ``mask`` (a `Mask`, or a bool tensor, True = hidden) lies over y's coordinates or its first axes, with
-    or without the batch axis. There may be a ``view``, the same over x, and ``kept``: target coordinates that the loss
-    asks for although x is declared to show them (BERT's kept tokens).
+    or without the batch axis. There may be a ``view``, the same over x or over the source, and ``kept``: target
+    coordinates that the loss asks for although x is declared to show them (BERT's kept tokens).
+
+    A target coordinate is scored, visible, or hidden and not scored (I-JEPA's blocks, partial prediction). The last is
+    declared by a ``view`` that hides more than the mask selects, where no rule says otherwise, or by ``scored=``: what
+    the mask must select, over y like it.
 
     What is hidden: the rule's coordinates; without a rule those of ``view`` if x has the source's shape; else the
     source coordinates that the masked target is made of. What y should be: ``target(x)``, by default x itself or the
@@ -40,8 +47,8 @@ def certify_view(
     show each visible coordinate somewhere in its own row.
 
     Findings: C1 hidden content does not reach x; C2 visible content passes, and the input is not written to; C3 the
-    target; C4 the mask selects what x does not show; with a rule, C5 the mask (and the view's) is the rule's; C8 a
-    second call returns the same and no global random state is used.
+    target; C4 the mask selects what x does not show, or what is declared of it; with a rule, C5 the mask (and the
+    view's) is the rule's; C8 a second call returns the same and no global random state is used.
 
     PROVED covers all values at the example's shape; with ``sizes="all"`` also all sizes, where Z3 is installed and
     proves it of the captured program (up to 10 s; the finding says if not). Data that was computed and not moved, a
@@ -68,7 +75,7 @@ def certify_view(
         raise InvalidArgument(
             f"rule={rule!r} must be a fixed rule or a Mask; of a random rule pass a mask that it made"
         )
-    return certify_declared(DeclaredView(view, example.detach(), rule, target, source), sizes, name)
+    return certify_declared(DeclaredView(view, example.detach(), rule, target, source, scored), sizes, name)
 
 
 def certify_declared(declared: DeclaredView, sizes: str = "example", name: str | None = None) -> Report:

@@ -27,8 +27,8 @@ _PARTS = ("x", "y", "mask", "view", "kept")
 class ViewOutput:
     """The parts of what a view returned; ``mask`` is Boolean over y's coordinates, batch axis and all.
 
-    ``view`` is Boolean over x's coordinates, if the view returned one; ``kept`` marks target coordinates that the loss
-    asks for although x is declared to show them. ``returned`` is the object itself.
+    ``view`` is Boolean over x's coordinates, or over the source's, if the view returned one; ``kept`` marks target
+    coordinates that the loss asks for although x is declared to show them. ``returned`` is the object itself.
     """
 
     x: Tensor
@@ -39,8 +39,11 @@ class ViewOutput:
     returned: Any
 
 
-def read_output(returned: Any) -> ViewOutput:
-    """A `Sample`, an object or mapping with x, y and mask (and perhaps view and kept), or a tuple in that order."""
+def read_output(returned: Any, source: Tensor | None = None) -> ViewOutput:
+    """A `Sample`, an object or mapping with x, y and mask (and perhaps view and kept), or a tuple in that order.
+
+    ``view`` may lie over ``source`` where it does not fit x, an x of gathered tokens say.
+    """
     if isinstance(returned, Mapping):
         parts = {name: returned.get(name) for name in _PARTS}
     elif isinstance(returned, tuple | list) and not hasattr(returned, "mask"):
@@ -51,7 +54,13 @@ def read_output(returned: Any) -> ViewOutput:
     if not isinstance(x, Tensor) or not isinstance(y, Tensor) or mask is None:
         types = ", ".join(f"{name}: {type(parts[name]).__name__}" for name in _PARTS[:3])
         raise InvalidArgument(f"the view returned {types}; return a Sample or (x, y, mask), tensors and their mask")
-    view = None if view is None else spread_mask("view", view, x)
+    if view is not None:
+        try:
+            view = spread_mask("view", view, x)
+        except InvalidArgument:
+            if source is None or source.shape == x.shape:
+                raise
+            view = spread_mask("view", view, source)
     kept = None if kept is None else spread_mask("kept", kept, y)
     return ViewOutput(x, y, spread_mask("mask", mask, y), view, kept, returned)
 
@@ -65,11 +74,12 @@ class DeclaredView:
     rule: Rule | Mask | None = None
     target: Callable[[Tensor], Tensor] | None = None
     source: Callable[[Tensor], Tensor] | None = None
+    scored: Mask | Tensor | None = None
 
     def run(self, x: Tensor, seed: int = 0) -> ViewOutput:
         """What the view returns for this very tensor, at one draw of the global generators, which are put back."""
         with seeded(seed), torch.no_grad():
-            return read_output(self.view(x))
+            return read_output(self.view(x), x)
 
     @cached_property
     def random(self) -> bool:
@@ -105,13 +115,19 @@ class DeclaredView:
         mask = self.rule if isinstance(self.rule, Mask) else self.rule.mask(tuple(self.example.shape[1:]))
         return spread_mask("rule", mask, self.example).to(self.example.device)
 
+    @property
+    def rule_scores_fewer(self) -> bool:
+        """Whether the rule says that the loss asks for less than it hides."""
+        rule = self.rule.rule if isinstance(self.rule, Mask) else self.rule
+        return isinstance(rule, Rule) and not rule.scores_all_hidden
+
 
 class ViewCase:
     """One draw of a view on the example, with the labels of what it returned.
 
     ``x_labels`` and ``y_labels`` tell the source coordinate of each coordinate of x and y, `target_labels` those of the
-    declared target, and ``origin`` the same (y's, if no target is declared) without the mark of having been computed.
-    ``unreliable`` is the reason why labels prove nothing, ``limit`` why nothing beyond this draw or these values.
+    declared target, ``source_labels`` those of a declared source, and ``origin`` the target's (y's, if none is
+    declared) without the mark of having been computed. ``unreliable`` is the reason why labels prove nothing, ``limit`` why nothing beyond this draw or these values.
     """
 
     def __init__(self, declared: DeclaredView, seed: int) -> None:
@@ -127,6 +143,12 @@ class ViewCase:
         with LabelTrace(x := self.example.clone()) as of_target:
             target = declared.target_of(x, self.output.y)
         self.target_labels = None if target is None else of_target.labels(target)
+        self.source_labels = None
+        if declared.source is not None:
+            with LabelTrace(x := self.example.clone()) as of_source:
+                labels = of_source.labels(declared.source(x))
+            # A source that looks at values is compared, as one that computes is.
+            self.source_labels = torch.full_like(labels, MIXED) if of_source.lost else labels
         self.origin = self.base(self.y_labels if self.target_labels is None else self.target_labels)
         self.unreliable = trace.lost or of_values or of_target.lost or self._misprediction()
         self.limit = self.unreliable or ("the view is random: other draws may differ" if declared.random else None)
@@ -180,12 +202,42 @@ class ViewCase:
         """The hidden source coordinates of a run."""
         if self.declared.hidden_by_rule is not None:
             return self.declared.hidden_by_rule
-        if output.view is not None and output.x.shape == self.example.shape:
-            return output.view
+        view, labels = output.view, self.source_labels
+        if view is not None and labels is not None and labels.shape == view.shape and not (labels < CONSTANT).any():
+            # A view over an x whose content was moved: where it hides, what stood there is hidden.
+            return self.marked(self.base(labels[view])).reshape(self.example.shape)
+        if view is not None and view.shape == self.example.shape:
+            return view
         if output.mask.shape != self.origin.shape:
             return None
         sources = self.origin[output.mask if output.kept is None else output.mask & ~output.kept]
         return None if bool((sources < CONSTANT).any()) else self.marked(sources).reshape(self.example.shape)
+
+    def declared_scored(self) -> Tensor | None:
+        """The target coordinates that are declared to be scored, if they are."""
+        scored = self.declared.scored
+        return None if scored is None else spread_mask("scored", scored, self.output.y).to(self.output.mask.device)
+
+    @property
+    def may_score_fewer(self) -> bool:
+        """Whether it may be declared that the loss asks for less than is hidden: by ``scored``, by rule, or by view."""
+        declared = self.declared
+        by_view = declared.rule is None and self.output.view is not None
+        return declared.scored is not None or declared.rule_scores_fewer or by_view
+
+    def hidden_and_unscored(self, expected: Tensor) -> Tensor | None:
+        """Target coordinates that a view, or a rule, declares hidden and the mask leaves out; None if all are scored.
+
+        A view declares nothing of a row in which it hides something and scores nothing.
+        """
+        output = self.output
+        hidden = self.hidden if self.declared.rule is not None else output.view
+        if not self.may_score_fewer or hidden is None or hidden.shape != self.example.shape:
+            return None
+        unscored = (self.origin >= 0) & hidden.reshape(-1)[self.origin.clamp(min=0)] & expected & ~output.mask
+        some = output.mask.reshape(len(output.mask), -1).any(1)
+        unscored &= some.reshape(-1, *[1] * (unscored.dim() - 1))
+        return unscored if bool(unscored.any()) else None
 
     def marked(self, labels: Tensor) -> Tensor:
         """The flat source coordinates that are among the labels, as a bool tensor."""

@@ -1,5 +1,7 @@
 """What is claimed of a view: each claim proved by labels for all values, or refuted by runs that break it."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ LEAK = "hidden source content does not reach x"
 SHOWN = "each visible source coordinate appears in x, bit for bit"
 TARGET = "y is the unmasked source in the declared order"
 SCORED = "the mask selects exactly the target coordinates that x does not show"
+PARTIAL = "the mask selects the declared target coordinates, none of which x shows"
 RULE = "the mask is the rule's"
 
 CALLS = 3
@@ -150,19 +153,33 @@ def _passes(case: ViewCase, check: Check) -> Finding:
         return _hidden_is_unknown(check)
     if bool(case.hidden.all()):
         return check.vacuous("nothing is visible", scope=check.scope, method=LABELS)
+    declared = case.declared
+    if declared.scored is not None and declared.rule is None and case.output.view is None:
+        return check.vacuous("what is hidden beyond the scored coordinates is not declared; pass rule= or return view")
     if case.output.x.shape == case.example.shape or case.declared.source is not None:
         return _passes_in_place(case, check, case.hidden)
     return _passes_elsewhere(case, check, case.hidden.reshape(-1))
 
 
 def _passes_in_place(case: ViewCase, check: Check, hidden: Tensor) -> Finding:
-    source = case.declared.source or (lambda x: x)
-    in_place = torch.arange(case.count, device=case.example.device).reshape(case.example.shape)
-    moved = case.declared.source is None and case.unreliable is None
-    if moved and bool(((case.x_labels == in_place) | hidden).all()):
-        return _by_labels(case, check)
+    source, labels = case.declared.source or (lambda x: x), case.source_labels
+    if labels is None:
+        labels = torch.arange(case.count, device=case.example.device).reshape(case.example.shape)
+    elif labels.shape != hidden.shape or not (labels < CONSTANT).any():
+        # A source that moves data takes what is hidden along.
+        hidden = hidden.reshape(-1)[case.base(labels).clamp(min=0)] & (labels >= 0)
+    if case.unreliable is None and labels.shape == case.x_labels.shape:
+        declared = source(case.example.clone())
+        moved = (labels >= CONSTANT) & (labels < case.count) & (case.x_labels == labels)
+        same = declared.dtype == case.output.x.dtype and difference(
+            torch.where(hidden, case.output.x, declared), case.output.x
+        )
+        if same is None and bool((moved | hidden).all()):
+            return _by_labels(case, check)
     for x, output in case.runs():
-        hidden_now, declared = case.hidden_in(output), source(x)
+        # Where the source moves data, what is hidden follows from the labels, which hold for all values.
+        hidden_now = case.hidden_in(output) if hidden is case.hidden else hidden
+        declared = source(x.clone())
         if declared.shape != output.x.shape or declared.dtype != output.x.dtype:
             what = f"x is {output.x.dtype} {tuple(output.x.shape)}, the source {declared.dtype} {tuple(declared.shape)}"
             return check.refuted(what, case.inputs(x=x))
@@ -265,7 +282,11 @@ def _targets(case: ViewCase, check: Check) -> Finding:
 
 @claims(Contract.C4, SCORED)
 def _scores(case: ViewCase, check: Check) -> Finding:
-    """The mask selects a target coordinate exactly if x was not made of the source coordinate it stands for."""
+    """The mask selects a target coordinate exactly if x was not made of the source coordinate it stands for.
+
+    Fewer, where that is declared: by ``scored``, by a rule that says so, or by a ``view`` that hides more than the mask
+    selects. Nothing that x shows is ever scored, kept tokens apart.
+    """
     output, origin = case.output, case.origin
     over_origin = origin.shape == output.mask.shape
     if case.unreliable is not None or bool((case.x_labels == MIXED).any()) or bool((origin < CONSTANT).any()):
@@ -273,6 +294,8 @@ def _scores(case: ViewCase, check: Check) -> Finding:
             "x or the target is computed from several coordinates: which of them x shows is not decided"
         )
         not_scored = case.marked(origin[~output.mask]) if over_origin else torch.zeros_like(case.absent)
+        if case.may_score_fewer and case.hidden is not None:
+            not_scored &= ~case.hidden.reshape(-1)
         return _not_shown(case, check, not_scored & case.absent) or check.unknown(reason, **UNDECIDED)
     if not over_origin:
         reason = f"the mask lies over {tuple(output.mask.shape)}, the declared target over {tuple(origin.shape)}"
@@ -286,11 +309,22 @@ def _scores(case: ViewCase, check: Check) -> Finding:
             return check.unknown(reason, **UNDECIDED)
     expected = ~shown if output.kept is None else ~shown | output.kept
     wrong = (origin >= 0) & (output.mask != expected)
+    declared = case.declared_scored()
+    if declared is not None:
+        wrong, check = wrong & output.mask, replace(check, claim=PARTIAL)
+        if (where := first_true((output.mask != declared) & (origin >= 0))) is not None:
+            mistake = "selects it, which is not" if bool(output.mask[where]) else "leaves it out, which is"
+            what = f"target coordinate {where}: the mask {mistake} declared to be scored"
+            return check.refuted(what, case.inputs(), {"y": where}, {"mask": output.mask}, method=LABELS)
+    elif (unscored := case.hidden_and_unscored(expected)) is not None:
+        wrong, check = wrong & ~unscored, replace(check, claim=PARTIAL)
     where = first_true(wrong)
     if where is None:
         if bool(case.shown.all()) or not bool(case.shown.any()):
             return check.vacuous("x shows everything, or nothing", scope=check.scope, method=LABELS)
-        return _by_labels(case, check)
+        left_out = int(((origin >= 0) & expected & ~output.mask).sum())
+        counts = f"{left_out} of {origin.numel()} target coordinates are neither visible nor scored"
+        return _by_labels(case, check, counts if left_out else "")
     source, scored = int(origin[where]), bool(output.mask[where])
     for x, other in case.runs_with_change(source):
         if (difference(other.x, output.x) is not None) == scored:
@@ -310,8 +344,10 @@ def _agrees(case: ViewCase, check: Check) -> Finding | None:
         reason = "which source coordinate each target coordinate stands for is not known; declare target="
         return check.unknown(reason, **UNDECIDED)
     expected = ruled.reshape(-1)[case.origin.clamp(min=0)]
+    fewer = case.declared.scored is not None or case.declared.rule_scores_fewer
     for x, output in case.runs():
-        masks = [("mask", output.mask, (output.mask != expected) & (case.origin >= 0))]
+        masks = [("mask", output.mask, output.mask & ~expected if fewer else output.mask != expected)]
+        masks = [(name, mask, wrong & (case.origin >= 0)) for name, mask, wrong in masks]
         if output.view is not None and output.view.shape == ruled.shape:
             masks.append(("view", output.view, output.view != ruled))
         for name, mask, wrong in masks:

@@ -31,7 +31,8 @@ METHOD = "torch.export graph, its operators' coordinate meanings, Z3"
 def extended(declared: DeclaredView, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """The findings; those that hold for all sizes with that scope, the other PROVED ones with the reason why not."""
     proved_here = {f.claim for f in findings if f.verdict is Verdict.PROVED}
-    if not proved_here & {LEAK, SHOWN, TARGET} or declared.target is not None or declared.source is not None:
+    of_example = declared.target, declared.source, declared.scored
+    if not proved_here & {LEAK, SHOWN, TARGET} or any(part is not None for part in of_example):
         return findings
     proved, reason = frozenset[str](), ""
     try:

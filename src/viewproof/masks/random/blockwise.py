@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -140,6 +140,7 @@ class MultiBlockMask(RandomRule):
     targets: int = 4
     target_aspect: tuple[float, float] = (0.75, 1.5)
     seed: int = 0
+    scores_all_hidden: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
