@@ -70,7 +70,7 @@ def certify_encoder(
             everything = "everything" if bool(case.where.any()) else "nothing"
             return check.vacuous(f"the mask hides {everything}", scope=check.scope, method="the mask")
         draws = case.draws()
-        finding = _finding(case, check, draws)
+        finding = independence(case, check, draws)
         note = "random numbers are drawn: every call ran from seed 0" if draws else ""
         return replace(finding, detail="; ".join(part for part in (finding.detail, note) if part))
 
@@ -115,7 +115,9 @@ def content_and_mask(sample: Any, hidden: Mask | Tensor | None) -> tuple[Tensor,
 class EncoderCase:
     """An encoder, run on one input after another, each time from the same state.
 
-    ``x`` has other content than 0 where ``where`` is True, which is what ``view`` hides, batch axis included.
+    ``x`` has other content than 0 where ``where`` is True, which is what ``view`` hides, batch axis included;
+    ``word`` is what a report calls the coordinates there. ``places`` are the first coordinates of the outputs' rows in
+    the whole output, if ``visible_outputs`` picks rows.
     """
 
     encoder: Callable[..., Any]
@@ -123,6 +125,8 @@ class EncoderCase:
     x: Tensor
     where: Tensor
     view: Mask
+    word: str = "hidden"
+    places: Tensor | None = None
 
     def outputs(self, x: Tensor) -> dict[str, Tensor]:
         """The part of the output that counts, of this very tensor."""
@@ -208,8 +212,11 @@ class EncoderCase:
         return upto(low), upto(high)
 
 
-def _finding(case: EncoderCase, check: Check, draws: bool) -> Finding:
-    """Tracked for all values, then for finite ones; where neither proves it, other hidden content is tried."""
+def independence(case: EncoderCase, check: Check, draws: bool) -> Finding:
+    """Whether the outputs do not depend on what ``case.where`` marks: tracked for all values, then for finite ones.
+
+    Where neither proves it, other content is tried there.
+    """
     if not case.base:
         return check.unknown("the output holds no tensor", scope=check.scope, method="one call")
     steady = output_difference(case.base, case(case.x), bits=True) is None
@@ -225,7 +232,7 @@ def _finding(case: EncoderCase, check: Check, draws: bool) -> Finding:
                     return _refuted(case, check, other, method="search, after tracking missed it")
             values, detail = "all values", ""
             if finite:
-                values = "all hidden values that keep all that is computed finite"
+                values = f"all {case.word} values that keep all that is computed finite"
                 values += f" and attention scores within +-{SCORE:g}" if tracked.scores else ""
                 at = f" ({tracked.spread})" if tracked.spread else ""
                 detail = f"a NaN or an infinity may pass: 0 * NaN is NaN{at}"
@@ -241,7 +248,7 @@ def _finding(case: EncoderCase, check: Check, draws: bool) -> Finding:
     for other in case.other_inputs():
         if case.differs(other):
             return _refuted(case, check, other, method="search, run again", detail=f"comes in at {reason}")
-    reason = f"dependence cannot be excluded ({reason}), and no other hidden content changed the output"
+    reason = f"dependence cannot be excluded ({reason}), and no other {case.word} content changed the output"
     return check.unknown(reason, scope=check.scope, method="dependence tracking, then search")
 
 
@@ -252,16 +259,19 @@ def _refuted(case: EncoderCase, check: Check, content: Tensor, method: str, deta
     source = first_true(unlike(one, other))
     if changed is None or source is None:
         raise AssertionError("the difference is gone when run again")
-    name, output = changed
+    name, at_row = changed
+    output = at_row
+    if output and case.places is not None:
+        output = (*case.places[output[0]].tolist(), *output[1:])
     leak = case.gradient > 0
     leak[source] = True
     leak, hidden = leak.any(0), case.where.any(0)
     values = " in shape or type"
-    if output is not None:
-        values = f"{list(output)} from {before[name][output].item():.6g} to {after[name][output].item():.6g}"
+    if output is not None and at_row is not None:
+        values = f"{list(output)} from {before[name][at_row].item():.6g} to {after[name][at_row].item():.6g}"
     what = (
         f"x{list(source)} from {one[source].item():.6g} to {other[source].item():.6g} changes {name}{values}; "
-        f"{int(leak.sum())} of {int(hidden.sum())} hidden coordinates of a sample are seen to reach the output, "
+        f"{int(leak.sum())} of {int(hidden.sum())} {case.word} coordinates of a sample are seen to reach the output, "
         f"the farthest {_depth(leak, ~case.where.all(0))} from a visible one"
     )
     at, maps = {"hidden": source, "output": output or ()}, {"hidden": hidden, "leak": leak}
