@@ -34,6 +34,7 @@ NAMES = {
         "Rotating",
         "Rule",
         "Sample",
+        "ScoredPatches",
         "SharedRandomPatchMask",
         "SpanMask",
         "SpectrogramMask",

@@ -37,6 +37,8 @@ class PretrainConfig:
         guard: of mae, a regularizer of the mean visible token: vicreg's variance and covariance, or sigreg's test
         guard_weight: what the regularizer is multiplied by before it is added to the loss
         norm_pix: predict pixels normalised by their own patch's mean and variance (MAE's norm_pix_loss)
+        predict: of the masked-autoencoder, the share of all patches that the loss asks for, drawn among the hidden ones
+            by the sample's id (CrossMAE's is 0.25); default: all hidden patches
         patch_size: rows and columns of the encoder's patches; default: a divisor of the image
         dim: width of the encoder
         depth: blocks of the encoder
@@ -82,6 +84,7 @@ class PretrainConfig:
     guard: Literal["vicreg", "sigreg"] | None = None
     guard_weight: float = 0.01
     norm_pix: bool = False
+    predict: float | None = None
     patch_size: OptionalInteger = None
     dim: OptionalInteger = None
     depth: OptionalInteger = None
