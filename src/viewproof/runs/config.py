@@ -54,14 +54,18 @@ class PretrainConfig:
         steps: optimizer steps, in place of epochs
         batch_size: samples a step, over all devices and micro-batches
         accumulate: equal micro-batches in which a step's batch is taken, one after the other; no statistic spans two
-        learning_rate: peak rate of AdamW
-        weight_decay: decay of matrices; biases and norms are not decayed
+        optimizer: adamw, or muon on the hidden matrices with adamw on embeddings, heads and vectors; one rate for both
+        learning_rate: peak rate of the optimizer
+        rate_rule: fixed takes learning_rate as it is; linear multiplies it by batch_size / 256, sqrt by the root of that
+        weight_decay: decay of matrices; biases, norms, tokens and positions are not decayed
+        ema: momentum of an average of the weights over training, which is then what is evaluated; default: none
         warmup_epochs: epochs of linear warm-up before the cosine
         clip: the largest norm of the gradient; default: no limit
         seed: of the initial weights, the order of the data, and what a method draws
         workers: processes that load data beside the training process
         threads: of the CPU; default: torch's choice (1 for digits, whose matrices are too small to share)
-        precision: 32-true, or bf16-mixed for autocast
+        precision: 32-true, bf16-mixed for autocast, or auto for the one in which this machine multiplies faster,
+            measured once at the start; config.json holds the choice
         compile: train the network through torch.compile
         checkpoint_every: steps between two checkpoints within an epoch; default: one at the end of each epoch
         accelerator: where the network trains; auto takes cuda if there is one
@@ -100,14 +104,17 @@ class PretrainConfig:
     steps: OptionalInteger = None
     batch_size: OptionalInteger = None
     accumulate: Integer = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float | None = None
+    rate_rule: Literal["fixed", "linear", "sqrt"] = "fixed"
     weight_decay: float = 0.05
+    ema: float | None = None
     warmup_epochs: float = 1.0
     clip: float | None = None
     seed: Integer = 0
     workers: Integer = 0
     threads: OptionalInteger = None
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"
     compile: bool = False
     checkpoint_every: OptionalInteger = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
