@@ -16,7 +16,7 @@ from viewproof.models import MaskedAutoencoder
 from viewproof.models.attention import attend, is_plain, plain_attention
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.folder import prepare
-from viewproof.training import precision
+from viewproof.training import optimizers, precision
 from viewproof.training.base import Pretraining
 from viewproof.training.optimizers import build_optimizer, hidden_matrices, is_decayed
 
@@ -36,37 +36,54 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
     optimizer.step()
 
 
-def test_muon_moves_hidden_matrices_and_adamw_the_rest() -> None:
+@pytest.mark.parametrize("units", [True, False])
+def test_muon_moves_hidden_matrices_and_adamw_the_rest(units: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizers, "has_bfloat16_units", lambda: units)
+    kind = torch.optim.Muon if units else optimizers.Float32Muon
     ours, muon, adamw = network(), network(), network()
     names = {id(p): name for name, p in ours.named_parameters()}
     hidden = {names[id(p)] for p in hidden_matrices(ours)}
     assert {"project.weight", "blocks.0.mlp.0.weight", "decoder_blocks.0.attention.out.weight"} <= hidden
     assert not {name for name in hidden if "embed" in name or "head" in name or not name.endswith("weight")}
     optimizer = build_optimizer("muon", ours, 0.01, 0.1)
-    others = (
-        torch.optim.Muon(hidden_matrices(muon), lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    references = (
+        kind(hidden_matrices(muon), lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
         build_optimizer("adamw", adamw, 0.01, 0.1),
     )
     for seed in range(3):
         step(ours, optimizer, seed)
-        step(muon, others[0], seed)
-        step(adamw, others[1], seed)
+        step(muon, references[0], seed)
+        step(adamw, references[1], seed)
     for name, parameter in ours.named_parameters():
         reference = (muon if name in hidden else adamw).get_parameter(name)
         assert torch.equal(parameter, reference), name
 
 
+def test_muon_in_float32_is_torchs_up_to_the_rounding_of_bfloat16() -> None:
+    weights = [nn.Parameter(torch.randn(*shape)) for shape in ((8, 24), (24, 8), (8, 8))]
+    copies = [nn.Parameter(weight.detach().clone()) for weight in weights]
+    options: Any = {"lr": 0.1, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    ours, theirs = optimizers.Float32Muon(weights, **options), torch.optim.Muon(copies, **options)
+    for seed in range(3):
+        for pair in zip(weights, copies, strict=True):
+            pair[0].grad = pair[1].grad = torch.randn(pair[0].shape, generator=torch.Generator().manual_seed(seed))
+        ours.step(), theirs.step()
+    for weight, copy_of_it in zip(weights, copies, strict=True):
+        torch.testing.assert_close(weight, copy_of_it, atol=0.02, rtol=0)
+        assert (weight - copy_of_it).abs().max() > 0
+
+
 def test_a_saved_and_loaded_optimizer_goes_on_bit_for_bit() -> None:
     straight, stopped = network(), network()
-    optimizers = [build_optimizer("muon", model, 0.01, 0.1) for model in (straight, stopped)]
+    built = [build_optimizer("muon", model, 0.01, 0.1) for model in (straight, stopped)]
     for seed in range(2):
-        for model, optimizer in zip((straight, stopped), optimizers, strict=True):
+        for model, optimizer in zip((straight, stopped), built, strict=True):
             step(model, optimizer, seed)
     resumed = copy.deepcopy(stopped)
     loaded = build_optimizer("muon", resumed, 0.5, 0.1)
-    loaded.load_state_dict(optimizers[1].state_dict())
+    loaded.load_state_dict(built[1].state_dict())
     for seed in (2, 3):
-        step(straight, optimizers[0], seed)
+        step(straight, built[0], seed)
         step(resumed, loaded, seed)
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
     assert loaded.param_groups[0]["lr"] == 0.01
@@ -90,10 +107,10 @@ def test_what_is_decayed(name: str, shape: tuple[int, ...], decayed: bool) -> No
 
 
 def test_a_model_without_hidden_matrices_refuses_muon() -> None:
-    with pytest.raises(
-        vp.InvalidArgument, match="optimizer='muon' moves hidden matrices, and ConvAutoencoder has none"
-    ):
-        build_optimizer("muon", vp.ConvAutoencoder(1), 0.01, 0.1)
+    with pytest.raises(vp.InvalidArgument, match=r"optimizer='muon' moves hidden .* ConvAutoencoder has none"):
+        Pretraining(vp.ConvAutoencoder(1), vp.masked_mse, optimizer="muon")
+    with pytest.raises(vp.InvalidArgument, match="optimizer='sgd' must be 'adamw' or 'muon'"):
+        Pretraining(network(), vp.masked_mse, optimizer="sgd")
 
 
 def same(a: Any, b: Any) -> bool:

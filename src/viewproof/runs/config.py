@@ -50,6 +50,8 @@ class PretrainConfig:
         momentum: of ijepa's EMA target encoder at the first step, in [0, 1]; rises to 1 at the last
         min_area: of two views, the least share of the image that a view shows; default: 0.3 (0.6 for digits)
         flip: of two views, whether every second one is mirrored; default: True (False for digits)
+        keep_tokens: of two views, the share of the patches that the encoder sees in training, drawn by the sample's id;
+            in the last tenth of training all
         epochs: passes over the training part
         steps: optimizer steps, in place of epochs
         batch_size: samples a step, over all devices and micro-batches
@@ -100,6 +102,7 @@ class PretrainConfig:
     momentum: float | None = None
     min_area: float | None = None
     flip: bool | None = None
+    keep_tokens: float = 1.0
     epochs: OptionalInteger = None
     steps: OptionalInteger = None
     batch_size: OptionalInteger = None

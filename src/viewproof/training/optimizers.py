@@ -1,13 +1,15 @@
 """The optimizers of a run: AdamW, or Muon on hidden matrices with AdamW on everything else."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from viewproof.errors import InvalidArgument
+from viewproof.torch_internals import has_bfloat16_units
 
 BETAS = (0.9, 0.95)
 OUTER = ("embed", "head")
@@ -42,17 +44,57 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     return [module.weight for name, module in linear.items() if name not in outer]
 
 
+def orthogonalize(update: Tensor, coefficients: Sequence[float], steps: int, least: float) -> Tensor:
+    """Newton and Schulz's iteration of torch's Muon, in the update's own dtype: singular values near 1.
+
+    >>> values = torch.linalg.svdvals(orthogonalize(torch.randn(6, 9), (3.4445, -4.775, 2.0315), 5, 1e-7))
+    >>> bool((values > 0.5).all() and (values < 1.3).all())
+    True
+    """
+    a, b, c = coefficients
+    wide = update.T if update.shape[0] > update.shape[1] else update
+    wide = wide / wide.norm().clamp(min=least)
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
+    return wide.T if update.shape[0] > update.shape[1] else wide
+
+
+class Float32Muon(Muon):
+    """Torch's Muon with its products in float32, for CPUs that have no units for bfloat16.
+
+    Torch's iterates in bfloat16, which such a CPU multiplies tens of times slower than float32.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of every matrix that has a gradient, with Nesterov's momentum and decoupled decay."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state, momentum = self.state[weight], group["momentum"]
+                buffer = state.setdefault("momentum_buffer", torch.zeros_like(weight))
+                buffer.lerp_(weight.grad, 1 - momentum)
+                update = weight.grad.lerp(buffer, momentum)
+                update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(weight.shape)))
+
+
 class MuonAdamW(Optimizer):
     """Muon (Jordan et al. 2024) on hidden matrices and AdamW on the rest, as one optimizer.
 
     Muon is torch's, with ``adjust_lr_fn="match_rms_adamw"`` (Liu et al. 2025, arXiv 2502.16982): its updates have the
-    size of AdamW's, so that both take the same rate, schedule and weight decay. State and groups are those of the two
-    optimizers together; what is saved and loaded is one dictionary.
+    size of AdamW's, so that both take the same rate, schedule and weight decay. On a CPU without units for bfloat16 it
+    is `Float32Muon`. State and groups are those of the two optimizers together; what is saved and loaded is one
+    dictionary.
     """
 
     def __init__(self, muon: list[dict[str, Any]], adamw: list[dict[str, Any]], lr: float) -> None:
+        slow = muon[0]["params"][0].is_cpu and not has_bfloat16_units()
         parts = [
-            Muon(muon, lr=lr, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+            (Float32Muon if slow else Muon)(muon, lr=lr, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
             AdamW(adamw, lr=lr, betas=BETAS, fused=True),
         ]
         super().__init__([group for part in parts for group in part.param_groups], {"lr": lr})

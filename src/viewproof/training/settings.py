@@ -43,6 +43,12 @@ def momentum(name: str, value: Any) -> None:
         raise InvalidArgument(f"{name}={value!r} must be at least 0 and below 1; 1 would keep the first weights")
 
 
+def share(name: str, value: Any) -> None:
+    """Refuse anything but a number above 0 and at most 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise InvalidArgument(f"{name}={value!r} must lie above 0 and at most at 1, which is all")
+
+
 _count = partial(check_int, minimum=1)
 Count = Annotated[int, _count]
 OptionalCount = Annotated[int | None, _count]
