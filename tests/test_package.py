@@ -34,6 +34,7 @@ NAMES = {
         "Rotating",
         "Rule",
         "Sample",
+        "ScoredPatches",
         "SharedRandomPatchMask",
         "SpanMask",
         "SpectrogramMask",
@@ -101,7 +102,7 @@ NAMES = {
         "view_graph_energy",
         "with_geometry_guard",
     ],
-    "losses": ["BarlowTwinsLoss", "JEPALoss", "SIGRegLoss", "VICRegLoss"],
+    "losses": ["BarlowTwinsLoss", "InfoNCELoss", "JEPALoss", "SIGRegLoss", "VICRegLoss"],
     "models": [
         "ConvAutoencoder",
         "MaskedAutoencoder",

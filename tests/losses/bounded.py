@@ -113,6 +113,22 @@ class Bounded:
     def sin(self) -> "Bounded":
         return self._turned(math.sin)
 
+    def exp(self) -> "Bounded":
+        """Of an argument that may be off by e the relative error is at most ``exp(e) - 1``, below ``2 * e`` here."""
+        assert self.error < Fraction(1, 2)
+        value = Fraction(math.exp(float(self.value)))
+        slack = Fraction(2) ** -50 * (1 + abs(self.value))
+        # Programs subtract the largest argument first: that difference rounds by at most the sizes of both.
+        return Bounded.within(value, value * (2 * self.error + 8 * UNIT * (1 + self.size) + slack))
+
+    def log(self) -> "Bounded":
+        """Its slope is at most ``1 / least`` between the exact argument and any that rounding makes of it."""
+        least = self.value - self.error
+        assert least > 0, "a logarithm of what rounding could make 0"
+        value = Fraction(math.log(float(self.value)))
+        slack = Fraction(2) ** -50 * (1 + abs(value))
+        return Bounded.within(value, self.error / least + 8 * UNIT * (1 + abs(value)) + slack)
+
     def _turned(self, function: Any) -> "Bounded":
         # float64 is off by its argument's rounding and its own: far below what float32 may be.
         slack = Fraction(2) ** -50 * (1 + abs(self.value))

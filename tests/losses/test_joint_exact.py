@@ -8,7 +8,7 @@ from bounded import Bounded, bounded
 from torch import Tensor
 
 import viewproof as vp
-from viewproof.losses import BarlowTwinsLoss, JEPALoss, SIGRegLoss, VICRegLoss
+from viewproof.losses import BarlowTwinsLoss, InfoNCELoss, JEPALoss, SIGRegLoss, VICRegLoss
 from viewproof.losses.pair import PairLoss
 from viewproof.objectives.rows import mae_batch_predictive_contract
 
@@ -18,6 +18,8 @@ PAIRS = [
     BarlowTwinsLoss(),
     BarlowTwinsLoss(lambda_=0.25, epsilon=0.0),
     SIGRegLoss(slices=6),
+    InfoNCELoss(),
+    InfoNCELoss(temperature=1.5, epsilon=1e-3),
     SIGRegLoss(lambda_=0.5, slices=3, points=5, t_max=3.0, seed=2),
 ]
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 import viewproof as vp
 from viewproof.certify.ranks import certify_ranks
-from viewproof.losses import BarlowTwinsLoss, JEPALoss, SIGRegLoss, VICRegLoss
+from viewproof.losses import BarlowTwinsLoss, InfoNCELoss, JEPALoss, SIGRegLoss, VICRegLoss
 from viewproof.losses.sigreg import random_slices
 from viewproof.verdict import Verdict
 
-PAIRS = [VICRegLoss(), BarlowTwinsLoss(), SIGRegLoss(slices=16)]
+PAIRS = [VICRegLoss(), BarlowTwinsLoss(), SIGRegLoss(slices=16), InfoNCELoss(0.1)]
 
 
 def healthy(n: int = 64, d: int = 8) -> Tensor:
@@ -93,6 +93,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: VICRegLoss(epsilon=0.0), "epsilon=0.0 must be a finite number of at least 1e-12"),
     (lambda: BarlowTwinsLoss(math.nan), "lambda_=nan must be a finite number"),
     (lambda: SIGRegLoss(lambda_=1.5), "lambda_=1.5 must be a number from 0 to 1"),
+    (lambda: InfoNCELoss(0.0), "temperature=0.0 must be a finite number of at least 1e-06"),
     (lambda: SIGRegLoss(slices=0), "slices=0 looks in no direction"),
     (lambda: SIGRegLoss(points=4), "points=4 must be odd"),
     (lambda: SIGRegLoss()(torch.zeros(4, 3), torch.zeros(4, 3), -1), "epoch=-1"),
@@ -109,7 +110,7 @@ def every_loss(rows: Tensor) -> Tensor:
     """All losses with statistics over samples, their terms of comparable size."""
     a, b = rows.chunk(2, 1)
     sigreg = SIGRegLoss(lambda_=0.5, slices=16)(a, b, 3)
-    return 0.1 * VICRegLoss()(a, b) + BarlowTwinsLoss()(a, b) + sigreg + JEPALoss()(a, b)
+    return 0.1 * VICRegLoss()(a, b) + BarlowTwinsLoss()(a, b) + sigreg + InfoNCELoss()(a, b) + JEPALoss()(a, b)
 
 
 def only_own_rows(rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from viewproof.losses import BarlowTwinsLoss, JEPALoss, SIGRegLoss, VICRegLoss
+from viewproof.losses import BarlowTwinsLoss, InfoNCELoss, JEPALoss, SIGRegLoss, VICRegLoss
 from viewproof.losses.sigreg import random_slices
 
 
@@ -83,6 +83,27 @@ def test_barlow_is_the_authors_batch_norm() -> None:
     torch.testing.assert_close(BarlowTwinsLoss()(a, b), expected)
 
 
+def nt_xent(a: Tensor, b: Tensor, temperature: float) -> float:
+    """Chen et al. 2020, equation 1, and its mean over all positive pairs, both ways round."""
+    views = [row.tolist() for row in torch.cat([a, b])]
+    n, total = len(a), 0.0
+
+    def similar(u: list[float], v: list[float]) -> float:
+        return sum(x * y for x, y in zip(u, v, strict=True)) / math.hypot(*u) / math.hypot(*v)
+
+    for i in range(2 * n):
+        others = [math.exp(similar(views[i], views[k]) / temperature) for k in range(2 * n) if k != i]
+        total -= math.log(math.exp(similar(views[i], views[(i + n) % (2 * n)]) / temperature) / sum(others))
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.1])
+def test_infonce_is_the_papers(temperature: float) -> None:
+    a, b = pair()
+    assert InfoNCELoss(temperature)(a, b).item() == pytest.approx(nt_xent(a, b, temperature), rel=1e-10)
+    assert InfoNCELoss().temperature == 0.5
+
+
 def epps_pulley(samples: list[float], points: int, t_max: float) -> float:
     """N times the trapezoid rule over [-t_max, t_max] of the weighted squared distance, in complex numbers."""
     n, step = len(samples), 2 * t_max / (points - 1)
@@ -125,7 +146,7 @@ def test_jepa_is_smooth_l1_and_stops_the_targets_gradient() -> None:
     assert target.grad is None and prediction.grad is not None and prediction.grad.any()
 
 
-@pytest.mark.parametrize("loss", [VICRegLoss(), BarlowTwinsLoss(), SIGRegLoss(slices=4)], ids=repr)
+@pytest.mark.parametrize("loss", [VICRegLoss(), BarlowTwinsLoss(), SIGRegLoss(slices=4), InfoNCELoss()], ids=repr)
 def test_both_views_have_the_right_gradient(loss: VICRegLoss) -> None:
     a, b = (z.requires_grad_() for z in pair(n=5, d=3))
     assert torch.autograd.gradcheck(lambda x, y: loss(x, y), (a, b))

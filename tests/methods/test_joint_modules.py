@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import viewproof as vp
 from viewproof.certify.target import TargetBranch, certify_target_branch
 from viewproof.data import Dataset, Split, batches, make_dataset
-from viewproof.losses import BarlowTwinsLoss, JEPALoss, SIGRegLoss, VICRegLoss
+from viewproof.losses import BarlowTwinsLoss, InfoNCELoss, JEPALoss, SIGRegLoss, VICRegLoss
 from viewproof.methods.ijepa import IJEPA, JEPANetwork
 from viewproof.methods.mae import MaskedPretraining
 from viewproof.methods.two_view import ProjectedEncoder, TwoView
@@ -32,7 +32,7 @@ from viewproof.verdict import Verdict
 
 SHAPE = (2, 8, 12)
 RULE = vp.MultiBlockMask(2, 2, context=8, target_area=(3, 5), context_area=(20, 24), targets=3)
-LOSSES = {"vicreg": VICRegLoss(), "barlow": BarlowTwinsLoss(), "sigreg": SIGRegLoss(slices=8)}
+LOSSES = {"vicreg": VICRegLoss(), "barlow": BarlowTwinsLoss(), "sigreg": SIGRegLoss(slices=8), "simclr": InfoNCELoss()}
 METHODS = ["ijepa", *LOSSES]
 
 

@@ -21,7 +21,7 @@ from viewproof.training.callbacks import ClipGradient
 from viewproof.training.settings import TrainingSettings
 from viewproof.training.trainer import build_trainer
 
-METHODS = ["ijepa", "vicreg", "barlow", "sigreg", "supervised"]
+METHODS = ["ijepa", "vicreg", "barlow", "sigreg", "simclr", "supervised"]
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]
 SMALL += ["--decoder-heads", "2", "--projector-dim", "12", "--batch-size", "20", "--threads", "1"]
 
@@ -185,7 +185,8 @@ BAD = [
     ("barlow", ["--batch-size", "1"], "barlow has statistics over a batch, of at least 2 samples"),
     ("sigreg", ["--min-area", "1.5"], "min_area=1.5 must lie above 0"),
     ("vicreg", ["--clip", "0"], "clip=0.0 must be positive"),
-    ("simclr", [], "simclr"),
+    ("moco", [], "moco"),
+    ("vicreg", ["--keep-tokens", "0"], "keep_tokens=0.0 must lie above 0"),
     ("mae", ["--epochs", "2", "--steps", "3"], "epochs=2 and steps=3 both end the run; pass one of them"),
     ("mae", ["--steps", "0"], "steps=0 must be an integer of at least 1"),
     ("supervised", ["--mask", "PatchMask(4, 4, 2, 0)"], "does not apply to method='supervised'; leave mask out"),

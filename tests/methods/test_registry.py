@@ -137,7 +137,7 @@ def test_a_configuration_with_the_defaults_of_every_method_still_loads(tmp_path:
         ({"strategy": "zero"}, "strategy='zero' must be one of 'ddp', 'fsdp'"),
         ({"compile": "yes"}, "compile='yes' must be one of True, False"),
         ({"dim": 64.5}, "dim=64.5 must be an integer of at least 1"),
-        ({"method": "simclr"}, "method='simclr' is unknown"),
+        ({"method": "moco"}, "method='moco' is unknown"),
     ],
 )
 def test_a_damaged_configuration_is_refused_by_the_name_of_its_field(

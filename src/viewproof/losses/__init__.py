@@ -11,6 +11,7 @@ Constants are named after the papers. No claim is made that any of these objecti
 from viewproof.losses.barlow import BarlowTwinsLoss
 from viewproof.losses.jepa import JEPALoss
 from viewproof.losses.sigreg import SIGRegLoss
+from viewproof.losses.simclr import InfoNCELoss
 from viewproof.losses.vicreg import VICRegLoss
 
-__all__ = ["BarlowTwinsLoss", "JEPALoss", "SIGRegLoss", "VICRegLoss"]
+__all__ = ["BarlowTwinsLoss", "InfoNCELoss", "JEPALoss", "SIGRegLoss", "VICRegLoss"]

@@ -37,6 +37,6 @@ def inner(u: Sequence[Any], v: Sequence[Any]) -> Any:
 
 
 def apply_function(name: str, value: Any) -> Any:
-    """``value.name()`` (``sqrt``, ``cos``, ``sin``) of numbers that have it, else `math`'s."""
+    """``value.name()`` (``sqrt``, ``exp``, ``log``, ``cos``, ``sin``) of numbers that have it, else `math`'s."""
     method = getattr(value, name, None)
     return getattr(math, name)(value) if method is None else method()

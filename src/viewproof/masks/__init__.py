@@ -18,6 +18,7 @@ from viewproof.masks.random.blocks import RandomBlockMask, RandomPatchMask, Shar
 from viewproof.masks.random.blockwise import MultiBlockMask, RandomBlockwiseMask
 from viewproof.masks.random.draws import ratio_to_count
 from viewproof.masks.random.rule import MaskOfSample, PaddedMask, RandomRule
+from viewproof.masks.random.scored import ScoredPatches
 from viewproof.masks.random.spans import SpanMask, SpectrogramMask
 from viewproof.masks.random.tokens import TokenMask
 from viewproof.masks.rule import Complement, Rule
@@ -38,6 +39,7 @@ __all__ = [
     "Rotating",
     "Rule",
     "Sample",
+    "ScoredPatches",
     "SharedRandomPatchMask",
     "SpanMask",
     "SpectrogramMask",

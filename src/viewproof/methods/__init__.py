@@ -24,6 +24,7 @@ METHODS = {
     "vicreg": Entry("viewproof.methods.vicreg:VICRegMethod", "compares two views, with a variance and covariance term"),
     "barlow": Entry("viewproof.methods.barlow:BarlowMethod", "compares two views by the correlation of coordinates"),
     "sigreg": Entry("viewproof.methods.sigreg:SIGRegMethod", "compares two views, with a test for normal embeddings"),
+    "simclr": Entry("viewproof.methods.simclr:SimCLRMethod", "finds the other view of a sample among a batch's"),
     "supervised": Entry("viewproof.methods.supervised:SupervisedMethod", "learns the labels, as a baseline"),
 }
 

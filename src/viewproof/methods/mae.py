@@ -12,7 +12,7 @@ from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
 from viewproof.losses import SIGRegLoss, VICRegLoss
 from viewproof.losses.ranks import all_rows, rank_weight, total_count, world_size
-from viewproof.masks import Rule, Sample
+from viewproof.masks import Rule, Sample, ScoredPatches, ratio_to_count
 from viewproof.masks.patches import split_patches
 from viewproof.masks.random.rule import one_for_all
 from viewproof.methods.base import Method
@@ -21,7 +21,7 @@ from viewproof.objectives import masked_l1, masked_mse, masked_smooth_l1
 from viewproof.training.base import Pretraining
 from viewproof.training.batch import read_batch
 from viewproof.training.fixed import Loss, predict
-from viewproof.training.settings import Count, Flag, TrainingSettings, non_negative, one_of
+from viewproof.training.settings import Count, Flag, TrainingSettings, non_negative, one_of, positive
 from viewproof.views import PatchNormalization
 
 Regularizer = Callable[[Tensor, int], Tensor]
@@ -36,6 +36,8 @@ class MaskedPretraining(Pretraining):
     A batch is a tensor ``[N, ...]``, or what else `viewproof.training.batch.read_batch` reads. Validation always uses
     the rule of step 0. A random rule draws one mask a sample by the batch's sample ids and the epoch, for validation
     always epoch 0. ``target`` transforms the sample before the loss, for instance `viewproof.PatchNormalization`.
+    A `viewproof.ScoredPatches` trains on the patches that it scores, and validates on all that it hides; a model with
+    ``takes_scored = True`` computes no other patches in training.
     ``optimization``: see `Pretraining`. On several ranks the loss is taken for a mean over the mask: each rank's counts
     by its share of all selected coordinates, so that the ranks' average is the mean over all.
 
@@ -72,21 +74,24 @@ class MaskedPretraining(Pretraining):
         self.observer: Callable[[Sample, Tensor], object] | None = None
         """Called with the sample and prediction of a training step, before the loss."""
 
-    def sample(self, batch: Any, step: int, epoch: int = 0) -> Sample:
-        """The sample of one step, with its target transformed."""
+    def sample(self, batch: Any, step: int, epoch: int = 0, *, score_all: bool = False) -> Sample:
+        """The sample of one step, with its target transformed; ``score_all`` scores whatever is hidden."""
         x, ids = read_batch(batch)
-        sample = self.rule.at(step).sample(x, sample_ids=ids, epoch=epoch)
+        rule = self.rule.rule if score_all and isinstance(self.rule, ScoredPatches) else self.rule
+        sample = rule.at(step).sample(x, sample_ids=ids, epoch=epoch)
         return sample if self.target is None else self.target(sample)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss that is differentiated."""
         sample = self.sample(batch, self.global_step, self.current_epoch)
+        partial = isinstance(self.rule, ScoredPatches) and getattr(self.model, "takes_scored", False)
+        scored = {"scored": sample.mask} if partial else {}
         if self.embeds:
-            prediction, tokens = self.model(sample.x, sample.view, with_tokens=True)
+            prediction, tokens = self.model(sample.x, sample.view, with_tokens=True, **scored)
             embeddings = tokens.mean(1)
             self.embeddings = embeddings.detach()
         else:
-            prediction = predict(self.model, sample)
+            prediction = self.model(sample.x, sample.view, **scored) if partial else predict(self.model, sample)
         if self.observer is not None:
             self.observer(sample, prediction)
         loss: Tensor = self.loss(prediction, sample)
@@ -101,8 +106,8 @@ class MaskedPretraining(Pretraining):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The same loss on held-out data, with the rule of step 0."""
-        sample = self.sample(batch, 0)
+        """The same loss on held-out data over all that is hidden, with the rule of step 0."""
+        sample = self.sample(batch, 0, score_all=True)
         loss: Tensor = self.loss(predict(self.model, sample), sample)
         if self._trainer is not None:
             rows, weight = total_count(len(sample.x), loss.device), rank_weight(len(sample.x), loss.device)
@@ -124,6 +129,7 @@ class MAEMethod(Method):
     guard: Annotated[str | None, one_of("vicreg", "sigreg")] = None
     guard_weight: Annotated[float, non_negative] = 0.01
     norm_pix: Flag = False
+    predict: Annotated[float | None, positive] = None
     decoder_dim: Count = 64
     decoder_depth: Count = 2
     decoder_heads: Count = 4
@@ -143,6 +149,11 @@ class MAEMethod(Method):
             raise InvalidArgument(
                 f"guard={self.guard!r} is for model='masked-autoencoder', whose visible tokens it reads; {self.model} "
                 "has none, leave guard out"
+            )
+        if self.predict is not None and self.model != "masked-autoencoder":
+            raise InvalidArgument(
+                f"predict={self.predict} is for model='masked-autoencoder': {self.model} predicts all patches at once; "
+                "leave predict out"
             )
 
     def default_mask(self, settings: TrainingSettings, shape: tuple[int, ...]) -> str:
@@ -179,14 +190,23 @@ class MAEMethod(Method):
     ) -> MaskedPretraining:
         """The training module; a rule that hides nothing or everything raises `InvalidArgument`."""
         assert rule is not None
-        shape = dataset.sample_shape
+        shape, patch = dataset.sample_shape, settings.patch_size
+        patches = math.prod(shape[1:]) // patch**2 if len(shape) == 3 else 0
+        scored = None if self.predict is None else max(1, ratio_to_count(self.predict, patches))
         for step in range(16):
             mask = one_for_all(rule.at(step)).mask(shape)
             if mask.count in (0, math.prod(shape)):
                 share = "nothing" if mask.count == 0 else "everything"
                 raise InvalidArgument(f"mask={rule!r} hides {share} of samples {shape}; pass one that hides a part")
             if isinstance(model, MaskedAutoencoder):
-                split_patches(mask, *model.patch_size)
+                hidden = len(split_patches(mask, *model.patch_size)[1])
+                if scored is not None and scored > hidden:
+                    raise InvalidArgument(
+                        f"predict={self.predict} is {scored} of {patches} patches, and mask={rule!r} hides {hidden}; "
+                        f"pass at most {hidden / patches:.3g}"
+                    )
+        if scored is not None:
+            rule = ScoredPatches(rule, patch, patch, scored, settings.seed)
         target, regularizer = self.normalization(settings), self.regularizer(settings.seed)
         return MaskedPretraining(model, rule, LOSSES[self.loss], target=target, regularizer=regularizer, **optimization)
 

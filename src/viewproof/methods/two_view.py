@@ -1,5 +1,6 @@
 """What methods that compare two random views share: all but the loss."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ from torch import Tensor, nn
 
 from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
-from viewproof.masks import Rule
+from viewproof.masks import Rule, ratio_to_count
+from viewproof.masks.random.draws import Draws, ranked
 from viewproof.methods.base import JointMethod
 from viewproof.models import Projector
-from viewproof.shapes import Float
+from viewproof.shapes import Float, Int
 from viewproof.training.augment import RandomViews
 from viewproof.training.base import JointPretraining
-from viewproof.training.settings import Count, Flag, TrainingSettings, positive
+from viewproof.training.settings import Count, Flag, TrainingSettings, positive, share
 
 Pair = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 LossOfPair = Callable[[Tensor, Tensor, int], Tensor]
@@ -40,9 +42,12 @@ class ProjectedEncoder(nn.Module):
         features: Tensor = self.encoder.encode(x)  # type: ignore[operator]
         return features
 
-    def forward(self, x: Float[Tensor, "batch *source"]) -> Float[Tensor, "batch embedding"]:
-        """The embeddings."""
-        embeddings: Tensor = self.projector(self.encode(x))
+    def forward(
+        self, x: Float[Tensor, "batch *source"], index: Int[Tensor, "batch kept"] | None = None
+    ) -> Float[Tensor, "batch embedding"]:
+        """The embeddings; with ``index``, of the mean token of those patches alone, which a ViT encoder can give."""
+        features = self.encode(x) if index is None else self.encoder.tokens(x, index).mean(1)  # type: ignore[operator]
+        embeddings: Tensor = self.projector(features)
         return embeddings
 
 
@@ -52,6 +57,10 @@ class TwoView(JointPretraining):
     ``pair`` is `RandomViews` unless given; a pair of unequal shapes, or of another number of samples than the batch's,
     raises `InvalidArgument` before the first step. ``step`` counts optimizer steps.
 
+    With ``keep_tokens`` below 1 the encoder sees that share of each view's patches in training, rounded to a count and
+    drawn by (seed, epoch, sample id, view); in the last tenth of ``total_steps``, and in validation, all. The model is
+    then called as ``model(x, index)``, with a grid in ``model.encoder``, as `ProjectedEncoder` over a ViT has it.
+
     >>> import torch
     >>> from viewproof.losses import VICRegLoss
     >>> model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
@@ -59,9 +68,28 @@ class TwoView(JointPretraining):
     0
     """
 
-    def __init__(self, model: nn.Module, loss: LossOfPair, pair: Pair | None = None, **optimization: Any) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: LossOfPair,
+        pair: Pair | None = None,
+        *,
+        keep_tokens: float = 1.0,
+        seed: int = 0,
+        **optimization: Any,
+    ) -> None:
         super().__init__(model, loss, **optimization)
         self.pair = RandomViews() if pair is None else pair
+        self.keep_tokens, self.seed = keep_tokens, seed
+
+    def kept_tokens(self, sample_ids: Tensor, step: int, epoch: int) -> list[Tensor] | None:
+        """The patch indices ``[N, kept]`` that the encoder sees of each of the two views; None for all of them."""
+        late = self.total_steps is not None and 10 * step >= 9 * self.total_steps
+        if self.keep_tokens == 1 or late or not self.training:
+            return None
+        patches = math.prod(self.model.encoder.grid)  # type: ignore[union-attr, arg-type]
+        count, draws = max(1, ratio_to_count(self.keep_tokens, patches)), Draws(self.seed, epoch, sample_ids)
+        return [ranked(draws.words(patches, stream)).argsort(1)[:, :count].sort(1).values for stream in (10, 11)]
 
     def objective(self, x: Tensor, sample_ids: Tensor, step: int, epoch: int) -> Tensor:
         """The loss on the embeddings of two views."""
@@ -71,7 +99,8 @@ class TwoView(JointPretraining):
                 f"views of shapes {tuple(a.shape)} and {tuple(b.shape)} of a batch of {len(x)} must have one shape "
                 "and the batch's samples; check the pair function"
             )
-        first, second = self.model(a), self.model(b)
+        kept = self.kept_tokens(sample_ids.to(x.device), step, epoch)
+        first, second = (self.model(a), self.model(b)) if kept is None else map(self.model, (a, b), kept)
         self.embeddings = first.detach()
         loss: Tensor = self.loss(first, second, step)
         return loss
@@ -84,6 +113,7 @@ class TwoViewMethod(JointMethod):
     projector_dim: Count = 256
     min_area: Annotated[float, positive] = 0.3
     flip: Flag = True
+    keep_tokens: Annotated[float, share] = 1.0
 
     @staticmethod
     @abstractmethod
@@ -109,4 +139,5 @@ class TwoViewMethod(JointMethod):
     ) -> TwoView:
         """The training module; views and loss draw by the run's seed."""
         views = RandomViews(self.min_area, self.flip, seed=settings.seed)
-        return TwoView(model, self.pair_loss(settings.seed), views, **optimization)
+        kept = {"keep_tokens": self.keep_tokens, "seed": settings.seed}
+        return TwoView(model, self.pair_loss(settings.seed), views, **kept, **optimization)

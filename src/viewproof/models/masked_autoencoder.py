@@ -25,6 +25,10 @@ class MaskedAutoencoder(PatchTransformer):
     queries of hidden positions attend to the encoded tokens, not to each other. The result is
     ``[N, C * H * W]``; its visible coordinates are 0, for they are not predicted.
 
+    With ``scored``, a mask over the flat target, only its patches are predicted, and the rest is 0 as well. What is
+    predicted of them is what `forward` without it predicts, up to rounding: cross-attention computes their queries
+    alone; in self-attention all hidden positions take part, and the last block and the head compute the scored ones.
+
     >>> from viewproof.views import image_patch_mae_sample
     >>> model = MaskedAutoencoder((3, 8, 12), (4, 4), dim=16, depth=1, heads=2, decoder_dim=8, decoder_heads=2)
     >>> sample = image_patch_mae_sample(torch.rand(2, 3, 8, 12), 4, 4, period=2, offset=0)
@@ -34,6 +38,7 @@ class MaskedAutoencoder(PatchTransformer):
 
     takes_view = True
     gives_tokens = True
+    takes_scored = True
     decoder_positions: Tensor
 
     def __init__(
@@ -65,14 +70,19 @@ class MaskedAutoencoder(PatchTransformer):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, x: Float[Tensor, "batch channels height width"], view: Mask, with_tokens: bool = False
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        view: Mask,
+        with_tokens: bool = False,
+        scored: Mask | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """The hidden patches' predicted pixels ``[N, pixels]``, flat, zero where ``view`` is visible.
 
-        ``with_tokens``: beside the visible patches' encoded tokens ``[N, visible, dim]``, of the same pass.
+        ``with_tokens``: beside the visible patches' encoded tokens ``[N, visible, dim]``, of the same pass. ``scored``:
+        of these patches alone, equally many in each sample; pass ``sample.mask``.
         """
         tokens = self.encode_visible(x, view)
-        prediction = self.decode(tokens, view)
+        prediction = self.decode(tokens, view, scored)
         return (prediction, tokens) if with_tokens else prediction
 
     def encode_visible(
@@ -81,10 +91,21 @@ class MaskedAutoencoder(PatchTransformer):
         """The encoded tokens of the patches that ``view`` leaves visible."""
         return self.tokens(x, self._split(view, len(x))[0])
 
-    def decode(self, tokens: Float[Tensor, "batch visible dim"], view: Mask) -> Float[Tensor, "batch pixels"]:
-        """The hidden patches' predicted pixels, from the visible patches' tokens; see `forward`."""
+    def decode(
+        self, tokens: Float[Tensor, "batch visible dim"], view: Mask, scored: Mask | None = None
+    ) -> Float[Tensor, "batch pixels"]:
+        """The hidden or the scored patches' predicted pixels, from the visible patches' tokens; see `forward`."""
         visible, hidden = self._split(view, len(tokens))
-        return self._place(self._decode(tokens, visible, hidden), hidden)
+        if scored is None:
+            return self._place(self._decode(tokens, visible, hidden), hidden)
+        if tuple(scored.data_shape) != (math.prod(self.image_shape),):
+            raise InvalidArgument(
+                f"scored over {tuple(scored.data_shape)} must lie over the flat image ({math.prod(self.image_shape)},);"
+                " pass sample.mask"
+            )
+        image = scored.hidden.reshape(*scored.hidden.shape[:-1], *self.image_shape)
+        chosen = self._split(Mask(image, scored.per_sample, scored.rule), len(tokens))[1]
+        return self._place(self._decode(tokens, visible, hidden, chosen), chosen)
 
     def _split(self, view: Mask, rows: int) -> tuple[Tensor, Tensor]:
         """The indices of visible and hidden patches; neither may be empty."""
@@ -123,9 +144,11 @@ class MaskedAutoencoder(PatchTransformer):
             return split[samples, :, rows, :, cols].flatten(2)
         return split[:, :, rows, :, cols].transpose(0, 1).flatten(2)
 
-    def _decode(self, encoded: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+    def _decode(self, encoded: Tensor, visible: Tensor, hidden: Tensor, scored: Tensor | None = None) -> Tensor:
+        """The predicted pixels of the patches in ``scored``, by default of all hidden ones."""
         context = self.project(encoded) + self.decoder_positions[visible]
-        queries = (self.mask_token + self.decoder_positions[hidden]).expand(len(encoded), -1, -1)
+        asked = hidden if scored is None or not self.crosses else scored
+        queries = (self.mask_token + self.decoder_positions[asked]).expand(len(encoded), -1, -1)
         if self.crosses:
             for block in self.decoder_blocks:
                 queries = block(queries, context)
@@ -136,7 +159,12 @@ class MaskedAutoencoder(PatchTransformer):
             for block in early:
                 tokens = block(tokens)
             # The last block's visible outputs would be thrown away: only hidden positions ask, all positions answer.
-            queries = last(tokens[:, visible.shape[-1] :], last.norm1(tokens))
+            queries = tokens[:, visible.shape[-1] :]
+            if scored is not None:
+                # Both lists ascend and every scored patch is hidden, so its place among the hidden ones is a search.
+                places = torch.searchsorted(hidden.expand(len(encoded), -1).contiguous(), scored.contiguous())
+                queries = queries.take_along_dim(places[:, :, None], 1)
+            queries = last(queries, last.norm1(tokens))
         out: Tensor = self.head(self.decoder_norm(queries))
         return out
 

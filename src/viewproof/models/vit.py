@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count, may_keep_tensors
+from viewproof.models.attention import attend
 from viewproof.shapes import Float, Int, check_size, check_sizes
 
 
@@ -65,7 +66,7 @@ class Attention(nn.Module):
             query = F.linear(x, weight[:dim], bias[:dim])
             key, value = F.linear(context, weight[dim:], bias[dim:]).chunk(2, dim=2)
         query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 

@@ -37,6 +37,8 @@ class PretrainConfig:
         guard: of mae, a regularizer of the mean visible token: vicreg's variance and covariance, or sigreg's test
         guard_weight: what the regularizer is multiplied by before it is added to the loss
         norm_pix: predict pixels normalised by their own patch's mean and variance (MAE's norm_pix_loss)
+        predict: of the masked-autoencoder, the share of all patches that the loss asks for, drawn among the hidden ones
+            by the sample's id (CrossMAE's is 0.25); default: all hidden patches
         patch_size: rows and columns of the encoder's patches; default: a divisor of the image
         dim: width of the encoder
         depth: blocks of the encoder
@@ -48,18 +50,24 @@ class PretrainConfig:
         momentum: of ijepa's EMA target encoder at the first step, in [0, 1]; rises to 1 at the last
         min_area: of two views, the least share of the image that a view shows; default: 0.3 (0.6 for digits)
         flip: of two views, whether every second one is mirrored; default: True (False for digits)
+        keep_tokens: of two views, the share of the patches that the encoder sees in training, drawn by the sample's id;
+            in the last tenth of training all
         epochs: passes over the training part
         steps: optimizer steps, in place of epochs
         batch_size: samples a step, over all devices and micro-batches
         accumulate: equal micro-batches in which a step's batch is taken, one after the other; no statistic spans two
-        learning_rate: peak rate of AdamW
-        weight_decay: decay of matrices; biases and norms are not decayed
+        optimizer: adamw, or muon on the hidden matrices with adamw on embeddings, heads and vectors; one rate for both
+        learning_rate: peak rate of the optimizer
+        rate_rule: fixed takes learning_rate as it is; linear multiplies it by batch_size / 256, sqrt by the root of that
+        weight_decay: decay of matrices; biases, norms, tokens and positions are not decayed
+        ema: momentum of an average of the weights over training, which is then what is evaluated; default: none
         warmup_epochs: epochs of linear warm-up before the cosine
         clip: the largest norm of the gradient; default: no limit
         seed: of the initial weights, the order of the data, and what a method draws
         workers: processes that load data beside the training process
         threads: of the CPU; default: torch's choice (1 for digits, whose matrices are too small to share)
-        precision: 32-true, or bf16-mixed for autocast
+        precision: 32-true, bf16-mixed for autocast, or auto for the one in which this machine multiplies faster,
+            measured once at the start; config.json holds the choice
         compile: train the network through torch.compile
         checkpoint_every: steps between two checkpoints within an epoch; default: one at the end of each epoch
         accelerator: where the network trains; auto takes cuda if there is one
@@ -82,6 +90,7 @@ class PretrainConfig:
     guard: Literal["vicreg", "sigreg"] | None = None
     guard_weight: float = 0.01
     norm_pix: bool = False
+    predict: float | None = None
     patch_size: OptionalInteger = None
     dim: OptionalInteger = None
     depth: OptionalInteger = None
@@ -93,18 +102,22 @@ class PretrainConfig:
     momentum: float | None = None
     min_area: float | None = None
     flip: bool | None = None
+    keep_tokens: float = 1.0
     epochs: OptionalInteger = None
     steps: OptionalInteger = None
     batch_size: OptionalInteger = None
     accumulate: Integer = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float | None = None
+    rate_rule: Literal["fixed", "linear", "sqrt"] = "fixed"
     weight_decay: float = 0.05
+    ema: float | None = None
     warmup_epochs: float = 1.0
     clip: float | None = None
     seed: Integer = 0
     workers: Integer = 0
     threads: OptionalInteger = None
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"
     compile: bool = False
     checkpoint_every: OptionalInteger = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"

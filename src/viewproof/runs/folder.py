@@ -43,7 +43,8 @@ class Run:
     def module(self) -> Pretraining:
         """The Lightning module that trains the model; a rule that does not fit raises `InvalidArgument`."""
         config, steps = self.config, self.steps_per_epoch
-        optimization = {"learning_rate": config.learning_rate, "weight_decay": config.weight_decay}
+        optimization: dict[str, Any] = {"learning_rate": config.peak_rate, "weight_decay": config.weight_decay}
+        optimization |= {"optimizer": config.optimizer, "ema": config.ema}
         optimization["warmup_steps"] = round(config.warmup_epochs * steps)
         optimization["total_steps"] = config.steps or (config.epochs or 0) * steps
         return config.method.module(self.model, config, self.rule, self.dataset, **optimization)

@@ -13,6 +13,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.evaluation.probes import probe_indices
 from viewproof.methods.base import Method
 from viewproof.runs.config import PretrainConfig
+from viewproof.training.precision import faster_precision
 from viewproof.training.settings import Count, Flag, TrainingSettings, check_fields
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -54,6 +55,12 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
     kind: type[Method] = methods.load(config.method)
     shape, size = dataset.sample_shape, len(dataset.train)
     user_values = {name: value for name, value in vars(config).items() if value is not None}
+    if config.precision == "auto":
+        if config.ranks > 1:
+            raise InvalidArgument(
+                "precision='auto' is measured, and ranks could measure different ones; pass '32-true' or 'bf16-mixed'"
+            )
+        user_values["precision"] = faster_precision(config.accelerator)
     check_fields(Resolved, user_values)
     check_fields(kind, user_values)
     if config.epochs is not None and config.steps is not None:
@@ -90,6 +97,9 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
         raise InvalidArgument(
             "online_probe needs the whole encoder on each device; pass strategy='ddp' or leave it out"
         )
+    if config.ranks > 1 and config.strategy == "fsdp" and (config.optimizer == "muon" or config.ema is not None):
+        flag = "optimizer='muon'" if config.optimizer == "muon" else f"ema={config.ema}"
+        raise InvalidArgument(f"{flag} needs whole matrices on each device; pass strategy='ddp' or leave it out")
     return resolved if config.mask is not None else replace(resolved, mask=method.default_mask(resolved, shape))
 
 

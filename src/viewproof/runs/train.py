@@ -79,7 +79,8 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
         weights = {}
         if not trainer.interrupted:
             # Every rank takes part in gathering what is sharded.
-            state = run.model.state_dict().items()
+            trained = run.model if module.average is None else module.average
+            state = trained.state_dict().items()
             weights = {name: (v.full_tensor() if isinstance(v, DTensor) else v).contiguous() for name, v in state}
     finally:
         # What is measured afterwards is measured by one rank alone.
@@ -97,7 +98,7 @@ def finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) -> 
     """Write the weights and what is drawn and measured with them; return the exit code."""
     with whole_file(run.folder / WEIGHTS, "wb") as file:
         file.write(save(weights))
-    if isinstance(run.model, FSDPModule):
+    if isinstance(run.model, FSDPModule) or run.config.ema is not None:
         run = replace(run, model=initial_network(run.config, run.dataset))
         load_weights(run.model, run.folder)
     method = run.config.method

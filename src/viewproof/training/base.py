@@ -1,5 +1,6 @@
 """The base classes of all training modules: optimizer, schedule, and steps on embeddings."""
 
+import copy
 import math
 from typing import Any
 
@@ -12,13 +13,18 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from viewproof.errors import InvalidArgument
 from viewproof.models.vit import Block
 from viewproof.training.batch import read_batch
+from viewproof.training.ema import move_target
+from viewproof.training.optimizers import build_optimizer, check_optimizer
 
 
 class Pretraining(pl.LightningModule):
-    """Base of all training modules: AdamW on the model's parameters.
+    """Base of all training modules: the optimizer of the model's parameters, its schedule, and their average.
 
-    The rate warms up linearly over ``warmup_steps``, then follows a cosine to 0 at ``total_steps`` (constant if that is
-    None); biases and one-dimensional parameters are not decayed.
+    ``optimizer`` is ``"adamw"`` or ``"muon"`` (see `viewproof.training.optimizers`). The rate warms up linearly over
+    ``warmup_steps``, then follows a cosine to 0 at ``total_steps`` (constant if that is None); biases, norms, tokens
+    and positions are not decayed. With ``ema`` the module keeps ``average``, the exponential moving average of the
+    model: after step k, from 0, it moves with momentum ``min(ema, (k + 1) / (k + 10))``, so that the first weights do
+    not stay in it. It is part of checkpoints, and what a run evaluates.
     """
 
     embeds: bool = True
@@ -35,11 +41,23 @@ class Pretraining(pl.LightningModule):
         weight_decay: float = 0.05,
         warmup_steps: int = 0,
         total_steps: int | None = None,
+        optimizer: str = "adamw",
+        ema: float | None = None,
     ) -> None:
         super().__init__()
+        check_optimizer(optimizer, model)
         self.model, self.loss = model, loss
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.warmup_steps, self.total_steps = warmup_steps, total_steps
+        self.optimizer, self.ema = optimizer, ema
+        self.average = None if ema is None else copy.deepcopy(model).requires_grad_(False).eval()
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """The optimizer's step, and then that of the average."""
+        step = self.global_step
+        super().optimizer_step(*arguments, **options)
+        if self.ema is not None and self.average is not None:
+            move_target(self.average, self.model, min(self.ema, (step + 1) / (step + 10)))
 
     def configure_model(self) -> None:
         """Under a `ModelParallelStrategy` shard all parameters over the ranks, block by block."""
@@ -52,13 +70,8 @@ class Pretraining(pl.LightningModule):
             fully_shard(module, mesh=mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
-        """AdamW on two groups, with the schedule stepped once an optimizer step."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.dim() >= 2], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95), fused=True)
+        """The optimizer, with the schedule stepped once an optimizer step."""
+        optimizer = build_optimizer(self.optimizer, self.model, self.learning_rate, self.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -38,6 +38,18 @@ def non_negative(name: str, value: Any) -> None:
         raise InvalidArgument(f"{name}={value!r} must be at least 0 and finite")
 
 
+def momentum(name: str, value: Any) -> None:
+    """Refuse anything but a number of at least 0 and below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise InvalidArgument(f"{name}={value!r} must be at least 0 and below 1; 1 would keep the first weights")
+
+
+def share(name: str, value: Any) -> None:
+    """Refuse anything but a number above 0 and at most 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise InvalidArgument(f"{name}={value!r} must lie above 0 and at most at 1, which is all")
+
+
 _count = partial(check_int, minimum=1)
 Count = Annotated[int, _count]
 OptionalCount = Annotated[int | None, _count]
@@ -107,6 +119,9 @@ class TrainingSettings(Checked):
     learning_rate: Annotated[float, positive] = 1e-3
     weight_decay: Annotated[float, non_negative]
     warmup_epochs: Annotated[float, non_negative]
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    rate_rule: Literal["fixed", "linear", "sqrt"] = "fixed"
+    ema: Annotated[float | None, momentum] = None
     clip: Annotated[float | None, positive] = None
     seed: CountOrZero
     workers: Annotated[int, machine_sized(0)]
@@ -123,3 +138,9 @@ class TrainingSettings(Checked):
     def ranks(self) -> int:
         """The processes that train together."""
         return self.devices * self.nodes
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate at its peak, scaled by the batch as ``rate_rule`` says."""
+        power = {"fixed": 0.0, "sqrt": 0.5, "linear": 1.0}[self.rate_rule]
+        return self.learning_rate * (self.batch_size / 256) ** power

@@ -8,7 +8,7 @@ import z3
 from torch import Tensor
 
 import viewproof as vp
-from viewproof.masks.random import draws
+from viewproof.masks.random import draws, scored
 from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, conj, implies, known, one_if, same
@@ -129,18 +129,8 @@ def eligible_places_last(words: Tensor, eligible: Tensor, count: int) -> Tensor:
     return choose_among(words, ~eligible, count)
 
 
-@theorem(
-    choose_among,
-    on=ELIGIBLE,
-    mutants=[eligibility_ignored, eligible_places_last],
-    given=("words from 0 to 2**32 - 1, 0 <= count <= places < 2**31 - 1",),
-    scope=ANY_WORDS,
-    method=BY_KTHVALUE,
-)
-def only_eligible_places_are_first(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
-    """Where a sample has count eligible places or more, only eligible ones are chosen: no padding, no special token, no
-    patch of a target for the context.
-    """
+def choice_is_eligible(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """The claims that only eligible places are chosen, where a row has count of them or more."""
     (keys, hidden), (rows, places), count = observed, inputs["words"].shape, inputs["count"]
     eligible, key_of_no_eligible_place = inputs["eligible"], 2**63 - 1
 
@@ -176,6 +166,92 @@ def only_eligible_places_are_first(inputs: Inputs, observed: Observed, facts: Fa
             premise=lambda n, i: conj(count >= 1, beyond(n)),
         ),
         TensorClaim(only, (rows, places), is_eligible, enough_are_eligible),
+    ]
+
+
+@theorem(
+    choose_among,
+    on=ELIGIBLE,
+    mutants=[eligibility_ignored, eligible_places_last],
+    given=("words from 0 to 2**32 - 1, 0 <= count <= places < 2**31 - 1",),
+    scope=ANY_WORDS,
+    method=BY_KTHVALUE,
+)
+def only_eligible_places_are_first(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """Where a sample has count eligible places or more, only eligible ones are chosen: no padding, no special token, no
+    patch of a target for the context.
+    """
+    return choice_is_eligible(inputs, observed, facts)
+
+
+def scored_among_all(words: Tensor, hidden: Tensor, count: int) -> Tensor:
+    """Visible patches may be scored too."""
+    return choose(words, count)
+
+
+def scored_among_the_visible(words: Tensor, hidden: Tensor, count: int) -> Tensor:
+    """Visible patches are scored."""
+    return scored.choose_hidden(words, ~hidden, count)
+
+
+def one_scored_patch_less(words: Tensor, hidden: Tensor, count: int) -> Tensor:
+    """The count-th patch is left out."""
+    return scored.choose_hidden(words, hidden, count - 1) if count > 0 else choose(words, 0)
+
+
+@theorem(
+    scored.choose_hidden,
+    on=ELIGIBLE,
+    mutants=[scored_among_all, scored_among_the_visible, one_scored_patch_less],
+    given=("words from 0 to 2**32 - 1, 0 <= count <= patches < 2**31 - 1, count of a row's patches are hidden",),
+    scope=ANY_WORDS,
+    method=BY_KTHVALUE,
+)
+def scored_patches_are_hidden_patches(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
+    """Of a sample with count hidden patches or more, exactly count are scored, and each of them is hidden."""
+    (keys, chosen), (rows, places), count = observed, inputs["words"].shape, inputs["count"]
+    eligible, exact = inputs["eligible"], "exactly count patches of a row are scored"
+    only_hidden = choice_is_eligible(inputs, observed, facts)
+
+    def eligible_count(n: Term) -> Any:
+        return facts.sum(places, lambda i: one_if(eligible.at((n, i))), z3.IntVal(0))
+
+    def is_exact(n: Term) -> Term:
+        return same(facts.sum(places, lambda i: one_if(chosen.at((n, i))), z3.IntVal(0)), count)
+
+    if known(places):
+        return [*only_hidden, TensorClaim(exact, (rows,), is_exact, premise=lambda n: eligible_count(n) >= count)]
+
+    def last_key(n: Term) -> Order:
+        return order(facts, lambda i: keys.at((n, i)), places, count)
+
+    def step(n: Term, i: Term) -> Term:
+        key, last = keys.at((n, i)), last_key(n)
+        grown = one_if(last.place < i + 1) - one_if(last.place < i)
+        return same(one_if(key <= last.value) - one_if(key < last.value), grown)
+
+    def last_is_eligible(n: Term) -> Term:
+        return last_key(n).value < 2**63 - 1
+
+    return [
+        *only_hidden,
+        TensorClaim(
+            "where the count-th key is that of a hidden patch, no other patch has it",
+            (rows, places),
+            step,
+            premise=lambda n, i: conj(count >= 1, last_key(n).place >= 0, last_is_eligible(n)),
+        ),
+        TensorClaim(
+            exact,
+            (rows,),
+            is_exact,
+            # By the inductions of the claims above: the count-th key is that of a hidden patch, and its alone.
+            premise=lambda n: conj(
+                eligible_count(n) >= count,
+                implies(count >= 1, implies(~last_is_eligible(n), eligible_count(n) <= last_key(n).below)),
+                implies(conj(count >= 1, last_is_eligible(n)), last_key(n).at_most == last_key(n).below + 1),
+            ),
+        ),
     ]
 
 

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 
 import viewproof as vp
 from viewproof.masks import Mask, Sample
+from viewproof.masks.random.scored import score_within
 from viewproof.masks.sample import Over
 from viewproof.objectives import masked
 from viewproof.objectives.masked import Reduction
 from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.terms import Term, as_z3, neg, one_if, same
+from viewproof.symbolic.terms import Term, as_z3, conj, neg, one_if, same
 from viewproof.theorems.tensors import spec
 from viewproof.theorems.tensors.bridges import EmptyListing
 from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorCase, TensorClaim, same_extents
@@ -53,14 +54,17 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _sample(y: Tensor, hidden: Tensor) -> Sample:
-    return Sample(y, y, Mask(hidden, per_sample=hidden.dim() == 2, rule="any mask"))
+def _sample(y: Tensor, hidden: Tensor, places: Tensor | None = None) -> Sample:
+    """The sample of a mask; of a partial loss, with the scored part of the hidden set by ``places``."""
+    view = Mask(hidden, per_sample=hidden.dim() == 2, rule="any mask")
+    return Sample(y, y, view) if places is None else Sample(y, y, score_within(view, places), view)
 
 
 def _selected(inputs: Inputs, over: Over, n: Term, j: Term) -> Term:
     """Whether the specification's loss sums over coordinate ``j`` of row ``n``."""
     hidden = inputs["hidden"]
-    return True if over == "all" else hidden.at((n, j) if hidden.rank == 2 else (j,))
+    selected: Term = True if over == "all" else hidden.at((n, j) if hidden.rank == 2 else (j,))
+    return conj(selected, inputs["places"].at((n, j))) if "places" in inputs else selected
 
 
 def _count(inputs: Inputs, facts: Facts, over: Over) -> Any:
@@ -74,6 +78,7 @@ def _fitting(inputs: Inputs) -> list[Term]:
     """Prediction, target and mask have the shapes that the loss asks for; the row and index exist."""
     shape, hidden = inputs["y"].shape, inputs["hidden"].shape
     pairs = [*zip(inputs["prediction"].shape, shape, strict=True), *zip(hidden, shape[2 - len(hidden) :], strict=True)]
+    pairs += zip(inputs["places"].shape, shape, strict=True) if "places" in inputs else ()
     fits = [same(a, b) for a, b in pairs]
     for name, extent in zip(("row", "i"), shape, strict=True):
         if name in inputs:
@@ -88,34 +93,39 @@ def _something_selected(over: Over) -> Callable[[Inputs, Facts], list[Term]]:
         total = _count(inputs, facts, over)
         if "count" not in inputs:
             return [total > 0]
-        rows = inputs["y"].shape[0] if inputs["hidden"].rank == 1 else 1
+        rows = inputs["y"].shape[0] if inputs["hidden"].rank == 1 and "places" not in inputs else 1
         return [total > 0, total == rows * inputs["count"]]
 
     return hypotheses
 
 
-def _signature(per_sample: bool) -> Signature:
+def _signature(per_sample: bool, partial: bool) -> Signature:
     hidden = TensorInput(2 if per_sample else 1, torch.bool)
-    return {"prediction": TensorInput(2), "y": TensorInput(2), "hidden": hidden}
+    places = {"places": TensorInput(2, torch.bool)} if partial else {}
+    return {"prediction": TensorInput(2), "y": TensorInput(2), "hidden": hidden, **places}
 
 
-def loss_case(loss: str, reduction: Reduction, over: Over, per_sample: bool) -> TensorCase:
-    """The loss of this name beside the objective of one entry of one row, and what relates them."""
+def loss_case(loss: str, reduction: Reduction, over: Over, per_sample: bool, partial: bool = False) -> TensorCase:
+    """The loss of this name beside the objective of one entry of one row, and what relates them.
+
+    ``partial``: the loss of a sample that scores only the part of what is hidden that lies in further ``places``.
+    """
     eager = loss.startswith("eager_")
     distance = DISTANCES[loss.removeprefix("eager_")]
 
-    def observe(
-        program: Any, prediction: Tensor, y: Tensor, hidden: Tensor, row: int, i: int, *count: int
-    ) -> Sequence[Tensor]:
-        sample, listing = _sample(y, hidden), EmptyListing()
+    masks = 2 if partial else 1
+
+    def observe(program: Any, prediction: Tensor, y: Tensor, *rest: Any) -> Sequence[Tensor]:
+        row, i, *count = rest[masks:]
+        sample, listing = _sample(y, *rest[:masks]), EmptyListing()
         # Positional arguments, so that the count follows where there is one.
         value = getattr(program, loss)(prediction, sample, reduction, over, *count)
         contract = vp.row_predictive_contract(sample, prediction, row, distance, over, listing=listing)
         objective = vp.predictive_view_objective(replace(contract, target_idxs=[i]))
         return [value, objective, listing.mask.hidden.reshape(-1)]
 
-    def replay(program: Any, prediction: Tensor, y: Tensor, hidden: Tensor, *_: int) -> Sequence[Tensor]:
-        sample = _sample(y, hidden)
+    def replay(program: Any, prediction: Tensor, y: Tensor, *rest: Any) -> Sequence[Tensor]:
+        sample = _sample(y, *rest[:masks])
         value = getattr(program, loss.removeprefix("eager_"))(prediction, sample, reduction, over)
         contracts = [vp.row_predictive_contract(sample, prediction, n, distance, over) for n in range(len(y))]
         objectives = [float(vp.predictive_view_objective(contract)) for contract in contracts]
@@ -163,9 +173,10 @@ def loss_case(loss: str, reduction: Reduction, over: Over, per_sample: bool) -> 
             related,
         ]
 
-    masks, form = "one mask a sample" if per_sample else "one mask", "eager" if eager else "compiled"
-    name = f"{loss.removeprefix('eager_')}, {reduction}, over {over}, {masks}, {form}"
-    signature = {**_signature(per_sample), "row": INT, "i": INT, **({"count": INT} if eager else {})}
+    kind, form = "one mask a sample" if per_sample else "one mask", "eager" if eager else "compiled"
+    kind += ", a part of it scored" if partial else ""
+    name = f"{loss.removeprefix('eager_')}, {reduction}, over {over}, {kind}, {form}"
+    signature = {**_signature(per_sample, partial), "row": INT, "i": INT, **({"count": INT} if eager else {})}
     selected = _something_selected(over) if reduction == "mean" else None
     return TensorCase(Subject(name, signature, observe, _fitting, "real", selected, replay), claims)
 
@@ -225,12 +236,12 @@ def training_loss_eq_row_objectives() -> list[TensorCase]:
     ]
 
 
-def gradient_case(loss: str, reduction: Reduction, per_sample: bool) -> TensorCase:
-    """The gradient of the loss of this name by the prediction, and what is claimed of it."""
+def gradient_case(loss: str, reduction: Reduction, per_sample: bool, partial: bool = False) -> TensorCase:
+    """The gradient of the loss of this name by the prediction, and what is claimed of it; see `loss_case`."""
 
-    def observe(program: Any, prediction: Tensor, y: Tensor, hidden: Tensor) -> Sequence[Tensor]:
+    def observe(program: Any, prediction: Tensor, y: Tensor, *masks: Tensor) -> Sequence[Tensor]:
         leaf = prediction.detach().requires_grad_()
-        value = getattr(program, loss)(leaf, _sample(y, hidden), reduction, "hidden")
+        value = getattr(program, loss)(leaf, _sample(y, *masks), reduction, "hidden")
         return [torch.autograd.grad(value, leaf)[0]]
 
     def claims(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
@@ -246,8 +257,11 @@ def gradient_case(loss: str, reduction: Reduction, per_sample: bool) -> TensorCa
         ]
 
     name = f"gradient of {loss}, {reduction}, {'one mask a sample' if per_sample else 'one mask'}"
+    name += ", a part of it scored" if partial else ""
     selected = _something_selected("hidden") if reduction == "mean" else None
-    return TensorCase(Subject(name, _signature(per_sample), observe, _fitting, value_hypotheses=selected), claims)
+    return TensorCase(
+        Subject(name, _signature(per_sample, partial), observe, _fitting, value_hypotheses=selected), claims
+    )
 
 
 class MultiplicationForSelection(TrainingLosses):
@@ -273,4 +287,64 @@ def training_loss_gradient_support() -> list[TensorCase]:
         gradient_case("mse", "sum", False),
         *(gradient_case(loss, "mean", False) for loss in ("mse", "l1_by_definition", "smooth_l1")),
         gradient_case("mse", "mean", True),
+    ]
+
+
+class LossOverTheView(TrainingLosses):
+    """All that is hidden is summed."""
+
+    @staticmethod
+    def mse(prediction: Tensor, sample: Sample, reduction: Reduction = "mean", over: Over = "hidden") -> Tensor:
+        """The loss over the view's mask, in place of its scored part."""
+        assert sample.view is not None
+        return vp.masked_mse(prediction, Sample(sample.x, sample.y, sample.view), reduction, over)
+
+
+class MeanOverTheView(TrainingLosses):
+    """Divided by what is hidden."""
+
+    @staticmethod
+    def mse(prediction: Tensor, sample: Sample, reduction: Reduction = "mean", over: Over = "hidden") -> Tensor:
+        """The sum over what is scored, divided by the number of hidden coordinates."""
+        if reduction != "mean":
+            return vp.masked_mse(prediction, sample, reduction, over)
+        assert sample.view is not None
+        count = sample.view.hidden.sum() * (1 if sample.view.per_sample else prediction.shape[0])
+        return vp.masked_mse(prediction, sample, "sum", over) / count
+
+
+@theorem(
+    TrainingLosses,
+    layer="bridges",
+    mutants=[LossOverTheView, MeanOverTheView, LossOverTheComplement],
+    given=("the mask and the places have a coordinate in common, if the loss is a mean",),
+    scope="real numbers; all batch and target sizes from 0; any mask, shared or one a sample; any places; mse; mean "
+    "(as compiled, and as run eagerly), sum, rows",
+    method=f"{CAPTURED}; sums compared summand by summand; a contract's sum entry by entry (masked_loss_append)",
+)
+def partial_loss_eq_row_objectives() -> list[TensorCase]:
+    """Of a sample that scores a part of what its view hides, the loss that training differentiates, times the number of
+    scored coordinates in the batch, is the sum over rows of predictive_view_objective of the row's contract, which
+    lists the coordinates that are hidden and lie in the scored places.
+    """
+    cases: list[tuple[str, Reduction]] = [("mse", "mean"), ("eager_mse", "mean"), ("mse", "sum"), ("mse", "rows")]
+    return [loss_case(loss, reduction, "hidden", False, partial=True) for loss, reduction in cases] + [
+        loss_case(loss, "mean", "hidden", True, partial=True) for loss in ("mse", "eager_mse")
+    ]
+
+
+@theorem(
+    TrainingLosses,
+    layer="bridges",
+    mutants=[LossOverTheView, LossOverTheComplement],
+    given=("the mask and the places have a coordinate in common, if the loss is a mean",),
+    scope="all batch and target sizes from 0; any mask, shared or one a sample; any places; every float32 bit pattern, "
+    "NaN and infinities included; mse; mean, sum",
+)
+def partial_loss_gradient_support() -> list[TensorCase]:
+    """The gradient of a partial loss with respect to a prediction that is not scored is exactly +0.0, hidden or not."""
+    return [
+        gradient_case("mse", "sum", False, partial=True),
+        gradient_case("mse", "mean", False, partial=True),
+        gradient_case("mse", "mean", True, partial=True),
     ]
