@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewproof.data.checks import require
+from viewproof.data.values import Items
 from viewproof.errors import InvalidArgument
 
 AUDIO_SUFFIXES = (".wav", ".flac")
@@ -82,7 +83,7 @@ class Recordings:
 
     costly: ClassVar = True
     dtype: ClassVar = np.dtype(np.float32)
-    paths: Sequence[Any]
+    paths: Items
     transform: LogMel
 
     @property

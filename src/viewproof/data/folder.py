@@ -1,7 +1,7 @@
 """A folder of images or recordings, decoded when they are fetched."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from viewproof.data.audio import AUDIO_SUFFIXES, LogMel, Recordings, frames_for, recording_header
 from viewproof.data.dataset import Dataset, Split, Statistics, fixed_split, make_dataset, take
 from viewproof.data.images import DEEP, GREY, MAX_PIXELS, ImageForm, looks_whole, opened, upright_size
+from viewproof.data.values import Items
 from viewproof.errors import InvalidArgument
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
@@ -28,7 +29,7 @@ class ImageFiles:
     """
 
     costly: ClassVar = True
-    paths: Sequence[Any]
+    paths: Items
     form: ImageForm
 
     @property

@@ -13,7 +13,7 @@ from viewproof.data.audio import LogMel, Recordings, frames_for, recording_heade
 from viewproof.data.dataset import Dataset, Split, Statistics, fixed_split, label_codes, make_dataset
 from viewproof.data.folder import ImageFiles, image_form
 from viewproof.data.images import MAX_PIXELS, opened, upright_size
-from viewproof.data.values import Values
+from viewproof.data.values import Items, Values
 from viewproof.errors import InvalidArgument
 
 Kind = Literal["image", "array", "audio"]
@@ -47,7 +47,7 @@ class IndexedArrays:
     """Arrays ``[N, *shape]`` of a column, read one by one."""
 
     costly: ClassVar = True
-    column: Sequence[Any]
+    column: Items
     sample_shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
