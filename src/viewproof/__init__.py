@@ -24,7 +24,7 @@ _LAYERS = ("errors", "masks", "views", "objectives", "losses", "models", "certif
 def __getattr__(name: str) -> Any:
     if name == "__all__":
         return __dir__()
-    if name in _LAYERS:
+    if name in (*_LAYERS, "data"):
         return import_module(f"viewproof.{name}")
     if not name.startswith("_"):
         for layer in _LAYERS:

@@ -1,4 +1,4 @@
-"""Two views: functions of (seed, epoch, sample id), of the announced crops, flips and jitter."""
+"""Two views and keyed transforms: functions of (seed, epoch, sample id), of the announced crops, flips and colours."""
 
 import math
 import re
@@ -9,7 +9,20 @@ import torch
 from torch import Tensor
 
 import viewproof as vp
-from viewproof.training.augment import RandomViews
+from viewproof.data.images import crop_box
+from viewproof.masks.random.draws import Draws
+from viewproof.training.augment import Augment, AugmentedPair, RandomViews, parse_transforms
+from viewproof.training.transforms import (
+    Affine,
+    Blur,
+    ColourJitter,
+    Flip,
+    Grey,
+    RandomResizedCrop,
+    Solarise,
+    Transform,
+    region,
+)  # fmt: skip
 
 
 def images(n: int = 6, channels: int = 3) -> Tensor:
@@ -100,3 +113,145 @@ def test_values_stay_in_range_and_finite() -> None:
 def test_bad_input(options: dict[str, Any], message: str) -> None:
     with pytest.raises(vp.InvalidArgument, match=re.escape(message)):
         RandomViews(**options)
+
+
+ALL = (RandomResizedCrop(), Flip(), ColourJitter(), Grey(0.5), Blur(), Solarise(0.5), Affine())
+
+
+@pytest.mark.parametrize("transforms", [*((transform,) for transform in ALL), ALL], ids=repr)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_sample_alone_has_the_bits_that_it_has_in_any_batch(transforms: Any, channels: int) -> None:
+    x, ids = images(16, channels), torch.arange(16) * 2**33 + 5
+    augment, before = Augment(transforms, seed=3), torch.get_rng_state()
+    whole = augment(x, ids, 2)
+    assert torch.equal(torch.get_rng_state(), before) and whole.shape == x.shape
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(augment(x[order], ids[order], 2), whole[order])
+    for k in range(16):
+        assert torch.equal(augment(x[k : k + 1], ids[k : k + 1], 2)[0], whole[k])
+    if transforms == (Grey(0.5),) and channels == 1:
+        return
+    others = (augment(x, ids, 3), Augment(transforms, seed=4)(x, ids, 2), augment(x, ids + 1, 2), augment(x, ids, 2, 13))
+    assert all(not torch.equal(whole, other) for other in others)
+
+
+@pytest.mark.parametrize("extents", [(1, 1), (1, 7), (2, 3), (9, 9)])
+def test_any_extent(extents: tuple[int, int]) -> None:
+    x = torch.rand(4, 3, *extents)
+    assert Augment(ALL)(x, torch.arange(4)).isfinite().all()
+
+
+def test_a_transform_draws_from_words_of_its_own() -> None:
+    x, ids = images(), torch.arange(6)
+    flipped = Augment((ColourJitter(0), Flip()))(x, ids)
+    assert torch.equal(flipped, Augment((RandomResizedCrop(1.0), Flip()), first=1)(x, ids))
+
+
+def test_the_crop_is_the_region_and_the_loaders_is_the_same_region() -> None:
+    x, u = ramp(50, 64, 96), torch.rand(50, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = RandomResizedCrop(0.2)(x, u)
+    height, width, down, across = region(u, 0.2)
+    slopes = (found[:, 0, 40, 20] - found[:, 0, 20, 20]) / (x[:, 0, 40, 20] - x[:, 0, 20, 20])
+    torch.testing.assert_close(slopes, height.float(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found[:, 1, :, 47:49].mean((1, 2)), across.float(), atol=0.02, rtol=0)
+    for k in range(50):
+        top, left, tall, wide = crop_box(tuple(u[k, :4].tolist()), 0.2)
+        expected = (2 * top + tall - 1, 2 * left + wide - 1, tall, wide)
+        assert (down[k], across[k], height[k], width[k]) == pytest.approx(expected)
+
+
+def test_flips_keep_every_bit_and_are_of_the_announced_share() -> None:
+    x = torch.full((4000, 1, 1, 2), float("nan"))
+    x[:, :, :, 0] = -0.0
+    mirrored = Augment((Flip(0.25),))(x, torch.arange(4000))[:, 0, 0, 0].isnan()
+    assert abs(int(mirrored.sum()) - 1000) < 5 * math.sqrt(750)
+
+
+def test_colours_blur_and_solarising_do_what_their_names_say() -> None:
+    x, u = images(6), torch.full((6, 8), 0.5, dtype=torch.float64)
+    grey = Grey(1.0)(x, u)
+    assert torch.equal(grey[:, 0], grey[:, 2]) and torch.allclose(grey[:, 0], x.mean(1), atol=1e-6)
+    torch.testing.assert_close(ColourJitter()(x, u), x)
+    blurred = Blur(1.0, 1.0)(x, u)
+    assert (blurred.var((2, 3)) < x.var((2, 3))).all()
+    flat = torch.ones(6, 3, 8, 8)
+    torch.testing.assert_close(Blur(1.0, 1.0)(flat, u), flat)
+    solarised = Solarise(1.0)(x, u)
+    level = (x.amin((1, 2, 3)) * 0.25 + x.amax((1, 2, 3)) * 0.75)[:, None, None, None]
+    assert torch.equal(solarised[x <= level], x[x <= level]) and (solarised <= level + 1e-6).all()
+
+
+def test_blur_is_the_gaussian_of_its_deviation() -> None:
+    point = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
+    point[:, :, 20, 20] = 1
+    found = Blur(4.0, 1.0)(point, torch.full((1, 8), 0.5, dtype=torch.float64))[0, 0]
+    place = torch.arange(41, dtype=torch.float64) - 20
+    assert found.sum() == pytest.approx(1)
+    assert (found.sum(0) * place.square()).sum().sqrt() == pytest.approx(4 * 0.55, rel=0.02)
+
+
+def test_affine_moves_turn_about_the_centre_and_nothing_is_the_identity() -> None:
+    x, u = images(6), torch.full((6, 8), 0.5, dtype=torch.float64)
+    torch.testing.assert_close(Affine()(x, u), x, atol=1e-5, rtol=1e-5)
+    square, most = torch.rand(1, 1, 9, 9), torch.tensor([[1.0, 0.5, 0.5, 0.5, 0, 0, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(Affine(90, 0, 0)(square, most), square.rot90(1, (2, 3)), atol=1e-5, rtol=0)
+
+
+def test_two_views_from_streams_of_their_own() -> None:
+    augment = Augment((RandomResizedCrop(), Flip()))
+    x, ids = images(), torch.arange(6)
+    a, b = AugmentedPair(augment)(x, ids, 1)
+    assert torch.equal(a, augment(x, ids, 1, 12)) and torch.equal(b, augment(x, ids, 1, 13)) and not torch.equal(a, b)
+
+
+def test_a_sample_of_an_augmented_image_is_certified() -> None:
+    x, ids, rule = images(4), torch.arange(4), vp.PatchMask(4, 4, period=3, offset=1)
+    augment = Augment((RandomResizedCrop(0.3), Flip()), seed=1)
+
+    def source(images: Tensor) -> Tensor:
+        return augment(images, ids, 2)
+
+    def leaking(images: Tensor) -> Any:
+        sample = rule.sample(source(images))
+        return sample.x + 1e-3 * source(images).mean(), sample.y, sample.mask
+
+    report = vp.certify_view(lambda z: rule.sample(source(z)), x, rule, source=source, target=source)
+    assert not [finding for finding in report.findings if finding.verdict is vp.Verdict.REFUTED], str(report)
+    assert vp.certify_view(leaking, x, rule, source=source, target=source).verdict() is vp.Verdict.REFUTED
+    # Of the view alone, on the augmented image, everything is proved.
+    assert vp.certify_view(rule.sample, source(x), rule).verdict() is vp.Verdict.PROVED
+
+
+def test_the_text_is_the_transforms() -> None:
+    text = ", ".join(map(repr, ALL))
+    assert parse_transforms(text) == ALL and parse_transforms("none") == parse_transforms("") == ()
+    assert parse_transforms("Flip()") == (Flip(),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Crop(0.2)", "no transform is called 'Crop'"),
+        ("Flip", None),
+        ("Flip(", "is not an expression"),
+        ("Flip(chance=2)", "chance=2 of Flip must lie from 0 to 1"),
+        ("RandomResizedCrop(0)", "min_area=0 of RandomResizedCrop must lie from 0.001 to 1"),
+        ("Flip(odds=0.5)", "augment='Flip(odds=0.5)'"),
+        ("Flip(open('x'))", "augment="),
+        ("__import__('os')", "no transform is called '__import__'"),
+    ],
+)
+def test_bad_texts(text: str, message: str | None) -> None:
+    if message is None:
+        assert parse_transforms(text) == (Flip(),)
+    else:
+        with pytest.raises(vp.InvalidArgument, match=re.escape(message)):
+            parse_transforms(text)
+
+
+def test_what_is_no_batch_of_images_is_refused() -> None:
+    with pytest.raises(vp.InvalidArgument, match=re.escape("must be images [N, C, H, W] and N ids")):
+        Augment((Flip(),))(images(), torch.arange(5))
+    with pytest.raises(vp.InvalidArgument, match="must be transforms"):
+        Augment(("Flip()",))  # type: ignore[arg-type]
+    assert isinstance(Flip(), Transform) and Draws(0, 0, torch.arange(2)).uniforms(3).shape == (2, 3)

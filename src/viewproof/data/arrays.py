@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from viewproof.data.checks import check_array, check_bytes
-from viewproof.data.dataset import Dataset, Split, fixed_split, make_dataset
+from viewproof.data.dataset import Dataset, Split, fixed_split, label_codes, make_dataset
 from viewproof.data.values import Values
 from viewproof.errors import InvalidArgument
 
@@ -58,13 +58,14 @@ def load_npz(path: Path, test_fraction: float) -> Dataset:
     """The data set in an ``.npz`` file.
 
     It is the array ``x`` (labels ``y``), or ``train`` and ``test`` (labels ``train_labels`` and ``test_labels``).
-    Members stored without compression are memory-mapped, compressed ones read. Labels are vectors of integers or
+    Members stored without compression are memory-mapped, compressed ones read, at most 4 GiB each; others are not
+    touched. The checksums of those that are read must agree. Labels are vectors of integers or
     strings; the k-th smallest becomes label ``k`` and its text the class name. Files that hold neither form, truncated
     ones, object arrays and what `make_dataset` refuses raise `InvalidArgument` naming the file.
     """
-    arrays = _members(path)
+    arrays, found = _members(path)
     if ("x" in arrays) == ("train" in arrays and "test" in arrays):
-        raise InvalidArgument(f"{path}: holds {sorted(arrays)}, but must hold either 'x' or both 'train' and 'test'")
+        raise InvalidArgument(f"{path}: holds {sorted(found)}, but must hold either 'x' or both 'train' and 'test'")
     pairs = (("x", "y"),) if "x" in arrays else (("train", "train_labels"), ("test", "test_labels"))
     for name, _ in pairs:
         check_array(f"{path} ({name!r})", arrays[name].shape, arrays[name].dtype)
@@ -81,19 +82,23 @@ def load_npz(path: Path, test_fraction: float) -> Dataset:
                     f"{path} ({name!r}): labels of shape {shape} and dtype {dtype} must be {size} integers or strings"
                 )
             vectors.append(arrays[name][np.arange(size)])
-        names, codes = np.unique(np.concatenate(vectors), return_inverse=True)
-        labels = np.split(codes.astype(np.int64), np.cumsum([len(vector) for vector in vectors])[:-1])
+        labels, class_names = label_codes(vectors)
         parts = [Split(part.values, vector) for part, vector in zip(parts, labels, strict=True)]
-        class_names = tuple(str(name) for name in names)
     train, test = parts if len(parts) == 2 else fixed_split(str(path), parts[0], test_fraction)
     return make_dataset(path.stem, train, test, class_names, source=str(path))
 
 
-def _members(path: Path) -> dict[str, Values]:
+NAMES = ("x", "y", "train", "test", "train_labels", "test_labels")
+INFLATED = 2**32
+"""The most bytes that one compressed member may become."""
+
+
+def _members(path: Path) -> tuple[dict[str, Values], list[str]]:
+    """The arrays that make a data set, and the names of all arrays; others are not read."""
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
-            return {entry.filename[:-4]: _member(path, archive, entry) for entry in entries}
+            entries = {e.filename[:-4]: e for e in archive.infolist() if e.filename.endswith(".npy")}
+            return {name: _member(path, archive, e) for name, e in entries.items() if name in NAMES}, list(entries)
     except InvalidArgument:
         raise
     except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on damaged bytes
@@ -102,11 +107,20 @@ def _members(path: Path) -> dict[str, Values]:
 
 def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Values:
     source = f"{path} ({entry.filename[:-4]!r})"
-    with archive.open(entry) as file:
-        if entry.compress_type != zipfile.ZIP_STORED:
-            _header(source, file)
+    if entry.compress_type != zipfile.ZIP_STORED:
+        if entry.file_size > INFLATED:
+            raise InvalidArgument(
+                f"{source}: {entry.file_size} bytes when decompressed are more than {INFLATED}; save it by numpy.savez,"
+                " without compression, and it is read from the disk"
+            )
+        with archive.open(entry) as file:
+            shape, _, dtype = _header(source, file)
+            check_bytes(source, file.tell() + math.prod(shape) * dtype.itemsize, entry.file_size)
             file.seek(0)
             return np.lib.format.read_array(file, allow_pickle=False)
+    with archive.open(entry) as file:
+        while file.read(2**20):  # to the end, where zipfile compares the checksum
+            pass
     with path.open("rb") as raw:
         # The local header may carry other extra fields than the directory's copy: only its own lengths count.
         raw.seek(entry.header_offset + 26)

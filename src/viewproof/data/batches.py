@@ -12,7 +12,11 @@ from torch.utils.data import DataLoader
 from viewproof.data.checks import check_int
 from viewproof.data.dataset import Dataset
 from viewproof.errors import InvalidArgument
+from viewproof.masks.random.draws import Draws
 from viewproof.shapes import Float, Int
+
+CROP_STREAM = 14
+"""The stream of random words from which crops and other transforms draw; masks draw from 0, two views from 12 and 13."""
 
 
 class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -21,28 +25,41 @@ class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     ``self[indices]`` is ``(x: [B, *sample_shape] float32, standardised, indices: [B] int64)``; the indices are the
     sample ids. Bad ones raise `InvalidArgument`, as in `Dataset.fetch`.
 
+    ``self[epoch, indices]`` is that of an epoch: with ``min_area``, for samples that are decoded when they are read
+    (`Dataset.crops_when_read`), each image's random region, which is a function of (seed, epoch, sample id) and the
+    image. It is that of a `viewproof.training.augment.RandomResizedCrop` that comes first.
+
     >>> from viewproof.data import Split, make_dataset
     >>> part = Split(np.array([[0.0], [2.0]]))
     >>> Batches(make_dataset("two", part, part), "train")[torch.tensor([1])]
     (tensor([[1.]]), tensor([1]))
     """
 
-    def __init__(self, dataset: Dataset, part: str) -> None:
-        self.dataset, self.part = dataset, part
+    def __init__(self, dataset: Dataset, part: str, seed: int = 0, min_area: float | None = None) -> None:
+        self.dataset, self.part, self.seed, self.min_area = dataset, part, seed, min_area
         self.size = len(dataset.part(part))
+        if min_area is not None and not dataset.crops_when_read:
+            raise InvalidArgument(f"min_area={min_area} crops images as they are read; crop {dataset.name} by a transform")
 
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, indices: Int[Tensor, "batch"]) -> tuple[Float[Tensor, "batch *sample"], Int[Tensor, "batch"]]:
-        return self.dataset.fetch(self.part, indices), indices
+    def __getitem__(
+        self, key: Int[Tensor, "batch"] | tuple[int, Int[Tensor, "batch"]]
+    ) -> tuple[Float[Tensor, "batch *sample"], Int[Tensor, "batch"]]:
+        epoch, indices = key if isinstance(key, tuple) else (0, key)
+        if self.min_area is None:
+            return self.dataset.fetch(self.part, indices), indices
+        draws = Draws(self.seed, epoch, indices).uniforms(4, CROP_STREAM).numpy()
+        return self.dataset.fetch(self.part, indices, draws, self.min_area), indices
 
 
 class EpochSampler(torch.utils.data.Sampler[Tensor]):
     """Yields the int64 index vectors of one epoch's batches; each index occurs once.
 
     The order is a function of ``(seed, epoch)`` alone, drawn from a generator of its own: global random state is
-    neither read nor moved. ``set_epoch`` chooses the epoch; PyTorch Lightning calls it. Without ``drop_last`` the last
+    neither read nor moved. ``set_epoch`` chooses the epoch; PyTorch Lightning calls it. ``with_epoch`` yields it beside
+    each vector, for data that draw by it in another process. Without ``drop_last`` the last
     batch may be smaller.
 
     A batch is cut into ``accumulate`` micro-batches (gradient accumulation) and each of them over ``world`` ranks, of
@@ -76,6 +93,7 @@ class EpochSampler(torch.utils.data.Sampler[Tensor]):
         self.seed, self.shuffle, self.drop_last, self.epoch = check_int("seed", seed, 0), shuffle, drop_last, 0
         self.rank, self.world = check_int("rank", rank, 0), check_int("world", world, 1)
         self.accumulate, self.first = check_int("accumulate", accumulate, 1), 0
+        self.with_epoch = False
         if batch_size > size:
             raise InvalidArgument(
                 f"batch_size={batch_size} is larger than the data set's {size} samples; pass batch_size={size} or less"
@@ -109,7 +127,9 @@ class EpochSampler(torch.utils.data.Sampler[Tensor]):
             words = np.random.SeedSequence(self.seed, spawn_key=(self.epoch,)).generate_state(1, np.uint32)
             order = torch.randperm(self.size, generator=torch.Generator().manual_seed(int(words[0])))
         # The first index is read here and now, before a resumed `BatchLoader` sets it back to 0.
-        return (self._indices(order, *divmod(k, self.accumulate)) for k in range(self.first, len(self)))
+        shares = (self._indices(order, *divmod(k, self.accumulate)) for k in range(self.first, len(self)))
+        epoch = self.epoch
+        return ((epoch, share) for share in shares) if self.with_epoch else shares  # type: ignore[return-value]
 
     def _indices(self, order: Tensor, batch: int, micro: int) -> Tensor:
         last = batch == self.batches - 1 and not self.drop_last
@@ -153,9 +173,10 @@ def batches(
     shuffle: bool | None = None,
     drop_last: bool | None = None,
     num_workers: int = 0,
+    min_area: float | None = None,
     **share: int,
 ) -> BatchLoader:
-    """A `BatchLoader` of ``(x, indices)`` `Batches`; ``share`` goes to `EpochSampler`.
+    """A `BatchLoader` of ``(x, indices)`` `Batches`, with their ``min_area``; ``share`` goes to `EpochSampler`.
 
     ``shuffle`` and ``drop_last`` are on for ``"train"`` and off for ``"test"`` unless given. Iterating it does not
     touch global random state. Raises `InvalidArgument` for an unknown part and what `EpochSampler` refuses.
@@ -165,13 +186,15 @@ def batches(
     >>> [ids.tolist() for x, ids in batches(make_dataset("three", part, part), "test", batch_size=2)]
     [[0, 1], [2]]
     """
-    source = Batches(dataset, part)
+    source = Batches(dataset, part, seed, min_area)
     shuffle = part == "train" if shuffle is None else shuffle
     drop_last = part == "train" if drop_last is None else drop_last
+    sampler = EpochSampler(len(source), batch_size, seed, shuffle, drop_last, **share)
+    sampler.with_epoch = min_area is not None
     return BatchLoader(
         source,
         batch_size=None,
-        sampler=EpochSampler(len(source), batch_size, seed, shuffle, drop_last, **share),
+        sampler=sampler,
         num_workers=check_int("num_workers", num_workers, 0),
         persistent_workers=num_workers > 0,
         # Without a generator of its own, a DataLoader draws its workers' seed from the global one.

@@ -63,7 +63,7 @@ def check_bytes(source: str, expected: int, found: int, damage: str = "") -> Non
         )
 
 
-def require(module: str, what: str, package: str) -> Any:
+def require(module: str, what: str, package: str, extra: str = "train") -> Any:
     """Import ``module`` when it is first needed; a missing one raises `InvalidArgument`.
 
     >>> require("no_such_module", "data set 'digits'", "no-such-package")
@@ -73,4 +73,4 @@ def require(module: str, what: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise InvalidArgument(f"{what} needs {package}; pip install 'viewproof[train]'") from error
+        raise InvalidArgument(f"{what} needs {package}; pip install 'viewproof[{extra}]'") from error

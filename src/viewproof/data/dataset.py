@@ -1,7 +1,8 @@
 """A data set: a training and a test part, standardised by the training part's statistics."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,21 @@ class Split:
         return len(self.values)
 
 
+Statistics = tuple[Sequence[float], Sequence[float]]
+"""Mean and deviation of the channels, or of all of them, in the units of the values."""
+FEW = 10_000
+"""At most so many samples that must be decoded are read for the statistics."""
+FEW_VALUES = 2**28
+"""And at most so many of their values."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A training and a test part, standardised by the training part's ``mean`` and ``std``.
 
     `make_dataset` builds one. Both are float32 and broadcast against one sample: ``[C, 1, 1]`` for images, ``[D]`` for
-    tables. ``class_names[k]`` names label ``k``; it is None where there are no labels.
+    tables. ``class_names[k]`` names label ``k``; it is None where there are no labels. ``natural``: the samples are
+    photographs, for which random crops and flips are the default. ``skipped``: complaints about files left out.
 
     >>> data = make_dataset("pair", Split(np.array([[0.0, 5], [2, 5]])), Split(np.array([[4.0, 6]])))
     >>> data.fetch("test", [0])
@@ -59,6 +69,8 @@ class Dataset:
     mean: Float[Tensor, "..."]
     std: Float[Tensor, "..."]
     class_names: tuple[str, ...] | None = None
+    natural: bool = False
+    skipped: tuple[str, ...] = ()
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -76,10 +88,13 @@ class Dataset:
             raise InvalidArgument(f"part={name!r} must be 'train' or 'test'")
         return self.train if name == "train" else self.test
 
-    def fetch(self, part: str, indices: Any) -> Float[Tensor, "batch *sample"]:
+    def fetch(
+        self, part: str, indices: Any, draws: NDArray[np.float64] | None = None, min_area: float = 1.0
+    ) -> Float[Tensor, "batch *sample"]:
         """The standardised float32 samples at ``indices: [B]``, integers in ``0 .. N-1``.
 
-        Indices that are not a vector of such integers raise `InvalidArgument`; negative ones do not wrap.
+        With ``draws: [B, 4]`` in (0, 1): of images in files, the regions of `viewproof.data.images.crop_box`. Indices
+        that are not a vector of such integers raise `InvalidArgument`; negative ones do not wrap.
         """
         values = self.part(part).values
         index = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
@@ -90,7 +105,13 @@ class Dataset:
         if index.size and not 0 <= index.min() <= index.max() < len(values):
             raise InvalidArgument(f"indices {index.min()} to {index.max()} must lie in 0 to {len(values) - 1}")
         index = index.astype(np.int64, copy=False)
-        return self.standardize(torch.from_numpy(as_float32(values[index])))
+        samples = values[index] if draws is None else values.crops(index, draws, min_area)  # type: ignore[attr-defined]
+        return self.standardize(torch.from_numpy(as_float32(samples)))
+
+    @property
+    def crops_when_read(self) -> bool:
+        """Whether `fetch` takes ``draws``: the training samples are decoded one by one, and the region with them."""
+        return hasattr(getattr(self.train.values, "base", self.train.values), "crops")
 
     def standardize(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """``(values - mean) / std`` of ``values: [..., *sample_shape]`` in the units of the source.
@@ -112,12 +133,22 @@ class Dataset:
 
 
 def make_dataset(
-    name: str, train: Split, test: Split, class_names: Sequence[str] | None = None, source: str | None = None
+    name: str,
+    train: Split,
+    test: Split,
+    class_names: Sequence[str] | None = None,
+    source: str | None = None,
+    statistics: Statistics | None = None,
+    *,
+    natural: bool = False,
+    skipped: tuple[str, ...] = (),
 ) -> Dataset:
     """Check both parts, take the statistics of ``train`` and return the `Dataset`.
 
     Statistics are those of the values rounded to float32, which is what `Dataset.fetch` standardises, accumulated in
-    float64 over chunks: larger than memory is fine. ``class_names`` are ``"0"``, ``"1"`` ... unless given. Raises
+    float64 over chunks: larger than memory is fine. Of samples that must be decoded at most 10,000 are read, and at
+    most 2**28 values, those that numpy's ``RandomState(0)`` draws; they are checked one by one as they are decoded.
+    ``statistics`` gives mean and deviation instead. ``class_names`` are ``"0"``, ``"1"`` ... unless given. Raises
     `InvalidArgument`, naming ``source`` (``name`` unless given), if a part is empty, has no sample axes or no real
     dtype, if the parts disagree in shape, if a label has no name, or if a value of either part is NaN, infinite or
     beyond float32's range.
@@ -144,15 +175,44 @@ def make_dataset(
             raise InvalidArgument(f"{source}: labels {low} to {high} must lie in 0 to {len(names) - 1}, the classes")
     elif train.labels is not None or test.labels is not None or class_names is not None:
         raise InvalidArgument(f"{source}: label both parts, or neither and pass no class names")
-    mean, std, unusable = moments(train.values)
-    unusable += moments(test.values)[2]
+    unusable = 0
+    if getattr(train.values, "costly", False):
+        few = min(FEW, max(1, FEW_VALUES // math.prod(train.values.shape[1:])))
+        drawn = np.sort(np.random.RandomState(0).permutation(len(train))[:few])
+        if statistics is None:
+            mean, std, _ = moments(Rows(train.values, drawn))
+        else:
+            mean = std = np.zeros(0, np.float32)
+    else:
+        mean, std, unusable = moments(train.values)
+        unusable += moments(test.values)[2]
     if unusable:
         total = int(np.prod(train.values.shape) + np.prod(test.values.shape))
         raise InvalidArgument(
             f"{source}: {unusable} of {total} values are NaN, infinite or beyond float32's range;"
             " drop or impute them and save the data again"
         )
-    return Dataset(name, train, test, torch.from_numpy(mean), torch.from_numpy(std), names)
+    data = Dataset(name, train, test, torch.from_numpy(mean), torch.from_numpy(std), names, natural, skipped)
+    return data if statistics is None else with_statistics(data, statistics)
+
+
+def with_statistics(data: Dataset, statistics: Statistics) -> Dataset:
+    """The data set standardised by given statistics; of integer values these are shares of the dtype's largest."""
+    shape, dtype = data.sample_shape, data.train.values.dtype
+    axis = -1 if len(shape) == 2 else 0
+    scale = np.iinfo(dtype).max if dtype.kind in "iu" else 1
+    extents = [1] * len(shape)
+    extents[axis] = shape[axis]
+    given = []
+    for name, values in zip(("mean", "std"), statistics, strict=True):
+        array = np.asarray(values, np.float64)
+        if array.ndim != 1 or len(array) not in (1, shape[axis]) or not np.isfinite(array).all():
+            raise InvalidArgument(f"{name}={tuple(values)} must be 1 finite number or {shape[axis]}, one a channel")
+        if name == "std" and not (array > 0).all():
+            raise InvalidArgument(f"std={tuple(values)} must be positive; values are divided by it")
+        whole = np.broadcast_to(array * scale, shape[axis]).reshape(extents).astype(np.float32)
+        given.append(torch.from_numpy(whole))
+    return replace(data, mean=given[0], std=given[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +242,15 @@ class Rows:
     def __getitem__(self, index: NDArray[np.int64]) -> NDArray[Any]:
         return self.base[self.index[index]]
 
+    @property
+    def costly(self) -> bool:
+        """Whether the collection decodes its samples."""
+        return getattr(self.base, "costly", False)
+
+    def crops(self, index: NDArray[np.int64], draws: NDArray[np.float64], min_area: float) -> NDArray[Any]:
+        """The collection's, of these rows."""
+        return self.base.crops(self.index[index], draws, min_area)  # type: ignore[attr-defined, no-any-return]
+
 
 def take(whole: Split, index: NDArray[np.int64]) -> Split:
     """The rows ``index`` of ``whole``: a copy of an array, a view of a lazily read collection."""
@@ -206,3 +275,19 @@ def fixed_split(source: str, whole: Split, test_fraction: float) -> tuple[Split,
     held_out = min(max(round(size * test_fraction), 1), size - 1)
     order = np.random.RandomState(0).permutation(size).astype(np.int64, copy=False)
     return take(whole, np.sort(order[held_out:])), take(whole, np.sort(order[:held_out]))
+
+
+def label_codes(vectors: Sequence[NDArray[Any]]) -> tuple[list[NDArray[np.int64]], tuple[str, ...]]:
+    """Integers or strings of all parts as codes from 0, in the labels' order, and the text of each.
+
+    >>> label_codes([np.array(["dog", "cat"]), np.array(["dog"])])
+    ([array([1, 0]), array([1])], ('cat', 'dog'))
+    """
+    for vector in vectors:
+        if vector.ndim != 1 or vector.dtype.kind not in "biuUS":
+            raise InvalidArgument(
+                f"labels of shape {vector.shape} and dtype {vector.dtype} must be one integer or string a sample"
+            )
+    names, codes = np.unique(np.concatenate(vectors), return_inverse=True)
+    split = np.split(codes.astype(np.int64), np.cumsum([len(vector) for vector in vectors])[:-1])
+    return split, tuple(str(name) for name in names)

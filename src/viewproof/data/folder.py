@@ -1,7 +1,7 @@
-"""A folder of images, decoded when they are fetched."""
+"""A folder of images or recordings, decoded when they are fetched."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,105 +9,167 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from viewproof.data.checks import require
-from viewproof.data.dataset import Dataset, Split, fixed_split, make_dataset, take
+from viewproof.data.audio import AUDIO_SUFFIXES, LogMel, Recordings, frames_for, recording_header
+from viewproof.data.dataset import Dataset, Split, Statistics, fixed_split, make_dataset, take
+from viewproof.data.images import DEEP, GREY, MAX_PIXELS, ImageForm, looks_whole, opened, upright_size
+from viewproof.data.values import Items
 from viewproof.errors import InvalidArgument
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-GREY = ("1", "L", "LA")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+DEFAULT_SIZE = (224, 224)
+"""Of images of several sizes."""
+PARTS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images ``[N, C, H, W]`` as bytes, decoded on access; ``mode`` is Pillow's ``L`` or ``RGB``."""
+    """Images ``[N, C, H, W]``, decoded on access and brought to one form.
 
-    dtype: ClassVar = np.dtype(np.uint8)
-    paths: tuple[Path, ...]
-    mode: str
-    size: tuple[int, int]
+    ``paths[k]`` is a path, or else what `ImageForm.read` takes.
+    """
+
+    costly: ClassVar = True
+    paths: Items
+    form: ImageForm
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels."""
+        return self.form.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Number of images, channels, height and width."""
-        return (len(self.paths), 1 if self.mode == "L" else 3, *self.size)
+        return (len(self.paths), *self.form.shape)
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
-        fit = require("PIL.ImageOps", "a folder of images", "pillow").fit
-        out = np.empty((len(index), *self.shape[1:]), np.uint8)
-        for pixels, k in zip(out, index, strict=True):
-            with _opened(self.paths[k]) as image:
-                image = image.convert(self.mode)
-                if image.size != self.size[::-1]:
-                    image = fit(image, self.size[::-1])
-                pixels[...] = np.asarray(image) if self.mode == "L" else np.asarray(image).transpose(2, 0, 1)
+    def __getitem__(self, index: NDArray[np.int64]) -> NDArray[Any]:
+        return self.crops(index, None)
+
+    def crops(
+        self, index: NDArray[np.int64], draws: NDArray[np.float64] | None, min_area: float = 1.0
+    ) -> NDArray[Any]:
+        """The images at ``index: [B]``, each the region that its row of ``draws: [B, 4]`` gives, or the central one."""
+        out = np.empty((len(index), *self.form.shape), self.dtype)
+        for row, (pixels, k) in enumerate(zip(out, index, strict=True)):
+            draw = None if draws is None else tuple(draws[row].tolist())
+            pixels[...] = self.form.read(self.paths[int(k)], draw, min_area)
         return out
 
 
-def load_folder(folder: Path, test_fraction: float, size: tuple[int, int] | None) -> Dataset:
-    """All images under ``folder``, sorted by path, as ``[N, C, H, W]`` (0..255).
+def load_folder(
+    folder: Path,
+    test_fraction: float,
+    size: tuple[int, int] | None = None,
+    skip_unreadable: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    statistics: Statistics | None = None,
+) -> Dataset:
+    """All images under ``folder``, sorted by path, as ``[N, C, H, W]``; without images all recordings, as spectrograms.
 
-    They are grey if all files are, else RGB. With ``size=(H, W)`` each is cut to that aspect about its centre and
-    resized (bicubic); without, all must have one size. Sub-folders name the classes. The split is `fixed_split`'s
-    unless the folder has exactly the sub-folders ``train`` and ``test``, which then are the parts. Transparency and
-    EXIF orientation are ignored; hidden files are skipped. Each image is decoded once here, for the statistics, and
-    again whenever it is fetched. A folder without images, an unreadable or 16-bit image, and images beside class
-    folders raise `InvalidArgument`.
+    Images are grey if all files are, else RGB, of bytes (0..255), or of 16 bits (0..65535) if one has so many. Each is
+    cut to the aspect of ``size=(H, W)`` about its centre and resized; the default size is the images' own if they have
+    one, else 224 x 224. EXIF orientation is applied, transparency shown on white, CMYK and palettes converted. Only the
+    formats `viewproof.data.images.FORMATS` are decoded.
+
+    Recordings (WAV, FLAC) of one sampling rate become ``[N, 1, 64, frames]`` by `LogMel`, with the least multiple of 16
+    frames that holds 95 % of them whole; ``size`` is then (mels, frames).
+
+    Sub-folders name the classes; a class's own sub-folders belong to it. Sub-folders ``train`` and ``test`` (or
+    ``val``, ``valid``, ``validation``; ``test`` wins) are the parts, else the split is `fixed_split`'s. Hidden files are
+    skipped. Every header and every file's end is read here, and files whose end says nothing are decoded; those that
+    cannot be read are counted and the first three named, or left out with ``skip_unreadable`` and listed in
+    `Dataset.skipped`. A folder without images, and images beside class folders, raise `InvalidArgument` too.
     """
-    paths = sorted(
+    files = [
         path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in (*SUFFIXES, *AUDIO_SUFFIXES)
         and not any(name.startswith(".") for name in path.relative_to(folder).parts)
         and path.is_file()
-    )
+    ]
+    images = [path for path in files if path.suffix.lower() in SUFFIXES]
+    paths = images or files
     if not paths:
-        raise InvalidArgument(f"{folder}: no image ({', '.join(SUFFIXES)}) in this folder; pass one that has some")
+        raise InvalidArgument(
+            f"{folder}: no image ({', '.join(SUFFIXES)}) or recording ({', '.join(AUDIO_SUFFIXES)}) in this folder;"
+            " pass one that has some"
+        )
     inside = [path.relative_to(folder).parts for path in paths]
-    divided = {parts[0] for parts in inside if len(parts) > 1} == {"train", "test"}
-    held_out = np.array([parts[0] == "test" for parts in inside])
-    inside = [parts[1:] if divided else parts for parts in inside]
-    names = tuple(sorted({parts[0] for parts in inside if len(parts) > 1}))
-    loose = sum(len(parts) == 1 for parts in inside)
-    if names and loose:
+    top = {parts[0] for parts in inside if len(parts) > 1}
+    has_parts = "train" in top and top <= set(PARTS) and len(top) > 1
+    if has_parts and "test" in top:  # a validation part beside a test part is left out
+        inside = [parts for parts in inside if parts[0] in ("train", "test")]
+        paths = [folder.joinpath(*parts) for parts in inside]
+    classes = [parts[1 if has_parts else 0 : -1][:1] for parts in inside]
+    names = tuple(sorted({name for found in classes for name in found}))
+    if names and () in classes:
+        loose = classes.count(())
         raise InvalidArgument(f"{folder}: {loose} images lie beside the class folders {names}; move them into one")
-    labels = np.array([names.index(parts[0]) for parts in inside], np.int64) if names else None
-    whole = Split(_same_size(paths, size), labels)
-    if divided:
+    scan = (lambda path: image_header(path, max_pixels)) if images else recording_header
+    headers, unreadable = scan_all(paths, scan)
+    if unreadable and not (skip_unreadable and headers):
+        first = "; ".join(list(unreadable.values())[:3])
+        raise InvalidArgument(
+            f"{folder}: {len(unreadable)} of {len(paths)} files cannot be read: {first}; replace or remove them, or pass"
+            " skip_unreadable"
+        )
+    readable = [k for k, path in enumerate(paths) if path in headers]
+    form = image_form(list(headers.values()), size, max_pixels) if images else None
+    values = ImageFiles(tuple(headers), form) if form else recordings(headers, size, str(folder))
+    labels = np.array([names.index(classes[k][0]) for k in readable], np.int64) if names else None
+    whole = Split(values, labels)
+    if has_parts:
+        held_out = np.array([PARTS[inside[k][0]] == "test" for k in readable])
         train, test = (take(whole, np.flatnonzero(held_out == side)) for side in (False, True))
     else:
         train, test = fixed_split(str(folder), whole, test_fraction)
-    return make_dataset(folder.name, train, test, names or None, source=str(folder))
+    skipped = tuple(unreadable.values())
+    return make_dataset(
+        folder.name, train, test, names or None, str(folder), statistics, natural=bool(images), skipped=skipped
+    )
 
 
-def _same_size(paths: list[Path], size: tuple[int, int] | None) -> ImageFiles:
-    """The files as one collection, after reading each header."""
-    mode, first = "L", None
-    for path in paths:
-        with _opened(path) as image:
-            if image.mode[0] in "IF":
-                raise InvalidArgument(
-                    f"{path}: mode {image.mode} has more than 8 bits; convert it or save an .npy file"
-                )
-            mode = mode if image.mode in GREY else "RGB"
-            found = (image.height, image.width)
-        first = first or found
-        if size is None and found != first:
-            raise InvalidArgument(
-                f"{path}: {found} pixels differ from {first} of {paths[0]}; pass size=(H, W) to crop and resize"
-            )
-    return ImageFiles(tuple(paths), mode, size or first or (0, 0))
+def scan_all(paths: list[Path], scan: Callable[[Path], Any]) -> tuple[dict[Path, Any], dict[Path, str]]:
+    """What ``scan`` returns of each file, and the complaint about each file that it refuses."""
+    from tqdm import tqdm
+
+    headers, unreadable = {}, {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's about large images and odd EXIF data
+        for path in tqdm(paths, desc="reading headers", unit="file", delay=2, leave=False):
+            try:
+                headers[path] = scan(path)
+            except InvalidArgument as error:
+                unreadable[path] = str(error)
+    return headers, unreadable
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    image = require("PIL.Image", "a folder of images", "pillow")
-    try:
-        with image.open(path) as opened:
-            yield opened
-    except InvalidArgument:
-        raise
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged bytes
-        raise InvalidArgument(f"{path}: not a readable image ({error}); replace or remove it") from error
+def image_header(path: Path, max_pixels: int) -> tuple[str, tuple[int, int]]:
+    """Mode and upright size of an image; a file that does not end as its format must is decoded."""
+    with opened(path, max_pixels) as image:
+        if image.mode in ("I", "F"):
+            raise InvalidArgument(f"{path}: mode {image.mode} has 32 bits a value; save an .npy file")
+        header = image.mode, upright_size(image)
+        if not looks_whole(path, image.format):
+            image.load()
+        return header
+
+
+def image_form(headers: list[tuple[str, tuple[int, int]]], size: tuple[int, int] | None, max_pixels: int) -> ImageForm:
+    """The form that holds all images without loss of colour or bits."""
+    modes, sizes = ({header[k] for header in headers} for k in (0, 1))
+    mode = "L" if modes <= {*GREY, *DEEP} else "RGB"
+    return ImageForm(mode, size or (sizes.pop() if len(sizes) == 1 else DEFAULT_SIZE), bool(modes & set(DEEP)), max_pixels)
+
+
+def recordings(headers: dict[Path, tuple[int, int]], size: tuple[int, int] | None, source: str) -> Recordings:
+    """The recordings, of one sampling rate, as spectrograms of one length."""
+    rates = sorted({rate for rate, _ in headers.values()})
+    if len(rates) > 1:
+        raise InvalidArgument(f"{source}: sampling rates {rates[0]} and {rates[1]} Hz in one folder; convert to one")
+    if size is None:
+        size = (64, frames_for(list(headers.values())))
+    return Recordings(tuple(headers), LogMel(rates[0], size[1], size[0]))

@@ -1,34 +1,53 @@
 """From the name or path that a user types to a data set."""
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 from viewproof.data.arrays import load_npy, load_npz
 from viewproof.data.checks import check_fraction, check_int
-from viewproof.data.dataset import Dataset
+from viewproof.data.dataset import Dataset, with_statistics
+from viewproof.data.fetch import cifar_folder, fashion_folder
 from viewproof.data.folder import load_folder
-from viewproof.data.named import DEBIAN, load_cifar10, load_digits, load_fashion_mnist, load_photos
+from viewproof.data.images import MAX_PIXELS, check_max_pixels
+from viewproof.data.named import load_cifar10, load_digits, load_fashion_mnist, load_photos
 from viewproof.errors import InvalidArgument
 
 DATASETS = {
     "digits": "1,797 grey digits, 1x8x8 (scikit-learn)",
     "photos": "crops of seven colour photographs, 3x32x32 (scikit-image)",
-    "fashion-mnist": "70,000 grey clothes, 1x28x28 (Debian's dataset-fashion-mnist, or fashion-mnist:FOLDER)",
-    "cifar-10": "60,000 colour images, 3x32x32 (cifar-10:FOLDER with the binary version)",
+    "fashion-mnist": "70,000 grey clothes, 1x28x28 (Debian's dataset-fashion-mnist, fashion-mnist:FOLDER, or fetched)",
+    "cifar-10": "60,000 colour images, 3x32x32 (cifar-10:FOLDER with the binary version, or fetched)",
 }
-"""Named data sets and what they are; `load_dataset` also takes FILE.npy, FILE.npz and a FOLDER of images."""
+"""Named data sets and what they are; `load_dataset` also takes files, folders, ``hf:`` and ``wds:``."""
+
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and deviation of ImageNet's channels, as torchvision's transforms give them."""
 
 
 def load_dataset(
-    name_or_path: str | Path, *, test_fraction: float = 0.1, size: tuple[int, int] | None = None
+    name_or_path: str | Path,
+    *,
+    test_fraction: float = 0.1,
+    size: tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    skip_unreadable: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> Dataset:
     """The data set of that name, or that of a ``.npy`` or ``.npz`` file or a folder of images.
 
     Names win over paths: write ``./digits`` for a folder called so. ``fashion-mnist:FOLDER`` and ``cifar-10:FOLDER``
-    say where the files are. Arrays are ``[N, *shape]``, images channels first. ``test_fraction``, strictly between 0
+    say where the files are; without a folder they are looked for, then fetched. Arrays are ``[N, *shape]``, images channels first. ``test_fraction``, strictly between 0
     and 1, sets the part held out of sources without a test part of their own, always the same samples. ``size=(H, W)``
-    in pixels is the crop of ``photos`` (32x32 unless given) and what the images of a folder are resized to. Unknown
-    names, missing or damaged files, NaN or infinite values and arguments outside these ranges raise `InvalidArgument`.
+    in pixels is the crop of ``photos`` (32x32 unless given) and what images in files are resized to. ``mean`` and
+    ``std``, one number or one a channel, are given instead of measured; of integer values they are shares of the
+    dtype's largest (`IMAGENET`). ``skip_unreadable`` leaves out files that cannot be read, and ``max_pixels`` bounds
+    what an image may decode to. ``image_column`` and ``label_column`` are of Hugging Face data sets. Unknown names,
+    missing or damaged files, NaN or infinite values and arguments outside these ranges raise `InvalidArgument`.
 
     >>> data = load_dataset("digits")
     >>> data.sample_shape, len(data.train), len(data.test), data.classes
@@ -36,12 +55,13 @@ def load_dataset(
     >>> load_dataset("digit")
     Traceback (most recent call last):
     viewproof.errors.InvalidArgument: unknown data set 'digit': no such name, array file or folder; did you mean \
-'digits'? Pass digits, photos, fashion-mnist, cifar-10:FOLDER, FILE.npy, FILE.npz or a FOLDER of images
+'digits'? Pass digits, photos, fashion-mnist, cifar-10, FILE.npy, FILE.npz, a FOLDER of images, hf:NAME or wds:SHARDS
     """
     text = str(name_or_path)
     name, _, folder = text.partition(":")
     path = Path(text).expanduser()
     check_fraction(test_fraction)
+    check_max_pixels(max_pixels)
     if size is not None:
         if text != "photos" and (name in DATASETS or path.is_file()):
             raise InvalidArgument(f"size={size} does not apply to {text!r}; it does to 'photos' and folders of images")
@@ -49,23 +69,38 @@ def load_dataset(
             raise InvalidArgument(f"size={size} must be (H, W)")
         for axis, extent in enumerate(size):
             check_int(f"size[{axis}]", extent, 1)
+    if (mean is None) != (std is None):
+        raise InvalidArgument("mean and std standardise together; pass both mean and std, or neither")
+    statistics = None if mean is None or std is None else (tuple(mean), tuple(std))
+    if (image_column or label_column) and name != "hf":
+        raise InvalidArgument("image_column and label_column are of hf: data sets; leave them out")
+    if name == "hf":
+        from viewproof.data.hugging_face import load_hugging_face
+
+        return load_hugging_face(folder, test_fraction, size, max_pixels, statistics, image_column, label_column)
+    if name == "wds":
+        from viewproof.data.shards import load_shards
+
+        return load_shards(folder, test_fraction, size, max_pixels, statistics)
+    if path.is_dir() and name not in DATASETS:
+        return load_folder(path, test_fraction, size, skip_unreadable, max_pixels, statistics)
+    if name in ("digits", "photos") and folder:
+        raise InvalidArgument(f"data set {name!r} takes no folder; pass {name!r}")
     if name == "fashion-mnist":
-        return load_fashion_mnist(Path(folder).expanduser() if folder else DEBIAN)
-    if name == "cifar-10":
-        if not folder:
-            raise InvalidArgument("data set 'cifar-10' needs its files; pass 'cifar-10:FOLDER'")
-        return load_cifar10(Path(folder).expanduser())
-    if name in DATASETS:
-        if folder:
-            raise InvalidArgument(f"data set {name!r} takes no folder; pass {name!r}")
-        return load_digits(test_fraction) if name == "digits" else load_photos(test_fraction, size or (32, 32))
-    if path.is_dir():
-        return load_folder(path, test_fraction, size)
-    if path.is_file() and path.suffix in (".npy", ".npz"):
-        return (load_npy if path.suffix == ".npy" else load_npz)(path, test_fraction)
-    close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.4)
-    hint = f"did you mean {close[0]!r}? " if close and not path.suffix and not path.exists() else ""
-    raise InvalidArgument(
-        f"unknown data set {text!r}: no such name, array file or folder; {hint}Pass digits, photos, fashion-mnist,"
-        " cifar-10:FOLDER, FILE.npy, FILE.npz or a FOLDER of images"
-    )
+        data = load_fashion_mnist(Path(folder).expanduser() if folder else fashion_folder())
+    elif name == "cifar-10":
+        data = load_cifar10(Path(folder).expanduser() if folder else cifar_folder())
+    elif name == "digits":
+        data = load_digits(test_fraction)
+    elif name == "photos":
+        data = load_photos(test_fraction, size or (32, 32))
+    elif path.is_file() and path.suffix in (".npy", ".npz"):
+        data = (load_npy if path.suffix == ".npy" else load_npz)(path, test_fraction)
+    else:
+        close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.4)
+        hint = f"did you mean {close[0]!r}? " if close and not path.suffix and not path.exists() else ""
+        raise InvalidArgument(
+            f"unknown data set {text!r}: no such name, array file or folder; {hint}Pass digits, photos, fashion-mnist,"
+            " cifar-10, FILE.npy, FILE.npz, a FOLDER of images, hf:NAME or wds:SHARDS"
+        )
+    return data if statistics is None else with_statistics(data, statistics)

@@ -81,7 +81,7 @@ def load_photos(test_fraction: float, size: tuple[int, int]) -> Dataset:
         held_out = min(max(round(columns * test_fraction), 1), columns - 1)
         for part, grid in zip(parts, (crops[:, :-held_out], crops[:, -held_out:]), strict=True):
             part.append(grid.reshape(-1, 3, *size))
-    return make_dataset("photos", _labelled(parts[0]), _labelled(parts[1]), tuple(PHOTOS))
+    return make_dataset("photos", _labelled(parts[0]), _labelled(parts[1]), tuple(PHOTOS), natural=True)
 
 
 def _labelled(grids: list[NDArray[np.uint8]]) -> Split:
@@ -180,6 +180,7 @@ def load_cifar10(folder: Path, records: int = 10_000) -> Dataset:
         _cifar_part([folder / "test_batch.bin"], records),
         CIFAR_CLASSES,
         source=str(folder),
+        natural=True,
     )
 
 

@@ -28,6 +28,15 @@ class Values(Protocol):
         """The samples ``[B, *shape]`` at ``index: [B]``."""
 
 
+@runtime_checkable
+class Items(Protocol):
+    """Anything with ``len`` and ``[k]``, read one by one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, k: int, /) -> Any: ...
+
+
 def as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
     """Return the values as contiguous float32, those beyond its range as infinities.
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from torch import nn
 
@@ -10,6 +10,7 @@ from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Rule
 from viewproof.models import PatchEncoder
+from viewproof.training.augment import parse_transforms
 from viewproof.training.base import Pretraining
 from viewproof.training.settings import Checked, TrainingSettings
 from viewproof.views import PatchNormalization
@@ -21,7 +22,8 @@ class Method(Checked, ABC):
 
     A field is set by the flag of its name in `viewproof.runs.config.PretrainConfig`; its default and its check stand
     here. Class variables say what the method does: whether it ``hides`` coordinates by a mask, whether its network
-    ``reconstructs`` them, and whether it ``learns_labels``. Held-out batches of a method that does not reconstruct are
+    ``reconstructs`` them, whether it ``learns_labels``, whether it draws ``pairs`` of views itself, and how it augments
+    photographs where the user does not say (``natural_augment``). Held-out batches of a method that does not reconstruct are
     all of one size and equal on every rank.
     """
 
@@ -29,6 +31,10 @@ class Method(Checked, ABC):
     hides: ClassVar[bool] = False
     reconstructs: ClassVar[bool] = False
     learns_labels: ClassVar[bool] = False
+    pairs: ClassVar[bool] = False
+    natural_augment: ClassVar[str] = "none"
+
+    augment: Annotated[str, lambda name, value: parse_transforms(value)] = "none"
 
     @classmethod
     def defaults(cls, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -37,6 +43,11 @@ class Method(Checked, ABC):
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Refuse settings and data that the method has no use for, with an `InvalidArgument`."""
+        if parse_transforms(self.augment) and len(dataset.sample_shape) != 3:
+            raise InvalidArgument(
+                f"augment={self.augment!r} needs images [C, H, W], the samples of {settings.data} are"
+                f" {dataset.sample_shape}; leave it out"
+            )
 
     def default_mask(self, settings: TrainingSettings, shape: tuple[int, ...]) -> str | None:
         """The rule of a method that ``hides``, as text, where the user gives none."""
@@ -65,6 +76,7 @@ class JointMethod(Method):
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Refuse samples that are not images."""
+        super().check(settings, dataset)
         shape = dataset.sample_shape
         if len(shape) != 3:
             raise InvalidArgument(

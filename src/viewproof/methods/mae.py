@@ -17,6 +17,7 @@ from viewproof.masks.patches import split_patches
 from viewproof.masks.random.rule import one_for_all
 from viewproof.methods.base import Method
 from viewproof.models import ConvAutoencoder, MaskedAutoencoder, ResNet, VectorAutoencoder, ViTReconstructor
+from viewproof.models.series import SeriesAutoencoder, over_images
 from viewproof.objectives import masked_l1, masked_mse, masked_smooth_l1
 from viewproof.training.base import Pretraining
 from viewproof.training.batch import read_batch
@@ -83,7 +84,7 @@ class MaskedPretraining(Pretraining):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss that is differentiated."""
-        sample = self.sample(batch, self.global_step, self.current_epoch)
+        sample = self.sample(self.augmented(batch), self.global_step, self.current_epoch)
         partial = isinstance(self.rule, ScoredPatches) and getattr(self.model, "takes_scored", False)
         scored = {"scored": sample.mask} if partial else {}
         if self.embeds:
@@ -122,6 +123,7 @@ class MAEMethod(Method):
     name = "mae"
     hides = True
     reconstructs = True
+    natural_augment = "RandomResizedCrop(0.2), Flip()"
 
     model: Literal["masked-autoencoder", "vit", "resnet", "conv", "vector"]
     decoder: Literal["self-attention", "cross-attention"] = "self-attention"
@@ -141,8 +143,10 @@ class MAEMethod(Method):
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Refuse what needs images where there are none, and a regularizer where there are no tokens."""
-        if len(dataset.sample_shape) != 3 and (self.model != "vector" or self.norm_pix):
-            name, remedy = ("norm_pix", "") if self.model == "vector" else (f"model={self.model!r}", "; pass vector")
+        super().check(settings, dataset)
+        series = len(dataset.sample_shape) == 2 and self.model == "masked-autoencoder"
+        if len(dataset.sample_shape) != 3 and ((self.model != "vector" and not series) or self.norm_pix):
+            name, remedy = ("norm_pix", "") if self.model == "vector" or series else (f"model={self.model!r}", "; pass vector")
             samples = f"the samples of {settings.data} are {dataset.sample_shape}"
             raise InvalidArgument(f"{name} needs images [C, H, W], {samples}{remedy}")
         if self.guard is not None and self.model != "masked-autoencoder":
@@ -163,6 +167,9 @@ class MAEMethod(Method):
             patches = math.ceil(shape[1] / patch) * math.ceil(shape[2] / patch)
             count = round(HIDDEN_SHARE.get(settings.data, 0.75) * patches)
             return f"SharedRandomPatchMask({patch}, {patch}, {count}, seed={settings.seed})"
+        if len(shape) == 2 and self.model == "masked-autoencoder":
+            patches = math.ceil(shape[0] / settings.patch_size)
+            return f"RandomBlockMask(({settings.patch_size}, None), {round(0.75 * patches)}, seed={settings.seed})"
         if len(shape) == 1:
             return "Rotating(VectorMask(2, 0))"
         return f"Rotating(BlockMask({(1,) * len(shape)!r}, 2, 0))"
@@ -176,6 +183,8 @@ class MAEMethod(Method):
         patch, encoder = (settings.patch_size, settings.patch_size), (settings.dim, settings.depth, settings.heads)
         if self.model == "masked-autoencoder":
             decoder = (self.decoder_dim, self.decoder_depth, self.decoder_heads)
+            if len(shape) == 2:
+                return SeriesAutoencoder(shape, settings.patch_size, *encoder, *decoder, decoder=self.decoder)
             return MaskedAutoencoder(shape, patch, *encoder, *decoder, decoder=self.decoder)
         if self.model == "vit":
             return ViTReconstructor(shape, patch, *encoder)
@@ -205,6 +214,8 @@ class MAEMethod(Method):
                         f"predict={self.predict} is {scored} of {patches} patches, and mask={rule!r} hides {hidden}; "
                         f"pass at most {hidden / patches:.3g}"
                     )
+            if isinstance(model, SeriesAutoencoder):
+                split_patches(over_images(mask), *model.image_model.patch_size)
         if scored is not None:
             rule = ScoredPatches(rule, patch, patch, scored, settings.seed)
         target, regularizer = self.normalization(settings), self.regularizer(settings.seed)

@@ -15,7 +15,7 @@ from viewproof.masks.random.draws import Draws, ranked
 from viewproof.methods.base import JointMethod
 from viewproof.models import Projector
 from viewproof.shapes import Float, Int
-from viewproof.training.augment import RandomViews
+from viewproof.training.augment import Augment, AugmentedPair, RandomViews, parse_transforms
 from viewproof.training.base import JointPretraining
 from viewproof.training.settings import Count, Flag, TrainingSettings, positive, share
 
@@ -108,7 +108,12 @@ class TwoView(JointPretraining):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoViewMethod(JointMethod):
-    """Base of methods that train a ViT and a projector on two random views."""
+    """Base of methods that train a ViT and a projector on two random views.
+
+    They are `RandomViews`, or with ``augment`` two draws of these transforms.
+    """
+
+    pairs = True
 
     projector_dim: Count = 256
     min_area: Annotated[float, positive] = 0.3
@@ -138,6 +143,9 @@ class TwoViewMethod(JointMethod):
         self, model: nn.Module, settings: TrainingSettings, rule: Rule | None, dataset: Dataset, **optimization: Any
     ) -> TwoView:
         """The training module; views and loss draw by the run's seed."""
-        views = RandomViews(self.min_area, self.flip, seed=settings.seed)
+        transforms = parse_transforms(self.augment)
+        views: Pair = RandomViews(self.min_area, self.flip, seed=settings.seed)
+        if transforms:
+            views = AugmentedPair(Augment(transforms, settings.seed))
         kept = {"keep_tokens": self.keep_tokens, "seed": settings.seed}
         return TwoView(model, self.pair_loss(settings.seed), views, **kept, **optimization)

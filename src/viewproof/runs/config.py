@@ -27,7 +27,8 @@ class PretrainConfig:
     settings of other methods, but for ``mask`` and ``guard``, which it refuses.
 
     Attributes:
-        data: digits, photos, fashion-mnist[:FOLDER], cifar-10:FOLDER, a .npy or .npz file, or a folder of images
+        data: digits, photos, fashion-mnist[:FOLDER], cifar-10[:FOLDER], a .npy or .npz file, a folder of images or
+            recordings, hf:NAME[/CONFIG] or hf:PATH (Hugging Face), wds:SHARDS (WebDataset tar files)
         model: the network; default: masked-autoencoder for images, vector for everything else; vit for other methods
             than mae
         decoder: of the masked-autoencoder: self-attention (MAE) or cross-attention (CrossMAE)
@@ -52,6 +53,15 @@ class PretrainConfig:
         flip: of two views, whether every second one is mirrored; default: True (False for digits)
         keep_tokens: of two views, the share of the patches that the encoder sees in training, drawn by the sample's id;
             in the last tenth of training all
+        augment: transforms that make a step's source, for instance "RandomResizedCrop(0.2), Flip()", or none; of two
+            views, in place of min_area and flip; default: that crop and flip for mae on photographs, else none
+        size: H,W that images in files are brought to; default: their own if they have one, else 224,224
+        mean: subtracted from each channel, as a share of full scale (0.485,0.456,0.406), or imagenet, for std too
+        std: what each channel is divided by, as a share of full scale; default: both are measured
+        skip_unreadable: leave out files of a folder that cannot be read, and list them in the run's skipped.txt
+        max_pixels: the most pixels that an image may decode to
+        image_column: of hf: data, the column of samples; default: the first of images, recordings or arrays
+        label_column: of hf: data, the column of labels; default: the first of class labels, or called label
         epochs: passes over the training part
         steps: optimizer steps, in place of epochs
         batch_size: samples a step, over all devices and micro-batches
@@ -103,6 +113,14 @@ class PretrainConfig:
     min_area: float | None = None
     flip: bool | None = None
     keep_tokens: float = 1.0
+    augment: str | None = None
+    size: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    skip_unreadable: bool = False
+    max_pixels: Integer = 2**26
+    image_column: str | None = None
+    label_column: str | None = None
     epochs: OptionalInteger = None
     steps: OptionalInteger = None
     batch_size: OptionalInteger = None

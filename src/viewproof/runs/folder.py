@@ -2,7 +2,8 @@
 
 import json
 import os
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from viewproof import methods
-from viewproof.data import Dataset, load_dataset
+from viewproof.data import IMAGENET, Dataset, load_dataset
 from viewproof.errors import InvalidArgument
 from viewproof.expressions import parse_rule
 from viewproof.files import whole_file
 from viewproof.masks import Rule
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.resolved import Resolved, resolve
+from viewproof.training.augment import Augment, parse_transforms
 from viewproof.training.base import Pretraining
 
 WEIGHTS = "model.safetensors"
@@ -47,7 +49,23 @@ class Run:
         optimization |= {"optimizer": config.optimizer, "ema": config.ema}
         optimization["warmup_steps"] = round(config.warmup_epochs * steps)
         optimization["total_steps"] = config.steps or (config.epochs or 0) * steps
-        return config.method.module(self.model, config, self.rule, self.dataset, **optimization)
+        module = config.method.module(self.model, config, self.rule, self.dataset, **optimization)
+        augment = self.augment
+        if augment.transforms and not config.method.pairs:
+            module.augment = augment
+        return module
+
+    @property
+    def augment(self) -> Augment:
+        """The transforms of a training step; a crop that the loader makes is not among those applied."""
+        augment = Augment(parse_transforms(self.config.method.augment), self.config.seed)
+        return augment if self.cropped_area is None else replace(augment, first=1)
+
+    @property
+    def cropped_area(self) -> float | None:
+        """The least area to which images are cropped as they are decoded; None if the module crops, or nothing does."""
+        crop = Augment(parse_transforms(self.config.method.augment)).crop
+        return crop.min_area if crop and self.dataset.crops_when_read and not self.config.method.pairs else None
 
 
 def prepare(config: PretrainConfig, folder: Path, *, allow_import: bool = False) -> Run:
@@ -56,11 +74,43 @@ def prepare(config: PretrainConfig, folder: Path, *, allow_import: bool = False)
     ``allow_import`` lets the mask name a rule of another module, which is then imported.
     """
     methods.load(config.method)  # an unknown name is refused before the data are read
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(
+        config.data,
+        size=parse_size(config.size),
+        skip_unreadable=config.skip_unreadable,
+        max_pixels=config.max_pixels,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        **parse_statistics(config.mean, config.std),
+    )
     resolved = resolve(config, dataset)
     rule = None if resolved.mask is None else parse_rule(resolved.mask, allow_import=allow_import)
     torch.set_num_threads(resolved.threads)
     return Run(resolved, dataset, rule, initial_network(resolved, dataset), folder)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Rows and columns from ``H,W``, or from one number for both."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise InvalidArgument(f"size={text!r} must be H,W in pixels, for instance 224,224")
+    return int(parts[0]), int(parts[-1])
+
+
+def parse_statistics(mean: str | None, std: str | None) -> dict[str, Sequence[float]]:
+    """The arguments ``mean`` and ``std`` of `load_dataset` from numbers with commas between them, or ``imagenet``."""
+    if mean == "imagenet" and std in (None, "imagenet"):
+        return {"mean": IMAGENET[0], "std": IMAGENET[1]}
+    values: dict[str, Sequence[float]] = {}
+    for name, text in (("mean", mean), ("std", std)):
+        if text is not None:
+            try:
+                values[name] = [float(part) for part in text.split(",")]
+            except ValueError:
+                raise InvalidArgument(f"{name}={text!r} must be numbers with commas between them, or imagenet") from None
+    return values
 
 
 def initial_network(config: Resolved, dataset: Dataset) -> nn.Module:

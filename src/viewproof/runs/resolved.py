@@ -38,6 +38,13 @@ class Resolved(TrainingSettings):
     mask: str | None = None
     online_probe: Flag
     probe_samples: Count
+    size: str | None = None
+    mean: str | None = None
+    std: str | None = None
+    skip_unreadable: Flag
+    max_pixels: Count
+    image_column: str | None = None
+    label_column: str | None = None
 
     def as_given(self) -> PretrainConfig:
         """The configuration that resolves to this one; settings of other methods have their defaults."""
@@ -71,6 +78,7 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
     values: dict[str, Any] = {
         "batch_size": 256,
         "patch_size": default_patch(shape) if len(shape) == 3 else 1,
+        "augment": kind.natural_augment if dataset.natural else "none",
         "threads": max(1, torch.get_num_threads() // config.devices),
         **kind.defaults(shape),
         **RECIPES.get(config.data.partition(":")[0], {}),
@@ -79,6 +87,8 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
     values["batch_size"] = max(1, min(values["batch_size"], size) // shares) * shares
     if config.steps is not None:
         values["epochs"] = None
+    if config.model == "masked-autoencoder" and len(shape) == 2:
+        values["patch_size"] = default_patch((1, shape[0], shape[0]))
     values |= user_values
     values["method"] = method = kind(**{name: values[name] for name in own & values.keys() - {"mask"}})
     resolved = Resolved(**{f.name: values[f.name] for f in fields(Resolved) if f.name in values})

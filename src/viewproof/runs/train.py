@@ -34,6 +34,9 @@ def pretrain(config: PretrainConfig, say: Callable[[str], None] = print, *, allo
         # Nothing is written before every complaint about the configuration could be made.
         run = replace(run, folder=make_folder(run.folder, config))
         write_json(run.folder / "config.json", asdict(run.config.as_given()))
+        if run.dataset.skipped:
+            with whole_file(run.folder / "skipped.txt") as file:
+                file.write("".join(f"{line}\n" for line in run.dataset.skipped))
     return fit(run, module, None, say)
 
 
@@ -55,7 +58,8 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
     config, data = run.config, run.dataset
     first = is_rank_zero(config.ranks)
     say = say if first else lambda line: None
-    say(f"{config.data}: {len(data.train)} training and {len(data.test)} held-out samples of {data.sample_shape}")
+    skipped = f", {len(data.skipped)} unreadable files skipped" if data.skipped else ""
+    say(f"{config.data}: {len(data.train)} training and {len(data.test)} held-out samples of {data.sample_shape}{skipped}")
     views = "labels" if config.method.learns_labels else "two random views"
     drawn = views if config.mask is None else f"mask {config.mask}"
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
@@ -66,7 +70,7 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
         monitors.append(OnlineProbe.of(run.model, data))
     trainer = build_trainer(config, run.folder, run.steps_per_epoch, monitors)
     try:
-        batches = RunData(config, data, whole_batches=not config.method.reconstructs)
+        batches = RunData(config, data, not config.method.reconstructs, run.cropped_area)
         trainer.fit(module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
     except RuntimeError as error:
         if checkpoint is None or "state_dict" not in str(error):

@@ -1,32 +1,112 @@
-"""Two random views of an image, each a function of (seed, epoch, sample id).
+"""Random transforms of a batch, and two views of it, each a function of (seed, epoch, sample id, stream).
 
-Torch alone, in one batched resampling. Libraries such as kornia draw their parameters from the global generator, a
-batch at a time, so that a sample's view depends on its batch mates and on what was drawn before; here it does not. Any
-other pair function, one that calls kornia among them, serves `viewproof.methods.two_view.TwoView` as well.
+Any other function of a batch, its ids and the epoch, one that calls kornia among them, serves the training modules as
+well.
 """
 
-import math
+import ast
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from viewproof.data.batches import CROP_STREAM
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
 from viewproof.masks.random.draws import Draws
 from viewproof.shapes import Float, Int
+from viewproof.training.transforms import (
+    WORDS,
+    Affine,
+    Blur,
+    ColourJitter,
+    Flip,
+    Grey,
+    RandomResizedCrop,
+    Solarise,
+    Transform,
+    jittered,
+    region,
+)  # fmt: skip
+
+TRANSFORMS = {kind.__name__: kind for kind in (RandomResizedCrop, Flip, ColourJitter, Grey, Blur, Solarise, Affine)}
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Transforms of a batch, one after the other: ``augment(x, sample_ids, epoch)``.
+
+    The k-th draws from words 8k to 8k + 7 of a stream, which are a function of (seed, epoch, sample id, stream): not of
+    batch mates, their order, the device, a worker or global random state. ``first`` is the place of the first transform
+    that is applied: of images that are cropped as they are read, the crop has been made.
+
+    >>> augment = Augment((RandomResizedCrop(0.5), Flip()))
+    >>> x, ids = torch.rand(3, 1, 8, 8), torch.tensor([4, 0, 9])
+    >>> torch.equal(augment(x, ids, epoch=1)[2:], augment(x[2:], ids[2:], epoch=1))
+    True
+    """
+
+    transforms: tuple[Transform, ...]
+    seed: int = 0
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("seed", self.seed)
+        if not all(isinstance(transform, Transform) for transform in self.transforms):
+            raise InvalidArgument(f"transforms={self.transforms!r} must be transforms, for instance Flip()")
+
+    def __call__(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        sample_ids: Int[Tensor, " batch"],
+        epoch: int = 0,
+        stream: int = CROP_STREAM,
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The transformed images, of the same shape."""
+        if x.dim() != 4 or len(sample_ids) != len(x):
+            raise InvalidArgument(
+                f"x of shape {tuple(x.shape)} with {len(sample_ids)} ids must be images [N, C, H, W] and N ids"
+            )
+        numbers = Draws(self.seed, epoch, sample_ids.to(x.device)).uniforms(WORDS * len(self.transforms), stream)
+        for k, transform in enumerate(self.transforms):
+            if k >= self.first:
+                x = transform(x, numbers[:, WORDS * k : WORDS * (k + 1)])
+        return x
+
+    @property
+    def crop(self) -> RandomResizedCrop | None:
+        """The crop that images in files get as they are decoded: the first transform, if it is one."""
+        first = self.transforms[0] if self.transforms else None
+        return first if isinstance(first, RandomResizedCrop) else None
+
+
+@dataclass(frozen=True)
+class AugmentedPair:
+    """Two views of each image by the same transforms, from streams of their own.
+
+    >>> a, b = AugmentedPair(Augment((Flip(),)))(torch.rand(9, 1, 4, 4), torch.arange(9))
+    >>> a.shape, torch.equal(a, b)
+    (torch.Size([9, 1, 4, 4]), False)
+    """
+
+    augment: Augment
+
+    def __call__(
+        self, x: Float[Tensor, "batch channels height width"], sample_ids: Int[Tensor, " batch"], epoch: int = 0
+    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels height width"]]:
+        """Two views of each image."""
+        return self.augment(x, sample_ids, epoch, 12), self.augment(x, sample_ids, epoch, 13)
 
 
 @dataclass(frozen=True)
 class RandomViews:
-    """Two random views of images ``[N, C, H, W]``: resized crops, flips and colour jitter.
+    """Two random views of images ``[N, C, H, W]``: resized crops, flips and colour jitter in one resampling.
 
-    A crop has between ``min_area`` and all of the image's area and an aspect between 3/4 and 4/3 of the image's, cut
-    where it would be larger than the image, at a uniform place, resampled bilinearly to the image's size. With ``flip``
-    every second view is mirrored, on average. Values, standardised or not, are then scaled about the image's mean by
-    1 - ``jitter`` to 1 + ``jitter`` and shifted by up to ``jitter`` standard deviations of the image; of three channels
-    the distance to their mean (saturation) is scaled so too. No global random state is read or changed.
+    Crops are those of `RandomResizedCrop`, the jitter is that of `ColourJitter`. With ``flip`` every second view is
+    mirrored, on average. No global random state is read or changed.
 
     >>> views = RandomViews(min_area=0.5)
     >>> x = torch.rand(3, 1, 8, 8)
@@ -52,25 +132,46 @@ class RandomViews:
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels height width"]]:
         """Two views of each image."""
         draws = Draws(self.seed, epoch, sample_ids.to(x.device))
-        words = (draws.words(8, stream) for stream in (12, 13))
-        a, b = (self._view(x, ((word.double() + 0.5) / 2**32).to(x.dtype)) for word in words)
+        a, b = (self._view(x, draws.uniforms(WORDS, stream).to(x.dtype)) for stream in (12, 13))
         return a, b
 
     def _view(self, x: Tensor, u: Tensor) -> Tensor:
-        area, aspect = self.min_area + (1 - self.min_area) * u[:, 0], ((2 * u[:, 1] - 1) * math.log(4 / 3)).exp()
-        height, width = (area / aspect).sqrt().clamp(max=1), (area * aspect).sqrt().clamp(max=1)
-        down, across = (1 - height) * (2 * u[:, 2] - 1), (1 - width) * (2 * u[:, 3] - 1)
+        height, width, down, across = region(u, self.min_area)
         sign = torch.where(u[:, 4] < 0.5, -1, 1) if self.flip else 1
         zero = torch.zeros_like(down)
         rows = [torch.stack(row, 1) for row in ((sign * width, zero, across), (zero, height, down))]
         grid = F.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
         view = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        if self.jitter == 0:
-            return view
-        contrast, shift, saturation = (self.jitter * (2 * u[:, k] - 1)[:, None, None, None] for k in (5, 6, 7))
-        if view.shape[1] == 3:
-            grey = view.mean(1, keepdim=True)
-            view = grey + (1 + saturation) * (view - grey)
-        mean = view.mean((1, 2, 3), keepdim=True)
-        deviation = (view - mean).square().mean((1, 2, 3), keepdim=True).sqrt()
-        return mean + (1 + contrast) * (view - mean) + shift * deviation
+        return view if self.jitter == 0 else jittered(view, self.jitter, u[:, 5:])
+
+
+def parse_transforms(text: str) -> tuple[Transform, ...]:
+    """The transforms that a text such as ``RandomResizedCrop(0.2), Flip()`` stands for; ``none`` is no transform.
+
+    >>> parse_transforms("RandomResizedCrop(0.5), Blur(sigma=1)")
+    (RandomResizedCrop(min_area=0.5), Blur(sigma=1, chance=0.5))
+    >>> parse_transforms("Flop()")
+    Traceback (most recent call last):
+    viewproof.errors.InvalidArgument: augment='Flop()': no transform is called 'Flop'; did you mean Flip?
+    """
+    if text.strip() in ("", "none"):
+        return ()
+    try:
+        body = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise InvalidArgument(f"augment={text!r} is not an expression: {error.msg}") from error
+    calls: Sequence[ast.expr] = body.elts if isinstance(body, ast.Tuple | ast.List) else [body]
+    transforms = []
+    for call in calls:
+        name = ast.unparse(call.func) if isinstance(call, ast.Call) else ast.unparse(call)
+        if name not in TRANSFORMS:
+            near = difflib.get_close_matches(name, TRANSFORMS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"pass some of {', '.join(TRANSFORMS)}, or none"
+            raise InvalidArgument(f"augment={text!r}: no transform is called {name!r}; {hint}")
+        try:
+            arguments = [ast.literal_eval(a) for a in call.args] if isinstance(call, ast.Call) else []
+            words = {str(w.arg): ast.literal_eval(w.value) for w in call.keywords} if isinstance(call, ast.Call) else {}
+            transforms.append(TRANSFORMS[name](*arguments, **words))
+        except (ValueError, TypeError) as error:
+            raise InvalidArgument(f"augment={text!r}: {error}") from error
+    return tuple(transforms)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ class Pretraining(pl.LightningModule):
     """Whether training steps set ``embeddings``, which `viewproof.training.collapse.CollapseMonitor` reads."""
     embeddings: Tensor | None = None
     """Those of the last training step, ``[N, D]``, detached."""
+    augment: Callable[[Tensor, Tensor, int], Tensor] | None = None
+    """What makes a training step's source of a batch, its sample ids and the epoch, before anything else is drawn."""
 
     def __init__(
         self,
@@ -75,6 +78,13 @@ class Pretraining(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def augmented(self, batch: Any) -> Any:
+        """The batch that a training step starts from; the same one unless `augment` is set."""
+        if self.augment is None:
+            return batch
+        x, ids = read_batch(batch, need_ids=True)
+        return self.augment(x, ids, self.current_epoch), ids
+
     def rate(self, step: int) -> float:
         """The learning rate's factor at a step: linear warm-up, then half a cosine."""
         if step < self.warmup_steps:
@@ -97,7 +107,8 @@ class JointPretraining(Pretraining):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss that is differentiated."""
-        loss = self.objective(*read_batch(batch, need_ids=True), self.global_step, self.current_epoch)
+        x, ids = read_batch(self.augmented(batch), need_ids=True)
+        loss = self.objective(x, ids, self.global_step, self.current_epoch)
         if self._trainer is not None:
             self.log("loss", loss, prog_bar=True)
         return loss

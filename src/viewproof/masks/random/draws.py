@@ -10,7 +10,7 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count, may_keep_tensors
-from viewproof.shapes import Bool, Int
+from viewproof.shapes import Bool, Float, Int
 
 _LAST = 2**63 - 1
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -78,6 +78,10 @@ class Draws:
             arrays = philox(tuple(part.numpy() for part in counter), key)
             return torch.from_numpy(np.stack(arrays, -1)).flatten(1)[:, :count]
         return torch.stack(philox(counter, key), -1).flatten(1)[:, :count]
+
+    def uniforms(self, count: int, stream: int = 0) -> Float[Tensor, "batch count"]:
+        """Float64 numbers in (0, 1), one of each word: the middles of 2**32 equal parts."""
+        return (self.words(count, stream).double() + 0.5) / 2**32
 
 
 def below(words: Int[Tensor, "*places"], bound: int | Int[Tensor, "*places"]) -> Int[Tensor, "*places"]:

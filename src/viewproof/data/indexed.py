@@ -1,0 +1,151 @@
+"""Any map-style data set as a `Dataset`: images, arrays or recordings, decoded when they are fetched."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from viewproof.data.audio import LogMel, Recordings, frames_for, recording_header
+from viewproof.data.dataset import Dataset, Split, Statistics, fixed_split, label_codes, make_dataset
+from viewproof.data.folder import ImageFiles, image_form
+from viewproof.data.images import MAX_PIXELS, opened, upright_size
+from viewproof.data.values import Items, Values
+from viewproof.errors import InvalidArgument
+
+Kind = Literal["image", "array", "audio"]
+HEADERS = 256
+"""So many samples, drawn from a fixed seed, say which size and mode the images have and how long recordings are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One column of a map-style data set: ``self[k]`` is something that `ImageForm.read` or numpy takes.
+
+    ``key`` names it in samples that are mappings or says its place in tuples; None is for samples that are the value.
+    """
+
+    items: Any
+    key: Any = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, k: int) -> Any:
+        item = self.items[k]
+        value = item if self.key is None else item[self.key]
+        if isinstance(value, Mapping) and "bytes" in value:  # an undecoded Hugging Face image or recording
+            value = value["path"] if value["bytes"] is None else value["bytes"]
+        return BytesIO(value) if isinstance(value, bytes) else value
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedArrays:
+    """Arrays ``[N, *shape]`` of a column, read one by one."""
+
+    costly: ClassVar = True
+    column: Items
+    sample_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of arrays, then the shape of one."""
+        return (len(self.column), *self.sample_shape)
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, index: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty((len(index), *self.sample_shape), self.dtype)
+        for row, k in zip(out, index, strict=True):
+            value = np.asarray(self.column[int(k)])
+            if value.shape != self.sample_shape or (value.dtype.kind == "f" and not np.isfinite(value).all()):
+                what = f"shape {value.shape}" if value.shape != self.sample_shape else "NaN or infinite values"
+                raise InvalidArgument(f"sample {k} has {what}; all must be {self.sample_shape} and finite")
+            row[...] = value
+        return out
+
+
+def from_indexed(
+    dataset: Any,
+    test: Any = None,
+    *,
+    name: str = "indexed",
+    key: Any = None,
+    labels: Any = None,
+    test_labels: Any = None,
+    class_names: Sequence[str] | None = None,
+    kind: Kind | None = None,
+    test_fraction: float = 0.1,
+    size: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    statistics: Statistics | None = None,
+) -> Dataset:
+    """A data set of anything with ``len`` and ``[i]``: torchvision's, Hugging Face's, your own. Ids are the indices.
+
+    A sample is a Pillow image, the bytes or path of an image, an array ``[*shape]``, or a tuple or mapping that holds
+    one, at ``key`` (the first of a tuple unless given). Images become ``[N, C, H, W]`` of one ``size``, by default
+    their own if the drawn ones agree, else 224 x 224; arrays stay as they are. ``labels`` are integers or strings, by
+    default ``dataset.targets``. ``test`` is the held-out part, by default `fixed_split`'s share. ``statistics``: see
+    `make_dataset`. What cannot be read, and samples of several shapes, raise `InvalidArgument`, at the latest when they
+    are fetched.
+
+    >>> data = from_indexed([(np.full((1, 4, 4), k, np.uint8), k % 2) for k in range(10)], labels=[0, 1] * 5)
+    >>> data.sample_shape, len(data.train), data.classes
+    ((1, 4, 4), 9, 2)
+    """
+    parts, columns = [part for part in (dataset, test) if part is not None], []
+    for part in parts:
+        if not hasattr(part, "__getitem__") or not hasattr(part, "__len__") or len(part) == 0:
+            raise InvalidArgument(f"dataset of type {type(part).__name__} must have len() of at least 1 and [i]")
+        if key is None and isinstance(part[0], Mapping):
+            raise InvalidArgument(f"samples have the columns {sorted(part[0])}; pass key= with one of them")
+        columns.append(Column(part, 0 if key is None and isinstance(part[0], tuple) else key))
+    values = column_values(columns, kind, size, max_pixels)
+    vectors = [getattr(part, "targets", None) if y is None else y for part, y in zip(parts, (labels, test_labels))]
+    if all(vector is None for vector in vectors):
+        codes = [None] * len(parts)
+    elif class_names is not None:
+        codes = [np.asarray(vector, np.int64) for vector in vectors]
+    else:
+        codes, class_names = label_codes([np.asarray(vector) for vector in vectors])
+    whole = [Split(value, code) for value, code in zip(values, codes, strict=True)]
+    train, held_out = whole if test is not None else fixed_split(name, whole[0], test_fraction)
+    natural = isinstance(values[0], ImageFiles)
+    return make_dataset(name, train, held_out, class_names, statistics=statistics, natural=natural)
+
+
+def column_values(
+    columns: Sequence[Column], kind: Kind | None, size: tuple[int, int] | None, max_pixels: int
+) -> list[Values]:
+    """The columns of a data set's parts as values of one form, which a few drawn samples decide."""
+    drawn = [
+        column[k] for column in columns for k in np.random.RandomState(0).permutation(len(column))[:HEADERS].tolist()
+    ]
+    if kind is None:
+        encoded = hasattr(drawn[0], "getbands") or isinstance(drawn[0], BytesIO | str | os.PathLike)
+        kind = "image" if encoded else "array"
+    if kind == "image":
+        headers = [_header(value, max_pixels) for value in drawn]
+        form = image_form(headers, size, max_pixels)
+        return [ImageFiles(column, form) for column in columns]
+    if kind == "audio":
+        sounds = [recording_header(value) for value in drawn]
+        mels, frames = size or (64, frames_for(sounds))
+        return [Recordings(column, LogMel(sounds[0][0], frames, mels)) for column in columns]
+    if size is not None:
+        raise InvalidArgument(f"size={size} does not apply to arrays; leave it out")
+    first = np.asarray(drawn[0])
+    dtype = np.dtype(np.float32) if first.dtype.kind == "f" else first.dtype
+    return [IndexedArrays(column, first.shape, dtype) for column in columns]
+
+
+def _header(value: Any, max_pixels: int) -> tuple[str, tuple[int, int]]:
+    if hasattr(value, "getbands"):
+        return value.mode, upright_size(value)
+    with opened(value, max_pixels) as image:
+        return image.mode, upright_size(image)

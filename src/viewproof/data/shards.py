@@ -1,0 +1,134 @@
+"""WebDataset tar shards on this machine's disk, read by index through ``wids``."""
+
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from glob import glob
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from viewproof.data.audio import AUDIO_SUFFIXES
+from viewproof.data.checks import require
+from viewproof.data.dataset import Dataset, Statistics
+from viewproof.data.folder import SUFFIXES
+from viewproof.data.indexed import Kind, from_indexed
+from viewproof.errors import InvalidArgument
+
+
+class Shards:
+    """The samples of tar shards, in the shards' order: ``self[k]`` maps a member's extension to its bytes.
+
+    Pickling it copies the paths alone: another process opens the files itself.
+    """
+
+    def __init__(self, paths: list[str]) -> None:
+        wids = require("wids", "wds: shards", "wids", "data")
+        self.paths, self.shards = paths, []
+        for path in paths:
+            try:
+                # The reader by memory map: the other one keeps its index as a pickle beside the shard.
+                with redirect_stdout(StringIO()):  # it prints about members without an extension
+                    self.shards.append(wids.wids.IndexedTarSamples(path=path, use_mmap=True))
+            except Exception as error:  # struct, mmap, UnicodeDecodeError and ValueError on damaged bytes
+                raise InvalidArgument(f"{path}: not a readable tar shard ({error}); copy it again") from error
+        self.starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, k: int) -> dict[str, Any]:
+        shard = int(np.searchsorted(self.starts, k, side="right")) - 1
+        sample = self.shards[shard][int(k - self.starts[shard])]
+        return {name: value if isinstance(value, str) else value.read() for name, value in sample.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Shards, (self.paths,)
+
+
+class Members:
+    """Of each sample, the bytes of its one member with an extension of a kind."""
+
+    def __init__(self, shards: Shards, suffixes: tuple[str, ...]) -> None:
+        self.shards, self.suffixes = shards, suffixes
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, k: int) -> bytes:
+        sample = self.shards[k]
+        value = member(sample, self.suffixes)
+        if value is None:
+            raise InvalidArgument(f"sample {sample['__key__']!r} has none of {', '.join(self.suffixes)}; drop it")
+        return value
+
+
+def member(sample: Mapping[str, Any], suffixes: tuple[str, ...]) -> bytes | None:
+    """The bytes of the first member with one of the extensions, as ``.seg.png`` has ``.png``."""
+    return next((sample[name] for name in sorted(sample) if f".{name.lower()}".endswith(suffixes)), None)
+
+
+def load_shards(
+    pattern: str,
+    test_fraction: float = 0.1,
+    size: tuple[int, int] | None = None,
+    max_pixels: int = 2**26,
+    statistics: Statistics | None = None,
+) -> Dataset:
+    """The images, or recordings, of the shards that a pattern names: ``train-{000..009}.tar``, ``*.tar`` or one file.
+
+    Labels are the members ``.cls`` or ``.txt`` if all samples have one, integers or strings. Shards in folders ``train``
+    and ``test`` or ``val``, or whose names start so, are the parts; else the split is `fixed_split`'s. Shards are local:
+    missing ones, addresses and damaged ones raise `InvalidArgument`.
+    """
+    if "://" in pattern:
+        raise InvalidArgument(f"wds:{pattern} is an address; download the shards and pass their paths")
+    require("wids", f"data set 'wds:{pattern}'", "wids", "data")
+    names = [name for p in require("braceexpand", "wds: shards", "wids", "data").braceexpand(pattern) for name in _files(p)]
+    if not names:
+        raise InvalidArgument(f"wds:{pattern}: no such shard; pass a pattern such as 'train-{{000..009}}.tar'")
+    held_out = [name for name in names if _part(name) == "test"]
+    groups = [[name for name in names if name not in held_out], held_out]
+    parts = [Shards(group) for group in groups if group]
+    if not all(len(part) for part in parts):
+        raise InvalidArgument(f"wds:{pattern}: shards without samples; pass others")
+    first = parts[0][0]
+    kind: Kind = "image" if member(first, SUFFIXES) is not None else "audio"
+    suffixes = SUFFIXES if kind == "image" else AUDIO_SUFFIXES
+    columns = [Members(part, suffixes) for part in parts]
+    labels: list[Any] = [None, None]
+    if member(first, (".cls", ".txt")) is not None:
+        for n, part in enumerate(parts):
+            texts = [member(part[k], (".cls", ".txt")) for k in range(len(part))]
+            missing = sum(text is None for text in texts)
+            if missing:
+                raise InvalidArgument(f"wds:{pattern}: {missing} samples have no label .cls or .txt; label all or none")
+            words = [(text or b"").decode("utf-8", "replace").strip() for text in texts]
+            labels[n] = np.array([int(w) for w in words] if all(w.lstrip("-").isdigit() for w in words) else words)
+    return from_indexed(
+        columns[0],
+        columns[1] if len(columns) == 2 else None,
+        name=Path(names[0]).stem,
+        labels=labels[0],
+        test_labels=labels[1],
+        kind=kind,
+        test_fraction=test_fraction,
+        size=size,
+        max_pixels=max_pixels,
+        statistics=statistics,
+    )
+
+
+def _files(pattern: str) -> list[str]:
+    path = str(Path(pattern).expanduser())
+    found = sorted(glob(path)) if "*" in path else [path]
+    missing = [name for name in found if not Path(name).is_file()]
+    if missing:
+        raise InvalidArgument(f"wds:{pattern}: no shard {missing[0]}; check the pattern")
+    return found
+
+
+def _part(name: str) -> str:
+    path = Path(name)
+    return "test" if path.parent.name in ("test", "val") or path.name.startswith(("test", "val")) else "train"

@@ -1,0 +1,237 @@
+"""Transforms of images by given numbers in (0, 1), eight a sample: crops, flips, colours, blur, small moves.
+
+Torch alone. Libraries such as kornia draw their parameters from the global generator, a batch at a time, so that a
+sample's view depends on its batch mates and on what was drawn before; here the numbers come from outside, and all
+arithmetic is done row by row, so that a sample alone has the bits that it has in a batch.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from viewproof.errors import InvalidArgument
+from viewproof.shapes import Float
+
+WORDS = 8
+"""Random words that each transform has for itself."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Base of transforms of images ``[N, C, H, W]`` by numbers ``u: [N, 8]`` in (0, 1), row by row.
+
+    ``chance`` is the share of samples that are transformed, decided by the last of the eight numbers; the others keep
+    every bit. Subclasses are frozen dataclasses with `apply`.
+    """
+
+    def __call__(
+        self, x: Float[Tensor, "batch channels height width"], u: Float[Tensor, "batch words"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The transformed images."""
+        chance = getattr(self, "chance", 1.0)
+        if chance == 0:
+            return x
+        changed = self.apply(x, u)
+        return changed if chance == 1 else torch.where(_each(u[:, 7] < chance), changed, x)
+
+    def apply(self, x: Tensor, u: Tensor) -> Tensor:
+        """All images transformed."""
+        raise NotImplementedError(f"{type(self).__name__} must define apply(x, u)")
+
+    def check(self, name: str, least: float, most: float) -> None:
+        """Refuse a field outside a range."""
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise InvalidArgument(f"{name}={value!r} of {type(self).__name__} must lie from {least} to {most}")
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop(Transform):
+    """A random region, resampled bilinearly to the image's size.
+
+    It has between ``min_area`` and all of the image's area and an aspect between 3/4 and 4/3 of the image's, cut where
+    it would be larger than the image, at a uniform place (Szegedy et al. 2015; MAE's 0.2).
+
+    >>> x = torch.rand(2, 3, 8, 8)
+    >>> torch.equal(RandomResizedCrop(1.0)(x, torch.full((2, 8), 0.5)), x)
+    True
+    """
+
+    min_area: float = 0.2
+
+    def __post_init__(self) -> None:
+        self.check("min_area", 0.001, 1)
+
+    def apply(self, x: Tensor, u: Tensor) -> Tensor:
+        """Each image's region."""
+        height, width, down, across = region(u, self.min_area)
+        rows = sampling_places(x.shape[2], height, down, x.dtype)
+        columns = sampling_places(x.shape[3], width, across, x.dtype)
+        return interpolate(interpolate(x, rows, 2), columns, 3)
+
+
+@dataclass(frozen=True)
+class Flip(Transform):
+    """A share of the images mirrored, left to right; every value keeps its bits."""
+
+    chance: float = 0.5
+
+    def __post_init__(self) -> None:
+        self.check("chance", 0, 1)
+
+    def apply(self, x: Tensor, u: Tensor) -> Tensor:
+        """All images mirrored."""
+        return x.flip(3)
+
+
+@dataclass(frozen=True)
+class ColourJitter(Transform):
+    """Contrast, brightness and saturation, of values in any units.
+
+    Values are scaled about the image's mean by 1 - ``strength`` to 1 + ``strength`` and shifted by up to ``strength``
+    standard deviations of the image; of three channels the distance to their mean (saturation) is scaled so too.
+    """
+
+    strength: float = 0.4
+    chance: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.check("strength", 0, 0.999)
+        self.check("chance", 0, 1)
+
+    def apply(self, x: Tensor, u: Tensor) -> Tensor:
+        """All images with other colours."""
+        return jittered(x, self.strength, u)
+
+
+@dataclass(frozen=True)
+class Grey(Transform):
+    """The mean of three channels in each of them."""
+
+    chance: float = 0.2
+
+    def __post_init__(self) -> None:
+        self.check("chance", 0, 1)
+
+    def apply(self, x: Tensor, u: Tensor) -> Tensor:
+        """All images grey."""
+        return ((x[:, :1] + x[:, 1:2] + x[:, 2:]) / 3).expand_as(x) if x.shape[1] == 3 else x
+
+
+@dataclass(frozen=True)
+class Blur(Transform):
+    """A Gaussian blur, whose deviation lies between a tenth of ``sigma`` and ``sigma`` pixels; edges are repeated."""
+
+    sigma: float = 2.0
+    chance: float = 0.5
+
+    def __post_init__(self) -> None:
+        self.check("sigma", 0.1, 50)
+        self.check("chance", 0, 1)
+
+    def apply(self, x: Tensor, u: Tensor) -> Tensor:
+        """All images blurred."""
+        sigma = self.sigma * (0.1 + 0.9 * u[:, :1])
+        reach = min(math.ceil(2 * self.sigma), *x.shape[2:])
+        weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device) / sigma).square())
+        weights = weights / weights.sum(1, keepdim=True)
+        for axis in (2, 3):
+            places = torch.arange(x.shape[axis], device=x.device)
+            shifted = (x.index_select(axis, (places + k).clamp(0, len(places) - 1)) for k in range(-reach, reach + 1))
+            x = sum(_each(weights[:, k].to(x.dtype)) * part for k, part in enumerate(shifted))  # type: ignore[assignment]
+        return x
+
+
+@dataclass(frozen=True)
+class Solarise(Transform):
+    """Values above a place between the image's least and largest value mirrored about it."""
+
+    chance: float = 0.2
+
+    def __post_init__(self) -> None:
+        self.check("chance", 0, 1)
+
+    def apply(self, x: Tensor, u: Tensor) -> Tensor:
+        """All images solarised."""
+        least, most = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+        level = least + (most - least) * _each(0.5 + 0.5 * u[:, 0]).to(x.dtype)
+        return torch.where(x > level, 2 * level - x, x)
+
+
+@dataclass(frozen=True)
+class Affine(Transform):
+    """A small rotation, shift and scaling about the centre, resampled bilinearly; edges are repeated.
+
+    By up to ``degrees``, ``shift`` as a share of each side, and a factor between 1 - ``scale`` and 1 + ``scale``.
+    """
+
+    degrees: float = 10.0
+    shift: float = 0.1
+    scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        self.check("degrees", 0, 180)
+        self.check("shift", 0, 1)
+        self.check("scale", 0, 0.999)
+
+    def apply(self, x: Tensor, u: Tensor) -> Tensor:
+        """All images moved."""
+        v = (2 * u[:, :4] - 1).to(x.dtype)
+        angle, factor = v[:, 0] * math.radians(self.degrees), 1 / (1 + self.scale * v[:, 1])
+        down, across = (2 * self.shift * v[:, k] for k in (2, 3))
+        height, width = x.shape[2:]
+        y = ((2 * torch.arange(height, device=x.device) + 1) / height - 1).to(x.dtype)[None, :, None]
+        z = ((2 * torch.arange(width, device=x.device) + 1) / width - 1).to(x.dtype)[None, None, :]
+        cos, sin = ((f(angle) * factor)[:, None, None] for f in (torch.cos, torch.sin))
+        grid_x = cos * z - sin * (height / width) * y + across[:, None, None]
+        grid_y = sin * (width / height) * z + cos * y + down[:, None, None]
+        grid = torch.stack([grid_x, grid_y], 3)
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def region(u: Tensor, min_area: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Height and width of a random region as shares of the image, and its centre's place down and across, from -1 to 1.
+
+    It is the region of `viewproof.data.images.crop_box`, which does so for one image of another aspect.
+    """
+    area, aspect = min_area + (1 - min_area) * u[:, 0], ((2 * u[:, 1] - 1) * math.log(4 / 3)).exp()
+    height, width = (area / aspect).sqrt().clamp(max=1), (area * aspect).sqrt().clamp(max=1)
+    return height, width, (1 - height) * (2 * u[:, 2] - 1), (1 - width) * (2 * u[:, 3] - 1)
+
+
+def sampling_places(extent: int, share: Tensor, centre: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Where along an axis the pixels of a region lie: the index of the pixel before ``[N, extent]``, and how far after."""
+    middles = (2 * torch.arange(extent, device=share.device, dtype=torch.float64) + 1) / extent - 1
+    place = ((centre[:, None] + share[:, None] * middles + 1) * extent - 1) / 2
+    place = place.clamp(0, extent - 1)
+    before = place.floor()
+    return before.long(), (place - before).to(dtype)
+
+
+def interpolate(x: Tensor, places: tuple[Tensor, Tensor], axis: int) -> Tensor:
+    """The values ``[N, C, H, W]`` at places along an axis, between the pixels before and after each."""
+    before, after = places[0], (places[0] + 1).clamp(max=x.shape[axis] - 1)
+    view = [len(x), 1, 1, 1]
+    view[axis] = -1
+    extents = list(x.shape)
+    low, high = (x.gather(axis, index.reshape(view).expand(extents)) for index in (before, after))
+    share = places[1].reshape(view)
+    return torch.where(share == 0, low, low + share * (high - low))
+
+
+def jittered(view: Tensor, jitter: float, u: Tensor) -> Tensor:
+    """Images with other contrast, brightness and saturation; see `ColourJitter`."""
+    contrast, shift, saturation = (_each(jitter * (2 * u[:, k] - 1)).to(view.dtype) for k in (0, 1, 2))
+    if view.shape[1] == 3:
+        grey = view.mean(1, keepdim=True)
+        view = grey + (1 + saturation) * (view - grey)
+    mean = view.mean((1, 2, 3), keepdim=True)
+    deviation = (view - mean).square().mean((1, 2, 3), keepdim=True).sqrt()
+    return mean + (1 + contrast) * (view - mean) + shift * deviation
+
+
+def _each(values: Tensor) -> Tensor:
+    return values[:, None, None, None]

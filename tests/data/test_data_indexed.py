@@ -1,0 +1,276 @@
+"""Map-style data sets, Hugging Face's and tar shards: what they hold is what is trained on, keyed by id."""
+
+import io
+import pickle
+import tarfile
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from viewproof.data import Batches, batches, from_indexed, load_dataset
+from viewproof.errors import InvalidArgument
+
+N = 12
+
+
+def pixels(k: int) -> np.ndarray:
+    return np.random.default_rng(k).integers(0, 256, (6, 8, 3), np.uint8)
+
+
+def png(k: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels(k)).save(file, "PNG")
+    return file.getvalue()
+
+
+def wav(k: int, rate: int = 8000) -> bytes:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(rate)
+        tone = np.sin(2 * np.pi * 200 * (k + 1) * np.arange(2000) / rate)
+        sound.writeframes((tone * 20_000).astype("<i2").tobytes())
+    return file.getvalue()
+
+
+class Pictures(torch.utils.data.Dataset):
+    """As torchvision's: (image, label) and ``targets``."""
+
+    targets = [k % 3 for k in range(N)]
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, k):
+        return Image.fromarray(pixels(k)), self.targets[k]
+
+
+def all_pixels(data):
+    rows = {}
+    for part in ("train", "test"):
+        values = data.part(part).values
+        for k, row in zip(values.index, values[np.arange(len(values))], strict=True):
+            rows[int(k)] = row
+    return [rows[k] for k in sorted(rows)]
+
+
+def assert_these_pictures(data):
+    assert all(np.array_equal(row, pixels(k).transpose(2, 0, 1)) for k, row in enumerate(all_pixels(data)))
+    for part in (data.train, data.test):
+        assert part.labels.tolist() == [int(k) % 3 for k in part.values.index]
+
+
+def test_a_torchvision_style_data_set_gives_its_images_and_targets():
+    data = from_indexed(Pictures(), name="pictures")
+    assert (data.sample_shape, data.classes, data.natural) == ((3, 6, 8), 3, True)
+    assert_these_pictures(data)
+
+
+def test_arrays_tensors_and_mappings():
+    arrays = [np.full((2, 3), k, np.float32) for k in range(N)]
+    for dataset, key in (
+        (arrays, None),
+        ([torch.from_numpy(a) for a in arrays], None),
+        ([(a, 0) for a in arrays], None),
+        ([{"x": a, "id": 1} for a in arrays], "x"),
+    ):
+        data = from_indexed(dataset, key=key)
+        assert data.sample_shape == (2, 3) and data.classes is None and not data.natural
+        assert [row[0, 0] for row in all_pixels(data)] == list(range(N))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "message"),
+    [
+        ([], {}, "must have len"),
+        (iter([1]), {}, "must have len"),
+        ([{"a": 1}], {}, r"samples have the columns \['a'\]; pass key="),
+        ([np.ones(2)] * 3, {"size": (2, 2)}, "does not apply to arrays"),
+        ([np.ones(2), np.ones(3), np.ones(2)], {}, "all must be"),
+        ([np.ones(2), np.full(2, np.nan), np.ones(2)], {}, "NaN or infinite"),
+        ([np.ones(2)] * 3, {"labels": [0.5, 1, 2]}, "one integer or string a sample"),
+        ([np.ones(2)] * 3, {"labels": [0, 1]}, "do not match 3 samples"),
+        ([b"nothing"] * 3, {}, "not a readable image"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(dataset, options, message):
+    with pytest.raises(InvalidArgument, match=message):
+        data = from_indexed(dataset, **options)
+        for part in ("train", "test"):
+            data.fetch(part, range(len(data.part(part))))
+
+
+def test_order_and_crops_are_functions_of_seed_epoch_and_id_with_workers_and_resumed():
+    data = from_indexed(Pictures())
+    loaders = [batches(data, "train", 4, seed=3, min_area=0.3, num_workers=n) for n in (0, 2)]
+    for loader in loaders:
+        loader.sampler.set_epoch(5)
+    (first, second) = ([(x, ids) for x, ids in loader] for loader in loaders)
+    assert all(torch.equal(a, b) and torch.equal(i, j) for (a, i), (b, j) in zip(first, second, strict=True))
+    loaders[0].load_state_dict({"epoch": 5, "batch": 1})
+    resumed = next(iter(loaders[0]))
+    assert torch.equal(resumed[0], first[1][0]) and torch.equal(resumed[1], first[1][1])
+    x, ids = first[0]
+    alone, _ = Batches(data, "train", seed=3, min_area=0.3)[5, ids[2:3]]
+    assert torch.equal(alone, x[2:3])
+    assert not torch.equal(Batches(data, "train", seed=3, min_area=0.3)[6, ids[2:3]][0], alone)
+    assert not torch.equal(Batches(data, "train", seed=4, min_area=0.3)[5, ids[2:3]][0], alone)
+
+
+# Hugging Face
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    hub = pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    hub.disable_progress_bars()
+    return hub
+
+
+def table(hub, image=True, **more):
+    columns = {"label": [k % 3 for k in range(N)], **more}
+    features = {"label": hub.ClassLabel(names=["a", "b", "c"])}
+    if image:
+        columns["photo"] = [{"bytes": png(k), "path": None} for k in range(N)]
+        features["photo"] = hub.Image()
+    for name, values in more.items():
+        features[name] = hub.features.features.generate_from_arrow_type(__import__("pyarrow").array(values).type)
+    return hub.Dataset.from_dict(columns, features=hub.Features(features))
+
+
+def test_a_parquet_file(hub, tmp_path):
+    table(hub).to_parquet(str(tmp_path / "x.parquet"))
+    data = load_dataset(f"hf:{tmp_path}/x.parquet")
+    assert (data.class_names, data.sample_shape, data.natural) == (("a", "b", "c"), (3, 6, 8), True)
+    assert_these_pictures(data)
+
+
+def test_a_saved_data_set_with_splits_and_a_saved_one_without(hub, tmp_path):
+    whole = table(hub)
+    hub.DatasetDict({"train": whole.select(range(8)), "validation": whole.select(range(8, N))}).save_to_disk(
+        str(tmp_path / "parts")
+    )
+    data = load_dataset(f"hf:{tmp_path}/parts")
+    assert (len(data.train), len(data.test)) == (8, 4)
+    assert np.array_equal(data.test.values[np.array([1])][0], pixels(9).transpose(2, 0, 1))
+    assert data.test.labels.tolist() == [2, 0, 1, 2]
+    whole.save_to_disk(str(tmp_path / "whole"))
+    assert_these_pictures(load_dataset(f"hf:{tmp_path}/whole"))
+
+
+def test_an_imagefolder(hub, tmp_path):
+    for k in range(N):
+        path = tmp_path / "pictures" / "train" / "abc"[k % 3] / f"{k:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(k))
+    data = load_dataset(f"hf:{tmp_path}/pictures")
+    assert (data.class_names, data.sample_shape) == (("a", "b", "c"), (3, 6, 8))
+
+
+def test_arrays_recordings_and_the_columns_that_are_named(hub, tmp_path):
+    series = [[[float(k), 0.5], [1.0, float(k)], [2.0, 2.0]] for k in range(N)]
+    whole = table(hub, image=False, series=series, text=[f"t{k % 2}" for k in range(N)])
+    whole.save_to_disk(str(tmp_path / "series"))
+    data = load_dataset(f"hf:{tmp_path}/series", label_column="text")
+    assert data.sample_shape == (3, 2) and data.class_names == ("t0", "t1")
+    assert [row[0, 0] for row in all_pixels(data)] == list(range(N))
+    sounds = hub.Dataset.from_dict(
+        {"audio": [{"bytes": wav(k), "path": None} for k in range(N)]}, features=hub.Features({"audio": hub.Audio()})
+    )
+    sounds.save_to_disk(str(tmp_path / "sounds"))
+    data = load_dataset(f"hf:{tmp_path}/sounds")
+    assert data.sample_shape == (1, 64, 32) and data.classes is None and not data.natural
+
+
+def test_unknown_columns_names_and_kinds_are_one_line(hub, tmp_path):
+    table(hub, text=["t"] * N).save_to_disk(str(tmp_path / "x"))
+    for options, message in (
+        ({"image_column": "picture"}, "image_column='picture' is no column; the columns are label, text, photo"),
+        ({"label_column": "class"}, "label_column='class' is no column"),
+        ({"image_column": "text"}, "image_column='text' holds .* no images, arrays or recordings"),
+        ({"label_column": "photo"}, "labels of shape|one integer or string"),
+    ):
+        with pytest.raises(InvalidArgument, match=message) as error:
+            load_dataset(f"hf:{tmp_path}/x", **options)
+        assert len(str(error.value).splitlines()) == 1
+    (tmp_path / "y.csv").write_text("1")
+    for name, message in ((f"{tmp_path}/y.csv", r"no \.parquet file"), ("./none", "no such file or folder")):
+        with pytest.raises(InvalidArgument, match=message):
+            load_dataset(f"hf:{name}")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(InvalidArgument, match="cannot be loaded") as error:
+        load_dataset(f"hf:{tmp_path}/bad.parquet")
+    assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(InvalidArgument, match="are of hf: data sets"):
+        load_dataset("digits", image_column="x")
+
+
+# Shards
+
+
+def write_shard(path: Path, ks, label=True, suffix="png", encode=png):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for k in ks:
+            members = [(suffix, encode(k)), ("json", b"{}")] + ([("cls", str(k % 3).encode())] if label else [])
+            for extension, content in members:
+                member = tarfile.TarInfo(f"{k:04}.{extension}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+def test_shards_are_read_in_order_by_index(tmp_path):
+    pytest.importorskip("wids")
+    for n in range(3):
+        write_shard(tmp_path / f"part-{n}.tar", range(4 * n, 4 * n + 4))
+    for pattern in ("part-{0..2}.tar", "part-*.tar"):
+        data = load_dataset(f"wds:{tmp_path}/{pattern}")
+        assert (data.sample_shape, data.class_names, len(data.train) + len(data.test)) == ((3, 6, 8), ("0", "1", "2"), N)
+        assert_these_pictures(data)
+    again = pickle.loads(pickle.dumps(data.train.values))
+    assert np.array_equal(again[np.array([1])], data.train.values[np.array([1])])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"part-{n}.tar" for n in range(3)]
+
+
+def test_shards_with_a_part_of_their_own_and_without_labels(tmp_path):
+    pytest.importorskip("wids")
+    write_shard(tmp_path / "train" / "a.tar", range(8), label=False)
+    write_shard(tmp_path / "val" / "a.tar", range(8, N), label=False)
+    data = load_dataset(f"wds:{tmp_path}/{{train,val}}/a.tar")
+    assert (len(data.train), len(data.test), data.classes) == (8, 4, None)
+    write_shard(tmp_path / "sounds.tar", range(4), suffix="wav", encode=wav)
+    assert load_dataset(f"wds:{tmp_path}/sounds.tar").sample_shape == (1, 64, 32)
+
+
+def test_missing_and_damaged_shards_are_one_line(tmp_path):
+    pytest.importorskip("wids")
+    write_shard(tmp_path / "a.tar", range(4))
+    content = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "b.tar").write_bytes(content[:700])
+    (tmp_path / "c.tar").write_bytes(b"no tar at all" * 100)
+    (tmp_path / "d.tar").write_bytes(b"")
+    for pattern, message in (
+        ("x-{0..3}.tar", r"no shard .*x-0\.tar"),
+        ("x-*.tar", "no such shard"),
+        ("{a,c}.tar", r"c\.tar: not a readable tar shard"),
+        ("d.tar", r"d\.tar: not a readable tar shard"),
+        ("b.tar", "not a readable|none of"),
+    ):
+        with pytest.raises(InvalidArgument, match=message) as error:
+            load_dataset(f"wds:{tmp_path}/{pattern}")
+        assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(InvalidArgument, match="is an address; download the shards"):
+        load_dataset("wds:https://example.org/a.tar")
+
+
+@pytest.mark.parametrize(("name", "package"), [("hf:x", "datasets"), ("wds:x.tar", "wids")])
+def test_a_missing_package_names_the_data_extra(name, package, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(InvalidArgument, match=rf"needs {package}; pip install 'viewproof\[data\]'"):
+        load_dataset(name)
