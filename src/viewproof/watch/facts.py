@@ -92,3 +92,15 @@ class WatchReport(Report):
         from viewproof.watch.picture import draw
 
         return draw(self, path)
+
+    def html_head(self) -> str:
+        """The x-ray as an image of the page."""
+        from viewproof.watch.page import image
+
+        return image(self)
+
+    def html_tail(self) -> str:
+        """The modules, the losses and the ledger as tables."""
+        from viewproof.watch.page import tables
+
+        return tables(self)
