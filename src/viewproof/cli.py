@@ -247,10 +247,10 @@ def watch(
     if not script:
         return complain("watch needs a script and its arguments, such as: viewproof watch train.py --epochs 1")
     from viewproof.watch.script import run
-    from viewproof.watch.session import Session
+    from viewproof.watch.script_session import ScriptSession
 
     name = script[0] if module else Path(script[0]).name
-    return run(script, module, Session(name, picture, html, json, strict, keep_running, every))
+    return run(script, module, ScriptSession(name, picture, html, json, strict, keep_running, every))
 
 
 @app.command

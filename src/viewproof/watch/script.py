@@ -19,10 +19,10 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from viewproof.errors import InvalidArgument
-from viewproof.watch.session import Session, Stopped
+from viewproof.watch.script_session import ScriptSession, Stopped
 
 
-def run(words: Sequence[str], module: bool, session: Session) -> int:
+def run(words: Sequence[str], module: bool, session: ScriptSession) -> int:
     """Run the script with its arguments; the exit code is the script's where it runs on, else the report's.
 
     From here on the process is the script's: ``sys.argv``, ``sys.path[0]`` and ``__main__`` are and stay as the script

@@ -21,7 +21,7 @@ class Stopped(BaseException):
     """Ends a script whose step has been watched; a script that catches everything is stopped at its next step."""
 
 
-class Session:
+class ScriptSession:
     """Records a script's first step, and with ``keep_running`` each ``every``-th after it; prints and writes reports.
 
     ``picture``, ``html`` and ``json`` are files for the latest report. Raises `InvalidArgument` if a folder is missing.
