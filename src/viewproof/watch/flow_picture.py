@@ -57,7 +57,9 @@ def edges(report: WatchReport, shown: dict[str, ModuleFacts]) -> list[tuple[str,
         if path in sources:
             return path
         above = [p for p in shown if path == p or not p or path.startswith(f"{p}.")]
-        return max(above, key=len) if above else None
+        # What an outer module returned was made by the last of its parts.
+        parts = [p for p in shown if p.startswith(f"{path}.")]
+        return max(above, key=len) if above else parts[-1] if parts else None
 
     reads = [(box(module.path), path) for module in report.modules for path in module.reads]
     reads += [(f"loss {n}", path) for n, loss in enumerate(report.losses) for path in loss.reads]
