@@ -254,12 +254,17 @@ def watch(
 
 
 @app.command
-def zoo(*, json: Path | None = None) -> int:
+def zoo(*, steps: bool = False, json: Path | None = None) -> int:
     """Certify every known bug, its correct twin and false alarms; exit 0 only if all are as expected.
 
     Args:
+        steps: watch bugs as whole training steps instead; exit 0 only if at least 9 of 10 are caught without false alarm
         json: write the verdicts to this file
     """
+    if steps:
+        from viewproof.bugzoo.steps.run import run_steps
+
+        return run_steps(json=json)
     from viewproof.bugzoo.run import run
 
     return run(json=json)
