@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_LAYERS = ("errors", "masks", "views", "objectives", "losses", "models", "certify", "training")
+_LAYERS = ("errors", "masks", "views", "objectives", "losses", "models", "certify", "watch", "training")
 
 
 def __getattr__(name: str) -> Any:

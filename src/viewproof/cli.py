@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; return its exit code: 0, 2 for bad input, 130 when interrupted."""
     try:
         words = sys.argv[1:] if arguments is None else arguments
+        if words[:1] == ["watch"]:
+            words = ["watch", *script_apart(words[1:])]
         code: int | None = app(words, exit_on_error=False, print_error=False, result_action="return_value")
         return code or 0
     except KeyboardInterrupt:
@@ -213,13 +215,75 @@ def certify(
     )
 
 
+# Its options that take a value; after them comes the script, and what follows that is the script's.
+_VALUED = ("--picture", "--html", "--json", "--every")
+
+
+def script_apart(words: list[str]) -> list[str]:
+    """The words after ``watch`` with ``--`` before the script, so that all after it is the script's.
+
+    >>> script_apart(["--picture", "a.png", "train.py", "--json", "x"])
+    ['--picture', 'a.png', '--', 'train.py', '--json', 'x']
+    >>> script_apart(["-m", "package.train", "--help"])
+    ['--module', '--', 'package.train', '--help']
+    """
+    own, rest = [], list(words)
+    while rest and rest[0].startswith("-") and rest[0] != "--":
+        word = rest.pop(0)
+        own.append("--module" if word == "-m" else word)
+        if word in _VALUED and rest:
+            own.append(rest.pop(0))
+    return [*own, "--", *rest[rest[:1] == ["--"] :]] if rest else own
+
+
 @app.command
-def zoo(*, json: Path | None = None) -> int:
+def watch(
+    *script: str,
+    module: Annotated[bool, Parameter(name=["--module", "-m"])] = False,
+    picture: Path | None = None,
+    html: Path | None = None,
+    json: Path | None = None,
+    strict: bool = False,
+    keep_running: bool = False,
+    every: Integer = 0,
+) -> int:
+    """Run SCRIPT unchanged up to its second optimizer step, and say what the step trains on.
+
+    Options stand before SCRIPT; what follows it are its own arguments. Exit code: 0 if nothing is open, 1 if something
+    is REFUTED, 3 if something is UNKNOWN and nothing REFUTED, 2 for bad input or no step; with --keep-running the
+    script's.
+
+    Args:
+        script: a file and its arguments, as after ``python``
+        module: SCRIPT is a module's name, as after ``python -m``
+        picture: draw the x-ray into this PNG file
+        html: write picture, flow, findings and ledger as one page
+        json: write the findings to this file
+        strict: fail as well on what is not robust
+        keep_running: let the script run to its end; the report goes to the error stream
+        every: with --keep-running, watch again after so many steps; 0 watches once
+    """
+    if not script:
+        return complain("watch needs a script and its arguments, such as: viewproof watch train.py --epochs 1")
+    from viewproof.watch.script import run
+    from viewproof.watch.script_session import ScriptSession
+
+    name = script[0] if module else Path(script[0]).name
+    return run(script, module, ScriptSession(name, picture, html, json, strict, keep_running, every))
+
+
+@app.command
+def zoo(*, steps: bool = False, json: Path | None = None) -> int:
     """Certify every known bug, its correct twin and false alarms; exit 0 only if all are as expected.
 
     Args:
+        steps: watch bugs as whole training steps instead; exit 0 only if at least 9 of 10 are caught without false alarm
         json: write the verdicts to this file
     """
+    if steps:
+        from viewproof.bugzoo.steps.run import run_steps
+
+        return run_steps(json=json)
     from viewproof.bugzoo.run import run
 
     return run(json=json)

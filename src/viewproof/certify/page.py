@@ -32,7 +32,7 @@ figcaption { font-size: .85rem; color: var(--soft); margin-top: .4rem; }
 
 
 def html_page(report: Report) -> str:
-    """The report as HTML: findings with their witnesses, and pictures of its own maps and its witnesses'.
+    """The report as HTML: what its kind shows first, findings with witnesses, pictures of its maps and its witnesses'.
 
     >>> from viewproof.certify.report import Report
     >>> "<h1>a &lt;b&gt;: UNKNOWN</h1>" in html_page(Report("a <b>", ()))
@@ -57,8 +57,8 @@ def html_page(report: Report) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8">\n<title>{title}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style>\n<h1>{title}</h1>\n<table><thead><tr>{heads}</tr></thead>\n"
-        f"<tbody>{''.join(rows)}</tbody></table>\n{''.join(sections)}</html>\n"
+        f"<style>{_STYLE}</style>\n<h1>{title}</h1>\n{report.html_head()}<table><thead><tr>{heads}</tr></thead>\n"
+        f"<tbody>{''.join(rows)}</tbody></table>\n{''.join(sections)}{report.html_tail()}</html>\n"
     )
 
 

@@ -148,6 +148,14 @@ class Report:
                 findings[i] = replace(findings[i], waiver=reason)
         return replace(self, findings=tuple(findings))
 
+    def html_head(self) -> str:
+        """HTML that a page shows above the findings; a kind of report with more to show overrides it."""
+        return ""
+
+    def html_tail(self) -> str:
+        """HTML that a page shows below the findings and their pictures."""
+        return ""
+
     @property
     def refuted(self) -> tuple[Finding, ...]:
         """The findings that come with a witness."""

@@ -1,0 +1,91 @@
+"""VICReg by PyTorch Lightning, on scikit-learn's digits: two views, an expander, three terms.
+
+``--bug``: the optimizer is given the encoder's parameters alone, so that the expander never moves.
+"""
+
+import argparse
+import warnings
+
+import pytorch_lightning as lightning
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+
+class TwoViews(Dataset):
+    """Two random views of each image: shifted by up to one pixel, with noise."""
+
+    def __init__(self) -> None:
+        self.images = torch.tensor(load_digits().images, dtype=torch.float32)[:, None] / 16
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two views [1, 8, 8]."""
+        return self.view(self.images[index]), self.view(self.images[index])
+
+    def view(self, image: torch.Tensor) -> torch.Tensor:
+        """One view."""
+        row, column = torch.randint(0, 3, (2,)).tolist()
+        shifted = nn.functional.pad(image, (1, 1, 1, 1))[:, row : row + 8, column : column + 8]
+        return shifted + 0.1 * torch.randn_like(shifted)
+
+
+class VICReg(lightning.LightningModule):
+    """Invariance between two views, variance and covariance of each."""
+
+    def __init__(self, only_encoder: bool) -> None:
+        super().__init__()
+        self.only_encoder = only_encoder
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.expander = nn.Sequential(nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 128))
+
+    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+        """The loss."""
+        first, second = (self.expander(self.encoder(view)) for view in batch)
+        loss = 25 * nn.functional.mse_loss(first, second)
+        for z in (first, second):
+            loss = loss + 25 * (1 - (z.var(0) + 1e-4).sqrt()).relu().mean()
+            covariance = z.T.cov()
+            loss = loss + (covariance.pow(2).sum() - covariance.diagonal().pow(2).sum()) / len(covariance)
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW."""
+        return torch.optim.AdamW(self.encoder.parameters() if self.only_encoder else self.parameters(), lr=1e-3)
+
+
+def main() -> None:
+    """Train."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--bug", action="store_true")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    lightning.seed_everything(0, verbose=False)
+    loader = DataLoader(TwoViews(), batch_size=64, shuffle=True, drop_last=True)
+    trainer = lightning.Trainer(
+        max_epochs=arguments.epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(VICReg(only_encoder=arguments.bug), loader)
+    print(f"loss {trainer.callback_metrics['loss'].item():.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Silent bugs as whole training steps in the styles of real code, beside correct twins."""

@@ -1,0 +1,48 @@
+"""One real training step read off: sources, roles, what is seen and what is scored; ``viewproof.watch(step, batch)``."""
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from viewproof.watch.facts import WatchReport
+    from viewproof.watch.session import Recording
+
+__all__ = ["watch"]
+
+
+# `viewproof.watch` is to be a function, and importing any of its submodules makes that name the package: hence the
+# package itself can be called, as with `viewproof.certify`.
+class _Watch(ModuleType):
+    """The package as a function."""
+
+    @property
+    def watch(self) -> "_Watch":
+        """The module itself, so that ``from viewproof.watch import watch`` is the function."""
+        return self
+
+    def __call__(
+        self,
+        step: Callable[[Any], Any],
+        batch: Any,
+        *,
+        kept: str | None = None,
+        local_negatives: bool = False,
+        allow: Mapping[str, str] | None = None,
+        name: str | None = None,
+    ) -> "WatchReport":
+        """`viewproof.watch.session.watch`."""
+        report: WatchReport = import_module("viewproof.watch.session").watch(
+            step, batch, kept=kept, local_negatives=local_negatives, allow=allow, name=name
+        )
+        return report
+
+    def recording(self, **options: Any) -> "Recording":
+        """`viewproof.watch.session.Recording`."""
+        recording: Recording = import_module("viewproof.watch.session").Recording(**options)
+        return recording
+
+
+sys.modules[__name__].__class__ = _Watch

@@ -1,0 +1,116 @@
+"""Running code in a forked copy of this process: whatever it changes is gone with it, its answer comes back."""
+
+import builtins
+import io
+import os
+import pickle
+import select
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a child sent: its value, or why there is none."""
+
+    value: Any = None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Sender:
+    """The end of a child's pipe, in the child."""
+
+    pipe: int
+
+    def send(self, value: Any, failure: str = "") -> NoReturn:
+        """Send the value and end this process at once: no handler, no ``finally``, no flush runs."""
+        try:
+            try:
+                data = pickle.dumps(Answer(value, failure))
+            except Exception as error:
+                data = pickle.dumps(Answer(None, f"{type(error).__name__}: {error}"))
+            with os.fdopen(self.pipe, "wb") as file:
+                file.write(data)
+        finally:
+            os._exit(0)
+
+
+def cannot_fork() -> str:
+    """Why a forked copy of this process would not be a safe place to run in, or ``""``."""
+    if not hasattr(os, "fork"):
+        return "this system cannot fork"
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return "CUDA is in use, which does not survive a fork"
+    if sys.platform == "darwin":
+        return "forks are not safe on macOS"
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return "a process group is open, which other ranks share"
+    return ""
+
+
+def fork(seconds: float = 600.0) -> Sender | Answer:
+    """Return twice: in a forked child its `Sender`, and here, once that has sent or died, its `Answer`.
+
+    The child is silent, writes no file, takes no signal of the terminal, and runs on one thread; it is killed after
+    ``seconds``.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # What is buffered would be written by both.
+        if stream is not None:
+            stream.flush()
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _quieten()
+        return Sender(writing)
+    os.close(writing)
+    data, end = bytearray(), time.monotonic() + seconds
+    try:
+        while select.select([reading], [], [], max(0.0, end - time.monotonic()))[0]:
+            part = os.read(reading, 1 << 20)
+            if not part:
+                break
+            data += part
+        else:
+            return Answer(failure=f"the step took longer than {seconds:.0f} s")
+    finally:
+        os.close(reading)
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+    if not data:
+        return Answer(failure=f"the copy of the process that ran the step died (status {status})")
+    answer = pickle.loads(bytes(data))
+    assert isinstance(answer, Answer)
+    return answer
+
+
+def _quieten() -> None:
+    """No output, no file written, no signal of the terminal, one thread: others do not survive a fork."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - lives as long as the process
+    torch.set_num_threads(1)
+    original = builtins.open
+
+    def opened(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        writes = isinstance(file, str | os.PathLike) and any(letter in mode for letter in "wax+")
+        return original(os.devnull if writes else file, mode.replace("x", "w"), *args, **options)
+
+    builtins.open = io.open = opened
+    try:
+        import resource
+
+        # Files that are open already: a write fails, and what fails is said.
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    except (ImportError, ValueError, OSError):
+        pass

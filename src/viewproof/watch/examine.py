@@ -1,0 +1,293 @@
+"""From a step that can be run again to a report: the plain run, the planes, the proof of what is not, the witness."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from viewproof.bits import unlike
+from viewproof.watch.child import Answer
+from viewproof.watch.facts import ModuleFacts, Source
+from viewproof.watch.names import module_names
+from viewproof.watch.planes import GradientRun, Plan, PlannedRun, TrackedRun, ValueRun
+from viewproof.watch.record import Record, Recorder, alive
+from viewproof.watch.branches import Branches, branch_facts
+from viewproof.watch.roles import Average, Before, module_facts
+from viewproof.watch.sources import Content, Groups, carries_content, grouped, tensors_of
+
+Runner = Callable[[Callable[[Callable[[], Any]], Any], Callable[[Any], Any]], Answer]
+"""Runs the step once more from where it was: ``runner(make, finish)`` makes a run, begins it, returns what it finished with."""
+
+
+@dataclass
+class Plain:
+    """What the plain run sends home."""
+
+    record: Record
+    modules: list[ModuleFacts]
+    averages: dict[str, Average]
+    plan: Plan
+    names: dict[int, str]
+    branches: Branches
+    erased: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+
+@dataclass
+class Planes:
+    """What is known of the two planes of one step."""
+
+    sources: list[Source] = field(default_factory=list)
+    proved: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    positions: dict[str, Tensor] = field(default_factory=dict)
+    witness: Any = None
+    waived: str = ""
+    empty_target: Any = None
+
+    def reason(self) -> str:
+        """Why a plane is not proved."""
+        return "; ".join(f"{plane}: {reason}" for plane, reason in self.reasons.items())
+
+
+
+@dataclass
+class Examined:
+    """All that was read off: what `conclusions` draws findings from."""
+
+    plain: Plain | None = None
+    planes: Planes = field(default_factory=Planes)
+    failure: str = ""
+    repeatable: bool = True
+    unrepeatable: str = ""
+    declared: dict[str, Any] = field(default_factory=dict)
+    base: list[Tensor] = field(default_factory=list)
+    witness: Any = None
+    seconds: float = 0.0
+    place: str = "in forked copies of the process"
+
+
+def examine(runner: Runner, batch: Any, variables: dict[str, Any], declared: dict[str, Any]) -> Examined:
+    """Run the step as often as it takes, and return what was read off."""
+    start, out = time.perf_counter(), Examined(declared=declared)
+    tensors = dict(tensors_of(batch))
+    contents = {path: t for path, t in tensors.items() if carries_content(path, t)}
+
+    answer = runner(lambda stop: PlainRun(variables, contents), lambda run: run.sent())
+    if answer.value is None:
+        out.failure = answer.failure
+        return out
+    plain: Plain = answer.value
+    out.plain = plain
+    if answer.failure:
+        out.failure = answer.failure
+    if not plain.record.losses:
+        out.seconds = time.perf_counter() - start
+        return out
+
+    again = runner(
+        lambda stop: ValueRun(replace(plain.plan, backwards=plain.record.backwards), stop, contents, {}),
+        lambda run: (run.values, run.losses),
+    )
+    if again.value is None:
+        out.repeatable, out.unrepeatable = False, again.failure
+    else:
+        out.base = again.value[0]
+        bits = [t.double().reshape(-1).numpy().tobytes() for t in again.value[1]]
+        if bits != [loss.bits for loss in plain.record.losses]:
+            out.repeatable = False
+            out.unrepeatable = "a second run from the same state gives another loss"
+    if contents and out.repeatable:
+        out.planes = planes_of(runner, plain, contents)
+        look_for_leak(runner, plain, contents, out)
+    out.seconds = time.perf_counter() - start
+    return out
+
+
+class PlainRun(Recorder):
+    """The plain run, with all modules of the process before and after."""
+
+    def __init__(self, variables: dict[str, Any], sources: dict[str, Tensor]) -> None:
+        modules = alive(nn.Module)
+        before = Before(modules)
+        names = module_names(variables)
+        parameters = {id(p): p for m in modules for p in m.parameters(recurse=False)}
+        super().__init__(names, sources, parameters, before)
+
+        self._contents = {path: t.detach().clone() for path, t in sources.items()}
+
+    def batch(self, batch: Any) -> Any:
+        """As it is."""
+        return batch
+
+    def sent(self) -> Plain:
+        """What is sent home."""
+        self.end()
+        record = self.finish()
+        names: dict[int, str] = {}
+        for key, path in self.names.items():
+            for name, p in self.before.modules[key].named_parameters(recurse=False) if key in self.before.modules else ():
+                names.setdefault(id(p), f"{path}.{name}")
+        for key, parameter in record.parameters.items():
+            parameter.name = names.get(key, parameter.name)
+            if key in self.parameters:
+                parameter.moved = self.before.moved(self.parameters[key])
+        modules, averages = module_facts(record, self.before, self.names)
+        plan = self._plan(record)
+        return Plain(record, modules, averages, plan, self.names, branch_facts(self, plan), self._erased())
+
+    def _erased(self) -> dict[str, tuple[int, float]]:
+        out: dict[str, tuple[int, float]] = {}
+        for path, tensor in self.sources.items():
+            changed = unlike(tensor, self._contents[path])
+            left = tensor.detach()[changed]
+            if 0 < len(left) < tensor.numel() and bool((left == left[0]).all()) and len(left) > 1:
+                out[path] = len(left), float(left[0])
+        return out
+
+    def _plan(self, record: Record) -> Plan:
+        functions = frozenset(i for kind, i, _ in record.predictions if kind == "function")
+        modules = frozenset(i for kind, i, _ in record.predictions if kind == "module")
+        by_index = {c.index: c for c in record.calls}
+        targets: dict[int, str] = {}
+        for call in record.calls:
+            module = self.before.modules.get(call.module)
+            above, inside = call.parent, False
+            while above is not None:
+                inside, above = inside or above in targets, by_index[above].parent
+            if module is None or inside or not call.reads or not any(True for _ in module.parameters()):
+                continue
+            if not call.differentiable or not any(map(self.trains, module.parameters())):
+                targets[call.index] = self.names.get(call.module, type(module).__name__)
+        return Plan(functions, modules, record.hold, targets, record.backwards)
+
+
+def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Planes:
+    """Seen and scored groups of every source: shown by gradients, the rest proved by tracked dependence."""
+    out = Planes()
+    shown: dict[bool, Any] = {}
+    for held in (False, True):
+        answer = runner(
+            lambda stop, held=held: GradientRun(plain.plan, held, stop, contents),
+            lambda run: (run.found, {path: [m for _, m in parts] for path, parts in run.positions.items()}),
+        )
+        if answer.value is None:
+            out.reasons["scored" if held else "seen"] = answer.failure
+        shown[held] = answer.value or ({p: torch.zeros(t.shape, dtype=torch.bool) for p, t in contents.items()}, {})
+    positions: dict[str, list[Tensor]] = shown[True][1]
+    found: list[Content] = []
+    planes: dict[str, dict[bool, Tensor]] = {}
+    for path, tensor in contents.items():
+        patterns = [shown[held][0][path] for held in (False, True)]
+        groups = grouped(tensor, plain.record.strides.get(path, ()), patterns)
+        found.append(Content(path, tensor, groups))
+        planes[path] = {held: groups.any_of(shown[held][0][path]) for held in (False, True)}
+    marks: dict[str, list[Tensor]] = {
+        path: [~m.flatten(2).any(2).reshape(*m.shape[:2], *[1] * (m.dim() - 2)).expand(m.shape) if m.dim() > 2 else ~m for m in parts]
+        for path, parts in positions.items()
+    }
+    for content in found:
+        for path, parts in positions.items():
+            for mask in parts:
+                at = _groups_of_positions(mask, content.groups)
+                if at is not None:
+                    out.positions[path] = at
+                    planes[content.path][True] |= at
+    for held in (False, True):
+        name = "scored" if held else "seen"
+        marked = {c.path: ~c.groups.spread(planes[c.path][held]) for c in found}
+        if not any(bool(m.any()) for m in marked.values()) and not (held and marks):
+            continue
+        for finite in (False, True):
+            answer = runner(
+                lambda stop, held=held, finite=finite, marked=marked: TrackedRun(
+                    plain.plan, held, stop, contents, marked, marks if held else {}, finite
+                ),
+                lambda run: (run.depends or (run.missed() and "a prediction"), run.reason(), run.tracked.scores, bool(run.tracked.escaped)),
+            )
+            if answer.value is None:
+                out.reasons[name] = answer.failure
+                break
+            depends, reason, scores, escaped = answer.value
+            if not depends:
+                out.proved[name] = "all values" if not finite else "all values that keep what is computed finite"
+                out.proved[name] += " and attention scores within +-2000" if scores else ""
+                out.reasons.pop(name, None)
+                break
+            out.reasons[name] = f"{depends} may depend on it: {reason}"
+            if escaped:
+                break
+    for content in found:
+        out.sources.append(
+            Source(
+                content.path,
+                content.values.detach().cpu(),
+                content.groups.number,
+                content.groups.grid,
+                planes[content.path][False],
+                planes[content.path][True],
+                followed=not out.reasons,
+            )
+        )
+    return out
+
+
+def _groups_of_positions(mask: Tensor, groups: Groups) -> Tensor | None:
+    """[samples, groups]: the positions of a target encoder's output, if it has one for each group."""
+    if mask.dim() == 3:
+        flat = mask.any(2)
+        for extra in (0, 1, 2, 4, 5):
+            if flat.shape[1] == groups.count + extra and groups.count > 1:
+                return flat[:, extra:]
+        flat = mask.any(1)
+        return flat if flat.shape[1] == groups.count else None
+    if mask.dim() > 3:
+        flat = mask.any(1).flatten(1)
+        return flat if flat.shape[1] == groups.count else None
+    return None
+
+
+def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], out: Examined) -> None:
+    """Two batches that differ in one group that is both seen and scored, and the prediction that differs."""
+    planes = out.planes
+    for source in planes.sources:
+        leak, seen, scored = source.leak, source.seen, source.scored
+        if not bool(leak.any()):
+            continue
+        if bool(seen.all()) and bool(scored.all()):
+            planes.waived = f"every group of {source.path} is seen and scored: an autoencoder, which hides nothing"
+            continue
+        tensor = contents[source.path]
+        for sample, group in leak.nonzero()[:: max(1, int(leak.sum()) // 3)][:3].tolist():
+            changed = tensor.detach().clone()
+            where = (source.group == group).to(tensor.device)
+            content = changed[sample][where]
+            changed[sample][where] = (
+                content + content.float().std().nan_to_num().clamp_min(0.5).to(content)
+                if content.is_floating_point() and content.numel() > 1
+                else content + 1
+            )
+            answer = runner(
+                lambda stop, changed=changed, source=source: ValueRun(plain.plan, stop, contents, {source.path: changed}),
+                lambda run: (run.values, run.losses),
+            )
+            if answer.value is None:
+                planes.reasons.setdefault("witness", answer.failure)
+                continue
+            for index, (one, other) in enumerate(zip(out.base, answer.value[0], strict=False)):
+                if one.shape == other.shape and one.dtype == other.dtype and bool(unlike(one, other).any()):
+                    at = unlike(one, other).nonzero()[0].tolist()
+                    kind = "C4" if bool(scored[seen].all()) and not bool(seen.all()) else "C1"
+                    what = (
+                        f"group {group} of sample {sample} of {source.path} is asked for by the loss at "
+                        f"{plain.record.losses[0].place}, and changing it changes prediction {index} at {at} from "
+                        f"{float(one[tuple(at)]):.6g} to {float(other[tuple(at)]):.6g}; {int(leak.sum())} of "
+                        f"{int(scored.sum())} scored groups are seen"
+                    )
+                    what += ": the loss asks for what is visible" if kind == "C4" else ""
+                    maps = {"seen": seen.float().mean(0).reshape(source.grid), "scored": scored.float().mean(0).reshape(source.grid)}
+                    inputs = {"one": tensor.detach().cpu(), "other": changed.cpu()}
+                    planes.witness = what, inputs, {"hidden": (sample, group), "output": tuple(at)}, maps
+                    return

@@ -1,0 +1,258 @@
+"""The two planes of dependence: which groups are seen and scored by gradients, which are not by tracked dependence."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from viewproof.certify.flow.dependence import Dependence
+from viewproof.torch_internals import BelowModes, DisableTorchFunction, replaced
+from viewproof.watch.run import Run, tensors_of_call
+from viewproof.watch.sources import with_tensors
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where in the order of calls a step's predictions, held values and target encoders are; made of the plain run.
+
+    ``functions`` and ``modules`` are the calls that return predictions, ``hold`` the functions that read a trained
+    parameter under autograd, ``targets`` the calls of target encoders by their path.
+    """
+
+    functions: frozenset[int] = frozenset()
+    modules: frozenset[int] = frozenset()
+    hold: frozenset[int] = frozenset()
+    targets: dict[int, str] = field(default_factory=dict)
+    backwards: int = 1
+
+
+class PlannedRun(Run):
+    """A run that knows the plan; ``held`` says whether predictions are constants in it, else they are looked at."""
+
+    def __init__(self, plan: Plan, held: bool, stop: Callable[[], Any]) -> None:
+        super().__init__()
+        self.plan, self.held, self.stop = plan, held, stop
+        self.met: set[tuple[str, int]] = set()
+
+    def missed(self) -> str:
+        """Why the run is not the planned one, or ``""``."""
+        planned = {("function", i) for i in self.plan.functions} | {("module", i) for i in self.plan.modules}
+        if not planned:
+            return "no prediction was found between the loss and trained parameters"
+        if planned - self.met or self.backwards < self.plan.backwards:
+            return "the step ran another way than before, so that its predictions were not met again"
+        return ""
+
+    def prediction(self, out: Any) -> Any:
+        """A prediction was returned."""
+        return out
+
+    def target(self, path: str, out: Any) -> Any:
+        """A target encoder has returned."""
+        return out
+
+    def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
+        """Is it a prediction, or to be held?"""
+        predicted = index in self.plan.functions
+        if predicted:
+            self.met.add(("function", index))
+        if predicted or (self.held and index in self.plan.hold):
+            return self.prediction(out)
+        return out
+
+    def on_module(self, index: int, module: nn.Module, inputs: Any, out: Any) -> Any:
+        """Is it a prediction, or a target encoder?"""
+        if index in self.plan.modules:
+            self.met.add(("module", index))
+            out = self.prediction(out)
+        if self.held and index in self.plan.targets:
+            out = self.target(self.plan.targets[index], out)
+        return out
+
+    def on_grad(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
+        """As backward, if the plain run took it for one."""
+        if any(t.numel() == 1 for t in losses):
+            self.backwards += 1
+            return self.on_backward(losses, run)
+        return run()
+
+
+class GradientRun(PlannedRun):
+    """Which coordinates of floating-point sources have a gradient, with all that stops gradients taken away.
+
+    Not held: the gradient of a random combination of the predictions. Held: that of the losses; of target encoders'
+    outputs, which are cut from the source, each position's own.
+    """
+
+    def __init__(self, plan: Plan, held: bool, stop: Callable[[], Any], sources: dict[str, Tensor]) -> None:
+        super().__init__(plan, held, stop)
+        self.leaves = {
+            path: t.detach().clone().requires_grad_() for path, t in sources.items() if t.is_floating_point()
+        }
+        self.sources, self.found = sources, {p: torch.zeros(t.shape, dtype=torch.bool) for p, t in sources.items()}
+        self.looked_at: list[Tensor] = []
+        self.positions: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def batch(self, batch: Any) -> Any:
+        """The batch with leaves that take gradients in the place of its sources."""
+        return with_tensors(batch, {id(self.sources[path]): leaf.clone() for path, leaf in self.leaves.items()})
+
+    def begin(self) -> None:
+        """Turn on, with gradients everywhere but at parameters."""
+        import gc
+
+        for parameter in (o for o in gc.get_objects() if issubclass(type(o), nn.Parameter)):
+            parameter.requires_grad_(False)
+        torch.set_grad_enabled(True)
+        enter = self._contexts.enter_context
+        enter(replaced(torch._C, "_set_grad_enabled", lambda mode: None))
+        enter(replaced(torch.inference_mode, "__enter__", lambda mode: None))
+        enter(replaced(torch.inference_mode, "__exit__", lambda mode, *error: None))
+        super().begin()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function; what detaches passes gradients on."""
+        name = getattr(func, "__name__", "")
+        if name in ("detach", "detach_", "__get__") and args and isinstance(args[0], Tensor) and args[0].requires_grad:
+            if name != "__get__" or func is Tensor.data.__get__:  # type: ignore[attr-defined]
+                self.functions += 1
+                with DisableTorchFunction():
+                    return args[0].view_as(args[0])
+        elif name in ("numpy", "__array__", "tolist", "__deepcopy__") and isinstance(args[0], Tensor):
+            with DisableTorchFunction():
+                args = (args[0].detach(), *args[1:])
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def prediction(self, out: Any) -> Any:
+        """Held: without its gradient."""
+        with DisableTorchFunction():
+            if self.held:
+                return with_tensors(out, {id(t): t.detach() for t in tensors_of_call(out) if t.requires_grad})
+            self.looked_at += [t for t in tensors_of_call(out) if t.requires_grad]
+        return out
+
+    def target(self, path: str, out: Any) -> Any:
+        """A leaf of its own."""
+        with DisableTorchFunction():
+            new = {}
+            for tensor in tensors_of_call(out):
+                if tensor.is_floating_point() and tensor.dim() > 1:
+                    leaf = tensor.detach().clone().requires_grad_()
+                    self.positions.setdefault(path, []).append((leaf, torch.zeros(leaf.shape, dtype=torch.bool)))
+                    new[id(tensor)] = leaf.clone()
+            return with_tensors(out, new)
+
+    def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
+        """Compute the gradients that are asked here, not those of the program."""
+        with DisableTorchFunction():
+            tensors = losses if self.held else self.looked_at
+            generator = torch.Generator().manual_seed(self.backwards)
+            total: Any = 0
+            for t in tensors:
+                if t.requires_grad:
+                    weight = torch.rand(t.shape, generator=generator).to(t) + 0.5
+                    total = total + (t * weight).sum() if t.is_floating_point() else total
+            leaves = [*self.leaves.values(), *(leaf for parts in self.positions.values() for leaf, _ in parts)]
+            if isinstance(total, Tensor) and leaves:
+                self._in_backward = True
+                gradients = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
+                self._in_backward = False
+                masks = [self.found[p] for p in self.leaves]
+                masks += [m for parts in self.positions.values() for _, m in parts]
+                for mask, gradient in zip(masks, gradients, strict=True):
+                    if gradient is not None:
+                        mask |= (gradient != 0).cpu()
+        if self.backwards >= self.plan.backwards:
+            self.stop()
+        return None
+
+
+class TrackedRun(PlannedRun):
+    """Whether marked coordinates may reach a prediction, or with predictions held, a loss: dependence is tracked."""
+
+    def __init__(
+        self, plan: Plan, held: bool, stop: Callable[[], Any], sources: dict[str, Tensor],
+        marked: dict[str, Tensor], positions: dict[str, list[Tensor]], finite: bool,
+    ) -> None:
+        super().__init__(plan, held, stop)
+        self.sources, self.marked, self.positions = sources, marked, positions
+        self.tracked, self.depends = Dependence(finite), ""
+        self._next = dict.fromkeys(positions, 0)
+        self._copies = {path: t.detach().clone() for path, t in sources.items()}
+
+    def batch(self, batch: Any) -> Any:
+        """The batch with copies whose marked coordinates are tagged."""
+        for path, marked in self.marked.items():
+            self.tracked.tag(self._copies[path], marked)
+        return with_tensors(batch, {id(self.sources[path]): copy for path, copy in self._copies.items()})
+
+    def begin(self) -> None:
+        """Turn on."""
+        self._contexts.enter_context(self.tracked)
+        super().begin()
+
+    def prediction(self, out: Any) -> Any:
+        """Held: depends on nothing. Else: does it depend?"""
+        with BelowModes():
+            for tensor in tensors_of_call(out):
+                if self.held and not self.tracked.escaped:
+                    self.tracked.write(tensor, tagged=False)
+                elif not self.held and not self.depends and bool(self.tracked.of(tensor).any()):
+                    self.depends = f"a prediction of shape {tuple(tensor.shape)}"
+        return out
+
+    def target(self, path: str, out: Any) -> Any:
+        """Marked are positions."""
+        with BelowModes():
+            for tensor in tensors_of_call(out):
+                if tensor.is_floating_point() and tensor.dim() > 1 and not self.tracked.escaped:
+                    marks = self.positions.get(path, [])
+                    index = self._next.get(path, 0)
+                    self._next[path] = index + 1
+                    marked = marks[index] if index < len(marks) else torch.ones(tensor.shape, dtype=torch.bool)
+                    self.tracked.write(tensor, tagged=marked.to(tensor.device))
+        return out
+
+    def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
+        """Look at the losses; after the last, stop."""
+        with BelowModes():
+            if self.held and not self.depends and any(bool(self.tracked.of(t).any()) for t in losses):
+                self.depends = "the loss"
+            if self.tracked.escaped:
+                self.depends = self.depends or "what follows"
+        if self.backwards >= self.plan.backwards:
+            self.stop()
+        return run()
+
+    def reason(self) -> str:
+        """What stopped it, or what mixes."""
+        return self.missed() or self.tracked.escaped or "; ".join([*list(self.tracked.unknown)[:3], *filter(None, [self.tracked.spread])])
+
+
+class ValueRun(PlannedRun):
+    """The values of predictions and losses for a given content of the sources."""
+
+    def __init__(self, plan: Plan, stop: Callable[[], Any], sources: dict[str, Tensor], new: dict[str, Tensor]) -> None:
+        super().__init__(plan, False, stop)
+        self.sources, self.new = sources, new
+        self.values: list[Tensor] = []
+        self.losses: list[Tensor] = []
+
+    def batch(self, batch: Any) -> Any:
+        """The batch with the given contents."""
+        return with_tensors(batch, {id(self.sources[path]): t.clone() for path, t in self.new.items()})
+
+    def prediction(self, out: Any) -> Any:
+        """Keep it."""
+        with DisableTorchFunction():
+            self.values += [t.detach().clone().cpu() for t in tensors_of_call(out)]
+        return out
+
+    def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
+        """Keep them."""
+        self.losses += [t.detach().clone().cpu() for t in losses]
+        if self.backwards >= self.plan.backwards:
+            self.stop()
+        return run()

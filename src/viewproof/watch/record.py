@@ -1,0 +1,296 @@
+"""The plain run: what is read off a step while it runs as it always does."""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from viewproof.bits import GeneratorStates
+from viewproof.watch.graph import parameter_of, predictions
+from viewproof.watch.run import Run, place, tensors_of_call
+
+
+def alive(kind: type) -> list[Any]:
+    """All objects of this class in the process."""
+    return [o for o in gc.get_objects() if issubclass(type(o), kind)]
+
+
+@dataclass
+class Call:
+    """One call of a module: where in the order, below which call, with what; ``differentiable`` as autograd was set."""
+
+    index: int
+    module: int
+    parent: int | None
+    depth: int
+    differentiable: bool
+    training: bool
+    reads: tuple[str, ...] = ()
+    shapes: tuple[tuple[int, ...], ...] = ()
+    seconds: float = 0.0
+    drops: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
+    after_backwards: int = 0
+
+
+@dataclass
+class Loss:
+    """A loss: value, the line where backward was asked for, what it reads, and its dtypes back to the predictions."""
+
+    value: float
+    bits: bytes
+    place: str
+    reads: tuple[str, ...]
+    dtype: str
+    inner: tuple[str, ...] = ()
+    finite: bool = True
+
+
+@dataclass
+class Parameter:
+    """What happened to one parameter: its optimizers' groups, its gradient, how it moved."""
+
+    name: str
+    numel: int
+    groups: tuple[tuple[int, int], ...] = ()
+    gradient: bool = False
+    nonzero: bool = False
+    moved: bool = False
+    decay: float = 0.0
+    dim: int = 0
+    requires_grad: bool = True
+    finite: bool = True
+
+
+@dataclass
+class Record:
+    """All of it. Modules and parameters are named by their ``id``, which forked copies share."""
+
+    losses: list[Loss] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    parameters: dict[int, Parameter] = field(default_factory=dict)
+    optimizers: dict[int, str] = field(default_factory=dict)
+    predictions: list[tuple[str, int, str]] = field(default_factory=list)
+    hold: frozenset[int] = frozenset()
+    strides: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    stopped_by: list[str] = field(default_factory=list)
+    generators: list[str] = field(default_factory=list)
+    in_place: list[str] = field(default_factory=list)
+    collectives: list[str] = field(default_factory=list)
+    support: dict[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+    moved_at_backward: frozenset[int] = frozenset()
+    moved_at_step: frozenset[int] = frozenset()
+    made_in_step: list[str] = field(default_factory=list)
+    first_nan: str = ""
+    logged: list[str] = field(default_factory=list)
+
+
+class Recorder(Run):
+    """Makes a `Record`. ``names`` gives modules' paths by id, ``sources`` tensors by path."""
+
+    def __init__(self, names: dict[int, str], sources: dict[str, Tensor], parameters: dict[int, Tensor], before: Any) -> None:
+        super().__init__()
+        self.before, modules = before, before.modules.values()
+        self.record, self.names, self.sources, self.parameters = Record(), names, sources, parameters
+        self.optimizers = alive(torch.optim.Optimizer)
+        self.optimized = {id(p) for o in self.optimizers for g in o.param_groups for p in g["params"]}
+        self._versions = {path: t._version for path, t in sources.items()}
+        self._nodes: dict[Any, tuple[str, int, Tensor | None]] = {}
+        self._outputs: dict[Any, int] = {}
+        self._hold: set[int] = set()
+        self._stack: list[Call] = []
+        self._optimizers: dict[int, int] = {}
+        self.after: dict[int, Tensor] = {}
+        self.versions: dict[int, int] = {}
+        self._known = {id(m) for m in modules}
+        self._start = time.perf_counter()
+        self._generators = GeneratorStates.now()
+        for path, tensor in sources.items():
+            tensor._viewproof_from = (path,)  # type: ignore[attr-defined]
+
+    def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
+        """Note where results come from, in the graph of gradients and among sources and modules."""
+        read = list(tensors_of_call([args, kwargs]))
+        origins = dict.fromkeys(o for t in read for o in getattr(t, "_viewproof_from", ()))
+        name = getattr(func, "__name__", str(func))
+        if torch.is_grad_enabled() and any(map(self.trains, read)):
+            self._hold.add(index)
+        results = list(tensors_of_call(out))
+        if not self.record.first_nan and not name.startswith(("empty", "new_empty")):
+            made = any(t.is_floating_point() and bool(t.detach().isnan().any()) for t in results)
+            if made and not any(t.is_floating_point() and bool(t.detach().isnan().any()) for t in read):
+                self.record.first_nan = f"{name} at {place()}" if "nan" not in (repr(kwargs) + repr(args)[:0]) else ""
+        for tensor in results:
+            if origins and not isinstance(tensor, nn.Parameter):
+                tensor._viewproof_from = tuple(origins)  # type: ignore[attr-defined]
+            if tensor.grad_fn is not None and tensor.grad_fn not in self._nodes:
+                self._nodes[tensor.grad_fn] = ("function", index, tensor.detach())
+        if name.startswith("conv") and len(read) > 1 and read[0].dim() == read[1].dim():
+            sources = getattr(read[0], "_viewproof_from", ())
+            for path in sources:
+                if path in self.sources and path not in self.record.strides:
+                    self.record.strides[path] = self._strides(path, read[0], read[1], args, kwargs)
+        return out
+
+    def trains(self, tensor: Any) -> bool:
+        """Whether it is a parameter that an optimizer has; without an optimizer, one that takes gradients."""
+        if not isinstance(tensor, nn.Parameter) or not tensor.requires_grad:
+            return False
+        return id(tensor) in self.optimized or not self.optimized
+
+    def _strides(self, path: str, x: Tensor, weight: Tensor, args: Any, kwargs: Any) -> tuple[int, ...]:
+        stride = kwargs.get("stride", args[3] if len(args) > 3 else 1)
+        dims = weight.dim() - 2
+        strides = (stride,) * dims if isinstance(stride, int) else tuple(stride)
+        kernel = tuple(weight.shape[2:])
+        same = tuple(x.shape[2:]) == tuple(self.sources[path].shape[-dims:])
+        return strides if same and strides == kernel and max(strides) > 1 else ()
+
+    def before_module(self, index: int, module: nn.Module) -> None:
+        """Note the call, where it lies and what drew numbers until now."""
+        parent = self._stack[-1].index if self._stack else None
+        call = Call(index, id(module), parent, len(self._stack), torch.is_grad_enabled(), module.training)
+        call.seconds, call.after_backwards = -time.perf_counter(), self.backwards
+        if id(module) not in self._known and parent is None and any(p.requires_grad for p in module.parameters()):
+            self.record.made_in_step.append(f"{type(module).__name__} at {place()}")
+        if module.training and (not call.differentiable or not any(map(self.trains, module.parameters()))):
+            call.drops = tuple(n or type(m).__name__ for n, m in module.named_modules() if _drops(m))
+        self.record.calls.append(call)
+        self._stack.append(call)
+
+    def on_module(self, index: int, module: nn.Module, inputs: Any, out: Any) -> Any:
+        """Note what the call read and returned."""
+        while self._stack and self._stack[-1].index != index:
+            self._stack.pop()
+        call = self._stack.pop()
+        call.seconds += time.perf_counter()
+        read, results = list(tensors_of_call(inputs)), list(tensors_of_call(out))
+        call.reads = tuple(dict.fromkeys(o for t in read for o in getattr(t, "_viewproof_from", ())))
+        if read and read[0].is_floating_point() and read[0].dim() > 2 and not read[0].requires_grad:
+            call.rows = tuple(hash(row.detach().cpu().contiguous().numpy().tobytes()) for row in read[0].float())
+        call.shapes = tuple(tuple(t.shape) for t in (*read[:1], *results[:1]))
+        trained = any(map(self.trains, module.parameters()))
+        path = self.names.get(id(module))
+        for tensor in results:
+            if isinstance(tensor, nn.Parameter):
+                continue
+            if path and call.reads:
+                tensor._viewproof_from = (path,)  # type: ignore[attr-defined]
+            if tensor.grad_fn is not None:
+                self._nodes.setdefault(tensor.grad_fn, ("module", index, tensor.detach()))
+                if trained and tensor.numel() > 1:
+                    self._outputs[tensor.grad_fn] = min(call.depth, self._outputs.get(tensor.grad_fn, call.depth))
+        return out
+
+    def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
+        """Note the loss and its predictions, then the gradient's support over them."""
+        at = place()
+        if not self.record.losses:
+            self.record.moved_at_backward = self._moved()
+        nodes = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
+        found = predictions(nodes, self._outputs, self._nodes, self.trains) if nodes else []
+        handles, supports = [], dict[str, Tensor]()
+        for loss in losses:
+            reads = getattr(loss, "_viewproof_from", ())
+            value = loss.detach()
+            numbers = value.double().cpu().reshape(-1)
+            self.record.losses.append(
+                Loss(
+                    float(numbers.sum()),
+                    numbers.numpy().tobytes(),
+                    at,
+                    tuple(reads),
+                    str(value.dtype).removeprefix("torch."),
+                    finite=bool(value.isfinite().all()),
+                )
+            )
+        for node in found:
+            kind, index, tensor = self._nodes[node]
+            key = (kind, index, _kind_of(node))
+            if key not in self.record.predictions:
+                self.record.predictions.append(key)
+            name = f"{kind} {index}"
+
+            def keep(inputs: Any, outputs: Any = None, name: str = name) -> None:
+                gradient = next((g for g in inputs if g is not None), None)
+                if gradient is not None:
+                    supports[name] = (gradient != 0).detach().cpu()
+
+            handles.append(node.register_prehook(lambda grads, keep=keep: keep(grads)))
+        try:
+            return run()
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.record.support.update(supports)
+
+    def on_grad(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
+        """Gradients that the program asks for itself count as a loss if they are those of parameters."""
+        if any(t.numel() == 1 and t.grad_fn is not None for t in losses):
+            self.backwards += 1
+            return self.on_backward(losses, run)
+        return run()
+
+    def before_step(self, optimizer: Any) -> None:
+        """Note what the optimizer holds, and the gradients that it finds."""
+        if not self._optimizers:
+            self.record.moved_at_step = self._moved()
+        number = self._optimizers.setdefault(id(optimizer), len(self._optimizers))
+        self.record.optimizers[number] = type(optimizer).__name__
+        for group_index, group in enumerate(optimizer.param_groups):
+            for p in group["params"]:
+                known = self.record.parameters.setdefault(id(p), Parameter("", p.numel(), dim=p.dim()))
+                known.groups += ((number, group_index),) if (number, group_index) not in known.groups else ()
+                known.decay = float(group.get("weight_decay") or 0.0)
+                known.requires_grad = p.requires_grad
+                if p.grad is not None:
+                    known.gradient = True
+                    gradient = p.grad.coalesce().values() if p.grad.is_sparse else p.grad
+                    known.nonzero |= bool((gradient != 0).any())
+                    known.finite &= bool(gradient.isfinite().all())
+
+        for key, p in self.parameters.items():
+            if p.grad is not None and key not in self.record.parameters:
+                self.record.parameters[key] = Parameter("", p.numel(), gradient=True, dim=p.dim())
+                self.record.parameters[key].nonzero = bool((p.grad != 0).any())
+
+    def _moved(self) -> frozenset[int]:
+        """What has moved by now, of parameters that no optimizer is about to move."""
+        return frozenset(k for k, p in self.parameters.items() if k not in self.optimized and self.before.moved(p))
+
+    def after_step(self, optimizer: Any) -> None:
+        """Note where the optimizer has left its parameters."""
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                self.after[id(p)], self.versions[id(p)] = p.detach().clone(), p._version
+
+    def finish(self) -> Record:
+        """The record, at the end of the step."""
+        after, record = GeneratorStates.now(), self.record
+        record.seconds = time.perf_counter() - self._start
+        for name, kind in (("torch", "torch's"), ("numpy", "NumPy's"), ("python", "Python's")):
+            if getattr(after, name) != getattr(self._generators, name):
+                record.generators.append(f"{kind} global generator")
+        record.hold = frozenset(self._hold)
+        record.steps, record.backwards = self.steps, self.backwards
+        record.in_place = [path for path, t in self.sources.items() if t._version != self._versions[path]]
+        return record
+
+
+def _drops(module: nn.Module) -> bool:
+    rate = getattr(module, "p", getattr(module, "drop_prob", 0))
+    return "drop" in type(module).__name__.lower() and module.training and isinstance(rate, float) and rate > 0
+
+
+def _kind_of(node: Any) -> str:
+    return str(node.name())
+
+
+__all__ = ["Call", "Loss", "Parameter", "Record", "Recorder", "alive", "parameter_of"]

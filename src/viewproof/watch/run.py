@@ -1,0 +1,152 @@
+"""One run of a training step with eyes on it: every call of torch, of a module, of backward and of an optimizer."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from viewproof.torch_internals import DisableTorchFunction, replaced
+
+
+class Run(TorchFunctionMode):
+    """A run of the step, from `begin` to `end`: subclasses look at what happens, and may answer.
+
+    Calls of torch's functions and of modules are numbered in the order in which they return, each from 0; two runs from
+    one state number them alike. ``backwards`` counts the losses, ``steps`` the optimizers' steps, so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions = self.modules = self.backwards = self.steps = 0
+        self.calls: list[tuple[int, nn.Module]] = []
+        self._contexts, self._in_backward = ExitStack(), False
+
+    def begin(self) -> None:
+        """Set the hooks, and turn on."""
+        enter = self._contexts.enter_context
+        enter(register_module_forward_pre_hook(self._before_module))
+        enter(register_module_forward_hook(self._after_module, with_kwargs=True))
+        enter(register_optimizer_step_pre_hook(self._before_step))
+        enter(register_optimizer_step_post_hook(self._after_step))
+        backward, grad = torch.autograd.backward, torch.autograd.grad
+        enter(replaced(torch.autograd, "backward", self._counted(backward, self.on_backward)))
+        enter(replaced(torch.autograd, "grad", self._counted(grad, self.on_grad)))
+        enter(self)
+
+    def end(self) -> None:
+        """Take all of it away."""
+        self._contexts.close()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function."""
+        out = func(*args, **(kwargs or {}))
+        if self._in_backward:
+            return out
+        self.functions += 1
+        return self.on_function(self.functions - 1, func, args, kwargs or {}, out)
+
+    def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
+        """A function of torch has returned ``out``; return what the program is to get."""
+        return out
+
+    def on_module(self, index: int, module: nn.Module, inputs: Any, out: Any) -> Any:
+        """A module has returned ``out``; return what the program is to get."""
+        return out
+
+    def before_module(self, index: int, module: nn.Module) -> None:
+        """A module is about to run: the ``index``-th to begin."""
+
+    def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
+        """The program asks for gradients; ``run()`` computes them."""
+        return run()
+
+    def on_grad(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
+        """The program asks `torch.autograd.grad`."""
+        return run()
+
+    def before_step(self, optimizer: Any) -> None:
+        """An optimizer is about to step."""
+
+    def after_step(self, optimizer: Any) -> None:
+        """An optimizer has stepped."""
+
+    def _before_module(self, module: nn.Module, inputs: Any) -> None:
+        if not self._in_backward:
+            self.calls.append((self.modules, module))
+            with DisableTorchFunction():
+                self.before_module(self.modules, module)
+            self.modules += 1
+
+    def _after_module(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
+        # What an exception has left on the stack is gone with the module that lies below it.
+        while not self._in_backward and any(m is module for _, m in self.calls):
+            index, called = self.calls.pop()
+            if called is module:
+                with DisableTorchFunction():
+                    changed = self.on_module(index, module, [*args, *kwargs.values()], out)
+                return None if changed is out else changed
+        return None
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        with DisableTorchFunction():
+            self.before_step(optimizer)
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.steps += 1
+        with DisableTorchFunction():
+            self.after_step(optimizer)
+
+    def _counted(self, original: Callable[..., Any], on: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._in_backward:
+                return original(tensors, *args, **kwargs)
+            with DisableTorchFunction():
+                losses = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+
+            def run() -> Any:
+                self._in_backward = True
+                try:
+                    return original(tensors, *args, **kwargs)
+                finally:
+                    self._in_backward = False
+
+            if on == self.on_backward:
+                self.backwards += 1
+            with DisableTorchFunction():
+                return on(losses, run)
+
+        return asked
+
+
+def tensors_of_call(value: Any) -> Iterator[Tensor]:
+    """The tensors in arguments or results: in lists, mappings and objects with tensors as attributes too."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_of_call(part)
+    elif isinstance(value, dict) or hasattr(value, "items"):
+        yield from tensors_of_call(list(value.values()))
+    elif hasattr(value, "__dataclass_fields__"):
+        yield from tensors_of_call(list(vars(value).values()))
+
+
+_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
+
+
+def place() -> str:
+    """The line of the user's code that runs: ``"train.py:7"``, or ``""``."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if not frame.f_code.co_filename.startswith(_OURS):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""

@@ -1,0 +1,139 @@
+"""One watched run of a script: which steps are recorded, when the script is stopped, and where the reports go."""
+
+import os
+import sys
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from viewproof.errors import InvalidArgument
+from viewproof.files import whole_file
+
+if TYPE_CHECKING:
+    from viewproof.watch.facts import WatchReport
+
+GREEN, REFUTED, BAD_INPUT, UNKNOWN = 0, 1, 2, 3
+"""The exit codes after a report, where the script was stopped."""
+
+
+class Stopped(BaseException):
+    """Ends a script whose step has been watched; a script that catches everything is stopped at its next step."""
+
+
+class ScriptSession:
+    """Records a script's first step, and with ``keep_running`` each ``every``-th after it; prints and writes reports.
+
+    ``picture``, ``html`` and ``json`` are files for the latest report. Raises `InvalidArgument` if a folder is missing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        picture: Path | None = None,
+        html: Path | None = None,
+        json: Path | None = None,
+        strict: bool = False,
+        keep_running: bool = False,
+        every: int = 0,
+    ) -> None:
+        for option, path in (("picture", picture), ("html", html), ("json", json)):
+            if path is not None and not path.absolute().parent.is_dir():
+                raise InvalidArgument(
+                    f"{option}={str(path)!r} must be in a folder that exists; make {str(path.parent)!r} first"
+                )
+        if every < 0 or (every and not keep_running):
+            raise InvalidArgument(f"every={every} must be positive and goes with --keep-running; pass both")
+        self.name, self.strict, self.keep_running, self.every = name, strict, keep_running, every
+        # A script may change its working folder.
+        self.files = {"picture": picture, "html": html, "json": json}
+        self.files = {option: path and path.absolute() for option, path in self.files.items()}
+        self.report: WatchReport | None = None
+        self.failure = ""
+        self.steps: Counter[int] = Counter()
+        self._process, self._contexts, self._seen = os.getpid(), ExitStack(), None
+        self._hook: Any = None
+        self._opened = 0
+
+    def start(self) -> None:
+        """Begin to record; torch has been imported."""
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        self._open()
+        self._hook = register_optimizer_step_post_hook(self._stepped)
+
+    def end(self) -> None:
+        """Stop recording, take every hook away and report what has been seen; does nothing a second time."""
+        if os.getpid() != self._process:
+            return
+        if self._hook is not None:
+            self._hook.remove()
+        self._hook = None
+        self._close()
+
+    def finish(self, code: int) -> int:
+        """The exit code after a script that was stopped or has ended with ``code``; says why, if there is no report."""
+        if self.report is None and not code:
+            reason = (
+                f"the step of {self.name} could not be read: {self.failure}"
+                if self.failure or self.steps
+                else f"{self.name} ended before an optimizer of torch made a step in this process, so there is nothing "
+                "to report; let it train for a step, in one process"
+            )
+            print(f"viewproof: {reason}", file=sys.stderr)
+        if self.keep_running or code:
+            return code
+        if self.report is None:
+            return BAD_INPUT
+        failures = self.report.failures(strict=self.strict)
+        if any(finding.verdict == "REFUTED" for finding in failures):
+            return REFUTED
+        return UNKNOWN if failures or self.report.verdict() == "UNKNOWN" else GREEN
+
+    def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Count an optimizer's step; at its second, what was recorded is reported and the script stopped."""
+        if os.getpid() != self._process:
+            return
+        self.steps[id(optimizer)] += 1
+        step = self.steps[id(optimizer)]
+        if self._seen is not None and step - self._opened >= 2:
+            self._close()
+        elif self._seen is None and self.every and step % self.every == 0:
+            self._opened = step
+            self._open()
+        if not self.keep_running and step >= 2:
+            raise Stopped
+
+    def _open(self) -> None:
+        from viewproof.watch import recording
+
+        self._seen = self._contexts.enter_context(recording())
+
+    def _close(self) -> None:
+        """Take the engine's hooks away, and print and write the report if there is one."""
+        seen, self._seen = self._seen, None
+        if seen is None:
+            return
+        try:
+            self._contexts.close()
+            report = seen.report
+            if report is None:
+                return
+            self.report = report
+            # The script's standard output is its own while it runs on.
+            print(report, file=sys.stderr if self.keep_running else sys.stdout, flush=True)
+            if self.files["picture"] is not None:
+                report.picture(self.files["picture"])
+            if self.files["html"] is not None:
+                from viewproof.certify.page import html_page
+
+                with whole_file(self.files["html"]) as file:
+                    file.write(html_page(report))
+            if self.files["json"] is not None:
+                with whole_file(self.files["json"]) as file:
+                    file.write(report.json() + "\n")
+        except Exception as error:
+            # Whatever goes wrong here is not the script's fault, and must not end it.
+            self.failure = f"{type(error).__name__}: {error}"
+            if self.keep_running:
+                print(f"viewproof: a step of {self.name} could not be read: {self.failure}", file=sys.stderr)

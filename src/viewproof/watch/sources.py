@@ -1,0 +1,154 @@
+"""The sources of a batch: its tensors by path, which of them carry content, and the groups of their coordinates."""
+
+from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Names that say what an integer tensor is, where its values cannot.
+_NO_CONTENT = ("mask", "position", "token_type", "segment", "index", "idx", "indices", "length", "label", "target")
+
+
+def tensors_of(batch: Any, path: str = "batch") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a batch, each with the path to it, as a user would write it."""
+    if isinstance(batch, Tensor):
+        yield path, batch
+    elif isinstance(batch, Mapping):
+        for key, value in batch.items():
+            yield from tensors_of(value, f'{path}["{key}"]' if isinstance(key, str) else f"{path}[{key!r}]")
+    elif isinstance(batch, list | tuple):
+        for index, value in enumerate(batch):
+            yield from tensors_of(value, f"{path}[{index}]")
+    elif is_dataclass(batch) and not isinstance(batch, type):
+        for field in fields(batch):
+            yield from tensors_of(getattr(batch, field.name), f"{path}.{field.name}")
+
+
+def with_tensors(batch: Any, new: Mapping[int, Tensor]) -> Any:
+    """The batch with the tensors replaced whose id is a key of ``new``; containers that can be written to are."""
+    if isinstance(batch, Tensor):
+        return new.get(id(batch), batch)
+    if isinstance(batch, MutableMapping):
+        for key in list(batch):
+            batch[key] = with_tensors(batch[key], new)
+    elif isinstance(batch, MutableSequence):
+        for index, value in enumerate(batch):
+            batch[index] = with_tensors(value, new)
+    elif isinstance(batch, tuple):
+        parts = [with_tensors(value, new) for value in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    elif is_dataclass(batch) and not isinstance(batch, type):
+        for field in fields(batch):
+            object.__setattr__(batch, field.name, with_tensors(getattr(batch, field.name), new))
+    return batch
+
+
+def carries_content(path: str, tensor: Tensor) -> bool:
+    """Whether a tensor of the batch is data: numbers, or tokens; not a mask, an index or a label."""
+    if tensor.dim() < 2 or not tensor.numel() or tensor.layout != torch.strided:
+        return False
+    if tensor.is_floating_point() or tensor.dtype == torch.uint8:
+        return not any(name in path.lower() for name in ("mask", "label"))
+    if tensor.dtype not in (torch.int64, torch.int32, torch.int16) or any(n in path.lower() for n in _NO_CONTENT):
+        return False
+    return int(tensor.max()) > 1 or int(tensor.min()) < 0
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of the coordinates of one sample: ``number`` [*shape] from 0, in a grid of the shape ``grid``."""
+
+    number: Tensor
+    grid: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many groups."""
+        return prod(self.grid)
+
+    def any_of(self, coordinates: Tensor) -> Tensor:
+        """[samples, groups]: whether any coordinate of a group is True in ``coordinates`` [samples, *shape]."""
+        out = torch.zeros(len(coordinates), self.count, dtype=torch.bool)
+        index = self.number.reshape(-1).expand(len(coordinates), -1)
+        return out.scatter_reduce(1, index, coordinates.reshape(len(coordinates), -1), "amax")
+
+    def spread(self, groups: Tensor) -> Tensor:
+        """[samples, *shape]: for each coordinate what ``groups`` [samples, groups] says of its group."""
+        return groups[:, self.number]
+
+
+def blocks(shape: tuple[int, ...], widths: tuple[int, ...]) -> Groups:
+    """Groups of blocks, ``widths`` coordinates an axis; an axis of width 0 takes no part."""
+    number, grid = torch.zeros(shape, dtype=torch.int64), []
+    for axis, (extent, width) in enumerate(zip(shape, widths, strict=True)):
+        if width:
+            steps = torch.arange(extent) // width
+            count = -(-extent // width)
+            number = number * count + steps.reshape(-1, *[1] * (len(shape) - axis - 1))
+            grid.append(count)
+    return Groups(number, tuple(grid))
+
+
+def grouped(source: Tensor, strides: tuple[int, ...], patterns: list[Tensor]) -> Groups:
+    """The groups of a source: by the strides of the first layer that reads it, else by the patterns' own symmetry.
+
+    ``patterns`` are bool tensors of the source's shape; the groups are the widest blocks on which all are constant.
+    """
+    shape = tuple(source.shape[1:])
+    axes = spatial_axes(source)
+    if strides and len(strides) == len(axes):
+        return blocks(shape, _widths(shape, axes, strides))
+    others = tuple(a + 1 for a in range(len(shape)) if a not in axes)
+    flat = [p.any(others) if others else p for p in patterns]
+    extents = [shape[a] for a in axes]
+    if max(extents) <= 64 and len(axes) == 1:
+        return blocks(shape, _widths(shape, axes, (1,)))
+    chosen = []
+    for axis, extent in enumerate(extents, 1):
+        divisors = [d for d in range(extent, 0, -1) if extent % d == 0]
+        chosen.append(next(d for d in divisors if all(_constant(p, axis, d) for p in flat)))
+    # A pattern without any edge says nothing.
+    usual = [next((d for d in (16, 14, 8, 7, 4, 2) if e % d == 0 and e > d), 1) for e in extents]
+    usual = [1] * len(usual) if len(axes) == 1 and extents[0] <= 1024 else usual
+    widths = tuple(u if c == e else c for c, e, u in zip(chosen, extents, usual, strict=True))
+    return blocks(shape, _widths(shape, axes, widths))
+
+
+def _widths(shape: tuple[int, ...], axes: tuple[int, ...], widths: tuple[int, ...]) -> tuple[int, ...]:
+    by_axis = dict(zip(axes, widths, strict=True))
+    return tuple(by_axis.get(a, 0) for a in range(len(shape)))
+
+
+def _constant(pattern: Tensor, axis: int, width: int) -> bool:
+    parts = pattern.unflatten(axis, (-1, width))  # type: ignore[no-untyped-call]
+    return bool((parts.any(axis + 1) == parts.all(axis + 1)).all())
+
+
+def spatial_axes(source: Tensor) -> tuple[int, ...]:
+    """The axes of one sample along which groups lie: rows and columns of images, frames, tokens, features."""
+    shape = source.shape[1:]
+    if not source.is_floating_point() and source.dtype != torch.uint8:
+        return (len(shape) - 1,)
+    if len(shape) <= 1:
+        return (0,)
+    if len(shape) == 2:
+        return (0,) if shape[0] >= 4 else (1,)
+    if len(shape) == 3:
+        return (0, 1) if shape[2] <= 4 < shape[0] else (1, 2)
+    return (0, 2, 3) if shape[1] <= 4 else (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Content:
+    """A source as it is found: where, what, in which groups."""
+
+    path: str
+    values: Tensor
+    groups: Groups
+
+    def regrouped(self, groups: Groups) -> "Content":
+        """The same in other groups."""
+        return replace(self, groups=groups)
