@@ -154,9 +154,9 @@ class MAEMethod(Method):
                 f"guard={self.guard!r} is for model='masked-autoencoder', whose visible tokens it reads; {self.model} "
                 "has none, leave guard out"
             )
-        if self.predict is not None and self.model != "masked-autoencoder":
+        if self.predict is not None and (self.model != "masked-autoencoder" or len(dataset.sample_shape) != 3):
             raise InvalidArgument(
-                f"predict={self.predict} is for model='masked-autoencoder': {self.model} predicts all patches at once; "
+                f"predict={self.predict} is for images and model='masked-autoencoder', which decodes patch by patch; "
                 "leave predict out"
             )
 
