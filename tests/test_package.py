@@ -215,8 +215,9 @@ LAYERS = [
     ("symbolic",),
     ("theorems",),
     ("certify",),
-    ("bugzoo", "data", "plots", "testing", "training"),
-    ("methods",),
+    ("data", "plots", "testing", "training"),
+    ("watch",),
+    ("bugzoo", "methods"),
     ("evaluation",),
     ("runs",),
 ]
