@@ -137,7 +137,7 @@ class _Run:
         """The view and what is declared of it; traced once, whichever part asks."""
         assert self.pipeline.view is not None
         options = self.pipeline.options.get("view", {})
-        declared = {name: options.get(name) for name in ("target", "source", "scored")}
+        declared = {name: options.get(name) for name in ("target", "source", "scored", "generator")}
         return DeclaredView(self.pipeline.view, self.example.detach(), self.pipeline.rule, **declared)
 
     @cached_property

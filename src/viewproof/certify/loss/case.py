@@ -50,7 +50,7 @@ class LossCase:
             return self.apply(prediction.clone(), fresh_copy(sample or self.sample)).detach()
 
     def apply(self, prediction: Tensor, sample: Sample) -> Tensor:
-        """The loss on these very tensors, which may be symbolic; off the mask the target is ``ignore_index``, if any."""
+        """The loss on these tensors, which may be symbolic; off the mask the target is ``ignore_index``, if any."""
         if self.ignore_index is not None:
             sample = replace(sample, y=torch.where(hidden_of(sample), sample.y, self.ignore_index))
         if self.takes == "sample":

@@ -26,6 +26,7 @@ def certify_view(
     target: Callable[[Tensor], Tensor] | None = None,
     source: Callable[[Tensor], Tensor] | None = None,
     scored: Mask | Tensor | None = None,
+    generator: Literal["global"] | None = None,
     sizes: Literal["example", "all"] = "example",
     name: str | None = None,
 ) -> Report:
@@ -50,6 +51,9 @@ def certify_view(
     target; C4 the mask selects what x does not show, or what is declared of it; with a rule, C5 the mask (and the
     view's) is the rule's; C8 a second call returns the same and no global random state is used.
 
+    With ``generator="global"`` the view is declared to draw from torch's global generator, as maskers of other projects
+    do: C8 then asks that nothing else decides, and the rest is asked of the draws of seeds 0 to 7.
+
     PROVED covers all values at the example's shape; with ``sizes="all"`` also all sizes, where Z3 is installed and
     proves it of the captured program (up to 10 s; the finding says if not). Data that was computed and not moved, a
     branch on values, and randomness leave UNKNOWN unless a witness is found: its ``inputs`` hold "x" and, if two runs
@@ -71,11 +75,13 @@ def certify_view(
     require_batch(example)
     if not callable(view):
         raise InvalidArgument(f"view={view!r} must be a function of a batch; wrap it in a lambda")
+    if generator not in (None, "global"):
+        raise InvalidArgument(f"generator={generator!r} must be 'global' (torch's own) or None")
     if not isinstance(rule, Rule | Mask | None):
         raise InvalidArgument(
             f"rule={rule!r} must be a fixed rule or a Mask; of a random rule pass a mask that it made"
         )
-    return certify_declared(DeclaredView(view, example.detach(), rule, target, source, scored), sizes, name)
+    return certify_declared(DeclaredView(view, example.detach(), rule, target, source, scored, generator), sizes, name)
 
 
 def certify_declared(declared: DeclaredView, sizes: str = "example", name: str | None = None) -> Report:

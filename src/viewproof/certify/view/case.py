@@ -17,8 +17,8 @@ from viewproof.certify.surroundings import draws_numbers
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Rule
 
-DRAWS = 3
-"""How many draws of a random view are looked at."""
+DRAWS, DECLARED_DRAWS = 3, 8
+"""How many draws of a random view are looked at, and of one that is declared to be random."""
 
 _PARTS = ("x", "y", "mask", "view", "kept")
 
@@ -75,6 +75,7 @@ class DeclaredView:
     target: Callable[[Tensor], Tensor] | None = None
     source: Callable[[Tensor], Tensor] | None = None
     scored: Mask | Tensor | None = None
+    generator: str | None = None
 
     def run(self, x: Tensor, seed: int = 0) -> ViewOutput:
         """What the view returns for this very tensor, at one draw of the global generators, which are put back."""
@@ -90,12 +91,14 @@ class DeclaredView:
     @cached_property
     def cases(self) -> "list[ViewCase]":
         """The view traced on the example, once for each draw that is looked at."""
-        return [ViewCase(self, seed) for seed in range(DRAWS if self.random else 1)]
+        draws = DRAWS if self.generator is None else DECLARED_DRAWS
+        return [ViewCase(self, seed) for seed in range(draws if self.random else 1)]
 
     @property
     def scope(self) -> str:
         """What a proof by labels covers."""
-        return f"all values at {'x'.join(map(str, self.example.shape))}"
+        draws = f", the draws of seeds 0 to {DECLARED_DRAWS - 1}" if self.generator and self.random else ""
+        return f"all values at {'x'.join(map(str, self.example.shape))}{draws}"
 
     def target_of(self, x: Tensor, y: Tensor) -> Tensor | None:
         """The declared target; without one x itself or its row-major prefix, whichever has y's shape."""
@@ -127,7 +130,8 @@ class ViewCase:
 
     ``x_labels`` and ``y_labels`` tell the source coordinate of each coordinate of x and y, `target_labels` those of the
     declared target, ``source_labels`` those of a declared source, and ``origin`` the target's (y's, if none is
-    declared) without the mark of having been computed. ``unreliable`` is the reason why labels prove nothing, ``limit`` why nothing beyond this draw or these values.
+    declared) without the mark of having been computed. ``unreliable`` is the reason why labels prove nothing, ``limit``
+    why nothing beyond this draw or these values.
     """
 
     def __init__(self, declared: DeclaredView, seed: int) -> None:
@@ -151,7 +155,8 @@ class ViewCase:
             self.source_labels = torch.full_like(labels, MIXED) if of_source.lost else labels
         self.origin = self.base(self.y_labels if self.target_labels is None else self.target_labels)
         self.unreliable = trace.lost or of_values or of_target.lost or self._misprediction()
-        self.limit = self.unreliable or ("the view is random: other draws may differ" if declared.random else None)
+        undeclared = declared.random and declared.generator is None
+        self.limit = self.unreliable or ("the view is random: other draws may differ" if undeclared else None)
         if self.hidden is not None and bool((self.x_labels == MIXED).any()):
             # Now that it is known what is hidden, what was computed from visible coordinates only can be told apart.
             output, _, trace = self._trace(self.hidden)

@@ -1,18 +1,20 @@
 """What is claimed of a view: each claim proved by labels for all values, or refuted by runs that break it."""
 
+import random
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from viewproof.bits import unlike
+from viewproof.bits import seeded, unlike
 from viewproof.certify.check import Check, Claims
 from viewproof.certify.flow.storage import address
 from viewproof.certify.flow.trace import CONSTANT, MIXED, VISIBLE, LabelTrace
 from viewproof.certify.inputs import other_hidden_contents
 from viewproof.certify.outputs import difference, first_true
 from viewproof.certify.report import Contract, Finding
-from viewproof.certify.view.case import DeclaredView, ViewCase, ViewOutput
+from viewproof.certify.view.case import DeclaredView, ViewCase, ViewOutput, read_output
 
 LABELS = "labels moved with the data"
 SEARCH = "search for runs that break it"
@@ -50,12 +52,30 @@ def _repeats(declared: DeclaredView, check: Check) -> Finding:
                 return check.refuted(what, {"x": x}, {part: where or ()}, maps)
         if any(difference(a, b) is not None for a, b in zip(labels, other_labels, strict=False)):
             return check.undecided("what the view makes of its input in one call shows in the next: it keeps tensors")
+    if declared.generator is not None:
+        return _repeats_from_a_seed(declared, check, first)
     if not declared.random:
         return check.proved()
     other = declared.run(x.clone(), seed=1)
     moved = [p for p in ("x", "y", "mask") if difference(getattr(first, p), getattr(other, p)) is not None]
     what = f"the view uses the global random state: seeds 0 and 1 give another {' and '.join(moved) or 'state only'}"
     return check.refuted(what, {"x": x, "seed": 0, "other seed": 1})
+
+
+def _repeats_from_a_seed(declared: DeclaredView, check: Check, first: ViewOutput) -> Finding:
+    """For a view that may draw from torch's global generator: what it returns follows from no other."""
+    check = replace(check, claim="from one seed of torch's global generator a call returns the same; no other is used")
+    for seed in (1, 2):
+        with seeded(0), torch.no_grad():
+            np.random.seed(seed)
+            random.seed(seed)
+            again = read_output(declared.view(declared.example.clone()), declared.example)
+        for part in ("x", "y", "mask"):
+            where = difference(getattr(first, part), getattr(again, part))
+            if where is not None:
+                what = f"with NumPy's and Python's generators seeded otherwise another {part} is returned at {where}"
+                return check.refuted(what, {"x": declared.example, "seed": 0, "other seed": seed})
+    return check.proved()
 
 
 def _traced(declared: DeclaredView) -> tuple[ViewOutput, list[bytes], list[Tensor]]:
