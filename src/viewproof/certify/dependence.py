@@ -113,8 +113,10 @@ class DependenceCase:
 
     def call(self, **changed: Any) -> Any:
         """What the function returns, everything else as it was."""
-        arguments = {key: (value.clone() if isinstance(value, Tensor) else value) for key, value in
-                     {**self.arguments, **changed}.items()}
+        arguments = {
+            key: (value.clone() if isinstance(value, Tensor) else value)
+            for key, value in {**self.arguments, **changed}.items()
+        }
         with isolated(self.f), torch.no_grad():
             return self.run(arguments)
 
@@ -294,7 +296,9 @@ def _tells_apart(case: DependenceCase, check: Check, transform: Callable[..., An
                 return check.proved("the two outputs differ by more than rounding")
             return check.undecided(f"the outputs agree, and differ{where}")
         same = same or {"one": variant.arguments, "other": others, "output": one}
-    what = "the output is the same for the input and for the other one, up to rounding, with other weights and content too"
+    what = (
+        "the output is the same for the input and for the other one, up to rounding, with other weights and content too"
+    )
     return check.refuted(what, same, method="two runs, three times")
 
 
@@ -308,7 +312,9 @@ def _differ(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
             if not torch.equal(a, b):
                 return True
             continue
-        scale = torch.stack([t.double().abs().nan_to_num(0.0, 0.0, 0.0).amax() for t in (a, b)]).max() if a.numel() else 0
+        scale = (
+            torch.stack([t.double().abs().nan_to_num(0.0, 0.0, 0.0).amax() for t in (a, b)]).max() if a.numel() else 0
+        )
         if first_true((a.double() - b.double()).abs() > _ROUNDINGS * torch.finfo(a.dtype).eps * scale) is not None:
             return True
     return False

@@ -71,7 +71,7 @@ def certify_reproducible(
     ids = [int(i) for i in sample_ids]
     if isinstance(draw, Rule):
         subject = name or repr(draw)
-        draw, known = _draw_of_rule(draw, data_shape)
+        draw, known = draw_of_rule(draw, data_shape)
     else:
         subject, known = subject_name(draw, name), AXES
     varies = known if varies is None else varies
@@ -98,7 +98,7 @@ def _check_arguments(
         raise InvalidArgument(f"workers={workers} must be at least 0; pass 0 to start no process")
 
 
-def _draw_of_rule(rule: Rule, data_shape: Sequence[int] | None) -> tuple[Draw, Sequence[str]]:
+def draw_of_rule(rule: Rule, data_shape: Sequence[int] | None) -> tuple[Draw, Sequence[str]]:
     """A rule as a draw function, and what it declares to depend on."""
     if data_shape is None:
         raise InvalidArgument(f"data_shape is needed with {rule!r}; pass one sample's shape, such as (3, 32, 32)")

@@ -46,6 +46,10 @@ class Undo(TorchDispatchMode):  # type: ignore[no-untyped-call]
             whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
             self._saved[key] = whole, whole.clone()
 
+    def changed(self) -> set[int]:
+        """The addresses of the written tensors that hold something else now."""
+        return {key for key, (whole, copy) in self._saved.items() if not torch.equal(whole, copy)}
+
     def restore(self) -> None:
         """Put back what was written."""
         with torch.inference_mode():

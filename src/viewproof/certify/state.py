@@ -1,0 +1,223 @@
+"""What a function can reach and change: modules, optimizers, queues, counters and generators, found and put back."""
+
+import functools
+import random
+import types
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from viewproof.bits import GeneratorStates, same_bits
+
+_LEAVES = (str, bytes, int, float, complex, bool, type(None), type, types.ModuleType, range, slice, torch.dtype,
+           torch.device, torch.Size)  # fmt: skip
+_MODULE_TABLES = frozenset(vars(nn.Module())) - {"training"}
+_LIBRARIES = ("torch", "numpy", "builtins")
+_MOST = 200_000
+PYTHON = "the global generator of Python"
+
+
+class ReachedState:
+    """Everything mutable that a function reaches, as it is now: see `changes` and `restore`.
+
+    Found by following closures, used globals, bound objects, attributes and containers; ``whole`` says whether to the
+    end. Not seen: what lives in C extensions, on disk, in iterators that are under way, and in other processes.
+
+    >>> seen = []
+    >>> state = ReachedState(lambda: seen.append(1))
+    >>> seen.append(2)
+    >>> [(path, kind) for path, kind in state.changes()]
+    [('seen', 'state')]
+    >>> state.restore()
+    >>> seen
+    []
+    """
+
+    def __init__(self, *functions: Any) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.modules: dict[str, nn.Module] = {}
+        self._owner: dict[int, Any] = {}
+        self._tensors: list[tuple[str, str, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, bool]] = []
+        self._tables: list[tuple[str, Any, Any]] = []
+        self._cells: list[tuple[str, types.CellType, Any]] = []
+        self._globals: list[tuple[str, dict[str, Any], Any]] = []
+        self._generators: list[tuple[str, Any, Any]] = []
+        self._arrays: list[tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+        self._global_generators = GeneratorStates.now()
+        self._global_states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+        pending: deque[tuple[str, Any, str]] = deque(("", f, "") for f in functions)
+        while pending and len(self._owner) < _MOST:
+            path, value, kind = pending.popleft()
+            if not isinstance(value, _LEAVES) and id(value) not in self._owner:
+                # Kept alive, so that no other object gets its id.
+                self._owner[id(value)] = value
+                pending.extend(self._visit(path, value, kind))
+        self.whole = not pending
+
+    def _visit(self, path: str, value: Any, kind: str) -> Iterator[tuple[str, Any, str]]:
+        """Note one object's state; yield what it holds, each with its path and its kind."""
+
+        def inside(key: Any) -> str:
+            return f"{path}.{key}" if path else str(key)
+
+        if isinstance(value, Tensor):
+            grad = value.grad if value.is_leaf else None
+            copies = value.detach().clone(), grad, None if grad is None else grad.clone()
+            self.tensors[path] = value
+            known = "parameter" if isinstance(value, nn.Parameter) else kind or "state"
+            self._tensors.append((path, known, value, value.data, *copies, value.requires_grad))
+        elif isinstance(value, np.ndarray):
+            self._arrays.append((path, value, value.copy()))
+        elif isinstance(value, torch.Generator | np.random.RandomState | np.random.Generator | random.Random):
+            self._generators.append((path, value, _generator_state(value)))
+        elif isinstance(value, dict):
+            self._tables.append((path, value, dict(value)))
+            for key, entry in list(value.items()):
+                yield f"{path}[{key!r}]" if isinstance(key, str | int) else f"{path}[...]", entry, kind
+        elif isinstance(value, list | deque | set):
+            self._tables.append((path, value, value.copy()))
+            yield from ((f"{path}[{i}]", entry, kind) for i, entry in enumerate(value))
+        elif isinstance(value, tuple | frozenset):
+            yield from ((f"{path}[{i}]", entry, kind) for i, entry in enumerate(value))
+        elif isinstance(value, functools.partial):
+            yield from (("", part, "") for part in (value.func, *value.args, *value.keywords.values()))
+        elif isinstance(value, types.MethodType):
+            yield path, value.__self__, ""
+            yield path, value.__func__, ""
+        elif isinstance(value, types.FunctionType):
+            if (value.__module__ or "").partition(".")[0] in _LIBRARIES:
+                return
+            for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+                try:
+                    self._cells.append((name, cell, cell.cell_contents))
+                    yield name, cell.cell_contents, ""
+                except ValueError:
+                    continue
+            codes = [value.__code__]
+            for code in codes:
+                codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+                for name in code.co_names:
+                    if name in value.__globals__ and not isinstance(value.__globals__[name], types.ModuleType | type):
+                        self._globals.append((name, value.__globals__, value.__globals__[name]))
+                        yield name, value.__globals__[name], ""
+            yield from (("", default, "") for default in value.__defaults__ or ())
+        elif isinstance(value, nn.Module):
+            self.modules[path] = value
+            own = vars(value)
+            self._tables.append((path, own, dict(own)))
+            for table, kind_of in (("_parameters", "parameter"), ("_buffers", "buffer"), ("_modules", "")):
+                self._tables.append((path, own[table], dict(own[table])))
+                yield from ((inside(key), entry, kind_of) for key, entry in own[table].items())
+            yield from ((inside(key), entry, "") for key, entry in own.items() if key not in _MODULE_TABLES)
+        elif isinstance(getattr(value, "__dict__", None), dict):
+            self._tables.append((path, vars(value), dict(vars(value))))
+            yield from ((inside(key), entry, kind) for key, entry in vars(value).items())
+
+    def changes(self) -> Iterator[tuple[str, str]]:
+        """What differs now: path and kind (parameter, buffer, gradient, flag, generator, state)."""
+        for path, kind, tensor, _, value, _, grad_value, flag in self._tensors:
+            if not same_bits(tensor.detach(), value):
+                yield path, kind
+            grad = tensor.grad if tensor.is_leaf else None
+            if (grad is None) != (grad_value is None) or (
+                grad is not None and grad_value is not None and not same_bits(grad, grad_value)
+            ):
+                yield path, "gradient"
+            if tensor.requires_grad is not flag:
+                yield path, "flag"
+        for path, table, before in self._tables:
+            if isinstance(table, dict):
+                for key in [*before, *(k for k in table if k not in before)]:
+                    if key not in table or key not in before or not _same(table[key], before[key]):
+                        where = f"{path}.{key}" if path and isinstance(key, str) else (path or str(key))
+                        yield where, "flag" if key == "training" else "state"
+            elif len(table) != len(before) or not all(map(_same, table, before)):
+                yield path, "state"
+        for name, cell, before in self._cells:
+            if not _same(cell.cell_contents, before):
+                yield name, "state"
+        for name, table, before in self._globals:
+            if name not in table or not _same(table[name], before):
+                yield name, "state"
+        for path, array, copy in self._arrays:
+            if not _same(array, copy):
+                yield path, "state"
+        for path, generator, before in self._generators:
+            if not _same(_generator_state(generator), before):
+                yield path, "generator"
+        now = GeneratorStates.now()
+        for field in ("torch", "numpy", "python"):
+            if getattr(now, field) != getattr(self._global_generators, field):
+                yield PYTHON if field == "python" else f"the global generator of {field}", "generator"
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for _, tensor, storage, value, grad, grad_value, flag in (t[:1] + t[2:] for t in self._tensors):
+            with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                if tensor.is_leaf:
+                    tensor.grad = None
+                tensor.data = storage
+                tensor.data.copy_(value)
+                if grad is not None and grad_value is not None:
+                    grad.data.copy_(grad_value)
+                if tensor.is_leaf:
+                    tensor.grad = grad
+                    tensor.requires_grad_(flag)
+        for _, table, before in self._tables:
+            if isinstance(table, dict):
+                for key in table.keys() - before.keys():
+                    del table[key]
+                table.update(before)
+            elif len(table) != len(before) or any(a is not b for a, b in zip(table, before, strict=True)):
+                table.clear()
+                (table.update if isinstance(table, set) else table.extend)(before)
+        for _, cell, before in self._cells:
+            cell.cell_contents = before
+        for name, table, before in self._globals:
+            table[name] = before
+        for _, array, copy in self._arrays:
+            array[...] = copy
+        for _, generator, before in self._generators:
+            _set_generator(generator, before)
+        torch.set_rng_state(self._global_states[0])
+        np.random.set_state(self._global_states[1])
+        random.setstate(self._global_states[2])
+
+
+def _generator_state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
+
+
+def _set_generator(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether an entry is what it was: the same object, or one of the same content."""
+    if a is b:
+        return True
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return same_bits(a.detach(), b.detach())
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple | deque):
+        return len(a) == len(b) and all(map(_same, a, b))
+    try:
+        return bool(a == b)
+    except Exception:
+        return False
