@@ -1,13 +1,192 @@
 """What is concluded from what was read off a step: one function a claim."""
 
+import torch
+
+from viewproof.certify.check import Check, Claims
+from viewproof.certify.report import Contract, Finding, Severity
+from viewproof.watch.branches import Broken
 from viewproof.watch.examine import Examined
 from viewproof.watch.facts import LossFacts, WatchReport
+from viewproof.watch.ledger import ledger_of
+
+claims = Claims[Examined](scope="this step, this batch", method="the step run again")
 
 
 def report_of(x: Examined, subject: str) -> WatchReport:
-    """The report."""
+    """The report: findings, and the facts that they follow from."""
+    findings = claims.run(subject, x)
     if x.plain is None:
-        return WatchReport(subject, (), ledger={"failure": (x.failure,)})
+        return WatchReport(subject, findings, ledger=ledger_of(x))
     losses = tuple(LossFacts(loss.value, loss.place, loss.reads) for loss in x.plain.record.losses)
-    ledger = {"reasons": tuple(f"{k}: {v}" for k, v in x.planes.reasons.items()), "proved": tuple(f"{k}: {v}" for k, v in x.planes.proved.items()), "failure": (x.failure, x.unrepeatable)}
-    return WatchReport(subject, (), {}, tuple(x.planes.sources), tuple(x.plain.modules), losses, ledger)
+    maps = {}
+    for source in x.planes.sources:
+        for name, plane in (("seen", source.seen), ("scored", source.scored)):
+            maps[f"{name}: {source.path}"] = plane.float().mean(0).reshape(source.grid)
+    return WatchReport(subject, findings, maps, tuple(x.planes.sources), tuple(x.plain.modules), losses, ledger_of(x))
+
+
+@claims(Contract.C8, "the step can be run again from where it was", method="run twice from one state")
+def repeatable(x: Examined, check: Check) -> Finding:
+    """The same loss, bit for bit."""
+    if x.plain is None:
+        return check.unknown(x.failure)
+    if not x.plain.record.losses:
+        return check.unknown("no backward ran in the step")
+    return check.proved() if x.repeatable else check.undecided(x.unrepeatable)
+
+
+@claims(Contract.C1, "no scored group of the source is seen", method="dependence tracked through the whole step")
+def no_leak(x: Examined, check: Check) -> Finding | None:
+    """What the loss asks for does not reach a prediction."""
+    if x.plain is None or not x.plain.record.losses:
+        return None
+    if not x.repeatable:
+        return check.unknown(f"not repeatable: {x.unrepeatable}")
+    planes = x.planes
+    if not planes.sources:
+        return check.unknown("no source was found: nothing that carries content came in the batch")
+    if planes.witness is not None:
+        what, inputs, at, maps = planes.witness
+        return check.refuted(what, inputs, at, maps, method="two batches that differ in one group")
+    scored = any(bool(s.scored.any()) for s in planes.sources)
+    leaking = [s for s in planes.sources if bool(s.leak.any())]
+    if planes.waived:
+        return check.vacuous(planes.waived, scope=check.scope, method="read off the step")
+    if leaking:
+        return check.undecided(
+            f"{leaking[0].path}: {int(leaking[0].leak.sum())} groups may be both seen and scored; {planes.reason()}"
+        )
+    if not scored and "scored" in planes.proved:
+        reason = "with predictions held, the loss depends on no group of a source: a joint embedding, or labels"
+        return check.vacuous(reason, scope=check.scope, method="dependence tracked through the whole step")
+    if planes.reasons:
+        return check.undecided(planes.reason())
+    values = max(planes.proved.values(), key=len) if planes.proved else "all values"
+    return check.proved(scope=f"this step, this batch, {values} of what is scored, these weights, this draw")
+
+
+@claims(Contract.C3, "what is scored is content of the source", method="dependence tracked, then run again")
+def target_has_content(x: Examined, check: Check) -> Finding | None:
+    """The target is not a constant where the loss asks."""
+    if x.plain is None or x.planes.empty_target is None:
+        return None
+    what, inputs = x.planes.empty_target
+    return check.refuted(what, inputs)
+
+
+@claims(Contract.C2, "the step does not erase content of its batch", method="the batch before and after")
+def not_erased(x: Examined, check: Check) -> Finding | None:
+    """No source is overwritten with a constant in places."""
+    if x.plain is None or not x.plain.record.losses:
+        return None
+    for path, (count, value) in x.plain.erased.items():
+        what = f"{count} coordinates of {path} are overwritten with {value:g} in place, and what reads it later gets that"
+        return check.refuted(what, {"batch": path})
+    return check.proved()
+
+
+def _branch(x: Examined, check: Check, broken: list[Broken], kind: str) -> Finding | None:
+    if x.plain is None or not x.plain.record.losses:
+        return None
+    if broken:
+        what, names = broken[0]
+        more = f"; {len(broken) - 1} more" if len(broken) > 1 else ""
+        return check.refuted(f"{what} ({', '.join(names)}){more}" if names else what + more, {"names": names})
+    return check.proved(kind)
+
+
+@claims(Contract.C6, "no gradient reaches a target encoder", method="gradients at the optimizer's step")
+def no_gradient(x: Examined, check: Check) -> Finding | None:
+    """Target encoders take no gradient."""
+    if x.plain is None or not (x.plain.branches.teachers or x.plain.branches.frozen or x.plain.branches.gradient):
+        return None
+    return _branch(x, check, x.plain.branches.gradient, "")
+
+
+@claims(Contract.C6, "the target encoder averages its student", method="parameters before and after")
+def averages(x: Examined, check: Check) -> Finding | None:
+    """One momentum for every parameter, after the optimizer's step, buffers too."""
+    if x.plain is None:
+        return None
+    branches = x.plain.branches
+    if not branches.teachers and not branches.average:
+        return None
+    if not branches.average and not x.plain.averages:
+        return check.undecided(f"`{branches.teachers[0]}` moves without gradient, and is the average of no module found")
+    each = "; ".join(
+        f"`{path}` is {a.momentum:.6g} of itself + {1 - a.momentum:.6g} of `{a.of}`" for path, a in x.plain.averages.items()
+    )
+    return _branch(x, check, branches.average, each)
+
+
+@claims(Contract.C6, "the target encoder draws nothing", method="modules in training mode")
+def draws_nothing(x: Examined, check: Check) -> Finding | None:
+    """No dropout in the teacher."""
+    if x.plain is None or not (x.plain.branches.teachers or x.plain.branches.random):
+        return None
+    return _branch(x, check, x.plain.branches.random, "")
+
+
+@claims(Contract.C6, "what is trained takes gradients and is moved by them", method="gradients and moves")
+def trained(x: Examined, check: Check) -> Finding | None:
+    """Optimizer, gradients and moves agree."""
+    if x.plain is None or not x.plain.record.losses:
+        return None
+    if not x.plain.record.optimizers:
+        return check.unknown("no optimizer of torch made a step")
+    if x.plain.record.made_in_step:
+        made = x.plain.record.made_in_step[0]
+        return check.refuted(f"{made} is constructed in the step: new random weights each time, in no optimizer", {})
+    branches = x.plain.branches
+    if not branches.trained and branches.doubts:
+        what, names = branches.doubts[0]
+        return check.undecided(f"{what} ({', '.join(names)})" if names else what)
+    return _branch(x, check, branches.trained, "")
+
+
+@claims(Contract.C9, "loss and gradients are finite", method="looked at in the step")
+def finite(x: Examined, check: Check) -> Finding | None:
+    """No NaN, no infinity."""
+    if x.plain is None or not x.plain.record.losses:
+        return None
+    for loss in x.plain.record.losses:
+        if not loss.finite:
+            origin = f"; the first NaN is made by {x.plain.record.first_nan}" if x.plain.record.first_nan else ""
+            return check.refuted(f"the loss at {loss.place} is {loss.value}{origin}", {})
+    bad = [p.name for p in x.plain.record.parameters.values() if not p.finite]
+    if bad:
+        return check.refuted(f"the gradient of {bad[0]} is not finite", {"names": bad[:4]})
+    return check.proved()
+
+
+@claims(Contract.C9, "no operator makes a NaN", method="looked at in the step", severity=Severity.ROBUSTNESS)
+def no_nan(x: Examined, check: Check) -> Finding | None:
+    """A NaN that something hides later."""
+    if x.plain is None or not x.plain.record.losses:
+        return None
+    if x.plain.record.first_nan:
+        return check.refuted(f"{x.plain.record.first_nan} makes a NaN of numbers", {})
+    return check.proved()
+
+
+@claims(Contract.C7, "two views of a sample differ", method="inputs of the trained modules compared")
+def views_differ(x: Examined, check: Check) -> Finding | None:
+    """Not for masked models, whose loss asks for content."""
+    if x.plain is None or not x.plain.record.losses or any(bool(s.scored.any()) for s in x.planes.sources):
+        return None
+    rows: dict[int, list[int]] = {}
+    for call in x.plain.record.calls:
+        if call.rows and call.differentiable and call.after_backwards == 0 and call.parent is None:
+            rows.setdefault(call.module, []).extend(call.rows)
+    for module, hashes in rows.items():
+        if len(hashes) > 1 and all(hashes.count(h) > 1 for h in hashes[: max(1, len(hashes) // 4)]):
+            name = x.plain.names.get(module, "a module")
+            return check.refuted(f"`{name}` reads every sample at least twice, bit for bit the same", {"module": name})
+        if len(hashes) > 1:
+            return check.proved()
+    return None
+
+
+def finite_number(value: float) -> bool:
+    """Whether it is a number."""
+    return bool(torch.tensor(value).isfinite())

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from viewproof.bits import unlike
 from viewproof.watch.child import Answer
 from viewproof.watch.facts import ModuleFacts, Source
 from viewproof.watch.names import module_names
 from viewproof.watch.planes import GradientRun, Plan, PlannedRun, TrackedRun, ValueRun
 from viewproof.watch.record import Record, Recorder, alive
+from viewproof.watch.branches import Branches, branch_facts
 from viewproof.watch.roles import Average, Before, module_facts
 from viewproof.watch.sources import Content, Groups, carries_content, grouped, tensors_of
 
@@ -29,7 +31,8 @@ class Plain:
     averages: dict[str, Average]
     plan: Plan
     names: dict[int, str]
-    facts: dict[str, Any] = field(default_factory=dict)
+    branches: Branches
+    erased: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -40,7 +43,14 @@ class Planes:
     proved: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     positions: dict[str, Tensor] = field(default_factory=dict)
-    pairs: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    witness: Any = None
+    waived: str = ""
+    empty_target: Any = None
+
+    def reason(self) -> str:
+        """Why a plane is not proved."""
+        return "; ".join(f"{plane}: {reason}" for plane, reason in self.reasons.items())
+
 
 
 @dataclass
@@ -91,6 +101,7 @@ def examine(runner: Runner, batch: Any, variables: dict[str, Any], declared: dic
             out.unrepeatable = "a second run from the same state gives another loss"
     if contents and out.repeatable:
         out.planes = planes_of(runner, plain, contents)
+        look_for_leak(runner, plain, contents, out)
     out.seconds = time.perf_counter() - start
     return out
 
@@ -100,10 +111,12 @@ class PlainRun(Recorder):
 
     def __init__(self, variables: dict[str, Any], sources: dict[str, Tensor]) -> None:
         modules = alive(nn.Module)
-        self.before = Before(modules)
+        before = Before(modules)
         names = module_names(variables)
         parameters = {id(p): p for m in modules for p in m.parameters(recurse=False)}
-        super().__init__(names, sources, parameters)
+        super().__init__(names, sources, parameters, before)
+
+        self._contents = {path: t.detach().clone() for path, t in sources.items()}
 
     def batch(self, batch: Any) -> Any:
         """As it is."""
@@ -122,7 +135,17 @@ class PlainRun(Recorder):
             if key in self.parameters:
                 parameter.moved = self.before.moved(self.parameters[key])
         modules, averages = module_facts(record, self.before, self.names)
-        return Plain(record, modules, averages, self._plan(record), self.names)
+        plan = self._plan(record)
+        return Plain(record, modules, averages, plan, self.names, branch_facts(self, plan), self._erased())
+
+    def _erased(self) -> dict[str, tuple[int, float]]:
+        out: dict[str, tuple[int, float]] = {}
+        for path, tensor in self.sources.items():
+            changed = unlike(tensor, self._contents[path])
+            left = tensor.detach()[changed]
+            if 0 < len(left) < tensor.numel() and bool((left == left[0]).all()) and len(left) > 1:
+                out[path] = len(left), float(left[0])
+        return out
 
     def _plan(self, record: Record) -> Plan:
         functions = frozenset(i for kind, i, _ in record.predictions if kind == "function")
@@ -224,3 +247,47 @@ def _groups_of_positions(mask: Tensor, groups: Groups) -> Tensor | None:
         flat = mask.any(1).flatten(1)
         return flat if flat.shape[1] == groups.count else None
     return None
+
+
+def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], out: Examined) -> None:
+    """Two batches that differ in one group that is both seen and scored, and the prediction that differs."""
+    planes = out.planes
+    for source in planes.sources:
+        leak, seen, scored = source.leak, source.seen, source.scored
+        if not bool(leak.any()):
+            continue
+        if bool(seen.all()) and bool(scored.all()):
+            planes.waived = f"every group of {source.path} is seen and scored: an autoencoder, which hides nothing"
+            continue
+        tensor = contents[source.path]
+        for sample, group in leak.nonzero()[:: max(1, int(leak.sum()) // 3)][:3].tolist():
+            changed = tensor.detach().clone()
+            where = (source.group == group).to(tensor.device)
+            content = changed[sample][where]
+            changed[sample][where] = (
+                content + content.float().std().nan_to_num().clamp_min(0.5).to(content)
+                if content.is_floating_point() and content.numel() > 1
+                else content + 1
+            )
+            answer = runner(
+                lambda stop, changed=changed, source=source: ValueRun(plain.plan, stop, contents, {source.path: changed}),
+                lambda run: (run.values, run.losses),
+            )
+            if answer.value is None:
+                planes.reasons.setdefault("witness", answer.failure)
+                continue
+            for index, (one, other) in enumerate(zip(out.base, answer.value[0], strict=False)):
+                if one.shape == other.shape and one.dtype == other.dtype and bool(unlike(one, other).any()):
+                    at = unlike(one, other).nonzero()[0].tolist()
+                    kind = "C4" if bool(scored[seen].all()) and not bool(seen.all()) else "C1"
+                    what = (
+                        f"group {group} of sample {sample} of {source.path} is asked for by the loss at "
+                        f"{plain.record.losses[0].place}, and changing it changes prediction {index} at {at} from "
+                        f"{float(one[tuple(at)]):.6g} to {float(other[tuple(at)]):.6g}; {int(leak.sum())} of "
+                        f"{int(scored.sum())} scored groups are seen"
+                    )
+                    what += ": the loss asks for what is visible" if kind == "C4" else ""
+                    maps = {"seen": seen.float().mean(0).reshape(source.grid), "scored": scored.float().mean(0).reshape(source.grid)}
+                    inputs = {"one": tensor.detach().cpu(), "other": changed.cpu()}
+                    planes.witness = what, inputs, {"hidden": (sample, group), "output": tuple(at)}, maps
+                    return

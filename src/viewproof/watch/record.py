@@ -32,7 +32,9 @@ class Call:
     reads: tuple[str, ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
     seconds: float = 0.0
-    draws: bool = False
+    drops: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
+    after_backwards: int = 0
 
 
 @dataclass
@@ -83,14 +85,19 @@ class Record:
     steps: int = 0
     backwards: int = 0
     seconds: float = 0.0
-    detached_target: list[str] = field(default_factory=list)
+    moved_at_backward: frozenset[int] = frozenset()
+    moved_at_step: frozenset[int] = frozenset()
+    made_in_step: list[str] = field(default_factory=list)
+    first_nan: str = ""
+    logged: list[str] = field(default_factory=list)
 
 
 class Recorder(Run):
     """Makes a `Record`. ``names`` gives modules' paths by id, ``sources`` tensors by path."""
 
-    def __init__(self, names: dict[int, str], sources: dict[str, Tensor], parameters: dict[int, Tensor]) -> None:
+    def __init__(self, names: dict[int, str], sources: dict[str, Tensor], parameters: dict[int, Tensor], before: Any) -> None:
         super().__init__()
+        self.before, modules = before, before.modules.values()
         self.record, self.names, self.sources, self.parameters = Record(), names, sources, parameters
         self.optimizers = alive(torch.optim.Optimizer)
         self.optimized = {id(p) for o in self.optimizers for g in o.param_groups for p in g["params"]}
@@ -100,6 +107,9 @@ class Recorder(Run):
         self._hold: set[int] = set()
         self._stack: list[Call] = []
         self._optimizers: dict[int, int] = {}
+        self.after: dict[int, Tensor] = {}
+        self.versions: dict[int, int] = {}
+        self._known = {id(m) for m in modules}
         self._start = time.perf_counter()
         self._generators = GeneratorStates.now()
         for path, tensor in sources.items():
@@ -112,7 +122,12 @@ class Recorder(Run):
         name = getattr(func, "__name__", str(func))
         if torch.is_grad_enabled() and any(map(self.trains, read)):
             self._hold.add(index)
-        for tensor in tensors_of_call(out):
+        results = list(tensors_of_call(out))
+        if not self.record.first_nan and not name.startswith(("empty", "new_empty")):
+            made = any(t.is_floating_point() and bool(t.detach().isnan().any()) for t in results)
+            if made and not any(t.is_floating_point() and bool(t.detach().isnan().any()) for t in read):
+                self.record.first_nan = f"{name} at {place()}" if "nan" not in (repr(kwargs) + repr(args)[:0]) else ""
+        for tensor in results:
             if origins and not isinstance(tensor, nn.Parameter):
                 tensor._viewproof_from = tuple(origins)  # type: ignore[attr-defined]
             if tensor.grad_fn is not None and tensor.grad_fn not in self._nodes:
@@ -142,7 +157,11 @@ class Recorder(Run):
         """Note the call, where it lies and what drew numbers until now."""
         parent = self._stack[-1].index if self._stack else None
         call = Call(index, id(module), parent, len(self._stack), torch.is_grad_enabled(), module.training)
-        call.seconds = -time.perf_counter()
+        call.seconds, call.after_backwards = -time.perf_counter(), self.backwards
+        if id(module) not in self._known and parent is None and any(p.requires_grad for p in module.parameters()):
+            self.record.made_in_step.append(f"{type(module).__name__} at {place()}")
+        if module.training and (not call.differentiable or not any(map(self.trains, module.parameters()))):
+            call.drops = tuple(n or type(m).__name__ for n, m in module.named_modules() if _drops(m))
         self.record.calls.append(call)
         self._stack.append(call)
 
@@ -154,6 +173,8 @@ class Recorder(Run):
         call.seconds += time.perf_counter()
         read, results = list(tensors_of_call(inputs)), list(tensors_of_call(out))
         call.reads = tuple(dict.fromkeys(o for t in read for o in getattr(t, "_viewproof_from", ())))
+        if read and read[0].is_floating_point() and read[0].dim() > 2 and not read[0].requires_grad:
+            call.rows = tuple(hash(row.detach().cpu().contiguous().numpy().tobytes()) for row in read[0].float())
         call.shapes = tuple(tuple(t.shape) for t in (*read[:1], *results[:1]))
         trained = any(map(self.trains, module.parameters()))
         path = self.names.get(id(module))
@@ -171,6 +192,8 @@ class Recorder(Run):
     def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
         """Note the loss and its predictions, then the gradient's support over them."""
         at = place()
+        if not self.record.losses:
+            self.record.moved_at_backward = self._moved()
         nodes = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
         found = predictions(nodes, self._outputs, self._nodes, self.trains) if nodes else []
         handles, supports = [], dict[str, Tensor]()
@@ -217,6 +240,8 @@ class Recorder(Run):
 
     def before_step(self, optimizer: Any) -> None:
         """Note what the optimizer holds, and the gradients that it finds."""
+        if not self._optimizers:
+            self.record.moved_at_step = self._moved()
         number = self._optimizers.setdefault(id(optimizer), len(self._optimizers))
         self.record.optimizers[number] = type(optimizer).__name__
         for group_index, group in enumerate(optimizer.param_groups):
@@ -236,6 +261,16 @@ class Recorder(Run):
                 self.record.parameters[key] = Parameter("", p.numel(), gradient=True, dim=p.dim())
                 self.record.parameters[key].nonzero = bool((p.grad != 0).any())
 
+    def _moved(self) -> frozenset[int]:
+        """What has moved by now, of parameters that no optimizer is about to move."""
+        return frozenset(k for k, p in self.parameters.items() if k not in self.optimized and self.before.moved(p))
+
+    def after_step(self, optimizer: Any) -> None:
+        """Note where the optimizer has left its parameters."""
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                self.after[id(p)], self.versions[id(p)] = p.detach().clone(), p._version
+
     def finish(self) -> Record:
         """The record, at the end of the step."""
         after, record = GeneratorStates.now(), self.record
@@ -247,6 +282,11 @@ class Recorder(Run):
         record.steps, record.backwards = self.steps, self.backwards
         record.in_place = [path for path, t in self.sources.items() if t._version != self._versions[path]]
         return record
+
+
+def _drops(module: nn.Module) -> bool:
+    rate = getattr(module, "p", getattr(module, "drop_prob", 0))
+    return "drop" in type(module).__name__.lower() and module.training and isinstance(rate, float) and rate > 0
 
 
 def _kind_of(node: Any) -> str:

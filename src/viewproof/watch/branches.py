@@ -1,0 +1,263 @@
+"""What the plain run says of student and teacher branches: who moves after whom, what is left out, what takes gradients."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from viewproof.watch.record import Record, Recorder
+from viewproof.watch.roles import average_of, units
+
+Broken = tuple[str, tuple[str, ...]]
+"""What is wrong, in a sentence, and the names of the parameters or modules that show it."""
+
+
+@dataclass
+class Branches:
+    """What was found, each a list of what breaks a claim; ``doubts`` holds what the step alone does not settle."""
+
+    gradient: list[Broken] = field(default_factory=list)
+    average: list[Broken] = field(default_factory=list)
+    random: list[Broken] = field(default_factory=list)
+    trained: list[Broken] = field(default_factory=list)
+    doubts: list[Broken] = field(default_factory=list)
+    teachers: list[str] = field(default_factory=list)
+    frozen: list[str] = field(default_factory=list)
+
+
+def branch_facts(run: Recorder, plan: Any) -> Branches:
+    """Everything about branches, at the end of the plain run."""
+    record, before, names, out = run.record, run.before, run.names, Branches()
+    by_index = {c.index: c for c in record.calls}
+    target_modules = {by_index[i].module: path for i, path in plan.targets.items()}
+    trained = {k for k, p in record.parameters.items() if p.gradient and p.nonzero and p.groups}
+    chosen = units(record, before)
+    listed = {id(m) for m, _ in chosen}
+    extra = [m for k, m in before.modules.items() if k in names and k not in listed and k in target_modules]
+    modules = [m for m, _ in chosen] + extra
+    read = _read_by_losses(record, names)
+    _gradients(run, target_modules, modules, out)
+    _training(run, target_modules, modules, read, out)
+    for module in {id(m): m for m in modules + _moved_roots(run)}.values():
+        path = names.get(id(module), type(module).__name__)
+        own = list(module.parameters())
+        if not own or any(id(p) in trained for p in own):
+            continue
+        moved = any(before.moved(p) for p in own)
+        twin = _twin(module, run)
+        if moved:
+            out.teachers.append(path)
+            _average(module, path, twin, run, target_modules, out)
+            if id(module) in target_modules and path not in read:
+                out.trained.append((f"the teacher `{path}` runs, and the loss does not read it", (path,)))
+        elif id(module) in target_modules:
+            out.frozen.append(path)
+            _frozen(module, path, twin, run, out)
+        for call in record.calls:
+            if call.module == id(module) and call.drops and moved:
+                out.random.append((f"`{path}` is in training mode and drops units: its targets are random", call.drops))
+                break
+    _same_object(run, target_modules, out)
+    return out
+
+
+def _read_by_losses(record: Record, names: dict[int, str]) -> set[str]:
+    read = {o for loss in record.losses for o in loss.reads}
+    for _ in range(12):
+        more = {o for c in record.calls if names.get(c.module) in read for o in c.reads}
+        if more <= read:
+            break
+        read |= more
+    return read
+
+
+def _name(run: Recorder, key: int) -> str:
+    return run.record.parameters[key].name or "a parameter"
+
+
+def _gradients(run: Recorder, targets: dict[int, str], modules: list[nn.Module], out: Branches) -> None:
+    """Parameters with a gradient that no optimizer has: of teachers, of what lies behind trained ones, of others."""
+    record = run.record
+    stray = [k for k, p in record.parameters.items() if p.gradient and p.nonzero and not p.groups]
+    if not stray or not record.optimizers:
+        return
+    trained = {k for k, p in record.parameters.items() if p.gradient and p.groups}
+    names = {k: _parameter_name(run, k) for k in stray}
+    done: set[int] = set()
+    for module in modules:
+        own = {id(p) for p in module.parameters()}
+        mine = [k for k in stray if k in own and k not in done]
+        if not mine:
+            continue
+        done |= set(mine)
+        path = run.names.get(id(module), type(module).__name__)
+        shown = tuple(names[k] for k in mine[:4])
+        if any(run.before.moved(run.parameters[k]) for k in mine) or _twin(module, run) is not None:
+            out.gradient.append((f"the gradient reaches `{path}`, which no optimizer trains", shown))
+        elif own & trained:
+            out.trained.append((f"{len(mine)} parameters of `{path}` get a gradient, and no optimizer has them", shown))
+        elif _behind_trained(run, module):
+            out.trained.append((f"`{path}` reads what is trained and gets a gradient, and no optimizer has it", shown))
+        else:
+            out.doubts.append((f'`{path}` gets a gradient, and no optimizer has it; allow={{"C6": "not to be trained"}} if meant', shown))
+    rest = [k for k in stray if k not in done]
+    if rest:
+        out.doubts.append((f'{len(rest)} parameters get a gradient, and no optimizer has them', tuple(names[k] for k in rest[:4])))
+
+
+def _parameter_name(run: Recorder, key: int) -> str:
+    for module_id, path in run.names.items():
+        module = run.before.modules.get(module_id)
+        for name, p in module.named_parameters(recurse=False) if module is not None else ():
+            if id(p) == key:
+                return f"{path}.{name}"
+    return "a parameter"
+
+
+def _behind_trained(run: Recorder, module: nn.Module) -> bool:
+    trained = {k for k, p in run.record.parameters.items() if p.gradient and p.groups}
+    for call in run.record.calls:
+        if call.module != id(module):
+            continue
+        for other in run.record.calls:
+            other_module = run.before.modules.get(other.module)
+            if run.names.get(other.module) in call.reads and other_module is not None:
+                if any(id(p) in trained for p in other_module.parameters()):
+                    return True
+    return False
+
+
+def _training(run: Recorder, targets: dict[int, str], modules: list[nn.Module], read: set[str], out: Branches) -> None:
+    """What an optimizer has and does not train."""
+    record = run.record
+    in_optimizer = {k: p for k, p in record.parameters.items() if p.groups}
+    if not in_optimizer or not record.backwards:
+        return
+    if not any(p.gradient and p.nonzero for p in in_optimizer.values()):
+        out.trained.append(("backward ran, and the optimizer finds no gradient at its step", tuple(p.name for p in [*in_optimizer.values()][:4])))
+        return
+    if not any(p.moved for p in in_optimizer.values()):
+        out.doubts.append(("no parameter moved in the optimizer's step: a learning rate of 0, or a step that was skipped", ()))
+        return
+    called: dict[int, bool] = {}
+    for call in record.calls:
+        called[call.module] = called.get(call.module, False) or call.differentiable
+    for key, differentiable in called.items():
+        module = run.before.modules.get(key)
+        path = run.names.get(key)
+        if module is None or path is None:
+            continue
+        own = [p for p in module.parameters() if id(p) in in_optimizer]
+        everything = list(module.parameters())
+        if not own or len(own) < len(everything) or any(in_optimizer[id(p)].gradient for p in own):
+            continue
+        if path not in read or any(path.startswith(other[1][0] + ".") for other in out.trained if other[1]):
+            continue
+        what = "runs without gradient" if not differentiable else "gets no gradient, although the loss reads it"
+        out.trained.append((f"`{path}` is in an optimizer and {what}", (path,)))
+
+
+def _moved_roots(run: Recorder) -> list[nn.Module]:
+    """Modules with a name that moved though no optimizer has anything of them, the outermost ones."""
+    found: list[nn.Module] = []
+    covered: set[int] = set()
+    for key in sorted(run.names, key=lambda k: run.names[k].count(".")):
+        module = run.before.modules.get(key)
+        own = [] if module is None else list(module.parameters())
+        if module is None or not own or any(id(p) in covered or id(p) in run.optimized for p in own):
+            continue
+        if all(run.before.moved(p) or not p.numel() for p in own[:1]) or any(map(run.before.moved, own)):
+            found.append(module)
+            covered |= {id(p) for p in own}
+    return found
+
+
+def _twin(module: nn.Module, run: Recorder) -> nn.Module | None:
+    """A module of the same parameters by name and shape, some of which are trained."""
+    own = {k: p.shape for k, p in module.named_parameters()}
+    ids = {id(p) for p in module.parameters()}
+    best = None
+    for other in run.before.modules.values():
+        if other is module:
+            continue
+        theirs = dict(other.named_parameters())
+        if own.keys() <= theirs.keys() and all(theirs[k].shape == s for k, s in own.items()):
+            if not any(id(p) in ids for p in theirs.values()) and any(id(p) in run.optimized for p in theirs.values()):
+                if best is None or len(theirs) < len(dict(best.named_parameters())):
+                    best = other
+    return best
+
+
+def _average(module: nn.Module, path: str, twin: nn.Module | None, run: Recorder, targets: dict[int, str], out: Branches) -> None:
+    """Is what moved without gradient a moving average of its twin, made at the right time?"""
+    trained = {k for k, p in run.record.parameters.items() if p.groups}
+    average = average_of(module, run.before, run.names, trained)
+    if average is None:
+        return
+    if average.apart:
+        out.average.append((f"`{path}` averages `{average.of}`, but {len(average.apart)} parameters do not follow", average.apart[:4]))
+    ids = {id(p) for p in module.parameters()}
+    early = ids & run.record.moved_at_step - run.record.moved_at_backward
+    if average.stale and early:
+        out.average.append((f"`{path}` averages `{average.of}` of before the optimizer's step, between backward and that step", (path,)))
+    if average.momentum < 0.5:
+        out.doubts.append((f"`{path}` takes {1 - average.momentum:.3g} of `{average.of}` in each step: momentum exchanged with its complement?", (path,)))
+    calls = [c for c in run.record.calls if c.module == id(module)]
+    if calls and not calls[0].training:
+        left = [k for k, rule in average.buffers.items() if rule == "left" and "num_batches" not in k]
+        if left and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules()):
+            out.average.append((f"`{path}` normalises by running statistics that nothing moves, while `{average.of}` moves its own", tuple(left[:4])))
+    if twin is not None:
+        _buffers_back(module, path, twin, run, out)
+
+
+def _buffers_back(module: nn.Module, path: str, twin: nn.Module, run: Recorder, out: Branches) -> None:
+    theirs = dict(twin.named_buffers())
+    ran = any(c.training for c in run.record.calls if c.module == id(twin))
+    back = [
+        k
+        for k, b in module.named_buffers()
+        if "running" in k and k in theirs and torch.equal(b, theirs[k]) and not run.before.moved(b)
+    ]
+    if ran and back:
+        name = run.names.get(id(twin), type(twin).__name__)
+        out.average.append((f"`{name}` has the running statistics of `{path}` after the step, not its own", tuple(back[:4])))
+
+
+def _frozen(module: nn.Module, path: str, twin: nn.Module | None, run: Recorder, out: Branches) -> None:
+    """A target encoder that does not move."""
+    if twin is None:
+        return
+    name = run.names.get(id(twin), type(twin).__name__)
+    theirs = dict(twin.named_parameters())
+    after = {k: run.after.get(id(p)) for k, p in theirs.items()}
+    pushed = [k for k, p in theirs.items() if after[k] is not None and not torch.equal(after[k], p.detach())]  # type: ignore[arg-type]
+    own = dict(module.named_parameters())
+    if pushed and all(_between(after[k], theirs[k].detach(), own[k].detach()) for k in pushed if k in own):
+        out.average.append((f"`{name}` is averaged with `{path}` after the optimizer's step, and `{path}` does not move", tuple(pushed[:4])))
+    elif all(torch.equal(p.detach(), run.before.of(theirs[k])) for k, p in own.items()):
+        out.average.append((f"`{path}` is a copy of `{name}` of before the step, and does not move with it", (path,)))
+    else:
+        out.doubts.append((f'`{path}` has the parameters of `{name}`, and does not move; allow={{"C6": "frozen"}} if meant', (path,)))
+
+
+def _between(one: Tensor | None, moved: Tensor, other: Tensor) -> bool:
+    """Whether a tensor was moved on the way from ``one`` to ``other``."""
+    if one is None:
+        return False
+    whole, part = (other - one).double(), (moved - one).double()
+    size = float((whole * whole).sum())
+    if size == 0:
+        return True
+    share = float((whole * part).sum()) / size
+    return 0 < share <= 1 and bool(((part - share * whole).abs() <= 1e-5 + 1e-3 * whole.abs().max()).all())
+
+
+def _same_object(run: Recorder, targets: dict[int, str], out: Branches) -> None:
+    """A target encoder that is the trained module itself, and is written to after the optimizer's step in vain."""
+    for key, path in targets.items():
+        module = run.before.modules.get(key)
+        own = [] if module is None else [p for p in module.parameters() if id(p) in run.after]
+        if own and all(p._version > run.versions[id(p)] and torch.equal(p.detach(), run.after[id(p)]) for p in own):
+            out.average.append((f"`{path}` is target encoder and trained at once: what follows the optimizer's step changes nothing", (path,)))
