@@ -1,4 +1,4 @@
-"""Training steps of lightly's own examples, in small sizes, and of timm's transformers, watched without a declaration."""
+"""Steps of lightly's examples, in small sizes, and of a timm transformer, watched without a declaration."""
 
 import copy
 from collections.abc import Callable
