@@ -277,7 +277,7 @@ def zoo(*, steps: bool = False, json: Path | None = None) -> int:
     """Certify every known bug, its correct twin and false alarms; exit 0 only if all are as expected.
 
     Args:
-        steps: watch bugs as whole training steps instead; exit 0 only if at least 9 of 10 are caught without false alarm
+        steps: watch bugs as whole training steps; exit 0 only if 9 of 10 are caught, without a false alarm
         json: write the verdicts to this file
     """
     if steps:
