@@ -165,9 +165,9 @@ class MAEMethod(Method):
         patch, encoder = (settings.patch_size, settings.patch_size), (settings.dim, settings.depth, settings.heads)
         if self.model == "masked-autoencoder":
             decoder = (self.decoder_dim, self.decoder_depth, self.decoder_heads)
-            return MaskedAutoencoder(shape, patch, *encoder, *decoder, decoder=self.decoder)
+            return MaskedAutoencoder(shape, patch, *encoder, *decoder, decoder=self.decoder, settings=settings.tokens)
         if self.model == "vit":
-            return ViTReconstructor(shape, patch, *encoder)
+            return ViTReconstructor(shape, patch, *encoder, settings=settings.tokens)
         if self.model == "resnet":
             return ResNet(shape[0], math.prod(shape))
         if self.model == "conv":
