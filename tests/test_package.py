@@ -110,6 +110,7 @@ NAMES = {
         "PatchPredictor",
         "Projector",
         "ResNet",
+        "TokenSettings",
         "VectorAutoencoder",
         "ViTReconstructor",
     ],
@@ -161,7 +162,7 @@ def test_public_names_are_pinned(layer: str) -> None:
 def test_a_name_is_public_in_one_layer_only() -> None:
     names = [name for layer in viewproof._LAYERS for name in import_module(f"viewproof.{layer}").__all__]
     assert len(names) == len(set(names))
-    assert dir(viewproof) == sorted(names)
+    assert dir(viewproof) == sorted([*names, *viewproof._FUNCTIONS])
 
 
 def test_unknown_names_are_attribute_errors() -> None:
@@ -227,7 +228,7 @@ LAYERS = [
     ("data", "plots", "testing", "training"),
     ("watch",),
     ("bugzoo", "methods"),
-    ("evaluation",),
+    ("evaluation", "weights"),
     ("runs",),
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

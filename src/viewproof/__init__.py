@@ -13,15 +13,20 @@ if TYPE_CHECKING:
     from viewproof.masks import *
     from viewproof.models import *
     from viewproof.objectives import *
+    from viewproof.runs.encoder import load_encoder as load_encoder
     from viewproof.training import *
     from viewproof.views import *
 
 __version__ = "0.1.0"
 
 _LAYERS = ("errors", "masks", "views", "objectives", "losses", "models", "certify", "watch", "training")
+# What needs more than the core's packages: the module is loaded when the name is asked for, and only then.
+_FUNCTIONS = {"load_encoder": "viewproof.runs.encoder"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        return getattr(import_module(_FUNCTIONS[name]), name)
     if name == "__all__":
         return __dir__()
     if name in (*_LAYERS, "data"):
@@ -35,4 +40,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({name for layer in _LAYERS for name in import_module(f"viewproof.{layer}").__all__})
+    return sorted({name for layer in _LAYERS for name in import_module(f"viewproof.{layer}").__all__} | set(_FUNCTIONS))

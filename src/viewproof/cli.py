@@ -134,6 +134,26 @@ def evaluate(
     return 0
 
 
+@app.command(name="export")
+def export_run(
+    run: Path, out: Path, *, to: Literal["transformers", "timm", "torch", "onnx"], licence: str = "other"
+) -> int:
+    """Write the encoder of a finished run for another library, with a model card; the features are compared first.
+
+    Args:
+        run: the run folder
+        out: the folder to write, which must not exist
+        to: transformers (AutoModel), timm (create_model), torch (torch.export) or onnx (onnxruntime)
+        licence: the card's licence field, for instance mit or cc-by-4.0
+    """
+    from viewproof.runs.export import export
+    from viewproof.training.trainer import silence_lightning
+
+    silence_lightning()
+    export(run, to, out, licence)
+    return 0
+
+
 @app.command
 def masks(rule: str, shape: str, *, out: Path = Path("mask.png")) -> int:
     """Draw the mask of RULE over one sample of SHAPE, and print what it hides.

@@ -59,7 +59,9 @@ def idx(array):
 
 
 CLOTHES = {
-    f"{part}-{kind}-ubyte.gz": idx(np.arange(n * (16 if rank == 3 else 1), dtype=np.uint8).reshape((n, 4, 4)[:rank]) % 10)
+    f"{part}-{kind}-ubyte.gz": idx(
+        np.arange(n * (16 if rank == 3 else 1), dtype=np.uint8).reshape((n, 4, 4)[:rank]) % 10
+    )
     for part, n in (("train", 6), ("t10k", 3))
     for kind, rank in (("images-idx3", 3), ("labels-idx1", 1))
 }

@@ -200,7 +200,9 @@ def test_no_undeclared_format_is_decoded(tmp_path, monkeypatch):
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
     for name in "ab":
         Image.new("1", (12_000, 12_000)).save(tmp_path / f"{name}.png")
-    with pytest.raises(InvalidArgument, match=r"a\.png: 12000 x 12000 pixels are more than max_pixels=67108864") as error:
+    with pytest.raises(
+        InvalidArgument, match=r"a\.png: 12000 x 12000 pixels are more than max_pixels=67108864"
+    ) as error:
         load_dataset(tmp_path)
     assert len(str(error.value).splitlines()) == 1
     with pytest.raises(InvalidArgument, match="max_pixels=1000000000 must be at most 178956970"):

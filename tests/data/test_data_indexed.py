@@ -231,7 +231,11 @@ def test_shards_are_read_in_order_by_index(tmp_path):
         write_shard(tmp_path / f"part-{n}.tar", range(4 * n, 4 * n + 4))
     for pattern in ("part-{0..2}.tar", "part-*.tar"):
         data = load_dataset(f"wds:{tmp_path}/{pattern}")
-        assert (data.sample_shape, data.class_names, len(data.train) + len(data.test)) == ((3, 6, 8), ("0", "1", "2"), N)
+        assert (data.sample_shape, data.class_names, len(data.train) + len(data.test)) == (
+            (3, 6, 8),
+            ("0", "1", "2"),
+            N,
+        )
         assert_these_pictures(data)
     again = pickle.loads(pickle.dumps(data.train.values))
     assert np.array_equal(again[np.array([1])], data.train.values[np.array([1])])

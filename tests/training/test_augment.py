@@ -131,7 +131,12 @@ def test_a_sample_alone_has_the_bits_that_it_has_in_any_batch(transforms: Any, c
         assert torch.equal(augment(x[k : k + 1], ids[k : k + 1], 2)[0], whole[k])
     if transforms == (Grey(0.5),) and channels == 1:
         return
-    others = (augment(x, ids, 3), Augment(transforms, seed=4)(x, ids, 2), augment(x, ids + 1, 2), augment(x, ids, 2, 13))
+    others = (
+        augment(x, ids, 3),
+        Augment(transforms, seed=4)(x, ids, 2),
+        augment(x, ids + 1, 2),
+        augment(x, ids, 2, 13),
+    )
     assert all(not torch.equal(whole, other) for other in others)
 
 

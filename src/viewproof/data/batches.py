@@ -39,7 +39,9 @@ class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         self.dataset, self.part, self.seed, self.min_area = dataset, part, seed, min_area
         self.size = len(dataset.part(part))
         if min_area is not None and not dataset.crops_when_read:
-            raise InvalidArgument(f"min_area={min_area} crops images as they are read; crop {dataset.name} by a transform")
+            raise InvalidArgument(
+                f"min_area={min_area} crops images as they are read; crop {dataset.name} by a transform"
+            )
 
     def __len__(self) -> int:
         return self.size

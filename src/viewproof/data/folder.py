@@ -48,9 +48,7 @@ class ImageFiles:
     def __getitem__(self, index: NDArray[np.int64]) -> NDArray[Any]:
         return self.crops(index, None)
 
-    def crops(
-        self, index: NDArray[np.int64], draws: NDArray[np.float64] | None, min_area: float = 1.0
-    ) -> NDArray[Any]:
+    def crops(self, index: NDArray[np.int64], draws: NDArray[np.float64] | None, min_area: float = 1.0) -> NDArray[Any]:
         """The images at ``index: [B]``, each the region that its row of ``draws: [B, 4]`` gives, or the central one."""
         out = np.empty((len(index), *self.form.shape), self.dtype)
         for row, (pixels, k) in enumerate(zip(out, index, strict=True)):
@@ -162,7 +160,9 @@ def image_form(headers: list[tuple[str, tuple[int, int]]], size: tuple[int, int]
     """The form that holds all images without loss of colour or bits."""
     modes, sizes = ({header[k] for header in headers} for k in (0, 1))
     mode = "L" if modes <= {*GREY, *DEEP} else "RGB"
-    return ImageForm(mode, size or (sizes.pop() if len(sizes) == 1 else DEFAULT_SIZE), bool(modes & set(DEEP)), max_pixels)
+    return ImageForm(
+        mode, size or (sizes.pop() if len(sizes) == 1 else DEFAULT_SIZE), bool(modes & set(DEEP)), max_pixels
+    )
 
 
 def recordings(headers: dict[Path, tuple[int, int]], size: tuple[int, int] | None, source: str) -> Recordings:

@@ -85,7 +85,9 @@ def load_shards(
     if "://" in pattern:
         raise InvalidArgument(f"wds:{pattern} is an address; download the shards and pass their paths")
     require("wids", f"data set 'wds:{pattern}'", "wids", "data")
-    names = [name for p in require("braceexpand", "wds: shards", "wids", "data").braceexpand(pattern) for name in _files(p)]
+    names = [
+        name for p in require("braceexpand", "wds: shards", "wids", "data").braceexpand(pattern) for name in _files(p)
+    ]
     if not names:
         raise InvalidArgument(f"wds:{pattern}: no such shard; pass a pattern such as 'train-{{000..009}}.tar'")
     held_out = [name for name in names if _part(name) == "test"]

@@ -85,4 +85,5 @@ class JointMethod(Method):
 
     def encoder(self, settings: TrainingSettings, shape: tuple[int, ...]) -> PatchEncoder:
         """The encoder that all these methods share."""
-        return PatchEncoder(shape, (settings.patch_size,) * 2, settings.dim, settings.depth, settings.heads)
+        sizes = (settings.dim, settings.depth, settings.heads)
+        return PatchEncoder(shape, (settings.patch_size,) * 2, *sizes, settings=settings.tokens)

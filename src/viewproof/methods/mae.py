@@ -146,7 +146,9 @@ class MAEMethod(Method):
         super().check(settings, dataset)
         series = len(dataset.sample_shape) == 2 and self.model == "masked-autoencoder"
         if len(dataset.sample_shape) != 3 and ((self.model != "vector" and not series) or self.norm_pix):
-            name, remedy = ("norm_pix", "") if self.model == "vector" or series else (f"model={self.model!r}", "; pass vector")
+            name, remedy = (
+                ("norm_pix", "") if self.model == "vector" or series else (f"model={self.model!r}", "; pass vector")
+            )
             samples = f"the samples of {settings.data} are {dataset.sample_shape}"
             raise InvalidArgument(f"{name} needs images [C, H, W], {samples}{remedy}")
         if self.guard is not None and self.model != "masked-autoencoder":
@@ -185,9 +187,9 @@ class MAEMethod(Method):
             decoder = (self.decoder_dim, self.decoder_depth, self.decoder_heads)
             if len(shape) == 2:
                 return SeriesAutoencoder(shape, settings.patch_size, *encoder, *decoder, decoder=self.decoder)
-            return MaskedAutoencoder(shape, patch, *encoder, *decoder, decoder=self.decoder)
+            return MaskedAutoencoder(shape, patch, *encoder, *decoder, decoder=self.decoder, settings=settings.tokens)
         if self.model == "vit":
-            return ViTReconstructor(shape, patch, *encoder)
+            return ViTReconstructor(shape, patch, *encoder, settings=settings.tokens)
         if self.model == "resnet":
             return ResNet(shape[0], math.prod(shape))
         if self.model == "conv":

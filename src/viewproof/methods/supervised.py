@@ -100,7 +100,8 @@ class SupervisedMethod(JointMethod):
 
     def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> Classifier:
         """The encoder and the linear head."""
-        return Classifier(self.encoder(settings, shape), settings.dim, classes or 0)
+        encoder = self.encoder(settings, shape)
+        return Classifier(encoder, encoder.feature_dim, classes or 0)
 
     def module(
         self, model: nn.Module, settings: TrainingSettings, rule: Rule | None, dataset: Dataset, **optimization: Any

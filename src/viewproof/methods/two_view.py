@@ -137,7 +137,8 @@ class TwoViewMethod(JointMethod):
 
     def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> ProjectedEncoder:
         """The encoder and the projector."""
-        return ProjectedEncoder(self.encoder(settings, shape), Projector(settings.dim, self.projector_dim))
+        encoder = self.encoder(settings, shape)
+        return ProjectedEncoder(encoder, Projector(encoder.feature_dim, self.projector_dim))
 
     def module(
         self, model: nn.Module, settings: TrainingSettings, rule: Rule | None, dataset: Dataset, **optimization: Any

@@ -3,7 +3,7 @@
 from viewproof.models.masked_autoencoder import MaskedAutoencoder
 from viewproof.models.patches import PatchEncoder, PatchPredictor, Projector
 from viewproof.models.reconstructors import ConvAutoencoder, ResNet, VectorAutoencoder
-from viewproof.models.vit import ViTReconstructor
+from viewproof.models.vit import TokenSettings, ViTReconstructor
 
 __all__ = [
     "ConvAutoencoder",
@@ -12,6 +12,7 @@ __all__ = [
     "PatchPredictor",
     "Projector",
     "ResNet",
+    "TokenSettings",
     "VectorAutoencoder",
     "ViTReconstructor",
 ]

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask
 from viewproof.masks.patches import split_patches, split_patches_by_sample
-from viewproof.models.vit import Block, PatchTransformer, initialise, sincos_positions, transformer_blocks
+from viewproof.models.vit import (
+    Block,
+    PatchTransformer,
+    TokenSettings,
+    initialise,
+    sincos_positions,
+    transformer_blocks,
+)  # fmt: skip
 from viewproof.shapes import Float, Int, check_size
 
 Decoder = Literal["self-attention", "cross-attention"]
@@ -52,13 +59,14 @@ class MaskedAutoencoder(PatchTransformer):
         decoder_depth: int = 4,
         decoder_heads: int = 4,
         decoder: Decoder = "self-attention",
+        settings: TokenSettings | None = None,
     ) -> None:
         if decoder not in ("self-attention", "cross-attention"):
             raise InvalidArgument(f"decoder={decoder!r} must be 'self-attention' or 'cross-attention'")
         check_size("decoder_dim", decoder_dim)
         if decoder_depth == 0:
             raise InvalidArgument("decoder_depth=0 must be at least 1; hidden patches get their values from a block")
-        super().__init__(image_shape, patch_size, dim, depth, heads)
+        super().__init__(image_shape, patch_size, dim, depth, heads, settings)
         self.crosses = decoder == "cross-attention"
         self.project = nn.Linear(dim, decoder_dim)
         self.mask_token = nn.Parameter(torch.zeros(decoder_dim))
@@ -137,7 +145,7 @@ class MaskedAutoencoder(PatchTransformer):
         self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "*batch visible"]
     ) -> Float[Tensor, "batch visible values"]:
         """The pixels of the patches in ``index``, in the order of a patch convolution's weights."""
-        split = x.reshape(len(x), x.shape[1], self.grid[0], self.patch_size[0], self.grid[1], self.patch_size[1])
+        split = x.reshape(x.shape[0], x.shape[1], self.grid[0], self.patch_size[0], self.grid[1], self.patch_size[1])
         rows, cols = index // self.grid[1], index % self.grid[1]
         if index.dim() == 2:
             samples = torch.arange(len(x), device=x.device)[:, None]

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from viewproof.models.vit import PatchTransformer, check_patch_indices, initialise, sincos_positions, transformer_blocks
+from viewproof.models.vit import (
+    PatchTransformer,
+    TokenSettings,
+    check_patch_indices,
+    initialise,
+    sincos_positions,
+    transformer_blocks,
+)  # fmt: skip
 from viewproof.shapes import Float, Int, check_size, check_sizes
 from viewproof.views import patchify
 
@@ -24,9 +31,15 @@ class PatchEncoder(PatchTransformer):
     """
 
     def __init__(
-        self, image_shape: Sequence[int], patch_size: Sequence[int], dim: int = 128, depth: int = 4, heads: int = 4
+        self,
+        image_shape: Sequence[int],
+        patch_size: Sequence[int],
+        dim: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        settings: TokenSettings | None = None,
     ) -> None:
-        super().__init__(image_shape, patch_size, dim, depth, heads)
+        super().__init__(image_shape, patch_size, dim, depth, heads, settings)
         initialise(self)
 
     def embedded(

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +43,56 @@ def sincos_positions(rows: int, cols: int, dim: int) -> Float[Tensor, "patches d
     place = torch.cartesian_prod(torch.arange(rows, dtype=torch.float64), torch.arange(cols, dtype=torch.float64))
     angle = place[:, :, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], dim=2).flatten(1).float()
+
+
+def resize_positions(
+    positions: Float[Tensor, "patches dim"], grid: tuple[int, int], new_grid: tuple[int, int]
+) -> Float[Tensor, "new_patches dim"]:
+    """Position embeddings of row-major patches, interpolated bicubically to another grid; the same grid changes nothing.
+
+    >>> resize_positions(torch.ones(6, 8), (2, 3), (4, 3)).shape
+    torch.Size([12, 8])
+    """
+    if grid == new_grid:
+        return positions
+    planes = positions.T.reshape(1, -1, *grid)
+    resized = F.interpolate(planes.float(), new_grid, mode="bicubic", align_corners=False, antialias=True)
+    return resized[0].flatten(1).T.to(positions.dtype)
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """What a vision transformer has beside its patch tokens, and which tokens are its features.
+
+    ``class_token`` and ``registers`` (a count) are learned tokens before the patches', without positions. Positions of
+    patches are ``"fixed"`` sines and cosines, or ``"learned"``, starting from these. ``features`` is what ``encode``
+    returns: the ``"mean"`` patch token, the ``"class"`` token, or ``"both"``, the class token first.
+
+    >>> TokenSettings(features="class")
+    Traceback (most recent call last):
+    viewproof.errors.InvalidArgument: features='class' needs a class token; pass class_token=True, or features='mean'
+    """
+
+    class_token: bool = False
+    registers: int = 0
+    positions: Literal["fixed", "learned"] = "fixed"
+    features: Literal["mean", "class", "both"] = "mean"
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_count("registers", self.registers)
+        for name, choices in (("positions", ("fixed", "learned")), ("features", ("mean", "class", "both"))):
+            if getattr(self, name) not in choices:
+                raise InvalidArgument(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
+        if self.features != "mean" and not self.class_token:
+            raise InvalidArgument(
+                f"features={self.features!r} needs a class token; pass class_token=True, or features='mean'"
+            )
+
+    @property
+    def count(self) -> int:
+        """The number of tokens before the patches'."""
+        return self.class_token + self.registers
 
 
 class Attention(nn.Module):
@@ -125,22 +177,46 @@ class PatchTransformer(nn.Module):
     """The encoder that all vision transformers here share: embedding, blocks, norm.
 
     Subclasses define `embedded`, add their heads and call `initialise` at the end of ``__init__``. Any image that the
-    patch divides; positions are sine-cosine; features for probing are the mean of the tokens, there is no class token.
+    patch divides. `TokenSettings` say what there is beside the patch tokens; by default nothing, with fixed positions,
+    and features for probing are the mean of the patch tokens.
     """
 
     positions: Tensor
 
-    def __init__(self, image_shape: Sequence[int], patch_size: Sequence[int], dim: int, depth: int, heads: int) -> None:
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        patch_size: Sequence[int],
+        dim: int,
+        depth: int,
+        heads: int,
+        settings: TokenSettings | None = None,
+    ) -> None:
         super().__init__()
         check_sizes("image_shape", image_shape, 3)
         check_sizes("patch_size", patch_size, 2)
         check_size("dim", dim)
+        self.settings = TokenSettings() if settings is None else settings
         self.image_shape, self.patch_size, self.dim = tuple(image_shape), tuple(patch_size), dim
         self.grid = patch_grid(image_shape, patch_size)
         self.embed = self._patch_embedding()
         self.blocks = transformer_blocks("depth", depth, dim, heads)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.register_buffer("positions", sincos_positions(*self.grid, dim), persistent=False)
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = self.settings.norm_eps
+        positions = sincos_positions(*self.grid, dim)
+        if self.settings.positions == "learned":
+            self.positions = nn.Parameter(positions)
+        else:
+            self.register_buffer("positions", positions, persistent=False)
+        if self.settings.count:
+            self.prefix = nn.Parameter(nn.init.normal_(torch.empty(self.settings.count, dim), std=0.02))
+
+    @property
+    def feature_dim(self) -> int:
+        """The width of what `encode` returns."""
+        return self.dim * (2 if self.settings.features == "both" else 1)
 
     def _patch_embedding(self) -> nn.Module:
         return nn.Linear(self.image_shape[0] * math.prod(self.patch_size), self.dim)
@@ -158,19 +234,36 @@ class PatchTransformer(nn.Module):
 
         ``index`` is one vector for the batch (`ViTReconstructor`, `MaskedAutoencoder`) or one a sample.
         """
+        tokens = self.all_tokens(x, index)
+        return tokens[:, self.settings.count :] if self.settings.count else tokens
+
+    def all_tokens(
+        self, x: Float[Tensor, "batch channels height width"], index: Int[Tensor, "*batch visible"] | None = None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """As `tokens`, with the class token and the registers before the patches' tokens."""
         if tuple(x.shape[1:]) != self.image_shape:
             raise InvalidArgument(f"x of shape {tuple(x.shape)} must be [N, {', '.join(map(str, self.image_shape))}]")
         if index is not None:
             check_patch_indices("index", index, len(x), math.prod(self.grid))
         tokens = self.embedded(x, index) + (self.positions if index is None else self.positions[index])
+        if self.settings.count:
+            tokens = torch.cat([self.prefix.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
         out: Tensor = self.norm(tokens)
         return out
 
-    def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """The mean token of each whole image."""
-        return self.tokens(x).mean(1)
+    def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        """The features of each whole image: by default the mean of its patch tokens."""
+        if self.settings.features == "mean":
+            return self.tokens(x).mean(1)
+        tokens = self.all_tokens(x)
+        first = tokens[:, 0]
+        return (
+            first
+            if self.settings.features == "class"
+            else torch.cat([first, tokens[:, self.settings.count :].mean(1)], 1)
+        )
 
 
 class ViTReconstructor(PatchTransformer):
@@ -192,8 +285,9 @@ class ViTReconstructor(PatchTransformer):
         depth: int = 4,
         heads: int = 4,
         recon_dim: int | None = None,
+        settings: TokenSettings | None = None,
     ) -> None:
-        super().__init__(image_shape, patch_size, dim, depth, heads)
+        super().__init__(image_shape, patch_size, dim, depth, heads, settings)
         recon_dim = math.prod(image_shape) if recon_dim is None else check_size("recon_dim", recon_dim)
         self.head = nn.Linear(math.prod(self.grid) * dim, recon_dim)
         initialise(self)

@@ -40,6 +40,14 @@ class PretrainConfig:
         norm_pix: predict pixels normalised by their own patch's mean and variance (MAE's norm_pix_loss)
         predict: of the masked-autoencoder, the share of all patches that the loss asks for, drawn among the hidden ones
             by the sample's id (CrossMAE's is 0.25); default: all hidden patches
+        backbone: a named encoder: vit-tiny, vit-small, vit-base, vit-large; timm:NAME; transformers:TYPE, or
+            transformers:FOLDER with a config.json; sets dim, depth and heads. Default: what these say
+        init: weights to start from: a run folder, a checkpoint (.pth, .safetensors), timm:NAME, hf:NAME or hf:FOLDER
+        class_token: of the encoder: a learned token beside the patches'; default: no
+        registers: of the encoder: further learned tokens beside the patches'; default: 0
+        positions: of the encoder's patches: fixed sines and cosines (default), or learned
+        features: what is evaluated: the mean patch token (default), the class token, or both
+        norm_eps: of the encoder's layer norms; default: 1e-6
         patch_size: rows and columns of the encoder's patches; default: a divisor of the image
         dim: width of the encoder
         depth: blocks of the encoder
@@ -101,6 +109,13 @@ class PretrainConfig:
     guard_weight: float = 0.01
     norm_pix: bool = False
     predict: float | None = None
+    backbone: str | None = None
+    init: str | None = None
+    class_token: bool | None = None
+    registers: OptionalInteger = None
+    positions: Literal["fixed", "learned"] | None = None
+    features: Literal["mean", "class", "both"] | None = None
+    norm_eps: float | None = None
     patch_size: OptionalInteger = None
     dim: OptionalInteger = None
     depth: OptionalInteger = None

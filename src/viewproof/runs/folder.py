@@ -25,6 +25,7 @@ from viewproof.training.augment import Augment, parse_transforms
 from viewproof.training.base import Pretraining
 
 WEIGHTS = "model.safetensors"
+ENCODER = "encoder.json"
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,13 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     except (RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise InvalidArgument(f"{folder}: config.json does not match {WEIGHTS} ({reason})") from error
+
+
+def encoder_facts(data: Dataset) -> dict[str, Any]:
+    """What a run's encoder needs to be used without its data: the sample's shape, its standardisation, the classes."""
+    names = None if data.class_names is None else list(data.class_names)
+    shape = list(data.sample_shape)
+    return {"sample_shape": shape, "mean": data.mean.tolist(), "std": data.std.tolist(), "class_names": names}
 
 
 def new_folder(config: PretrainConfig) -> Path:

@@ -53,6 +53,15 @@ class Resolved(TrainingSettings):
         return PretrainConfig(**{**values, "method": self.method.name})
 
 
+def restore(config: PretrainConfig) -> Resolved:
+    """The resolved configuration of a run's config.json, whose defaults are all chosen, without its data."""
+    kind: type[Method] = methods.load(config.method)
+    values = vars(config)
+    method = kind(**{f.name: values[f.name] for f in fields(kind) if values[f.name] is not None})
+    shared = {f.name: values[f.name] for f in fields(Resolved) if f.name != "method"}
+    return Resolved(**shared, method=method)
+
+
 def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
     """The configuration with its defaults chosen; what is wrong in it raises `InvalidArgument`.
 

@@ -13,22 +13,27 @@ from torch.distributed.tensor import DTensor
 from viewproof import plots
 from viewproof.errors import InvalidArgument
 from viewproof.files import whole_file
+from viewproof.runs.backbones import with_backbone
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.folder import (
-    WEIGHTS, Run, initial_network, load_weights, make_folder, new_folder, prepare, read_config, write_json,
+    ENCODER, WEIGHTS, Run, encoder_facts, initial_network, load_weights, make_folder, new_folder, prepare, read_config,
+    write_json,
 )  # fmt: skip
 from viewproof.runs.report import report
 from viewproof.training.base import Pretraining
 from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.online_probe import OnlineProbe
 from viewproof.training.trainer import CHECKPOINT, RunData, build_trainer, check_layout, is_rank_zero
+from viewproof.weights.sources import write_report
 
 
 def pretrain(config: PretrainConfig, say: Callable[[str], None] = print, *, allow_import: bool = False) -> int:
     """Train a new run from its configuration; return the exit code."""
     first = is_rank_zero(config.ranks)
+    config, source = with_backbone(config)
     run = prepare(config, new_folder(config) if first else Path(config.out or "runs"), allow_import=allow_import)
     module = run.module()
+    weights = None if source is None else source.load(run.model)
     if first:
         check_layout(run.config, run.dataset)
         # Nothing is written before every complaint about the configuration could be made.
@@ -37,6 +42,10 @@ def pretrain(config: PretrainConfig, say: Callable[[str], None] = print, *, allo
         if run.dataset.skipped:
             with whole_file(run.folder / "skipped.txt") as file:
                 file.write("".join(f"{line}\n" for line in run.dataset.skipped))
+        write_json(run.folder / ENCODER, encoder_facts(run.dataset))
+        if weights is not None:
+            write_json(run.folder / "init.json", weights)
+            say(write_report(weights))
     return fit(run, module, None, say)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from viewproof.data.checks import check_int
 from viewproof.errors import InvalidArgument
+from viewproof.models import TokenSettings
 
 
 def one_of(*choices: Any) -> Callable[[str, Any], None]:
@@ -108,6 +109,13 @@ class TrainingSettings(Checked):
     """
 
     data: str
+    backbone: str | None = None
+    init: str | None = None
+    class_token: Flag = False
+    registers: CountOrZero = 0
+    positions: Literal["fixed", "learned"] = "fixed"
+    features: Literal["mean", "class", "both"] = "mean"
+    norm_eps: Annotated[float, positive] = 1e-6
     patch_size: Count
     dim: Count = 128
     depth: Count = 4
@@ -133,6 +141,11 @@ class TrainingSettings(Checked):
     devices: Annotated[int, machine_sized(1)]
     nodes: Count
     strategy: Literal["ddp", "fsdp"]
+
+    @property
+    def tokens(self) -> TokenSettings:
+        """What the encoder has beside its patch tokens."""
+        return TokenSettings(self.class_token, self.registers, self.positions, self.features, self.norm_eps)
 
     @property
     def ranks(self) -> int:

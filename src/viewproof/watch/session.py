@@ -11,9 +11,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
 from viewproof.certify.check import subject_name
+from viewproof.torch_internals import replaced
 from viewproof.watch.child import Answer, Sender, cannot_fork, fork
 from viewproof.watch.conclusions import report_of
-from viewproof.torch_internals import replaced
 from viewproof.watch.examine import Examined, examine
 from viewproof.watch.facts import WatchReport
 from viewproof.watch.names import variables_of, variables_of_callers
@@ -152,9 +152,7 @@ class Recording:
         if os.getpid() != self._pid:
             return
         if self.report is None and self.steps:
-            self.report = self._from_waiting() or _report(
-                None, None, {}, self.declared, self.name, self.allow
-            )
+            self.report = self._from_waiting() or _report(None, None, {}, self.declared, self.name, self.allow)
         self._dismiss()
 
     def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
