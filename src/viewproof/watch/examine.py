@@ -1,7 +1,7 @@
 """From a step that can be run again to a report: the plain run, the planes, the proof of what is not, the witness."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from viewproof.bits import unlike
+from viewproof.watch.branches import Branches, branch_facts
 from viewproof.watch.child import Answer
 from viewproof.watch.facts import ModuleFacts, Source
 from viewproof.watch.names import module_names
-from viewproof.watch.planes import GradientRun, Plan, PlannedRun, TrackedRun, ValueRun
+from viewproof.watch.planes import GradientRun, Plan, TrackedRun, ValueRun
 from viewproof.watch.record import Record, Recorder, alive
-from viewproof.watch.branches import Branches, branch_facts
 from viewproof.watch.roles import Average, Before, module_facts
 from viewproof.watch.sources import Content, Groups, carries_content, grouped, tensors_of
 
@@ -50,7 +50,6 @@ class Planes:
     def reason(self) -> str:
         """Why a plane is not proved."""
         return "; ".join(f"{plane}: {reason}" for plane, reason in self.reasons.items())
-
 
 
 @dataclass
@@ -95,7 +94,7 @@ def examine(runner: Runner, batch: Any, variables: dict[str, Any], declared: dic
         out.repeatable, out.unrepeatable = False, again.failure
     else:
         out.base = again.value[0]
-        bits = [t.double().reshape(-1).numpy().tobytes() for t in again.value[1]]
+        bits = [t.double().reshape(-1).numpy().tobytes() for t in again.value[1]][-len(plain.record.losses) :]
         if bits != [loss.bits for loss in plain.record.losses]:
             out.repeatable = False
             out.unrepeatable = "a second run from the same state gives another loss"
@@ -116,11 +115,22 @@ class PlainRun(Recorder):
         parameters = {id(p): p for m in modules for p in m.parameters(recurse=False)}
         super().__init__(names, sources, parameters, before)
 
+        self._restarts = 0
         self._contents = {path: t.detach().clone() for path, t in sources.items()}
 
     def batch(self, batch: Any) -> Any:
         """As it is."""
         return batch
+
+    def done(self) -> bool:
+        """Over once a loss has read the batch: a loader may hand it out a step before it is used."""
+        read = {o for loss in self.record.losses for o in _read(self.record, loss.reads, self.names)}
+        if not self.steps or not self.sources or read & self.sources.keys() or self._restarts == 2:
+            return self.steps > 0
+        self._restarts += 1
+        self.record, self.steps = Record(), 0
+        self.before.again()
+        return False
 
     def sent(self) -> Plain:
         """What is sent home."""
@@ -128,7 +138,9 @@ class PlainRun(Recorder):
         record = self.finish()
         names: dict[int, str] = {}
         for key, path in self.names.items():
-            for name, p in self.before.modules[key].named_parameters(recurse=False) if key in self.before.modules else ():
+            for name, p in (
+                self.before.modules[key].named_parameters(recurse=False) if key in self.before.modules else ()
+            ):
                 names.setdefault(id(p), f"{path}.{name}")
         for key, parameter in record.parameters.items():
             parameter.name = names.get(key, parameter.name)
@@ -164,6 +176,17 @@ class PlainRun(Recorder):
         return Plan(functions, modules, record.hold, targets, record.backwards)
 
 
+def _read(record: Record, reads: Iterable[str], names: dict[int, str]) -> set[str]:
+    """The paths, and all that the modules among them read."""
+    out = set(reads)
+    for _ in range(16):
+        more = {o for c in record.calls if names.get(c.module) in out for o in c.reads}
+        if more <= out:
+            break
+        out |= more
+    return out
+
+
 def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Planes:
     """Seen and scored groups of every source: shown by gradients, the rest proved by tracked dependence."""
     out = Planes()
@@ -184,14 +207,24 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
         groups = grouped(tensor, plain.record.strides.get(path, ()), patterns)
         found.append(Content(path, tensor, groups))
         planes[path] = {held: groups.any_of(shown[held][0][path]) for held in (False, True)}
+    mixed = False
     marks: dict[str, list[Tensor]] = {
-        path: [~m.flatten(2).any(2).reshape(*m.shape[:2], *[1] * (m.dim() - 2)).expand(m.shape) if m.dim() > 2 else ~m for m in parts]
+        path: [
+            ~m.flatten(2).any(2).reshape(*m.shape[:2], *[1] * (m.dim() - 2)).expand(m.shape) if m.dim() > 2 else ~m
+            for m in parts
+        ]
         for path, parts in positions.items()
     }
     for content in found:
         for path, parts in positions.items():
             for mask in parts:
                 at = _groups_of_positions(mask, content.groups)
+                if at is not None and bool(at.all()):
+                    # Something mixes all positions, such as a centre of the batch: those of the predictions count.
+                    mixed = True
+                    supports = [_groups_of_positions(m, content.groups) for m in plain.record.support.values()]
+                    for support in supports:
+                        at = at & support if support is not None and len(support) == len(at) else at
                 if at is not None:
                     out.positions[path] = at
                     planes[content.path][True] |= at
@@ -205,7 +238,12 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
                 lambda stop, held=held, finite=finite, marked=marked: TrackedRun(
                     plain.plan, held, stop, contents, marked, marks if held else {}, finite
                 ),
-                lambda run: (run.depends or (run.missed() and "a prediction"), run.reason(), run.tracked.scores, bool(run.tracked.escaped)),
+                lambda run: (
+                    run.depends or (run.missed() and "a prediction"),
+                    run.reason(),
+                    run.tracked.scores,
+                    bool(run.tracked.escaped),
+                ),
             )
             if answer.value is None:
                 out.reasons[name] = answer.failure
@@ -219,6 +257,10 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
             out.reasons[name] = f"{depends} may depend on it: {reason}"
             if escaped:
                 break
+    if mixed:
+        out.reasons.setdefault(
+            "scored", "the target mixes all positions, as a centre does; scored are those where predictions are read"
+        )
     for content in found:
         out.sources.append(
             Source(
@@ -270,7 +312,9 @@ def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], out
                 else content + 1
             )
             answer = runner(
-                lambda stop, changed=changed, source=source: ValueRun(plain.plan, stop, contents, {source.path: changed}),
+                lambda stop, changed=changed, source=source: ValueRun(
+                    plain.plan, stop, contents, {source.path: changed}
+                ),
                 lambda run: (run.values, run.losses),
             )
             if answer.value is None:
@@ -287,7 +331,10 @@ def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], out
                         f"{int(scored.sum())} scored groups are seen"
                     )
                     what += ": the loss asks for what is visible" if kind == "C4" else ""
-                    maps = {"seen": seen.float().mean(0).reshape(source.grid), "scored": scored.float().mean(0).reshape(source.grid)}
+                    maps = {
+                        "seen": seen.float().mean(0).reshape(source.grid),
+                        "scored": scored.float().mean(0).reshape(source.grid),
+                    }
                     inputs = {"one": tensor.detach().cpu(), "other": changed.cpu()}
                     planes.witness = what, inputs, {"hidden": (sample, group), "output": tuple(at)}, maps
                     return

@@ -99,7 +99,8 @@ def grouped(source: Tensor, strides: tuple[int, ...], patterns: list[Tensor]) ->
     """
     shape = tuple(source.shape[1:])
     axes = spatial_axes(source)
-    if strides and len(strides) == len(axes):
+    if strides and len(strides) <= len(shape):
+        axes = tuple(range(len(shape) - len(strides), len(shape)))
         return blocks(shape, _widths(shape, axes, strides))
     others = tuple(a + 1 for a in range(len(shape)) if a not in axes)
     flat = [p.any(others) if others else p for p in patterns]
@@ -144,7 +145,7 @@ def spatial_axes(source: Tensor) -> tuple[int, ...]:
         return (0,) if shape[0] >= 4 else (1,)
     if len(shape) == 3:
         return (0, 1) if shape[2] <= 4 < shape[0] else (1, 2)
-    return (0, 2, 3) if shape[1] <= 4 else (1, 2, 3)
+    return (0, 2, 3) if shape[1] in (1, 3) and shape[0] not in (1, 3) else (1, 2, 3)
 
 
 @dataclass(frozen=True)
