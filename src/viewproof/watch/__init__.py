@@ -1,4 +1,4 @@
-"""One real training step read off: sources, roles, what is seen and what is scored; ``viewproof.watch(step, batch)``."""
+"""One real training step read off: ``viewproof.watch(step, batch)`` and ``viewproof.watch.recording()``."""
 
 import sys
 from collections.abc import Callable, Mapping

@@ -19,7 +19,7 @@ from viewproof.watch.roles import Average, Before, module_facts
 from viewproof.watch.sources import Content, Groups, carries_content, grouped, tensors_of
 
 Runner = Callable[[Callable[[Callable[[], Any]], Any], Callable[[Any], Any]], Answer]
-"""Runs the step once more from where it was: ``runner(make, finish)`` makes a run, begins it, returns what it finished with."""
+"""Runs the step once more from where it was: ``runner(make, finish)`` begins a run and answers what it found."""
 
 
 @dataclass
