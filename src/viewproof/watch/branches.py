@@ -227,12 +227,7 @@ def _average(
             )
         )
     if average.momentum < 0.5:
-        out.doubts.append(
-            (
-                f"`{path}` takes {1 - average.momentum:.3g} of `{average.of}` a step: is momentum exchanged with its rest?",
-                (path,),
-            )
-        )
+        out.doubts.append((f"`{path}` takes {1 - average.momentum:.3g} of `{average.of}` a step: exchanged?", (path,)))
     calls = [c for c in run.record.calls if c.module == id(module)]
     if calls and not calls[0].training:
         left = [k for k, rule in average.buffers.items() if rule == "left" and "num_batches" not in k]

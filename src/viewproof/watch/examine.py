@@ -200,11 +200,13 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
             out.reasons["scored" if held else "seen"] = answer.failure
         shown[held] = answer.value or ({p: torch.zeros(t.shape, dtype=torch.bool) for p, t in contents.items()}, {})
     positions: dict[str, list[Tensor]] = shown[True][1]
+    read = [m for parts in positions.values() for m in parts if m.dim() == 3 and bool(m.any())]
+    lengths = {m.shape[1] - extra for m in read for extra in (0, 1) if m.shape[1] - extra > 1}
     found: list[Content] = []
     planes: dict[str, dict[bool, Tensor]] = {}
     for path, tensor in contents.items():
         patterns = [shown[held][0][path] for held in (False, True)]
-        groups = grouped(tensor, plain.record.strides.get(path, ()), patterns)
+        groups = grouped(tensor, plain.record.strides.get(path, ()), patterns, lengths)
         found.append(Content(path, tensor, groups))
         planes[path] = {held: groups.any_of(shown[held][0][path]) for held in (False, True)}
     mixed = False
@@ -257,6 +259,8 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
             out.reasons[name] = f"{depends} may depend on it: {reason}"
             if escaped:
                 break
+    if read and not out.positions:
+        out.reasons.setdefault("scored", "the loss asks for positions of a target encoder that are those of no groups")
     if mixed:
         out.reasons.setdefault(
             "scored", "the target mixes all positions, as a centre does; scored are those where predictions are read"
