@@ -145,6 +145,7 @@ NAMES = {
         "check_batch",
         "html_page",
     ],
+    "watch": ["WatchReport", "watch"],
     "training": ["predict", "train_fixed"],
 }
 HEAVY = ["pytorch_lightning", "lightning", "z3", "sklearn", "matplotlib", "skimage", "PIL", "tensorboard", "cyclopts"]
