@@ -100,10 +100,17 @@ def _gradients(run: Recorder, targets: dict[int, str], modules: list[nn.Module],
         elif _behind_trained(run, module):
             out.trained.append((f"`{path}` reads what is trained and gets a gradient, and no optimizer has it", shown))
         else:
-            out.doubts.append((f'`{path}` gets a gradient, and no optimizer has it; allow={{"C6": "not to be trained"}} if meant', shown))
+            out.doubts.append(
+                (
+                    f'`{path}` gets a gradient, and no optimizer has it; allow={{"C6": "not to be trained"}} if meant',
+                    shown,
+                )
+            )
     rest = [k for k in stray if k not in done]
     if rest:
-        out.doubts.append((f'{len(rest)} parameters get a gradient, and no optimizer has them', tuple(names[k] for k in rest[:4])))
+        out.doubts.append(
+            (f"{len(rest)} parameters get a gradient, and no optimizer has them", tuple(names[k] for k in rest[:4]))
+        )
 
 
 def _parameter_name(run: Recorder, key: int) -> str:
@@ -135,10 +142,17 @@ def _training(run: Recorder, targets: dict[int, str], modules: list[nn.Module], 
     if not in_optimizer or not record.backwards:
         return
     if not any(p.gradient and p.nonzero for p in in_optimizer.values()):
-        out.trained.append(("backward ran, and the optimizer finds no gradient at its step", tuple(p.name for p in [*in_optimizer.values()][:4])))
+        out.trained.append(
+            (
+                "backward ran, and the optimizer finds no gradient at its step",
+                tuple(p.name for p in [*in_optimizer.values()][:4]),
+            )
+        )
         return
     if not any(p.moved for p in in_optimizer.values()):
-        out.doubts.append(("no parameter moved in the optimizer's step: a learning rate of 0, or a step that was skipped", ()))
+        out.doubts.append(
+            ("no parameter moved in the optimizer's step: a learning rate of 0, or a step that was skipped", ())
+        )
         return
     called: dict[int, bool] = {}
     for call in record.calls:
@@ -189,25 +203,44 @@ def _twin(module: nn.Module, run: Recorder) -> nn.Module | None:
     return best
 
 
-def _average(module: nn.Module, path: str, twin: nn.Module | None, run: Recorder, targets: dict[int, str], out: Branches) -> None:
+def _average(
+    module: nn.Module, path: str, twin: nn.Module | None, run: Recorder, targets: dict[int, str], out: Branches
+) -> None:
     """Is what moved without gradient a moving average of its twin, made at the right time?"""
     trained = {k for k, p in run.record.parameters.items() if p.groups}
     average = average_of(module, run.before, run.names, trained)
     if average is None:
         return
     if average.apart:
-        out.average.append((f"`{path}` averages `{average.of}`, but {len(average.apart)} parameters do not follow", average.apart[:4]))
+        out.average.append(
+            (f"`{path}` averages `{average.of}`, but {len(average.apart)} parameters do not follow", average.apart[:4])
+        )
     ids = {id(p) for p in module.parameters()}
     early = ids & run.record.moved_at_step - run.record.moved_at_backward
     if average.stale and early:
-        out.average.append((f"`{path}` averages `{average.of}` of before the optimizer's step, between backward and that step", (path,)))
+        out.average.append(
+            (
+                f"`{path}` averages `{average.of}` of before the optimizer's step, between backward and that step",
+                (path,),
+            )
+        )
     if average.momentum < 0.5:
-        out.doubts.append((f"`{path}` takes {1 - average.momentum:.3g} of `{average.of}` in each step: momentum exchanged with its complement?", (path,)))
+        out.doubts.append(
+            (
+                f"`{path}` takes {1 - average.momentum:.3g} of `{average.of}` in each step: momentum exchanged with its complement?",
+                (path,),
+            )
+        )
     calls = [c for c in run.record.calls if c.module == id(module)]
     if calls and not calls[0].training:
         left = [k for k, rule in average.buffers.items() if rule == "left" and "num_batches" not in k]
         if left and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules()):
-            out.average.append((f"`{path}` normalises by running statistics that nothing moves, while `{average.of}` moves its own", tuple(left[:4])))
+            out.average.append(
+                (
+                    f"`{path}` normalises by running statistics that nothing moves, while `{average.of}` moves its own",
+                    tuple(left[:4]),
+                )
+            )
     if twin is not None:
         _buffers_back(module, path, twin, run, out)
 
@@ -222,7 +255,9 @@ def _buffers_back(module: nn.Module, path: str, twin: nn.Module, run: Recorder, 
     ]
     if ran and back:
         name = run.names.get(id(twin), type(twin).__name__)
-        out.average.append((f"`{name}` has the running statistics of `{path}` after the step, not its own", tuple(back[:4])))
+        out.average.append(
+            (f"`{name}` has the running statistics of `{path}` after the step, not its own", tuple(back[:4]))
+        )
 
 
 def _frozen(module: nn.Module, path: str, twin: nn.Module | None, run: Recorder, out: Branches) -> None:
@@ -235,11 +270,18 @@ def _frozen(module: nn.Module, path: str, twin: nn.Module | None, run: Recorder,
     pushed = [k for k, p in theirs.items() if after[k] is not None and not torch.equal(after[k], p.detach())]  # type: ignore[arg-type]
     own = dict(module.named_parameters())
     if pushed and all(_between(after[k], theirs[k].detach(), own[k].detach()) for k in pushed if k in own):
-        out.average.append((f"`{name}` is averaged with `{path}` after the optimizer's step, and `{path}` does not move", tuple(pushed[:4])))
+        out.average.append(
+            (
+                f"`{name}` is averaged with `{path}` after the optimizer's step, and `{path}` does not move",
+                tuple(pushed[:4]),
+            )
+        )
     elif all(torch.equal(p.detach(), run.before.of(theirs[k])) for k, p in own.items()):
         out.average.append((f"`{path}` is a copy of `{name}` of before the step, and does not move with it", (path,)))
     else:
-        out.doubts.append((f'`{path}` has the parameters of `{name}`, and does not move; allow={{"C6": "frozen"}} if meant', (path,)))
+        out.doubts.append(
+            (f'`{path}` has the parameters of `{name}`, and does not move; allow={{"C6": "frozen"}} if meant', (path,))
+        )
 
 
 def _between(one: Tensor | None, moved: Tensor, other: Tensor) -> bool:
@@ -260,4 +302,9 @@ def _same_object(run: Recorder, targets: dict[int, str], out: Branches) -> None:
         module = run.before.modules.get(key)
         own = [] if module is None else [p for p in module.parameters() if id(p) in run.after]
         if own and all(p._version > run.versions[id(p)] and torch.equal(p.detach(), run.after[id(p)]) for p in own):
-            out.average.append((f"`{path}` is target encoder and trained at once: what follows the optimizer's step changes nothing", (path,)))
+            out.average.append(
+                (
+                    f"`{path}` is target encoder and trained at once: what follows the optimizer's step changes nothing",
+                    (path,),
+                )
+            )

@@ -80,7 +80,9 @@ def not_erased(x: Examined, check: Check) -> Finding | None:
     if x.plain is None or not x.plain.record.losses:
         return None
     for path, (count, value) in x.plain.erased.items():
-        what = f"{count} coordinates of {path} are overwritten with {value:g} in place, and what reads it later gets that"
+        what = (
+            f"{count} coordinates of {path} are overwritten with {value:g} in place, and what reads it later gets that"
+        )
         return check.refuted(what, {"batch": path})
     return check.proved()
 
@@ -112,9 +114,12 @@ def averages(x: Examined, check: Check) -> Finding | None:
     if not branches.teachers and not branches.average:
         return None
     if not branches.average and not x.plain.averages:
-        return check.undecided(f"`{branches.teachers[0]}` moves without gradient, and is the average of no module found")
+        return check.undecided(
+            f"`{branches.teachers[0]}` moves without gradient, and is the average of no module found"
+        )
     each = "; ".join(
-        f"`{path}` is {a.momentum:.6g} of itself + {1 - a.momentum:.6g} of `{a.of}`" for path, a in x.plain.averages.items()
+        f"`{path}` is {a.momentum:.6g} of itself + {1 - a.momentum:.6g} of `{a.of}`"
+        for path, a in x.plain.averages.items()
     )
     return _branch(x, check, branches.average, each)
 

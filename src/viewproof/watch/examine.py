@@ -52,7 +52,6 @@ class Planes:
         return "; ".join(f"{plane}: {reason}" for plane, reason in self.reasons.items())
 
 
-
 @dataclass
 class Examined:
     """All that was read off: what `conclusions` draws findings from."""
@@ -128,7 +127,9 @@ class PlainRun(Recorder):
         record = self.finish()
         names: dict[int, str] = {}
         for key, path in self.names.items():
-            for name, p in self.before.modules[key].named_parameters(recurse=False) if key in self.before.modules else ():
+            for name, p in (
+                self.before.modules[key].named_parameters(recurse=False) if key in self.before.modules else ()
+            ):
                 names.setdefault(id(p), f"{path}.{name}")
         for key, parameter in record.parameters.items():
             parameter.name = names.get(key, parameter.name)
@@ -185,7 +186,10 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
         found.append(Content(path, tensor, groups))
         planes[path] = {held: groups.any_of(shown[held][0][path]) for held in (False, True)}
     marks: dict[str, list[Tensor]] = {
-        path: [~m.flatten(2).any(2).reshape(*m.shape[:2], *[1] * (m.dim() - 2)).expand(m.shape) if m.dim() > 2 else ~m for m in parts]
+        path: [
+            ~m.flatten(2).any(2).reshape(*m.shape[:2], *[1] * (m.dim() - 2)).expand(m.shape) if m.dim() > 2 else ~m
+            for m in parts
+        ]
         for path, parts in positions.items()
     }
     for content in found:
@@ -205,7 +209,12 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
                 lambda stop, held=held, finite=finite, marked=marked: TrackedRun(
                     plain.plan, held, stop, contents, marked, marks if held else {}, finite
                 ),
-                lambda run: (run.depends or (run.missed() and "a prediction"), run.reason(), run.tracked.scores, bool(run.tracked.escaped)),
+                lambda run: (
+                    run.depends or (run.missed() and "a prediction"),
+                    run.reason(),
+                    run.tracked.scores,
+                    bool(run.tracked.escaped),
+                ),
             )
             if answer.value is None:
                 out.reasons[name] = answer.failure
@@ -270,7 +279,9 @@ def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], out
                 else content + 1
             )
             answer = runner(
-                lambda stop, changed=changed, source=source: ValueRun(plain.plan, stop, contents, {source.path: changed}),
+                lambda stop, changed=changed, source=source: ValueRun(
+                    plain.plan, stop, contents, {source.path: changed}
+                ),
                 lambda run: (run.values, run.losses),
             )
             if answer.value is None:
@@ -287,7 +298,10 @@ def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], out
                         f"{int(scored.sum())} scored groups are seen"
                     )
                     what += ": the loss asks for what is visible" if kind == "C4" else ""
-                    maps = {"seen": seen.float().mean(0).reshape(source.grid), "scored": scored.float().mean(0).reshape(source.grid)}
+                    maps = {
+                        "seen": seen.float().mean(0).reshape(source.grid),
+                        "scored": scored.float().mean(0).reshape(source.grid),
+                    }
                     inputs = {"one": tensor.detach().cpu(), "other": changed.cpu()}
                     planes.witness = what, inputs, {"hidden": (sample, group), "output": tuple(at)}, maps
                     return

@@ -15,7 +15,6 @@ def _kind(node: Any) -> str:
     return str(node.name()).split("Backward")[0].removeprefix("torch::autograd::")
 
 
-
 def parameter_of(node: Any) -> Any:
     """The tensor whose gradient a node accumulates, directly or through a change of shape or dtype; else None."""
     for _ in range(6):

@@ -14,7 +14,8 @@ def ledger_of(x: Examined) -> dict[str, tuple[str, ...]]:
         lines["generators"] = [f"{name} moves" for name in record.generators] or ["no global generator moves"]
         lines["dtypes"] = [f"the loss at {loss.place} is {loss.dtype}" for loss in record.losses]
         lines["gradient support"] = [
-            f"{name}: the loss reads {int(mask.sum())} of {mask.numel()} elements" for name, mask in record.support.items()
+            f"{name}: the loss reads {int(mask.sum())} of {mask.numel()} elements"
+            for name, mask in record.support.items()
         ]
         lines["in-place writes"] = [f"{path} is written to" for path in record.in_place]
         groups: dict[float, int] = {}

@@ -173,8 +173,14 @@ class TrackedRun(PlannedRun):
     """Whether marked coordinates may reach a prediction, or with predictions held, a loss: dependence is tracked."""
 
     def __init__(
-        self, plan: Plan, held: bool, stop: Callable[[], Any], sources: dict[str, Tensor],
-        marked: dict[str, Tensor], positions: dict[str, list[Tensor]], finite: bool,
+        self,
+        plan: Plan,
+        held: bool,
+        stop: Callable[[], Any],
+        sources: dict[str, Tensor],
+        marked: dict[str, Tensor],
+        positions: dict[str, list[Tensor]],
+        finite: bool,
     ) -> None:
         super().__init__(plan, held, stop)
         self.sources, self.marked, self.positions = sources, marked, positions
@@ -228,7 +234,11 @@ class TrackedRun(PlannedRun):
 
     def reason(self) -> str:
         """What stopped it, or what mixes."""
-        return self.missed() or self.tracked.escaped or "; ".join([*list(self.tracked.unknown)[:3], *filter(None, [self.tracked.spread])])
+        return (
+            self.missed()
+            or self.tracked.escaped
+            or "; ".join([*list(self.tracked.unknown)[:3], *filter(None, [self.tracked.spread])])
+        )
 
 
 class ValueRun(PlannedRun):

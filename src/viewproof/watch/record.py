@@ -95,7 +95,9 @@ class Record:
 class Recorder(Run):
     """Makes a `Record`. ``names`` gives modules' paths by id, ``sources`` tensors by path."""
 
-    def __init__(self, names: dict[int, str], sources: dict[str, Tensor], parameters: dict[int, Tensor], before: Any) -> None:
+    def __init__(
+        self, names: dict[int, str], sources: dict[str, Tensor], parameters: dict[int, Tensor], before: Any
+    ) -> None:
         super().__init__()
         self.before, modules = before, before.modules.values()
         self.record, self.names, self.sources, self.parameters = Record(), names, sources, parameters

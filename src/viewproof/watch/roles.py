@@ -47,7 +47,12 @@ def average_of(module: nn.Module, before: Before, names: dict[int, str], trained
     best: tuple[float, Average] | None = None
     for other in before.modules.values():
         theirs = dict(other.named_parameters())
-        if other is module or not theirs or not own.keys() <= theirs.keys() or not any(id(p) in trained for p in theirs.values()):
+        if (
+            other is module
+            or not theirs
+            or not own.keys() <= theirs.keys()
+            or not any(id(p) in trained for p in theirs.values())
+        ):
             continue
         if any(theirs[k].shape != p.shape for k, p in own.items()) or any(theirs[k] is p for k, p in own.items()):
             continue
@@ -64,7 +69,9 @@ def average_of(module: nn.Module, before: Before, names: dict[int, str], trained
     return best[1] if best and len(best[1].apart) * 2 <= len(own) else None
 
 
-def _fit(own: dict[str, Tensor], theirs: dict[str, Tensor], before: Before, stale: bool) -> tuple[float, tuple[str, ...], float] | None:
+def _fit(
+    own: dict[str, Tensor], theirs: dict[str, Tensor], before: Before, stale: bool
+) -> tuple[float, tuple[str, ...], float] | None:
     top = bottom = 0.0
     parts = []
     for key, p in own.items():
@@ -130,7 +137,9 @@ def units(record: Record, before: Before) -> list[tuple[nn.Module, Call | None]]
     for _ in range(4):
         if len(chosen) != 1:
             break
-        parts = [id(m) for m in before.modules[chosen[0]].children() if id(m) in calls and any(True for _ in m.parameters())]
+        parts = [
+            id(m) for m in before.modules[chosen[0]].children() if id(m) in calls and any(True for _ in m.parameters())
+        ]
         if len(parts) == 0 or len(parts) > 12:
             break
         chosen = sorted(parts, key=lambda m: calls[m].index)

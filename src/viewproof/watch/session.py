@@ -152,9 +152,7 @@ class Recording:
         if os.getpid() != self._pid:
             return
         if self.report is None and self.steps:
-            self.report = self._from_waiting() or _report(
-                None, None, {}, self.declared, self.name, self.allow
-            )
+            self.report = self._from_waiting() or _report(None, None, {}, self.declared, self.name, self.allow)
         self._dismiss()
 
     def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
