@@ -51,5 +51,13 @@ class _Watch(ModuleType):
         recording: Recording = import_module("viewproof.watch.session").Recording(**options)
         return recording
 
+    def __getattr__(self, name: str) -> Any:
+        """The callbacks, which need the trainer's library and are loaded when asked for."""
+        if name == "LightningCallback":
+            return import_module("viewproof.watch.lightning_callback").LightningCallback
+        if name == "TrainerCallback":
+            return import_module("viewproof.watch.trainer_callback").TrainerCallback
+        raise AttributeError(f"module 'viewproof.watch' has no attribute {name!r}")
+
 
 sys.modules[__name__].__class__ = _Watch

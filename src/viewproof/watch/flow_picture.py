@@ -130,7 +130,8 @@ def flow_layout(report: WatchReport, width: float) -> Layout:
     texts, looks = {}, {}
     for node in nodes:
         if node in losses:
-            lines, looks[node] = [f"loss {losses[node].value:.4g}", losses[node].place], ("#14181e", "#14181e")
+            place = losses[node].place.rsplit("/", 1)[-1]
+            lines, looks[node] = [f"loss {losses[node].value:.4g}", place], ("#14181e", "#14181e")
         elif node in shown:
             *colours, words = LOOKS[shown[node].role]
             lines, looks[node] = _module_lines(shown[node], words), (colours[0], colours[1])

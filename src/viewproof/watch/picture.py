@@ -108,7 +108,9 @@ def unit(source: Source) -> str:
     """What a group of the source is called."""
     if is_text(source):
         return "tokens"
-    return "patches" if len(source.grid) > 1 else "frames" if source.grid[0] < source.values[0].numel() else "values"
+    if len(source.grid) > 1:
+        return "patches" if source.grid != tuple(source.values.shape[-len(source.grid) :]) else "pixels"
+    return "frames" if source.grid[0] < source.values[0].numel() else "values"
 
 
 def sentence(source: Source, refuted: bool) -> str:

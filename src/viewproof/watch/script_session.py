@@ -30,24 +30,24 @@ class ScriptSession:
     def __init__(
         self,
         name: str,
-        picture: Path | None = None,
-        html: Path | None = None,
-        json: Path | None = None,
+        picture: str | Path | None = None,
+        html: str | Path | None = None,
+        json: str | Path | None = None,
         strict: bool = False,
         keep_running: bool = False,
         every: int = 0,
     ) -> None:
         for option, path in (("picture", picture), ("html", html), ("json", json)):
-            if path is not None and not path.absolute().parent.is_dir():
+            if path is not None and not Path(path).absolute().parent.is_dir():
                 raise InvalidArgument(
-                    f"{option}={str(path)!r} must be in a folder that exists; make {str(path.parent)!r} first"
+                    f"{option}={str(path)!r} must be in a folder that exists; make {str(Path(path).parent)!r} first"
                 )
         if every < 0 or (every and not keep_running):
             raise InvalidArgument(f"every={every} must be positive and goes with --keep-running; pass both")
         self.name, self.strict, self.keep_running, self.every = name, strict, keep_running, every
         # A script may change its working folder.
         self.files = {"picture": picture, "html": html, "json": json}
-        self.files = {option: path and path.absolute() for option, path in self.files.items()}
+        self.files = {option: path and Path(path).absolute() for option, path in self.files.items()}
         self.report: WatchReport | None = None
         self.failure = ""
         self.steps: Counter[int] = Counter()
@@ -65,6 +65,8 @@ class ScriptSession:
     def end(self) -> None:
         """Stop recording, take every hook away and report what has been seen; does nothing a second time."""
         if os.getpid() != self._process:
+            # A copy of the process that runs the watched step on: the script's end is the step's, and sends its answer.
+            self._contexts.close()
             return
         if self._hook is not None:
             self._hook.remove()
@@ -107,7 +109,7 @@ class ScriptSession:
     def _open(self) -> None:
         from viewproof.watch import recording
 
-        self._seen = self._contexts.enter_context(recording())
+        self._seen = self._contexts.enter_context(recording(name=self.name))
 
     def _close(self) -> None:
         """Take the engine's hooks away, and print and write the report if there is one."""
