@@ -202,3 +202,12 @@ def test_state_of_closures_is_put_back() -> None:
 def test_other_expressions_are_not_called_the_same(one: Any, other: Any) -> None:
     reason, _ = differs(lambda p, y: (one(p, y), other(p, y)), Y.clone(), Y.clone())
     assert reason
+
+
+def test_a_gradient_that_is_not_the_objectives_is_refuted() -> None:
+    def half_stopped(p: Tensor, s: vp.Sample) -> Tensor:
+        error = (p - s.y)[hidden_of(s)]
+        return (error.detach() * error).mean()
+
+    report = vp.certify_loss(half_stopped, VECTORS, distance=lambda e: e * e)
+    assert "that of the declared objective" in claim(report, "declared").witness.what
