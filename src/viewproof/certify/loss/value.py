@@ -13,6 +13,7 @@ from viewproof.certify.check import Check, Claims
 from viewproof.certify.inputs import flat_mask
 from viewproof.certify.loss.case import LossCase, hidden_of
 from viewproof.certify.loss.masks import block_of
+from viewproof.certify.outputs import first_true, value_and_gradient
 from viewproof.certify.report import Contract, Finding, Severity
 from viewproof.masks import Mask, Sample
 from viewproof.objectives import predictive_view_objective, row_predictive_contract
@@ -76,11 +77,38 @@ def _declared_objective(case: LossCase, check: Check) -> Finding | None:
         what = f"the loss is {returned}, the exact objective {values}, with {int(hidden.sum())} hidden"
         inputs = {"prediction": prediction, "sample": sample}
         return check.refuted(what, inputs, maps={"hidden": hidden}, scope=str(tuple(sample.y.shape)))
+    if (what := _other_slope(case)) is not None:
+        return check.refuted(what, {"prediction": case.prediction, "sample": case.sample}, scope=str(case.target_shape))
     scope, method, reason = case.proof
     if scope:
         return check.proved(scope=scope, method=method)
     reason = f"right within rounding on all tried; not proved: {reason}"
     return check.unknown(reason, scope=f"{tried} predictions and masks", method=check.method)
+
+
+def _other_slope(case: LossCase) -> str | None:
+    """Where the gradient is not the declared objective's: a backward pass that is not the value's derivative."""
+    assert case.distance is not None
+    objective, hidden = case.distance, case.hidden
+    y = case.sample.y.double() if case.sample.y.is_floating_point() else case.sample.y
+    if isinstance(objective.distance, nn.Module):
+        objective = replace(objective, distance=copy.deepcopy(objective.distance).double())
+    if not bool(hidden.any()):
+        return None
+    try:
+        _, expected = value_and_gradient(
+            lambda leaf: objective.value(leaf, y, hidden, case.reduction), case.prediction.double()
+        )
+    except Exception:
+        # A distance of Fractions alone has no gradient.
+        return None
+    if not bool((expected != 0).any()):
+        return None
+    slope = case.with_gradient(case.prediction)[1].double()
+    wrong = (slope - expected).abs() > 1e-2 * expected.abs().max()
+    if (at := first_true(wrong)) is None:
+        return None
+    return f"the gradient at {at} is {float(slope[at]):.6g}, that of the declared objective {float(expected[at]):.6g}"
 
 
 def _points(case: LossCase) -> Iterator[tuple[Tensor, Sample]]:
@@ -176,6 +204,8 @@ def _scale(case: LossCase, check: Check) -> Finding | None:
     scope, _, reason = case.proof
     if scope.startswith("the reals, all sizes"):
         return check.proved(detail, scope=scope, method="follows from the objective")
+    if not tried:
+        return check.undecided(detail.removeprefix("; "))
     if not (reason := _not_invariant(case)):
         return check.proved(detail, scope=case.scope_of_expressions(0, "these changes"), method=INVARIANT)
     reason = f"the same within rounding with {detail}; not proved: {reason}"
