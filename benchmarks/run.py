@@ -3,6 +3,7 @@
 import os
 import platform
 
+import attention
 import certify_encoder
 import certify_view
 import contract_guard
@@ -17,7 +18,17 @@ import training_step
 def main() -> None:
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}", end=" ")
     print(f"with {torch.get_num_threads()} threads, Python {platform.python_version()}; medians\n", flush=True)
-    benchmarks = (startup, masking, random_masks, training_step, certify_view, certify_encoder, contract_guard, prove)
+    benchmarks = (
+        startup,
+        masking,
+        random_masks,
+        attention,
+        training_step,
+        certify_view,
+        certify_encoder,
+        contract_guard,
+        prove,
+    )
     for benchmark in benchmarks:
         print("\n".join([*benchmark.main(), ""]), flush=True)
 

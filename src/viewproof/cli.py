@@ -155,6 +155,23 @@ def export_run(
 
 
 @app.command
+def doctor(run: Path) -> int:
+    """Say whether a run shows a bug, a collapse, too few steps, or is as expected, and what cannot be told.
+
+    Exit 1 for a bug or a collapse. Read are the contracts of what it trains, certified on four samples, metrics.csv,
+    the saved weights and evaluation.json; nothing is written.
+
+    Args:
+        run: the run folder, of a finished run or not
+    """
+    from viewproof.runs import doctor as reading
+    from viewproof.training.trainer import silence_lightning
+
+    silence_lightning()
+    return reading.doctor(run)
+
+
+@app.command
 def masks(rule: str, shape: str, *, out: Path = Path("mask.png")) -> int:
     """Draw the mask of RULE over one sample of SHAPE, and print what it hides.
 

@@ -53,8 +53,8 @@ def test_a_run_folder_is_complete_and_evaluates_to_the_same_numbers(
         assert line in table
     assert "hidden values" not in table
     header, *rows = (out / "metrics.csv").read_text().splitlines()
-    assert header.endswith("images_per_second,std_mean,std_least,spread,rank")
-    measured = [row.split(",")[-4:] for row in rows if row.split(",")[2]]
+    assert header.endswith("images_per_second,std_mean,std_least,spread,rank,gradient_norm")
+    measured = [row.split(",")[-5:] for row in rows if row.split(",")[2]]
     assert measured and all(float(value) > 0 for row in measured for value in row)
     first = json.loads((out / "evaluation.json").read_text())
     assert main(["evaluate", str(out)]) == 0

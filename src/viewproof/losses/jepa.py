@@ -1,7 +1,7 @@
 """The loss of I-JEPA (Assran et al. 2023, arXiv 2301.08243) as it trains."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -22,15 +22,16 @@ class JEPALoss:
     """The mean smooth-L1 distance of predicted and target representations ``[N, ..., D]``.
 
     ``d**2 / (2 * beta)`` where ``|d| < beta``, else ``|d| - beta / 2``: the authors' code; the paper writes the
-    squared distance. No gradient reaches the target. With unequal batches on W ranks the average over ranks is the mean
-    over all samples. Shapes that differ and an empty target raise `InvalidArgument`. Rounded as
-    `viewproof.masked_smooth_l1`: `rounding_bound` with 5. Theorem: ``jepa_is_predictive_view_objective``.
+    squared distance. No gradient reaches the target unless ``stop_gradient`` is False. With unequal batches on W ranks
+    the average over ranks is the mean over all samples. Shapes that differ and an empty target raise `InvalidArgument`.
+    Rounded as `viewproof.masked_smooth_l1`: `rounding_bound` with 5. Theorem: ``jepa_is_predictive_view_objective``.
 
     >>> JEPALoss()(torch.tensor([[0.5, 3.0]]), torch.zeros(1, 2))
     tensor(1.3125)
     """
 
     beta: float = 1.0
+    stop_gradient: bool = field(default=True, repr=False)
 
     def __post_init__(self) -> None:
         check_constants(self, beta=1e-12)
@@ -43,7 +44,8 @@ class JEPALoss:
                 "one shape that holds something; gather the target blocks from the target encoder's tokens"
             )
         wide = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
-        terms = F.smooth_l1_loss(prediction.to(wide), target.detach().to(wide), beta=self.beta, reduction="sum")
+        target = target.detach() if self.stop_gradient else target
+        terms = F.smooth_l1_loss(prediction.to(wide), target.to(wide), beta=self.beta, reduction="sum")
         return share_of_mean(terms, prediction.numel())
 
     def contract(self, prediction: Sequence[Any] | Tensor, target: Sequence[Any] | Tensor) -> PredictiveViewContract:

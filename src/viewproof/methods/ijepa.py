@@ -11,18 +11,21 @@ from torch.nn import functional as F
 
 from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
-from viewproof.losses import JEPALoss
+from viewproof.losses import JEPALoss, SIGRegLoss
+from viewproof.losses.ranks import all_rows
 from viewproof.masks import MultiBlockMask, Rule, split_patches_by_sample
 from viewproof.methods.base import JointMethod
 from viewproof.models.patches import PatchEncoder, PatchPredictor
 from viewproof.shapes import Float, Int
 from viewproof.training.base import JointPretraining
 from viewproof.training.ema import MomentumSchedule, move_target
-from viewproof.training.settings import Count, TrainingSettings, non_negative
+from viewproof.training.settings import Count, TrainingSettings, non_negative, one_of
 
 
 class JEPANetwork(nn.Module):
     """A context encoder, a predictor, and the target encoder, a copy that takes no gradient.
+
+    Without a ``teacher`` the encoder itself makes the target tokens, with gradient, and ``target`` is None.
 
     >>> encoder = PatchEncoder((1, 4, 6), (2, 2), dim=16, depth=1, heads=2)
     >>> network = JEPANetwork(encoder, PatchPredictor(encoder.grid, dim=16, width=8, depth=1, heads=2))
@@ -31,15 +34,16 @@ class JEPANetwork(nn.Module):
     [(1, 3, 2, 16), (1, 3, 2, 16), (1, 16)]
     """
 
-    def __init__(self, encoder: PatchEncoder, predictor: PatchPredictor) -> None:
+    def __init__(self, encoder: PatchEncoder, predictor: PatchPredictor, teacher: bool = True) -> None:
         super().__init__()
         self.encoder, self.predictor = encoder, predictor
-        self.target = copy.deepcopy(encoder).requires_grad_(False).eval()
+        self.target = copy.deepcopy(encoder).requires_grad_(False).eval() if teacher else None
 
     def train(self, mode: bool = True) -> "JEPANetwork":
         """The target encoder stays in evaluation mode, so that its tokens are not random."""
         super().train(mode)
-        self.target.eval()
+        if self.target is not None:
+            self.target.eval()
         return self
 
     def forward(
@@ -58,8 +62,8 @@ class JEPANetwork(nn.Module):
         count = blocks.shape[1]
         tokens = self.encoder(x, context).repeat_interleave(count, 0)
         prediction = self.predictor(tokens, context.repeat_interleave(count, 0), blocks.flatten(0, 1))
-        with torch.no_grad():
-            tokens = self.target(x)
+        with torch.set_grad_enabled(self.target is None and torch.is_grad_enabled()):
+            tokens = (self.encoder if self.target is None else self.target)(x)
             normal = F.layer_norm(tokens, tokens.shape[-1:])
             target = normal.take_along_dim(blocks.flatten(1)[:, :, None], 1)
         shape = (*blocks.shape, -1)
@@ -67,7 +71,7 @@ class JEPANetwork(nn.Module):
 
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
         """The target encoder's mean token of each whole image: the features that the paper evaluates."""
-        return self.target.encode(x)
+        return (self.encoder if self.target is None else self.target).encode(x)
 
 
 class IJEPA(JointPretraining):
@@ -76,6 +80,10 @@ class IJEPA(JointPretraining):
     The target encoder moves once an optimizer step, after it, by ``momentum(step)``, whatever the number of
     micro-batches. A rule of other patches than the encoder's, one that does not fit the images and one that leaves no
     context raise `InvalidArgument` here, before training.
+
+    ``regularizer(embeddings, step)`` is added to the loss, of the mean target token of every sample of all ranks, in
+    float32. A network without a teacher needs one: nothing else keeps it from collapse. The sum is the objective of
+    ``loss.contract(prediction, target)`` with that guard (`viewproof.with_geometry_guard`).
 
     >>> encoder = PatchEncoder((1, 8, 8), (2, 2), dim=16, depth=1, heads=2)
     >>> network = JEPANetwork(encoder, PatchPredictor(encoder.grid, dim=16, width=8, depth=1, heads=2))
@@ -93,9 +101,16 @@ class IJEPA(JointPretraining):
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         *,
         momentum: Callable[[int], float] | None = None,
+        regularizer: Callable[[Tensor, int], Tensor] | None = None,
         **optimization: Any,
     ) -> None:
-        super().__init__(model, JEPALoss() if loss is None else loss, **optimization)
+        teacher = model.target is not None
+        super().__init__(model, JEPALoss(stop_gradient=teacher) if loss is None else loss, **optimization)
+        if regularizer is None and not teacher:
+            raise InvalidArgument(
+                "regularizer=None must be a function: without a teacher a collapsed encoder loses least; pass one"
+            )
+        self.regularizer = regularizer
         encoder = model.encoder
         if not isinstance(rule, MultiBlockMask) or (rule.patch_h, rule.patch_w) != encoder.patch_size:
             raise InvalidArgument(
@@ -116,25 +131,41 @@ class IJEPA(JointPretraining):
     def objective(self, x: Tensor, sample_ids: Tensor, step: int, epoch: int) -> Tensor:
         """The distance of predicted and target tokens."""
         places = self.places(tuple(x.shape[1:]), sample_ids.to(x.device), epoch)
-        prediction, target, self.embeddings = self.model(x, *places)
+        prediction, target, embeddings = self.model(x, *places)
+        self.embeddings = embeddings.detach()
         loss: Tensor = self.loss(prediction, target)
+        if self.regularizer is not None:
+            with torch.autocast(embeddings.device.type, enabled=False):
+                loss = loss + self.regularizer(all_rows(embeddings.float()), step)
         return loss
+
+    @property
+    def method(self) -> str:
+        """What a checkpoint must have been written by to be continued here."""
+        return super().method + ("" if self.model.target is not None else " without a teacher")
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """The optimizer's step, and then the target's."""
         step = self.global_step
         super().optimizer_step(*arguments, **options)
-        move_target(self.model.target, self.model.encoder, self.momentum(step))
+        if self.model.target is not None:
+            move_target(self.model.target, self.model.encoder, self.momentum(step))
 
 
 @dataclass(frozen=True, kw_only=True)
 class IJEPAMethod(JointMethod):
-    """I-JEPA with a ViT; what is evaluated is the target encoder."""
+    """I-JEPA with a ViT; what is evaluated is the target encoder.
+
+    With ``guard`` there is no EMA teacher: the encoder makes the targets, and SIGReg's test of its mean tokens, times
+    ``guard_weight``, keeps them apart (LeJEPA's regularizer, arXiv 2511.08544).
+    """
 
     name = "ijepa"
     hides = True
 
     momentum: Annotated[float, non_negative] = 0.996
+    guard: Annotated[str | None, one_of("sigreg")] = None
+    guard_weight: Annotated[float, non_negative] = 0.01
     decoder_dim: Count = 64
     decoder_depth: Count = 2
     decoder_heads: Count = 4
@@ -152,7 +183,7 @@ class IJEPAMethod(JointMethod):
     def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> JEPANetwork:
         """The context encoder, its EMA copy, and the predictor."""
         encoder, sizes = self.encoder(settings, shape), (self.decoder_dim, self.decoder_depth, self.decoder_heads)
-        return JEPANetwork(encoder, PatchPredictor(encoder.grid, settings.dim, *sizes))
+        return JEPANetwork(encoder, PatchPredictor(encoder.grid, settings.dim, *sizes), teacher=self.guard is None)
 
     def module(
         self, model: nn.Module, settings: TrainingSettings, rule: Rule | None, dataset: Dataset, **optimization: Any
@@ -160,4 +191,6 @@ class IJEPAMethod(JointMethod):
         """The training module, whose momentum rises to 1 at the last step."""
         assert isinstance(model, JEPANetwork) and rule is not None
         momentum = MomentumSchedule(self.momentum, steps=optimization["total_steps"])
-        return IJEPA(model, rule, momentum=momentum, **optimization)
+        statistic = SIGRegLoss(seed=settings.seed)
+        guard = None if self.guard is None else lambda z, step: self.guard_weight * statistic.guard(z, step=step)
+        return IJEPA(model, rule, momentum=momentum, regularizer=guard, **optimization)

@@ -35,7 +35,8 @@ class PretrainConfig:
         mask: the rule that hides, for instance "~Rotating(PatchMask(4, 4, 4, 0))"; ~ hides what the rule shows
             (for ijepa a MultiBlockMask; two views hide nothing)
         loss: of mae, the distance that is summed over the hidden coordinates
-        guard: of mae, a regularizer of the mean visible token: vicreg's variance and covariance, or sigreg's test
+        guard: of mae, a regularizer of the mean visible token: vicreg's variance and covariance, or sigreg's test; of
+            ijepa, sigreg's test of the mean token in place of the EMA target encoder
         guard_weight: what the regularizer is multiplied by before it is added to the loss
         norm_pix: predict pixels normalised by their own patch's mean and variance (MAE's norm_pix_loss)
         predict: of the masked-autoencoder, the share of all patches that the loss asks for, drawn among the hidden ones

@@ -1,6 +1,7 @@
 """What a run shows and writes while it trains: a progress bar, and a CSV of metrics."""
 
 import csv
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ProgressBar
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from viewproof.files import whole_file
@@ -98,6 +100,24 @@ class ClipGradient(pl.Callback):
     ) -> None:
         """Clip what the optimizer is about to use."""
         torch.nn.utils.clip_grad_norm_(pl_module.parameters(), self.norm)
+
+
+class GradientNorm(pl.Callback):
+    """Measures the Euclidean norm of the whole gradient before every ``every``-th step, before any clipping.
+
+    ``values["gradient_norm"]`` is the last one, for `MetricsFile`.
+    """
+
+    def __init__(self, every: int = 10) -> None:
+        self.every, self.values = every, {"gradient_norm": math.nan}
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Measure, if the row of this step will be written."""
+        if (trainer.global_step + 1) % self.every == 0:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
+            self.values["gradient_norm"] = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 class RunProgress(ProgressBar):

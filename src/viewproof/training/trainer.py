@@ -17,7 +17,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 from viewproof.data import Dataset, batches
 from viewproof.data.batches import BatchLoader
 from viewproof.errors import InvalidArgument
-from viewproof.training.callbacks import ClipGradient, MetricsFile, RunProgress
+from viewproof.training.callbacks import ClipGradient, GradientNorm, MetricsFile, RunProgress
 from viewproof.training.checkpoints import Checkpoints, StopAtStep, WholeFiles
 from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.online_probe import OnlineProbe
@@ -96,12 +96,15 @@ def build_trainer(
 ) -> pl.Trainer:
     """The trainer of a run; its files go to ``folder``, its metrics have the ``monitors``' values."""
     epochs = settings.epochs or -(-(settings.steps or 0) // steps_per_epoch)
+    gradient = GradientNorm()
+    extra = ChainMap(gradient.values, *(monitor.values for monitor in reversed(monitors)))
     callbacks: list[Callback] = [
         RunProgress(),
+        gradient,
         *monitors,
         *([ClipGradient(settings.clip)] if settings.clip else []),
         *([StopAtStep(settings.steps)] if settings.steps else []),
-        MetricsFile(folder / "metrics.csv", extra=ChainMap(*(monitor.values for monitor in reversed(monitors)))),
+        MetricsFile(folder / "metrics.csv", extra=extra),
         Checkpoints(folder / CHECKPOINT, settings.checkpoint_every),
     ]
     strategy: Strategy | str = "auto"
