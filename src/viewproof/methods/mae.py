@@ -140,7 +140,9 @@ class MAEMethod(Method):
         super().check(settings, dataset)
         series = len(dataset.sample_shape) == 2 and self.model == "masked-autoencoder"
         if len(dataset.sample_shape) != 3 and ((self.model != "vector" and not series) or self.norm_pix):
-            name, remedy = ("norm_pix", "") if self.model == "vector" or series else (f"model={self.model!r}", "; pass vector")
+            name, remedy = (
+                ("norm_pix", "") if self.model == "vector" or series else (f"model={self.model!r}", "; pass vector")
+            )
             samples = f"the samples of {settings.data} are {dataset.sample_shape}"
             raise InvalidArgument(f"{name} needs images [C, H, W], {samples}{remedy}")
         if self.guard is not None and self.model != "masked-autoencoder":
