@@ -157,7 +157,7 @@ def image_header(path: Path, max_pixels: int) -> tuple[str, tuple[int, int]]:
         if image.mode in ("I", "F"):
             raise InvalidArgument(f"{path}: mode {image.mode} has 32 bits a value; save an .npy file")
         header = image.mode, upright_size(image)
-        if not looks_whole(path, image.format):
+        if not looks_whole(image.fp, image.format):
             image.load()
         return header
 
