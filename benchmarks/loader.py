@@ -1,8 +1,8 @@
 """Images a second of the loader, beside torchvision's ImageFolder and transforms with equal workers.
 
-Needs torchvision: run it with the second environment, ``.venv-peers/bin/python benchmarks/loader.py [FOLDER]``. Without a
-folder it writes 1,000 JPEG files of 500 x 375 pixels (scikit-image's photographs, cut and resized) into a temporary one.
-Both loaders make random resized crops (area 0.2 to 1) of 224 x 224, a flip and a standardised float32 batch of 64, and
+Needs torchvision: run it with the second environment, ``.venv-peers/bin/python benchmarks/loader.py [FOLDER]``.
+Without a folder it writes 1,000 JPEG files of 500 x 375 pixels into a temporary one, cut from scikit-image's.
+Both loaders make random resized crops (area 0.2 to 1) of 224 x 224, a flip and a standardised float32 batch of 64. They
 are timed in turn over whole epochs, after one that is not counted; the best of each counts.
 """
 
@@ -17,8 +17,6 @@ import numpy as np
 import torch
 
 from viewproof.data import IMAGENET, batches, load_dataset
-from viewproof.training.augment import Augment
-from viewproof.training.transforms import Flip, RandomResizedCrop
 
 SIZE, BATCH = 224, 64
 
@@ -37,12 +35,11 @@ def write_photographs(folder: Path, count: int) -> None:
 
 def ours(folder: Path, workers: int) -> Callable[[int], Iterable[Any]]:
     data = load_dataset(folder, size=(SIZE, SIZE), mean=IMAGENET[0], std=IMAGENET[1])
-    loader = batches(data, "train", BATCH, num_workers=workers, min_area=0.2)
-    augment = Augment((RandomResizedCrop(0.2), Flip()), first=1)
+    loader = batches(data, "train", BATCH, num_workers=workers, min_area=0.2, flip=0.5)
 
     def epoch(number: int) -> Iterable[Any]:
         loader.sampler.set_epoch(number)
-        return (augment(x, ids, number) for x, ids in loader)
+        return (x for x, _ in loader)
 
     return epoch
 
@@ -50,14 +47,19 @@ def ours(folder: Path, workers: int) -> Callable[[int], Iterable[Any]]:
 def torchvisions(folder: Path, workers: int) -> Callable[[int], Iterable[Any]]:
     from torch.utils.data import DataLoader, Subset
     from torchvision.datasets import ImageFolder
-    from torchvision.transforms import Compose, InterpolationMode, Normalize, RandomHorizontalFlip, RandomResizedCrop, ToTensor
+    from torchvision.transforms import (
+        Compose,
+        InterpolationMode,
+        Normalize,
+        RandomHorizontalFlip,
+        RandomResizedCrop,
+        ToTensor,
+    )
 
     crop = RandomResizedCrop(SIZE, scale=(0.2, 1), interpolation=InterpolationMode.BICUBIC)
     whole = ImageFolder(str(folder), Compose([crop, RandomHorizontalFlip(), ToTensor(), Normalize(*IMAGENET)]))
     part = Subset(whole, range(round(len(whole) * 0.9)))
-    loader = DataLoader(
-        part, BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
-    )
+    loader = DataLoader(part, BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
     return lambda number: (x for x, _ in loader)
 
 

@@ -93,7 +93,7 @@ def test_cifar_is_fetched_and_unpacked(remote, monkeypatch):
 def test_another_content_is_refused_and_not_kept(remote, tmp_path):
     served = remote("fashion-mnist", CLOTHES)
     (served / "t10k-labels-idx1-ubyte.gz").write_bytes(b"something else")
-    with pytest.raises(InvalidArgument, match="data set 'fashion-mnist' cannot be fetched .*hash"):
+    with pytest.raises(InvalidArgument, match=r"data set 'fashion-mnist' cannot be fetched .*hash"):
         load_dataset("fashion-mnist")
     assert not list((tmp_path / "cache").rglob("t10k-labels*"))
 

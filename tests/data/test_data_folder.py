@@ -123,7 +123,11 @@ def test_every_mode_becomes_what_it_shows(tmp_path):
 
 
 def in_path_order(data):
-    rows = [(k, row) for part in ("train", "test") for k, row in zip(data.part(part).values.index, values(data)[part])]
+    rows = [
+        (k, row)
+        for part in ("train", "test")
+        for k, row in zip(data.part(part).values.index, values(data)[part], strict=True)
+    ]
     return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
 
@@ -193,7 +197,7 @@ def test_no_undeclared_format_is_decoded(tmp_path, monkeypatch):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(postscript)
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *a, **k: pytest.fail("Ghostscript was started"))
-    with pytest.raises(InvalidArgument, match=r"a\.png: not a readable image \(of none of the formats BMP, GIF, JPEG"):
+    with pytest.raises(InvalidArgument, match=r"a\.png: not a readable image \(of none of the formats JPEG, PNG, BMP"):
         load_dataset(tmp_path)
 
 
@@ -234,12 +238,15 @@ def test_crops_show_the_region_that_is_drawn(tmp_path):
     for name in "ab":
         save(tmp_path / f"{name}.png", ramp)
     data = load_dataset(tmp_path, size=(32, 32))
-    draws = np.array([[0.5, 0.5, 0.5, 0.999], [0.0, 0.5, 0.5, 0.001]])
+    draws = np.full((2, 16), 0.5)
+    draws[:, :4] = [[0.5, 0.5, 0.5, 0.999], [0.0, 0.5, 0.5, 0.001]]
     right, left = data.train.values.crops(np.array([0, 0]), draws, 0.25)[:, 0].astype(float)
     # Shares of the width: sqrt(0.625 * 0.5) = 0.56 at the right end, sqrt(0.25 * 0.5) = 0.35 at the left.
     assert right[16].min() == pytest.approx(107, abs=4) and right[16].max() == pytest.approx(239, abs=3)
     assert left[16].min() <= 3 and left[16].max() == pytest.approx(83, abs=3)
     assert not np.array_equal(right, values(data)["train"][0, 0])
+    mirrored = data.train.values.crops(np.array([0, 0]), draws, 0.25, 0.6)
+    assert np.array_equal(mirrored[:, :, :, ::-1], data.train.values.crops(np.array([0, 0]), draws, 0.25, 0.4))
 
 
 def test_a_folder_without_images_is_refused(tmp_path):

@@ -41,7 +41,8 @@ def wav(k: int, rate: int = 8000) -> bytes:
 class Pictures(torch.utils.data.Dataset):
     """As torchvision's: (image, label) and ``targets``."""
 
-    targets = [k % 3 for k in range(N)]
+    def __init__(self):
+        self.targets = [k % 3 for k in range(N)]
 
     def __len__(self):
         return N
@@ -180,9 +181,10 @@ def test_arrays_recordings_and_the_columns_that_are_named(hub, tmp_path):
     data = load_dataset(f"hf:{tmp_path}/series", label_column="text")
     assert data.sample_shape == (3, 2) and data.class_names == ("t0", "t1")
     assert [row[0, 0] for row in all_pixels(data)] == list(range(N))
-    sounds = hub.Dataset.from_dict(
-        {"audio": [{"bytes": wav(k), "path": None} for k in range(N)]}, features=hub.Features({"audio": hub.Audio()})
-    )
+    encoded = {"bytes": [wav(k) for k in range(N)], "path": [None] * N}
+    rows = [{"bytes": content, "path": path} for content, path in zip(*encoded.values(), strict=True)]
+    stored = {"audio": {"bytes": hub.Value("binary"), "path": hub.Value("string")}}
+    sounds = hub.Dataset.from_dict({"audio": rows}, features=hub.Features(stored)).cast_column("audio", hub.Audio())
     sounds.save_to_disk(str(tmp_path / "sounds"))
     data = load_dataset(f"hf:{tmp_path}/sounds")
     assert data.sample_shape == (1, 64, 32) and data.classes is None and not data.natural
@@ -264,7 +266,7 @@ def test_missing_and_damaged_shards_are_one_line(tmp_path):
         ("x-*.tar", "no such shard"),
         ("{a,c}.tar", r"c\.tar: not a readable tar shard"),
         ("d.tar", r"d\.tar: not a readable tar shard"),
-        ("b.tar", "not a readable|none of"),
+        ("b.tar", r"b\.tar: not a whole tar shard"),
     ):
         with pytest.raises(InvalidArgument, match=message) as error:
             load_dataset(f"wds:{tmp_path}/{pattern}")

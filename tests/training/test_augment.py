@@ -10,7 +10,6 @@ from torch import Tensor
 
 import viewproof as vp
 from viewproof.data.images import crop_box
-from viewproof.masks.random.draws import Draws
 from viewproof.training.augment import Augment, AugmentedPair, RandomViews, parse_transforms
 from viewproof.training.transforms import (
     Affine,
@@ -20,7 +19,6 @@ from viewproof.training.transforms import (
     Grey,
     RandomResizedCrop,
     Solarise,
-    Transform,
     region,
 )  # fmt: skip
 
@@ -148,8 +146,8 @@ def test_any_extent(extents: tuple[int, int]) -> None:
 
 def test_a_transform_draws_from_words_of_its_own() -> None:
     x, ids = images(), torch.arange(6)
-    flipped = Augment((ColourJitter(0), Flip()))(x, ids)
-    assert torch.equal(flipped, Augment((RandomResizedCrop(1.0), Flip()), first=1)(x, ids))
+    flipped = Augment((ColourJitter(0.0), Flip()))(x, ids)
+    torch.testing.assert_close(flipped, Augment((RandomResizedCrop(), Flip()), first=1)(x, ids))
 
 
 def test_the_crop_is_the_region_and_the_loaders_is_the_same_region() -> None:
@@ -199,7 +197,7 @@ def test_affine_moves_turn_about_the_centre_and_nothing_is_the_identity() -> Non
     x, u = images(6), torch.full((6, 8), 0.5, dtype=torch.float64)
     torch.testing.assert_close(Affine()(x, u), x, atol=1e-5, rtol=1e-5)
     square, most = torch.rand(1, 1, 9, 9), torch.tensor([[1.0, 0.5, 0.5, 0.5, 0, 0, 0, 0]], dtype=torch.float64)
-    torch.testing.assert_close(Affine(90, 0, 0)(square, most), square.rot90(1, (2, 3)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(Affine(90.0, 0.0, 0.0)(square, most), square.rot90(1, (2, 3)), atol=1e-5, rtol=0)
 
 
 def test_two_views_from_streams_of_their_own() -> None:
@@ -210,21 +208,21 @@ def test_two_views_from_streams_of_their_own() -> None:
 
 
 def test_a_sample_of_an_augmented_image_is_certified() -> None:
-    x, ids, rule = images(4), torch.arange(4), vp.PatchMask(4, 4, period=3, offset=1)
-    augment = Augment((RandomResizedCrop(0.3), Flip()), seed=1)
+    ids, rule = torch.arange(4), vp.PatchMask(4, 4, period=3, offset=1)
+    augment, images_before = Augment((RandomResizedCrop(0.3), Flip(), Grey()), seed=1), images(4)
+    source = augment(images_before, ids, 2)
+    assert vp.certify_view(rule.sample, source, rule).verdict() is vp.Verdict.PROVED
 
-    def source(images: Tensor) -> Tensor:
-        return augment(images, ids, 2)
+    def target_before(z: Tensor) -> Any:
+        sample = rule.sample(z)
+        return sample.x, images_before.flatten(1), sample.mask
 
-    def leaking(images: Tensor) -> Any:
-        sample = rule.sample(source(images))
-        return sample.x + 1e-3 * source(images).mean(), sample.y, sample.mask
+    def augmented_after(z: Tensor) -> Any:
+        sample = rule.sample(z)
+        return augment(sample.x, ids, 2), sample.y, sample.mask
 
-    report = vp.certify_view(lambda z: rule.sample(source(z)), x, rule, source=source, target=source)
-    assert not [finding for finding in report.findings if finding.verdict is vp.Verdict.REFUTED], str(report)
-    assert vp.certify_view(leaking, x, rule, source=source, target=source).verdict() is vp.Verdict.REFUTED
-    # Of the view alone, on the augmented image, everything is proved.
-    assert vp.certify_view(rule.sample, source(x), rule).verdict() is vp.Verdict.PROVED
+    for mutant in (target_before, augmented_after):
+        assert vp.certify_view(mutant, source, rule).verdict() is vp.Verdict.REFUTED
 
 
 def test_the_text_is_the_transforms() -> None:
@@ -239,8 +237,8 @@ def test_the_text_is_the_transforms() -> None:
         ("Crop(0.2)", "no transform is called 'Crop'"),
         ("Flip", None),
         ("Flip(", "is not an expression"),
-        ("Flip(chance=2)", "chance=2 of Flip must lie from 0 to 1"),
-        ("RandomResizedCrop(0)", "min_area=0 of RandomResizedCrop must lie from 0.001 to 1"),
+        ("Flip(chance=2)", "chance=2.0 of Flip must lie from 0 to 1"),
+        ("RandomResizedCrop(0)", "min_area=0.0 of RandomResizedCrop must lie from 0.001 to 1"),
         ("Flip(odds=0.5)", "augment='Flip(odds=0.5)'"),
         ("Flip(open('x'))", "augment="),
         ("__import__('os')", "no transform is called '__import__'"),
@@ -252,11 +250,3 @@ def test_bad_texts(text: str, message: str | None) -> None:
     else:
         with pytest.raises(vp.InvalidArgument, match=re.escape(message)):
             parse_transforms(text)
-
-
-def test_what_is_no_batch_of_images_is_refused() -> None:
-    with pytest.raises(vp.InvalidArgument, match=re.escape("must be images [N, C, H, W] and N ids")):
-        Augment((Flip(),))(images(), torch.arange(5))
-    with pytest.raises(vp.InvalidArgument, match="must be transforms"):
-        Augment(("Flip()",))  # type: ignore[arg-type]
-    assert isinstance(Flip(), Transform) and Draws(0, 0, torch.arange(2)).uniforms(3).shape == (2, 3)

@@ -60,7 +60,7 @@ class LogMel:
         nearest = np.abs(frequency - edges[1:-1, None]).argmin(1)
         empty = np.flatnonzero(weights.sum(1) == 0)
         weights[empty, nearest[empty]] = 1
-        return weights / weights.sum(1, keepdims=True)
+        return np.asarray(weights / weights.sum(1, keepdims=True))
 
     def __call__(self, wave: NDArray[Any]) -> NDArray[np.float32]:
         """The spectrogram of ``wave: [samples]``."""
@@ -74,7 +74,7 @@ class LogMel:
         hann = 0.5 - 0.5 * np.cos(2 * np.pi * (np.arange(self.window) + 0.5) / self.window)
         size = 1 << (self.window - 1).bit_length()
         power = np.square(np.abs(np.fft.rfft(windows * hann, size))) / np.square(hann.sum() / 2)
-        return np.log(self.filters @ power.T + FLOOR).astype(np.float32)
+        return np.asarray(np.log(self.filters @ power.T + FLOOR), np.float32)
 
 
 @dataclass(frozen=True)

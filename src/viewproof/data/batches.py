@@ -16,7 +16,7 @@ from viewproof.masks.random.draws import Draws
 from viewproof.shapes import Float, Int
 
 CROP_STREAM = 14
-"""The stream of random words from which crops and other transforms draw; masks draw from 0, two views from 12 and 13."""
+"""The stream from which crops and other transforms draw; masks draw from 0, two views from 12 and 13."""
 
 
 class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -25,9 +25,9 @@ class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     ``self[indices]`` is ``(x: [B, *sample_shape] float32, standardised, indices: [B] int64)``; the indices are the
     sample ids. Bad ones raise `InvalidArgument`, as in `Dataset.fetch`.
 
-    ``self[epoch, indices]`` is that of an epoch: with ``min_area``, for samples that are decoded when they are read
-    (`Dataset.crops_when_read`), each image's random region, which is a function of (seed, epoch, sample id) and the
-    image. It is that of a `viewproof.training.augment.RandomResizedCrop` that comes first.
+    ``self[epoch, indices]`` is that of an epoch: with ``min_area``, for images that are decoded when they are read
+    (`Dataset.crops_when_read`), random regions, a share ``flip`` of them mirrored. They are functions of (seed, epoch,
+    sample id) and the image, those of `viewproof.training.transforms.RandomResizedCrop` and ``Flip`` that come first.
 
     >>> from viewproof.data import Split, make_dataset
     >>> part = Split(np.array([[0.0], [2.0]]))
@@ -35,8 +35,10 @@ class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     (tensor([[1.]]), tensor([1]))
     """
 
-    def __init__(self, dataset: Dataset, part: str, seed: int = 0, min_area: float | None = None) -> None:
-        self.dataset, self.part, self.seed, self.min_area = dataset, part, seed, min_area
+    def __init__(
+        self, dataset: Dataset, part: str, seed: int = 0, min_area: float | None = None, flip: float = 0.0
+    ) -> None:
+        self.dataset, self.part, self.seed, self.min_area, self.flip = dataset, part, seed, min_area, flip
         self.size = len(dataset.part(part))
         if min_area is not None and not dataset.crops_when_read:
             raise InvalidArgument(
@@ -52,8 +54,8 @@ class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         epoch, indices = key if isinstance(key, tuple) else (0, key)
         if self.min_area is None:
             return self.dataset.fetch(self.part, indices), indices
-        draws = Draws(self.seed, epoch, indices).uniforms(4, CROP_STREAM).numpy()
-        return self.dataset.fetch(self.part, indices, draws, self.min_area), indices
+        draws = Draws(self.seed, epoch, indices).uniforms(16, CROP_STREAM).numpy()
+        return self.dataset.fetch(self.part, indices, draws, self.min_area, self.flip), indices
 
 
 class EpochSampler(torch.utils.data.Sampler[Tensor]):
@@ -176,9 +178,10 @@ def batches(
     drop_last: bool | None = None,
     num_workers: int = 0,
     min_area: float | None = None,
+    flip: float = 0.0,
     **share: int,
 ) -> BatchLoader:
-    """A `BatchLoader` of ``(x, indices)`` `Batches`, with their ``min_area``; ``share`` goes to `EpochSampler`.
+    """A `BatchLoader` of ``(x, indices)`` `Batches`; ``share`` goes to `EpochSampler`, the crop to `Batches`.
 
     ``shuffle`` and ``drop_last`` are on for ``"train"`` and off for ``"test"`` unless given. Iterating it does not
     touch global random state. Raises `InvalidArgument` for an unknown part and what `EpochSampler` refuses.
@@ -188,7 +191,7 @@ def batches(
     >>> [ids.tolist() for x, ids in batches(make_dataset("three", part, part), "test", batch_size=2)]
     [[0, 1], [2]]
     """
-    source = Batches(dataset, part, seed, min_area)
+    source = Batches(dataset, part, seed, min_area, flip)
     shuffle = part == "train" if shuffle is None else shuffle
     drop_last = part == "train" if drop_last is None else drop_last
     sampler = EpochSampler(len(source), batch_size, seed, shuffle, drop_last, **share)

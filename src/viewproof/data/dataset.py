@@ -89,12 +89,18 @@ class Dataset:
         return self.train if name == "train" else self.test
 
     def fetch(
-        self, part: str, indices: Any, draws: NDArray[np.float64] | None = None, min_area: float = 1.0
+        self,
+        part: str,
+        indices: Any,
+        draws: NDArray[np.float64] | None = None,
+        min_area: float = 1.0,
+        flip: float = 0.0,
     ) -> Float[Tensor, "batch *sample"]:
         """The standardised float32 samples at ``indices: [B]``, integers in ``0 .. N-1``.
 
-        With ``draws: [B, 4]`` in (0, 1): of images in files, the regions of `viewproof.data.images.crop_box`. Indices
-        that are not a vector of such integers raise `InvalidArgument`; negative ones do not wrap.
+        With ``draws: [B, 16]`` in (0, 1): of images in files, random regions, a share ``flip`` of them mirrored; see
+        `viewproof.data.folder.ImageFiles.crops`. Indices that are not a vector of such integers raise
+        `InvalidArgument`; negative ones do not wrap.
         """
         values = self.part(part).values
         index = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
@@ -105,8 +111,13 @@ class Dataset:
         if index.size and not 0 <= index.min() <= index.max() < len(values):
             raise InvalidArgument(f"indices {index.min()} to {index.max()} must lie in 0 to {len(values) - 1}")
         index = index.astype(np.int64, copy=False)
-        samples = values[index] if draws is None else values.crops(index, draws, min_area)  # type: ignore[attr-defined]
-        return self.standardize(torch.from_numpy(as_float32(samples)))
+        if not getattr(values, "costly", False):
+            return self.standardize(torch.from_numpy(as_float32(values[index])))
+        samples = values[index] if draws is None else values.crops(index, draws, min_area, flip)  # type: ignore[attr-defined]
+        x = torch.from_numpy(np.array(samples, np.float32))
+        for row in x:  # one by one, and in place, while a sample lies in the processor's cache
+            row.sub_(self.mean).div_(self.std)
+        return x
 
     @property
     def crops_when_read(self) -> bool:
@@ -247,9 +258,11 @@ class Rows:
         """Whether the collection decodes its samples."""
         return getattr(self.base, "costly", False)
 
-    def crops(self, index: NDArray[np.int64], draws: NDArray[np.float64], min_area: float) -> NDArray[Any]:
+    def crops(
+        self, index: NDArray[np.int64], draws: NDArray[np.float64], min_area: float, flip: float = 0.0
+    ) -> NDArray[Any]:
         """The collection's, of these rows."""
-        return self.base.crops(self.index[index], draws, min_area)  # type: ignore[attr-defined, no-any-return]
+        return self.base.crops(self.index[index], draws, min_area, flip)  # type: ignore[attr-defined, no-any-return]
 
 
 def take(whole: Split, index: NDArray[np.int64]) -> Split:

@@ -48,12 +48,18 @@ class ImageFiles:
     def __getitem__(self, index: NDArray[np.int64]) -> NDArray[Any]:
         return self.crops(index, None)
 
-    def crops(self, index: NDArray[np.int64], draws: NDArray[np.float64] | None, min_area: float = 1.0) -> NDArray[Any]:
-        """The images at ``index: [B]``, each the region that its row of ``draws: [B, 4]`` gives, or the central one."""
+    def crops(
+        self, index: NDArray[np.int64], draws: NDArray[np.float64] | None, min_area: float = 1.0, flip: float = 0.0
+    ) -> NDArray[Any]:
+        """The images at ``index: [B]``, each the region that its row of ``draws: [B, 16]`` gives, or the central one.
+
+        Words 0 to 3 are those of a crop, and word 15 decides whether it is mirrored: as `Augment` numbers them.
+        """
         out = np.empty((len(index), *self.form.shape), self.dtype)
         for row, (pixels, k) in enumerate(zip(out, index, strict=True)):
-            draw = None if draws is None else tuple(draws[row].tolist())
-            pixels[...] = self.form.read(self.paths[int(k)], draw, min_area)
+            draw = None if draws is None else tuple(draws[row, :4].tolist())
+            image = self.form.read(self.paths[int(k)], draw, min_area)
+            pixels[...] = image[:, :, ::-1] if draws is not None and draws[row, 15] < flip else image
         return out
 
 
@@ -76,8 +82,8 @@ def load_folder(
     frames that holds 95 % of them whole; ``size`` is then (mels, frames).
 
     Sub-folders name the classes; a class's own sub-folders belong to it. Sub-folders ``train`` and ``test`` (or
-    ``val``, ``valid``, ``validation``; ``test`` wins) are the parts, else the split is `fixed_split`'s. Hidden files are
-    skipped. Every header and every file's end is read here, and files whose end says nothing are decoded; those that
+    ``val``, ``valid``, ``validation``; ``test`` wins) are the parts, else the split is `fixed_split`'s. Hidden files
+    are skipped. Every header and every file's end is read here; files whose end says nothing are decoded. Those that
     cannot be read are counted and the first three named, or left out with ``skip_unreadable`` and listed in
     `Dataset.skipped`. A folder without images, and images beside class folders, raise `InvalidArgument` too.
     """
@@ -111,8 +117,8 @@ def load_folder(
     if unreadable and not (skip_unreadable and headers):
         first = "; ".join(list(unreadable.values())[:3])
         raise InvalidArgument(
-            f"{folder}: {len(unreadable)} of {len(paths)} files cannot be read: {first}; replace or remove them, or pass"
-            " skip_unreadable"
+            f"{folder}: {len(unreadable)} of {len(paths)} files cannot be read: {first}; replace or remove them, or"
+            " pass skip_unreadable"
         )
     readable = [k for k, path in enumerate(paths) if path in headers]
     form = image_form(list(headers.values()), size, max_pixels) if images else None
@@ -151,7 +157,7 @@ def image_header(path: Path, max_pixels: int) -> tuple[str, tuple[int, int]]:
         if image.mode in ("I", "F"):
             raise InvalidArgument(f"{path}: mode {image.mode} has 32 bits a value; save an .npy file")
         header = image.mode, upright_size(image)
-        if not looks_whole(path, image.format):
+        if not looks_whole(image.fp, image.format):
             image.load()
         return header
 

@@ -124,4 +124,4 @@ def _checked(name: str, column: str | None, features: Any) -> str:
 
 def _labels(part: Any, column: str) -> Any:
     values = part.with_format("numpy")[column][:]
-    return np.asarray(values.tolist() if getattr(values, "dtype", None) == object else values)
+    return np.asarray(values.tolist() if np.asarray(values).dtype.kind == "O" else values)

@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from viewproof.data.checks import check_int, require
 from viewproof.errors import InvalidArgument
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 """What Pillow may decode. Others, such as EPS, for which it starts Ghostscript, are not tried."""
 GREY = ("1", "L", "LA", "La")
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -149,17 +148,14 @@ def check_max_pixels(max_pixels: int) -> int:
     return max_pixels
 
 
-def looks_whole(path: Path, kind: str) -> bool:
-    """Whether a file ends as its format must; False of formats whose end says nothing."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(12)
-        file.seek(max(0, size - 16))
-        tail = file.read()
+def looks_whole(file: Any, kind: str) -> bool:
+    """Whether a binary file ends as its format must; False of formats whose end says nothing."""
+    file.seek(0)
+    head, size = file.read(12), file.seek(0, 2)
+    file.seek(max(0, size - 16))
+    tail = file.read()
     if kind == "JPEG":
-        return tail.rstrip(b"\0").endswith(b"\xff\xd9")
+        return bool(tail.rstrip(b"\0").endswith(b"\xff\xd9"))
     if kind == "PNG":
-        return tail.endswith(b"IEND\xaeB`\x82")
-    if kind == "WEBP":
-        return int.from_bytes(head[4:8], "little") + 8 <= size
-    return False
+        return bool(tail.endswith(b"IEND\xaeB`\x82"))
+    return kind == "WEBP" and int.from_bytes(head[4:8], "little") + 8 <= size

@@ -106,7 +106,8 @@ def from_indexed(
             raise InvalidArgument(f"samples have the columns {sorted(part[0])}; pass key= with one of them")
         columns.append(Column(part, 0 if key is None and isinstance(part[0], tuple) else key))
     values = column_values(columns, kind, size, max_pixels)
-    vectors = [getattr(part, "targets", None) if y is None else y for part, y in zip(parts, (labels, test_labels))]
+    named = zip(parts, (labels, test_labels)[: len(parts)], strict=True)
+    vectors = [getattr(part, "targets", None) if y is None else y for part, y in named]
     if all(vector is None for vector in vectors):
         codes = [None] * len(parts)
     elif class_names is not None:

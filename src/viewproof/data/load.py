@@ -41,8 +41,9 @@ def load_dataset(
     """The data set of that name, or that of a ``.npy`` or ``.npz`` file or a folder of images.
 
     Names win over paths: write ``./digits`` for a folder called so. ``fashion-mnist:FOLDER`` and ``cifar-10:FOLDER``
-    say where the files are; without a folder they are looked for, then fetched. Arrays are ``[N, *shape]``, images channels first. ``test_fraction``, strictly between 0
-    and 1, sets the part held out of sources without a test part of their own, always the same samples. ``size=(H, W)``
+    say where the files are; without a folder they are looked for, then fetched. Arrays are ``[N, *shape]``, images
+    channels first. ``test_fraction``, strictly between 0 and 1, sets the part held out of sources without a test part
+    of their own, always the same samples. ``size=(H, W)``
     in pixels is the crop of ``photos`` (32x32 unless given) and what images in files are resized to. ``mean`` and
     ``std``, one number or one a channel, are given instead of measured; of integer values they are shares of the
     dtype's largest (`IMAGENET`). ``skip_unreadable`` leaves out files that cannot be read, and ``max_pixels`` bounds

@@ -33,6 +33,9 @@ class Shards:
                     self.shards.append(wids.wids.IndexedTarSamples(path=path, use_mmap=True))
             except Exception as error:  # struct, mmap, UnicodeDecodeError and ValueError on damaged bytes
                 raise InvalidArgument(f"{path}: not a readable tar shard ({error}); copy it again") from error
+            last = max((offset + 512 + size for _, offset, size in self.shards[-1].reader.by_index), default=0)
+            if last > Path(path).stat().st_size:
+                raise InvalidArgument(f"{path}: not a whole tar shard, its last file is cut; copy it again")
         self.starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
 
     def __len__(self) -> int:
@@ -78,9 +81,9 @@ def load_shards(
 ) -> Dataset:
     """The images, or recordings, of the shards that a pattern names: ``train-{000..009}.tar``, ``*.tar`` or one file.
 
-    Labels are the members ``.cls`` or ``.txt`` if all samples have one, integers or strings. Shards in folders ``train``
-    and ``test`` or ``val``, or whose names start so, are the parts; else the split is `fixed_split`'s. Shards are local:
-    missing ones, addresses and damaged ones raise `InvalidArgument`.
+    Labels are the members ``.cls`` or ``.txt`` if all samples have one, integers or strings. Shards in a folder
+    ``test`` or ``val``, or whose names start so, are the test part; without one the split is `fixed_split`'s. Shards
+    are local: missing ones, addresses and damaged ones raise `InvalidArgument`.
     """
     if "://" in pattern:
         raise InvalidArgument(f"wds:{pattern} is an address; download the shards and pass their paths")
@@ -124,7 +127,7 @@ def load_shards(
 
 def _files(pattern: str) -> list[str]:
     path = str(Path(pattern).expanduser())
-    found = sorted(glob(path)) if "*" in path else [path]
+    found = sorted(glob(path)) if "*" in path else [path]  # noqa: PTH207 (a pattern that may be absolute)
     missing = [name for name in found if not Path(name).is_file()]
     if missing:
         raise InvalidArgument(f"wds:{pattern}: no shard {missing[0]}; check the pattern")

@@ -23,8 +23,8 @@ class Method(Checked, ABC):
     A field is set by the flag of its name in `viewproof.runs.config.PretrainConfig`; its default and its check stand
     here. Class variables say what the method does: whether it ``hides`` coordinates by a mask, whether its network
     ``reconstructs`` them, whether it ``learns_labels``, whether it draws ``pairs`` of views itself, and how it augments
-    photographs where the user does not say (``natural_augment``). Held-out batches of a method that does not reconstruct are
-    all of one size and equal on every rank.
+    photographs where the user does not say (``natural_augment``). Held-out batches of a method that does not
+    reconstruct are all of one size and equal on every rank.
     """
 
     name: ClassVar[str]

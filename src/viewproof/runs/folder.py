@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,13 @@ class Run:
     def augment(self) -> Augment:
         """The transforms of a training step; a crop that the loader makes is not among those applied."""
         augment = Augment(parse_transforms(self.config.method.augment), self.config.seed)
-        return augment if self.cropped_area is None else replace(augment, first=1)
+        return augment if self.crop_when_read is None else augment.after_reading()
 
     @property
-    def cropped_area(self) -> float | None:
-        """The least area to which images are cropped as they are decoded; None if the module crops, or nothing does."""
-        crop = Augment(parse_transforms(self.config.method.augment)).crop
-        return crop.min_area if crop and self.dataset.crops_when_read and not self.config.method.pairs else None
+    def crop_when_read(self) -> tuple[float, float] | None:
+        """`Augment.of_reading` if the loader crops; None if the training step does, or nothing does."""
+        augment = Augment(parse_transforms(self.config.method.augment))
+        return augment.of_reading if self.dataset.crops_when_read and not self.config.method.pairs else None
 
 
 def prepare(config: PretrainConfig, folder: Path, *, allow_import: bool = False) -> Run:

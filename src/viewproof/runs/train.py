@@ -79,7 +79,7 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
         monitors.append(OnlineProbe.of(run.model, data))
     trainer = build_trainer(config, run.folder, run.steps_per_epoch, monitors)
     try:
-        batches = RunData(config, data, not config.method.reconstructs, run.cropped_area)
+        batches = RunData(config, data, not config.method.reconstructs, run.crop_when_read)
         trainer.fit(module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
     except RuntimeError as error:
         if checkpoint is None or "state_dict" not in str(error):

@@ -7,7 +7,8 @@ well.
 import ast
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Augment:
 
     The k-th draws from words 8k to 8k + 7 of a stream, which are a function of (seed, epoch, sample id, stream): not of
     batch mates, their order, the device, a worker or global random state. ``first`` is the place of the first transform
-    that is applied: of images that are cropped as they are read, the crop has been made.
+    that is applied: images that are cropped as they are read come with the crop made.
 
     >>> augment = Augment((RandomResizedCrop(0.5), Flip()))
     >>> x, ids = torch.rand(3, 1, 8, 8), torch.tensor([4, 0, 9])
@@ -77,10 +78,19 @@ class Augment:
         return x
 
     @property
-    def crop(self) -> RandomResizedCrop | None:
-        """The crop that images in files get as they are decoded: the first transform, if it is one."""
-        first = self.transforms[0] if self.transforms else None
-        return first if isinstance(first, RandomResizedCrop) else None
+    def of_reading(self) -> tuple[float, float] | None:
+        """The least area and the share of flips of images that are cropped as they are decoded.
+
+        They are those of a crop that comes first and of a flip behind it; None without such a crop.
+        """
+        if not self.transforms or not isinstance(self.transforms[0], RandomResizedCrop):
+            return None
+        second = self.transforms[1] if len(self.transforms) > 1 else None
+        return self.transforms[0].min_area, second.chance if isinstance(second, Flip) else 0.0
+
+    def after_reading(self) -> "Augment":
+        """The rest: what is left to do once images were decoded by `of_reading`."""
+        return replace(self, first=2 if len(self.transforms) > 1 and isinstance(self.transforms[1], Flip) else 1)
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,7 @@ def parse_transforms(text: str) -> tuple[Transform, ...]:
     """The transforms that a text such as ``RandomResizedCrop(0.2), Flip()`` stands for; ``none`` is no transform.
 
     >>> parse_transforms("RandomResizedCrop(0.5), Blur(sigma=1)")
-    (RandomResizedCrop(min_area=0.5), Blur(sigma=1, chance=0.5))
+    (RandomResizedCrop(min_area=0.5), Blur(sigma=1.0, chance=0.5))
     >>> parse_transforms("Flop()")
     Traceback (most recent call last):
     viewproof.errors.InvalidArgument: augment='Flop()': no transform is called 'Flop'; did you mean Flip?
@@ -169,9 +179,14 @@ def parse_transforms(text: str) -> tuple[Transform, ...]:
             hint = f"did you mean {near[0]}?" if near else f"pass some of {', '.join(TRANSFORMS)}, or none"
             raise InvalidArgument(f"augment={text!r}: no transform is called {name!r}; {hint}")
         try:
-            arguments = [ast.literal_eval(a) for a in call.args] if isinstance(call, ast.Call) else []
-            words = {str(w.arg): ast.literal_eval(w.value) for w in call.keywords} if isinstance(call, ast.Call) else {}
-            transforms.append(TRANSFORMS[name](*arguments, **words))
+            given = (call.args, call.keywords) if isinstance(call, ast.Call) else ([], [])
+            arguments = [_number(argument) for argument in given[0]]
+            transforms.append(TRANSFORMS[name](*arguments, **{str(w.arg): _number(w.value) for w in given[1]}))
         except (ValueError, TypeError) as error:
             raise InvalidArgument(f"augment={text!r}: {error}") from error
     return tuple(transforms)
+
+
+def _number(node: ast.expr) -> Any:
+    value = ast.literal_eval(node)
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -43,15 +43,16 @@ class RunData(pl.LightningDataModule):
     """The batches of a run; the trainer asks for them when it knows the rank.
 
     With ``whole_batches`` all held-out batches are of one size and shared equally by the ranks, as statistics over
-    samples need it: the last batch, which may hold a single sample, is left out. ``cropped_area``: the least area of
-    the random regions of training images that are cropped as they are decoded.
+    samples need it: the last batch, which may hold a single sample, is left out. ``crop``: the least area and
+    the share of flips of training images that are cropped as they are decoded.
     """
 
     def __init__(
-        self, settings: TrainingSettings, dataset: Dataset, whole_batches: bool, cropped_area: float | None = None
+        self, settings: TrainingSettings, dataset: Dataset, whole_batches: bool, crop: tuple[float, float] | None = None
     ) -> None:
         super().__init__()
-        self.settings, self.whole_batches, self.cropped_area = settings, whole_batches, cropped_area
+        self.settings, self.whole_batches = settings, whole_batches
+        self.min_area, self.flip = crop or (None, 0.0)
         self.held_out = min(settings.batch_size, len(dataset.test))
         if whole_batches:
             self.held_out -= self.held_out % settings.ranks
@@ -61,8 +62,8 @@ class RunData(pl.LightningDataModule):
         """This rank's share of every micro-batch of every step."""
         assert self.trainer
         size, accumulate = self.settings.batch_size, self.settings.accumulate
-        rank = self.trainer.global_rank
-        return self.loader("train", size, min_area=self.cropped_area, rank=rank, accumulate=accumulate)
+        crop, rank = {"min_area": self.min_area, "flip": self.flip}, self.trainer.global_rank
+        return self.loader("train", size, **crop, rank=rank, accumulate=accumulate)
 
     def val_dataloader(self) -> BatchLoader:
         """This rank's share of the held-out batches."""
