@@ -51,7 +51,7 @@ def variables_of_callers() -> dict[str, Any]:
     out: dict[str, Any] = {}
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(_LIBRARIES) and "/viewproof/watch/" not in name and "site-packages" not in name:
+        if not name.startswith(_LIBRARIES) and "site-packages" not in name:
             for variables in (frame.f_locals, frame.f_globals):
                 for key, value in list(variables.items()):
                     out.setdefault(key, value)

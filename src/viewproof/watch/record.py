@@ -240,6 +240,9 @@ class Recorder(Run):
 
     def before_step(self, optimizer: Any) -> None:
         """Note what the optimizer holds, and the gradients that it finds."""
+        self._look_at(optimizer)
+
+    def _look_at(self, optimizer: Any) -> None:
         if not self._optimizers:
             self.record.moved_at_step = self._moved()
         number = self._optimizers.setdefault(id(optimizer), len(self._optimizers))
@@ -266,7 +269,8 @@ class Recorder(Run):
         return frozenset(k for k, p in self.parameters.items() if k not in self.optimized and self.before.moved(p))
 
     def after_step(self, optimizer: Any) -> None:
-        """Note where the optimizer has left its parameters."""
+        """Note where the optimizer has left its parameters; a closure has made its gradients meanwhile."""
+        self._look_at(optimizer)
         for group in optimizer.param_groups:
             for p in group["params"]:
                 self.after[id(p)], self.versions[id(p)] = p.detach().clone(), p._version

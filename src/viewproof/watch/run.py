@@ -48,7 +48,8 @@ class Run(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function."""
         out = func(*args, **(kwargs or {}))
-        if self._in_backward:
+        # What reads attributes, or belongs to an optimizer, is called as often as there are gradients.
+        if self._in_backward or not isinstance(out, Tensor | tuple | list) or _uncounted(func, sys._getframe(1)):
             return out
         self.functions += 1
         return self.on_function(self.functions - 1, func, args, kwargs or {}, out)
@@ -139,7 +140,14 @@ def tensors_of_call(value: Any) -> Iterator[Tensor]:
         yield from tensors_of_call(list(vars(value).values()))
 
 
-_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
+_TORCH = str(Path(torch.__file__).parent)
+_OURS = (_TORCH, str(Path(__file__).parent), str(Path(__file__).parents[1] / "certify"), "<")
+_UPKEEP = tuple(f"{_TORCH}/{part}/" for part in ("optim", "amp", "nn/utils"))
+
+
+def _uncounted(func: Any, caller: FrameType) -> bool:
+    name = getattr(func, "__name__", "")
+    return name in ("__get__", "__set__", "size", "stride", "unbind_") or caller.f_code.co_filename.startswith(_UPKEEP)
 
 
 def place() -> str:

@@ -1,12 +1,20 @@
 """Watching: a step that is handed over, or the code inside a ``with`` block."""
 
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.data import DataLoader
 
 from viewproof.certify.check import subject_name
 from viewproof.watch.child import Answer, Sender, cannot_fork, fork
 from viewproof.watch.conclusions import report_of
-from viewproof.watch.examine import examine
+from viewproof.torch_internals import replaced
+from viewproof.watch.examine import Examined, examine
 from viewproof.watch.facts import WatchReport
 from viewproof.watch.names import variables_of, variables_of_callers
 
@@ -31,8 +39,21 @@ def watch(
         run_in_child(side, make, finish, batch, step)
         raise AssertionError("a child sends and ends")
 
-    examined = examine(runner, batch, variables, declared)
-    report = report_of(examined, name or subject_name(step, None))
+    return _report(runner, batch, variables, declared, name or subject_name(step, None), allow)
+
+
+def _report(
+    runner: Any, batch: Any, variables: Any, declared: Any, name: str, allow: Mapping[str, str] | None
+) -> WatchReport:
+    """The report; what goes wrong in here is said in it, and never reaches the user's code."""
+    reason = cannot_fork()
+    try:
+        examined = Examined(failure=f"the step cannot be run again: {reason}", declared=declared)
+        if not reason:
+            examined = examine(runner, batch, variables, declared)
+        report = report_of(examined, name)
+    except Exception as error:
+        report = report_of(Examined(failure=f"viewproof failed: {describe(error)}", declared=declared), name)
     return report.waive(allow or {})
 
 
@@ -47,6 +68,7 @@ def run_in_child(side: Sender, make: Any, finish: Any, batch: Any, step: Callabl
         run.end()
         side.send(finish(run))
     except BaseException as error:
+        # What a tracked run saw before it broke is no answer.
         side.send(None, describe(error))
 
 
@@ -65,8 +87,206 @@ def describe(error: BaseException) -> str:
     return f"the step raised {type(error).__name__}: {str(error)[:200]}{at}{inside}"
 
 
+class _Resume(BaseException):
+    """In a child: back to the user's loop with this batch."""
+
+    def __init__(self, batch: Any) -> None:
+        super().__init__()
+        self.batch = batch
+
+
 class Recording:
-    """Not yet."""
+    """Watches the code inside its ``with`` block: the second optimizer step, or the first if there is no second.
+
+    Where a `DataLoader` gives the batch of that step, copies of the process run on from there, silently, to the end of
+    the step; the process itself goes on as if nothing were there. ``steps`` counts the optimizers' steps, and
+    ``on_step(steps)`` is called after each. ``report`` is None until there is one.
+
+    >>> import torch, viewproof as vp
+    >>> model = torch.nn.Linear(2, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> with vp.watch.recording() as seen:
+    ...     for batch in torch.utils.data.DataLoader(torch.randn(6, 2), batch_size=2):
+    ...         model(batch).square().mean().backward()
+    ...         optimizer.step()
+    >>> seen.steps, [m.role.value for m in seen.report.modules]
+    (3, ['trained'])
+    """
+
+    def __init__(
+        self,
+        *,
+        on_step: Callable[[int], Any] | None = None,
+        kept: str | None = None,
+        local_negatives: bool = False,
+        allow: Mapping[str, str] | None = None,
+        name: str = "recorded step",
+    ) -> None:
+        self.on_step, self.name, self.allow = on_step, name, allow
+        self.declared = {"kept": kept, "local_negatives": local_negatives}
+        self.steps, self.report = 0, None  # type: int, WatchReport | None
+        self._pid, self._contexts = os.getpid(), ExitStack()
+        self._child: tuple[Sender, Any, Any] | None = None
+        self._waiting: tuple[int, int, int] | None = None
+        self._tries = 3
+
+    def __enter__(self) -> "Recording":
+        handle = register_optimizer_step_post_hook(self._stepped)
+        self._contexts.callback(handle.remove)
+        original, recording = DataLoader.__iter__, self
+
+        def iterate(loader: Any) -> Any:
+            return _Batches(recording, loader, original(loader))
+
+        self._contexts.enter_context(replaced(DataLoader, "__iter__", iterate))
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._contexts.close()
+        if self._child is not None:
+            side, run, finish = self._child
+            error = error or sys.exc_info()[1]
+            if error is not None and not isinstance(error, SystemExit):
+                side.send(None, describe(error))
+            self._finish_child(side, run, finish)
+        if os.getpid() != self._pid:
+            return
+        if self.report is None and self.steps:
+            self.report = self._from_waiting() or _report(
+                None, None, {}, self.declared, self.name, self.allow
+            )
+        self._dismiss()
+
+    def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.steps += 1
+        if self.on_step is not None and os.getpid() == self._pid and self._child is None:
+            self.on_step(self.steps)
+
+    def _runner(self, batch: Any) -> Any:
+        def runner(make: Any, finish: Any) -> Answer:
+            side = fork()
+            if isinstance(side, Answer):
+                return side
+            run = None
+            try:
+                run = make(lambda: side.send(finish(run)))
+                changed = run.batch(batch)
+                self._child = side, run, finish
+                run.begin()
+            except BaseException as error:
+                side.send(None, describe(error))
+            raise _Resume(changed)
+
+        return runner
+
+    def delivered(self, batch: Any, workers: int) -> Any:
+        """A loader gives this batch: return the one that the program is to get."""
+        if self._child is not None:
+            side, run, finish = self._child
+            if run.steps:
+                self._finish_child(side, run, finish)
+            if workers:
+                side.send(None, "the step reads several batches of a loader with workers, which a copy cannot share")
+            return batch
+        if self.report is not None or os.getpid() != self._pid or not torch.is_grad_enabled() or cannot_fork():
+            return batch
+        try:
+            if self.steps and self._tries:
+                self._tries -= 1
+                report = self._examined(batch)
+                # A batch that is only looked at, or for validation, makes no step.
+                if report.losses or not self._tries:
+                    self._dismiss()
+                    self.report = report
+            elif not self.steps:
+                self._wait(batch)
+        except _Resume as resume:
+            return resume.batch
+        return batch
+
+    def _examined(self, batch: Any) -> WatchReport:
+        return _report(self._runner(batch), batch, variables_of_callers(), self.declared, self.name, self.allow)
+
+    def _finish_child(self, side: Sender, run: Any, finish: Any) -> None:
+        try:
+            run.end()
+            value = finish(run)
+        except BaseException as error:
+            side.send(None, describe(error))
+        side.send(value)
+
+    def _wait(self, batch: Any) -> None:
+        """Leave a copy of the process here, which examines this step if there comes no second."""
+        import pickle
+
+        self._dismiss()
+        ask_read, ask_write = os.pipe()
+        tell_read, tell_write = os.pipe()
+        pid = os.fork()
+        if pid:
+            os.close(ask_read)
+            os.close(tell_write)
+            self._waiting = pid, ask_write, tell_read
+            return
+        os.close(ask_write)
+        os.close(tell_read)
+        if os.read(ask_read, 1) != b"g":
+            os._exit(0)
+        self._pid = os.getpid()
+        try:
+            report = self._examined(batch)
+            data = pickle.dumps(report)
+        except _Resume:
+            raise
+        except BaseException:
+            os._exit(1)
+        with os.fdopen(tell_write, "wb") as file:
+            file.write(data)
+        os._exit(0)
+
+    def _from_waiting(self) -> WatchReport | None:
+        import pickle
+
+        if self._waiting is None:
+            return None
+        pid, ask, tell = self._waiting
+        self._waiting = None
+        os.write(ask, b"g")
+        with os.fdopen(tell, "rb") as file:
+            data = file.read()
+        os.close(ask)
+        os.waitpid(pid, 0)
+        return pickle.loads(data) if data else None
+
+    def _dismiss(self) -> None:
+        if self._waiting is not None:
+            pid, ask, tell = self._waiting
+            self._waiting = None
+            os.close(ask)
+            os.close(tell)
+            os.waitpid(pid, 0)
+
+
+class _Batches:
+    """A loader's iterator that shows each batch to the recording first."""
+
+    def __init__(self, recording: Recording, loader: Any, iterator: Iterator[Any]) -> None:
+        self._recording, self._loader, self._iterator = recording, loader, iterator
+
+    def __iter__(self) -> "_Batches":
+        return self
+
+    def __len__(self) -> int:
+        return len(self._iterator)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._iterator, name)
+
+    def __next__(self) -> Any:
+        child = self._recording._child
+        if child is not None and child[1].steps:
+            self._recording._finish_child(*child)
+        return self._recording.delivered(next(self._iterator), self._loader.num_workers)
 
 
 __all__ = ["Recording", "cannot_fork", "watch"]

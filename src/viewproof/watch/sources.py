@@ -104,8 +104,6 @@ def grouped(source: Tensor, strides: tuple[int, ...], patterns: list[Tensor]) ->
     others = tuple(a + 1 for a in range(len(shape)) if a not in axes)
     flat = [p.any(others) if others else p for p in patterns]
     extents = [shape[a] for a in axes]
-    if max(extents) <= 64 and len(axes) == 1:
-        return blocks(shape, _widths(shape, axes, (1,)))
     chosen = []
     for axis, extent in enumerate(extents, 1):
         divisors = [d for d in range(extent, 0, -1) if extent % d == 0]
@@ -113,8 +111,16 @@ def grouped(source: Tensor, strides: tuple[int, ...], patterns: list[Tensor]) ->
     # A pattern without any edge says nothing.
     usual = [next((d for d in (16, 14, 8, 7, 4, 2) if e % d == 0 and e > d), 1) for e in extents]
     usual = [1] * len(usual) if len(axes) == 1 and extents[0] <= 1024 else usual
+    chosen = [1] if len(axes) == 1 and extents[0] <= 64 else chosen
+    overlap = patterns[0] & patterns[1] if len(patterns) == 2 else torch.zeros(1, dtype=torch.bool)
     widths = tuple(u if c == e else c for c, e, u in zip(chosen, extents, usual, strict=True))
-    return blocks(shape, _widths(shape, axes, widths))
+    found = blocks(shape, _widths(shape, axes, widths))
+    if len(patterns) == 2 and not bool(overlap.any()):
+        one, other = (found.any_of(p) for p in patterns)
+        if bool((one & other).any()):
+            # The axes that were left out are not treated alike: every coordinate is a group.
+            return blocks(shape, (1,) * len(shape))
+    return found
 
 
 def _widths(shape: tuple[int, ...], axes: tuple[int, ...], widths: tuple[int, ...]) -> tuple[int, ...]:

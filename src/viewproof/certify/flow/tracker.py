@@ -29,7 +29,7 @@ from viewproof.torch_internals import (
     tree_leaves,
 )
 
-_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent), str(Path(__file__).parents[2] / "watch"), "<")
 
 
 class Tracker(TorchDispatchMode):
