@@ -16,7 +16,7 @@ from viewproof.watch.planes import GradientRun, Plan, PlannedRun, TrackedRun, Va
 from viewproof.watch.record import Record, Recorder, alive
 from viewproof.watch.branches import Branches, branch_facts
 from viewproof.watch.roles import Average, Before, module_facts
-from viewproof.watch.sources import Content, Groups, carries_content, grouped, tensors_of
+from viewproof.watch.sources import Content, Groups, carries_content, grouped, patches_of_count, tensors_of
 
 Runner = Callable[[Callable[[Callable[[], Any]], Any], Callable[[Any], Any]], Answer]
 """Runs the step once more from where it was: ``runner(make, finish)`` makes a run, begins it, returns what it finished with."""
@@ -182,6 +182,8 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
     for path, tensor in contents.items():
         patterns = [shown[held][0][path] for held in (False, True)]
         groups = grouped(tensor, plain.record.strides.get(path, ()), patterns)
+        counts = {m.shape[1] for parts in positions.values() for m in parts if m.dim() == 3 and len(m) == len(tensor)}
+        groups = patches_of_count(tensor, counts, patterns[0]) or groups if groups.count not in counts else groups
         found.append(Content(path, tensor, groups))
         planes[path] = {held: groups.any_of(shown[held][0][path]) for held in (False, True)}
     marks: dict[str, list[Tensor]] = {
@@ -219,6 +221,7 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
             out.reasons[name] = f"{depends} may depend on it: {reason}"
             if escaped:
                 break
+    out.empty_target = _empty_target(runner, plain, contents, found, planes, out)
     for content in found:
         out.sources.append(
             Source(
@@ -232,6 +235,36 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
             )
         )
     return out
+
+
+def _empty_target(
+    runner: Runner, plain: Plain, contents: dict[str, Tensor], found: list[Content],
+    planes: dict[str, dict[bool, Tensor]], out: Planes,
+) -> tuple[str, dict[str, Any]] | None:
+    """What the loss asks for, if that holds no content of the source where it asks."""
+    scored = any(bool(planes[c.path][True].any()) for c in found)
+    if not scored and not out.positions and out.proved.get("scored", "").startswith("all values that keep"):
+        # Without the finiteness nothing is proved: the loss reads the source, times zero.
+        what = "the loss reads the batch beside the predictions, and depends on none of its content: its target is constant"
+        return what, {"batch": [c.path for c in found]}
+    cut = replace(plain.plan, targets={})
+    for content in found:
+        asked = planes[content.path][True]
+        if not out.positions or not bool(asked.any()) or not content.values.is_floating_point():
+            continue
+        answer = runner(lambda stop: GradientRun(cut, True, stop, contents), lambda run: run.found)
+        if answer.value is None or bool((content.groups.any_of(answer.value[content.path]) & asked).any()):
+            continue
+        marked = {c.path: torch.zeros(c.values.shape, dtype=torch.bool) for c in found}
+        marked[content.path] = content.groups.spread(asked)
+        answer = runner(
+            lambda stop, marked=marked: TrackedRun(cut, True, stop, contents, marked, {}, True),
+            lambda run: run.depends or run.missed(),
+        )
+        if answer.value == "":
+            what = f"the target of all {int(asked.sum())} scored groups of {content.path} is made without them"
+            return what, {"batch": content.path}
+    return None
 
 
 def _groups_of_positions(mask: Tensor, groups: Groups) -> Tensor | None:
