@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from viewproof.verdict import Verdict
-from viewproof.watch import WatchReport, watch
+from viewproof.watch import watch
+from viewproof.watch.facts import WatchReport
 
 lightly = pytest.importorskip("lightly")
 timm = pytest.importorskip("timm")

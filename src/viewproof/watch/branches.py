@@ -49,7 +49,9 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
         if moved:
             out.teachers.append(path)
             _average(module, path, twin, run, target_modules, out)
-            if id(module) in target_modules and path not in read:
+            # What the loss reads may be a part of the teacher, or a module that the teacher is a part of.
+            near = any(f"{a}.".startswith(f"{b}.") for r in read for a, b in ((path, r), (r, path)))
+            if id(module) in target_modules and not near:
                 out.trained.append((f"the teacher `{path}` runs, and the loss does not read it", (path,)))
         elif id(module) in target_modules:
             out.frozen.append(path)

@@ -265,6 +265,7 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
         out.reasons.setdefault(
             "scored", "the target mixes all positions, as a centre does; scored are those where predictions are read"
         )
+    out.empty_target = _empty_target(runner, plain, contents, found, planes, out)
     for content in found:
         out.sources.append(
             Source(
@@ -278,6 +279,36 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
             )
         )
     return out
+
+
+def _empty_target(
+    runner: Runner, plain: Plain, contents: dict[str, Tensor], found: list[Content],
+    planes: dict[str, dict[bool, Tensor]], out: Planes,
+) -> tuple[str, dict[str, Any]] | None:
+    """What the loss asks for, if that holds no content of the source where it asks."""
+    scored = any(bool(planes[c.path][True].any()) for c in found)
+    if not scored and not out.positions and out.proved.get("scored", "").startswith("all values that keep"):
+        # Without the finiteness nothing is proved: the loss reads the source, times zero.
+        what = "the loss reads the batch beside the predictions, and depends on none of its content: its target is constant"
+        return what, {"batch": [c.path for c in found]}
+    cut = replace(plain.plan, targets={})
+    for content in found:
+        asked = planes[content.path][True]
+        if not out.positions or not bool(asked.any()) or not content.values.is_floating_point():
+            continue
+        answer = runner(lambda stop: GradientRun(cut, True, stop, contents), lambda run: run.found)
+        if answer.value is None or bool((content.groups.any_of(answer.value[content.path]) & asked).any()):
+            continue
+        marked = {c.path: torch.zeros(c.values.shape, dtype=torch.bool) for c in found}
+        marked[content.path] = content.groups.spread(asked)
+        answer = runner(
+            lambda stop, marked=marked: TrackedRun(cut, True, stop, contents, marked, {}, True),
+            lambda run: run.depends or run.missed(),
+        )
+        if answer.value == "":
+            what = f"the target of all {int(asked.sum())} scored groups of {content.path} is made without them"
+            return what, {"batch": content.path}
+    return None
 
 
 def _groups_of_positions(mask: Tensor, groups: Groups) -> Tensor | None:

@@ -104,7 +104,7 @@ def grouped(
     axes = spatial_axes(source)
     if strides and len(strides) <= len(shape):
         axes = tuple(range(len(shape) - len(strides), len(shape)))
-        return blocks(shape, _widths(shape, axes, strides))
+        return _split_if_apart(blocks(shape, _widths(shape, axes, strides)), patterns)
     for width in range(max(shape[a] for a in axes), 1, -1):
         fits = len(axes) > 1 and all(shape[a] % width == 0 for a in axes)
         if fits and prod(shape[a] // width for a in axes) in positions:
@@ -120,15 +120,31 @@ def grouped(
     usual = [next((d for d in (16, 14, 8, 7, 4, 2) if e % d == 0 and e > d), 1) for e in extents]
     usual = [1] * len(usual) if len(axes) == 1 and extents[0] <= 1024 else usual
     chosen = [1] if len(axes) == 1 and extents[0] <= 64 else chosen
-    overlap = patterns[0] & patterns[1] if len(patterns) == 2 else torch.zeros(1, dtype=torch.bool)
     widths = tuple(u if c == e else c for c, e, u in zip(chosen, extents, usual, strict=True))
-    found = blocks(shape, _widths(shape, axes, widths))
-    if len(patterns) == 2 and not bool(overlap.any()):
-        one, other = (found.any_of(p) for p in patterns)
-        if bool((one & other).any()):
-            # The axes that were left out are not treated alike: every coordinate is a group.
-            return blocks(shape, (1,) * len(shape))
-    return found
+    return _split_if_apart(blocks(shape, _widths(shape, axes, widths)), patterns)
+
+
+def patches_of_count(source: Tensor, counts: set[int], seen: Tensor) -> Groups | None:
+    """Square patches of an image, as many as a target encoder has positions, if each is seen as a whole or not at all."""
+    shape, axes = tuple(source.shape[1:]), spatial_axes(source)
+    if len(shape) != 3 or len(axes) != 2:
+        return None
+    height, width = (shape[a] for a in axes)
+    for side in (s for s in range(2, min(height, width)) if height % s == 0 and width % s == 0):
+        groups = blocks(shape, _widths(shape, axes, (side, side)))
+        apart = groups.any_of(seen) & groups.any_of(~seen)
+        if any(groups.count + extra in counts for extra in (0, 1, 2, 4, 5)) and not bool(apart.any()):
+            return groups
+    return None
+
+
+def _split_if_apart(groups: Groups, patterns: list[Tensor]) -> Groups:
+    """The groups, or every coordinate as one: two patterns that share a group and no coordinate were cut too wide."""
+    if len(patterns) != 2 or bool((patterns[0] & patterns[1]).any()):
+        return groups
+    one, other = (groups.any_of(p) for p in patterns)
+    shape = tuple(groups.number.shape)
+    return blocks(shape, (1,) * len(shape)) if bool((one & other).any()) else groups
 
 
 def _widths(shape: tuple[int, ...], axes: tuple[int, ...], widths: tuple[int, ...]) -> tuple[int, ...]:

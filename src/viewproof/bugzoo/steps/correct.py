@@ -92,13 +92,13 @@ def divisors_cancel() -> Built:
     student = nn.Sequential(nn.Linear(6, 16), Block(16))
     teacher = copy.deepcopy(student).requires_grad_(False)
     drift(teacher)
-    token = nn.Parameter(torch.zeros(6))
+    token, center = nn.Parameter(torch.zeros(6)), torch.zeros(16)
     optimizer = torch.optim.AdamW([*student.parameters(), token])
 
     def step(batch: dict[str, Tensor]) -> float:
         x, masks = batch["collated"], batch["masks"]
         with torch.no_grad():
-            t = F.softmax((teacher(x) - teacher(x).mean((0, 1))) / 0.07, dim=-1)
+            t = F.softmax((teacher(x) - center) / 0.07, dim=-1)
         s = student(torch.where(masks[..., None], token, x))
         weight = (1 / masks.sum(-1).clamp(min=1.0)).unsqueeze(-1).expand_as(masks)[masks]
         loss = -(torch.sum(t[masks] * F.log_softmax(s[masks] / 0.1, dim=-1), dim=-1) * weight).sum() / len(masks)

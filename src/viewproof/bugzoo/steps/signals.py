@@ -174,10 +174,11 @@ def series(bug: bool, fault: str) -> Built:
 
 
 @training_step(
-    "PatchTST: a series normalised before it is masked", "disputed", "yuqinie98/PatchTST/issues/35", contracts=LEAK
-)
+    "PatchTST: a series normalised before it is masked", "disputed", "yuqinie98/PatchTST/issues/35",
+    contracts=LEAK, needs="a declaration",
+)  # fmt: skip
 def instance_norm(bug: bool) -> Built:
-    """Mean and deviation of the whole series, hidden patches too, scale what is visible."""
+    """Statistics of the whole series scale input and target: all is seen and scored, as in an autoencoder."""
     return series(bug, "instance norm")
 
 
