@@ -124,20 +124,6 @@ def grouped(
     return _split_if_apart(blocks(shape, _widths(shape, axes, widths)), patterns)
 
 
-def patches_of_count(source: Tensor, counts: set[int], seen: Tensor) -> Groups | None:
-    """Square patches of an image, as many as a target encoder has positions, if each is seen as a whole or not at all."""
-    shape, axes = tuple(source.shape[1:]), spatial_axes(source)
-    if len(shape) != 3 or len(axes) != 2:
-        return None
-    height, width = (shape[a] for a in axes)
-    for side in (s for s in range(2, min(height, width)) if height % s == 0 and width % s == 0):
-        groups = blocks(shape, _widths(shape, axes, (side, side)))
-        apart = groups.any_of(seen) & groups.any_of(~seen)
-        if any(groups.count + extra in counts for extra in (0, 1, 2, 4, 5)) and not bool(apart.any()):
-            return groups
-    return None
-
-
 def _split_if_apart(groups: Groups, patterns: list[Tensor]) -> Groups:
     """The groups, or every coordinate as one: two patterns that share a group and no coordinate were cut too wide."""
     if len(patterns) != 2 or bool((patterns[0] & patterns[1]).any()):
