@@ -35,9 +35,9 @@ def test_a_vit_of_timm_keeps_its_function(name: str, more: dict[str, object]) ->
     assert max(source.load_into(encoder)["differences"].values()) < BOUND / 10
 
 
-@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_nothing", "vit_medium_patch16_gap_256"])
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_nothing"])
 def test_another_architecture_is_refused(name: str) -> None:
-    with pytest.raises(vp.InvalidArgument, match=r"not a plain ViT|cannot be made|lacks|square grid"):
+    with pytest.raises(vp.InvalidArgument, match="not a plain ViT|cannot be made"):
         from_timm(name, f"timm:{name}", pretrained=False)
 
 
