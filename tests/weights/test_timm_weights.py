@@ -37,7 +37,7 @@ def test_a_vit_of_timm_keeps_its_function(name: str, more: dict[str, object]) ->
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_nothing"])
 def test_another_architecture_is_refused(name: str) -> None:
-    with pytest.raises(vp.InvalidArgument, match="not a plain ViT|cannot be made"):
+    with pytest.raises(vp.InvalidArgument, match=r"not a plain ViT|cannot be made"):
         from_timm(name, f"timm:{name}", pretrained=False)
 
 
