@@ -27,7 +27,8 @@ tests: $(INSTALLED)
 # Beside the packages whose models and transforms are certified as they are.
 test-peers: .venv-peers/installed
 	.venv-peers/bin/viewproof prove
-	.venv-peers/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal tests/symbolic tests/certify tests/watch
+	.venv-peers/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal tests/symbolic tests/certify \
+		tests/watch tests/weights
 
 # Without Lightning, Z3 and the like: what `import viewproof` alone needs.
 test-oldest: .venv-oldest/installed

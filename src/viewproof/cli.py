@@ -94,6 +94,7 @@ def evaluate(
     *,
     fine_tune: OptionalInteger = None,
     labels: OptionalInteger = None,
+    layer_decay: float = 1.0,
     seed: Integer = 0,
     export: Path | None = None,
     allow_import: bool = False,
@@ -106,12 +107,14 @@ def evaluate(
         run: the run folder
         fine_tune: train the encoder and a linear head for so many epochs, and the same from scratch; fine-tune.json
         labels: how many labelled training samples fine-tuning sees, drawn class-balanced; default: all
+        layer_decay: of fine-tuning: each block's rate is this factor of the next one's, in (0, 1]; 1 for one rate
         seed: of the draw of these samples, their order and the head's first weights
         export: write the embeddings of all samples to this .npz or .parquet file; it must not exist
         allow_import: import the module of the rule that config.json names
     """
     from viewproof.evaluation.export import check_target
     from viewproof.runs.folder import load_run
+    from viewproof.runs.guarded import locked
     from viewproof.runs.report import export_embeddings, fine_tune_report, report
     from viewproof.training.trainer import silence_lightning
 
@@ -119,18 +122,21 @@ def evaluate(
         return complain(f"labels={labels} is of fine-tuning; pass --fine-tune EPOCHS too")
     if fine_tune is not None and fine_tune < 1:
         return complain(f"fine_tune={fine_tune} must be positive: the epochs to train")
+    if not 0 < layer_decay <= 1:
+        return complain(f"layer_decay={layer_decay} must lie in (0, 1]; pass 1 for one rate")
     if not 0 <= seed < 2**32:
         return complain(f"seed={seed} must be from 0 to 2**32 - 1")
     if export is not None:
         check_target(export)
     silence_lightning()
     loaded = load_run(run, allow_import=allow_import)
-    if fine_tune is not None:
-        fine_tune_report(loaded, fine_tune, labels, seed)
-    if export is not None:
-        export_embeddings(loaded, export)
-    if fine_tune is None and export is None:
-        return report(loaded)
+    with locked(run):
+        if fine_tune is not None:
+            fine_tune_report(loaded, fine_tune, labels, seed, layer_decay)
+        if export is not None:
+            export_embeddings(loaded, export)
+        if fine_tune is None and export is None:
+            return report(loaded)
     return 0
 
 

@@ -48,7 +48,7 @@ def sincos_positions(rows: int, cols: int, dim: int) -> Float[Tensor, "patches d
 def resize_positions(
     positions: Float[Tensor, "patches dim"], grid: tuple[int, int], new_grid: tuple[int, int]
 ) -> Float[Tensor, "new_patches dim"]:
-    """Position embeddings of row-major patches, interpolated bicubically to another grid; the same grid changes nothing.
+    """Position embeddings of row-major patches, interpolated bicubically to another grid; the same changes nothing.
 
     >>> resize_positions(torch.ones(6, 8), (2, 3), (4, 3)).shape
     torch.Size([12, 8])

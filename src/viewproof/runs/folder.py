@@ -20,6 +20,7 @@ from viewproof.expressions import parse_rule
 from viewproof.files import whole_file
 from viewproof.masks import Rule
 from viewproof.runs.config import PretrainConfig
+from viewproof.runs.guarded import check_digest
 from viewproof.runs.resolved import Resolved, resolve
 from viewproof.training.augment import Augment, parse_transforms
 from viewproof.training.base import Pretraining
@@ -132,7 +133,8 @@ def load_run(folder: Path, *, allow_import: bool = False) -> Run:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Give a run's network its trained weights."""
+    """Give a run's network its trained weights; a damaged file raises `InvalidArgument`."""
+    check_digest(folder, WEIGHTS)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (RuntimeError, SafetensorError) as error:

@@ -99,7 +99,7 @@ def probe_table(run: Run) -> dict[str, dict[str, float]]:
     return table
 
 
-def fine_tune_report(run: Run, epochs: int, labels: int | None, seed: int) -> None:
+def fine_tune_report(run: Run, epochs: int, labels: int | None, seed: int, layer_decay: float = 1.0) -> None:
     """Fine-tune the trained encoder on ``labels`` samples (None: all), and one from scratch.
 
     Both start with the same head, see the same samples in the same order, and from scratch means the weights that
@@ -111,8 +111,10 @@ def fine_tune_report(run: Run, epochs: int, labels: int | None, seed: int) -> No
         raise InvalidArgument(f"{run.folder} was trained on all labels, a few show nothing; fine-tune another run")
     chosen = class_balanced(data.train.labels, len(data.train) if labels is None else labels, seed)
     starts = {"from the trained encoder": run.model, "from scratch": initial_network(run.config, data)}
-    scores = {name: fine_tune(model, data, chosen, epochs, seed) for name, model in starts.items()}
+    scores = {name: fine_tune(model, data, chosen, epochs, seed, layer_decay) for name, model in starts.items()}
     result = {"labels": len(chosen), "epochs": epochs, "seed": seed, "accuracy": scores}
+    if layer_decay != 1:
+        result["layer_decay"] = layer_decay
     write_json(run.folder / "fine-tune.json", result)
     lines = ["", f"held-out accuracy, encoder and linear head trained on {len(chosen)} labels for {epochs} epochs"]
     lines += [f"  {name:<44} {100 * score:8.1f} %" for name, score in scores.items()]

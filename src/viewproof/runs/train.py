@@ -1,6 +1,7 @@
 """Training a run from its first step, or from its last checkpoint, to its report."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from viewproof.runs.folder import (
     ENCODER, WEIGHTS, Run, encoder_facts, initial_network, load_weights, make_folder, new_folder, prepare, read_config,
     write_json,
 )  # fmt: skip
+from viewproof.runs.guarded import locked, record_digests
 from viewproof.runs.report import report
 from viewproof.training.base import Pretraining
 from viewproof.training.collapse import CollapseMonitor
@@ -46,7 +48,8 @@ def pretrain(config: PretrainConfig, say: Callable[[str], None] = print, *, allo
         if weights is not None:
             write_json(run.folder / "init.json", weights)
             say(write_report(weights))
-    return fit(run, module, None, say)
+    with locked(run.folder) if first else nullcontext():
+        return fit(run, module, None, say)
 
 
 def resume(folder: Path, say: Callable[[str], None] = print, *, allow_import: bool = False) -> int:
@@ -59,7 +62,8 @@ def resume(folder: Path, say: Callable[[str], None] = print, *, allow_import: bo
         raise InvalidArgument(f"{folder} has no {CHECKPOINT}: it was stopped before its first one; start it again")
     run = prepare(config, folder, allow_import=allow_import)
     check_layout(run.config, run.dataset)
-    return fit(run, run.module(), checkpoint, say)
+    with locked(folder) if is_rank_zero(run.config.ranks) else nullcontext():
+        return fit(run, run.module(), checkpoint, say)
 
 
 def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[str], None]) -> int:
@@ -111,6 +115,7 @@ def finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) -> 
     """Write the weights and what is drawn and measured with them; return the exit code."""
     with whole_file(run.folder / WEIGHTS, "wb") as file:
         file.write(save(weights))
+    record_digests(run.folder, WEIGHTS, ENCODER)
     if isinstance(run.model, FSDPModule) or run.config.ema is not None:
         run = replace(run, model=initial_network(run.config, run.dataset))
         load_weights(run.model, run.folder)

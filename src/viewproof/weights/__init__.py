@@ -1,1 +1,1 @@
-"""Weights of vision transformers from and to the formats of other libraries, with a check that the function is the same."""
+"""Weights of vision transformers from and to other libraries, with a check of equal features."""

@@ -39,7 +39,7 @@ class Row:
 class VitWeights:
     """The tensors of a pre-norm vision transformer with GELU, and what tensors do not say.
 
-    ``tensors`` are ``patch_embed.proj.{weight, bias}``, ``prefix [tokens, dim]`` (class token first) where there is one,
+    ``tensors`` are ``patch_embed.proj.{weight, bias}``, ``prefix [tokens, dim]`` if any (class token first),
     ``pos_embed [patches, dim]``, ``blocks.N.{norm1, attn.qkv, attn.proj, norm2, mlp.fc1, mlp.fc2}.{weight, bias}`` and
     ``norm.{weight, bias}``. ``rows`` account for every tensor of the source.
     """
@@ -199,8 +199,10 @@ def from_state(
     mlp = tensors.get("blocks.0.mlp.fc1.weight", torch.zeros(4 * dim, dim)).shape[0]
     shapes = {"norm.weight": (dim,), "norm.bias": (dim,)}
     for n in range(depth):
-        for part, size in (("norm1", (dim,)), ("norm2", (dim,)), ("attn.qkv", (3 * dim, dim)), ("attn.proj", (dim, dim)),
-                           ("mlp.fc1", (4 * dim, dim)), ("mlp.fc2", (dim, 4 * dim))):  # fmt: skip
+        for part, size in (
+            ("norm1", (dim,)), ("norm2", (dim,)), ("attn.qkv", (3 * dim, dim)), ("attn.proj", (dim, dim)),
+            ("mlp.fc1", (4 * dim, dim)), ("mlp.fc2", (dim, 4 * dim)),
+        ):  # fmt: skip
             shapes[f"blocks.{n}.{part}.weight"], shapes[f"blocks.{n}.{part}.bias"] = size, size[:1]
     missing = sorted(shapes.keys() - tensors.keys())
     if missing or not depth:
@@ -270,7 +272,8 @@ def to_encoder(vit: VitWeights, encoder: PatchTransformer, name: str) -> VitWeig
     pairs = {
         "dim": (vit.kernel.shape[0], encoder.dim), "depth": (vit.depth, len(encoder.blocks)),
         "heads": (vit.heads, block.attention.heads), "patch_size": (vit.patch_size, tuple(encoder.patch_size)),
-        "channels": (vit.kernel.shape[1], encoder.image_shape[0]), "class_token": (vit.class_token, settings.class_token),
+        "channels": (vit.kernel.shape[1], encoder.image_shape[0]),
+        "class_token": (vit.class_token, settings.class_token),
         "registers": (registers, settings.registers), "norm_eps": (vit.norm_eps, settings.norm_eps),
     }  # fmt: skip
     for what, (theirs, ours) in pairs.items():
@@ -307,7 +310,7 @@ def token_settings(vit: VitWeights, features: str = "mean") -> TokenSettings:
 
 
 def plain_tokens(vit: VitWeights, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens dim"]:
-    """All tokens of images of the weights' own grid, in float64, written down from the paper and from nothing else here."""
+    """All tokens of images of the weights' own grid, in float64; written from the paper alone."""
     w = {name: tensor.double() for name, tensor in vit.tensors.items()}
     dim = vit.kernel.shape[0]
     z = F.conv2d(x.double(), w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=vit.patch_size)

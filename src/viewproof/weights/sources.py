@@ -53,7 +53,7 @@ class Source:
         }  # fmt: skip
 
     def load_into(self, encoder: PatchTransformer) -> dict[str, Any]:
-        """Give an encoder these weights and compare the two; return what was done with each tensor, and the differences.
+        """Give an encoder these weights and compare the two; return the table of tensors and the differences.
 
         Tokens of probe images are compared twice: the library's model with the plain formula on the weights' own grid,
         and this encoder with the formula on its own. A difference above `BOUND` raises `InvalidArgument`.
@@ -75,8 +75,8 @@ class Source:
         for what, gap in checks.items():
             if gap > BOUND:
                 raise InvalidArgument(
-                    f"init={self.name!r}: {what} differ by {gap:.1e} of the largest token value, more than {BOUND:g}; its "
-                    "function is not a plain ViT's, pass another checkpoint"
+                    f"init={self.name!r}: {what} differ by {gap:.1e} of the largest token value, more than {BOUND:g}; "
+                    "its function is not a plain ViT's, pass another checkpoint"
                 )
         tensors = [{"source": row.source, "target": row.target, "what": row.what} for row in used.rows]
         return {"init": shown(self.name), "bound": BOUND, "differences": checks, "tensors": tensors}

@@ -66,9 +66,7 @@ def to_transformers(encoder: nn.Module, folder: Path, facts: Facts) -> str:
     }  # fmt: skip
     if kind == "dinov2_with_registers":
         if vit.grid[0] != vit.grid[1]:
-            raise InvalidArgument(
-                "to='transformers' has registers on square images only; pass --to timm, torch or onnx"
-            )
+            raise InvalidArgument("to='transformers' has registers on square images only; pass --to timm or torch")
         sizes |= {"mlp_ratio": 4, "num_register_tokens": vit.prefix_count - 1}
     else:
         sizes["intermediate_size"] = 4 * ours.dim
@@ -141,7 +139,8 @@ def to_timm(encoder: nn.Module, folder: Path, facts: Facts) -> str:
     save_file(state, folder / "model.safetensors")
     pool = {"mean": "avg", "class": "token", "both": ""}[ours.settings.features]
     arguments: dict[str, Any] = {
-        "img_size": list(vit.image_shape[1:]), "patch_size": _one_or_both(vit.patch_size), "in_chans": vit.image_shape[0],
+        "img_size": list(vit.image_shape[1:]), "patch_size": _one_or_both(vit.patch_size),
+        "in_chans": vit.image_shape[0],
         "embed_dim": ours.dim, "depth": vit.depth, "num_heads": vit.heads, "class_token": vit.class_token,
         "reg_tokens": vit.prefix_count - vit.class_token, "no_embed_class": True, "global_pool": pool, "fc_norm": False,
     }  # fmt: skip
