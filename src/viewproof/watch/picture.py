@@ -87,13 +87,10 @@ def xray(report: WatchReport) -> Figure:
 
 
 def leak_verdict(report: WatchReport) -> Verdict:
-    """REFUTED if a claim about leaks is, and not waived; else UNKNOWN if one is; else PROVED."""
-    verdicts = {
-        finding.verdict
-        for finding in report.findings
-        if finding.contract in (Contract.C1, Contract.C4, Contract.C10) and not finding.waiver
-    }
-    return next((v for v in (Verdict.REFUTED, Verdict.UNKNOWN) if v in verdicts), Verdict.PROVED)
+    """What was found about leaks: the worst verdict that is not waived, PROVED if all are; UNKNOWN if none was made."""
+    findings = [f for f in report.findings if f.contract in (Contract.C1, Contract.C4, Contract.C10)]
+    verdicts = {Verdict.PROVED if f.open and f.waiver else f.verdict for f in findings} or {Verdict.UNKNOWN}
+    return next(v for v in (Verdict.REFUTED, Verdict.UNKNOWN, Verdict.VACUOUS, Verdict.PROVED) if v in verdicts)
 
 
 def choose(sources: tuple[Source, ...]) -> list[Source]:
@@ -171,6 +168,7 @@ def _legend(figure: Figure, sources: list[Source], y: float, total: float, verdi
     both = {
         Verdict.REFUTED: "seen AND asked for: leak",
         Verdict.UNKNOWN: "seen and asked for: is it meant?",
+        Verdict.VACUOUS: "seen and asked for",
         Verdict.PROVED: "seen and asked for, as meant",
     }
     words = {SEEN: "the model sees it", SCORED: "the loss asks for it", BOTH: both[verdict], NEITHER: "neither"}
