@@ -134,6 +134,7 @@ NAMES = {
         "check_batch",
         "html_page",
     ],
+    "watch": ["WatchReport", "watch"],
     "training": ["predict", "train_fixed"],
 }
 HEAVY = ["pytorch_lightning", "lightning", "z3", "sklearn", "matplotlib", "skimage", "PIL", "tensorboard", "cyclopts"]
@@ -214,6 +215,7 @@ LAYERS = [
     ("symbolic",),
     ("theorems",),
     ("certify",),
+    ("watch",),
     ("bugzoo", "data", "plots", "testing", "training"),
     ("methods",),
     ("evaluation",),

@@ -1,4 +1,4 @@
-"""One real training step read off: sources, roles, what is seen and what is scored; ``viewproof.watch(step, batch)``."""
+"""One real training step read off: ``viewproof.watch(step, batch)`` and ``viewproof.watch.recording()``."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -7,10 +7,17 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from viewproof.watch.facts import WatchReport
+    from viewproof.watch.facts import WatchReport as WatchReport
     from viewproof.watch.session import Recording
+    from viewproof.watch.session import watch as watch
 
-__all__ = ["watch"]
+__all__ = ["WatchReport", "watch"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "WatchReport":
+        return import_module("viewproof.watch.facts").WatchReport
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 # `viewproof.watch` is to be a function, and importing any of its submodules makes that name the package: hence the

@@ -1,4 +1,4 @@
-"""What the plain run says of student and teacher branches: who moves after whom, what is left out, what takes gradients."""
+"""What the plain run says of student and teacher branches: who follows whom, what is left out, what takes gradients."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,9 +129,9 @@ def _behind_trained(run: Recorder, module: nn.Module) -> bool:
             continue
         for other in run.record.calls:
             other_module = run.before.modules.get(other.module)
-            if run.names.get(other.module) in call.reads and other_module is not None:
-                if any(id(p) in trained for p in other_module.parameters()):
-                    return True
+            read = other_module is not None and run.names.get(other.module) in call.reads
+            if read and any(id(p) in trained for p in other_module.parameters()):  # type: ignore[union-attr]
+                return True
     return False
 
 
@@ -196,10 +196,12 @@ def _twin(module: nn.Module, run: Recorder) -> nn.Module | None:
         if other is module:
             continue
         theirs = dict(other.named_parameters())
-        if own.keys() <= theirs.keys() and all(theirs[k].shape == s for k, s in own.items()):
-            if not any(id(p) in ids for p in theirs.values()) and any(id(p) in run.optimized for p in theirs.values()):
-                if best is None or len(theirs) < len(dict(best.named_parameters())):
-                    best = other
+        alike = own.keys() <= theirs.keys() and all(theirs[k].shape == s for k, s in own.items())
+        alike = alike and not any(id(p) in ids for p in theirs.values())
+        if not alike or not any(id(p) in run.optimized for p in theirs.values()):
+            continue
+        if best is None or len(theirs) < len(dict(best.named_parameters())):
+            best = other
     return best
 
 
@@ -225,12 +227,7 @@ def _average(
             )
         )
     if average.momentum < 0.5:
-        out.doubts.append(
-            (
-                f"`{path}` takes {1 - average.momentum:.3g} of `{average.of}` in each step: momentum exchanged with its complement?",
-                (path,),
-            )
-        )
+        out.doubts.append((f"`{path}` takes {1 - average.momentum:.3g} of `{average.of}` a step: exchanged?", (path,)))
     calls = [c for c in run.record.calls if c.module == id(module)]
     if calls and not calls[0].training:
         left = [k for k, rule in average.buffers.items() if rule == "left" and "num_batches" not in k]
@@ -303,8 +300,5 @@ def _same_object(run: Recorder, targets: dict[int, str], out: Branches) -> None:
         own = [] if module is None else [p for p in module.parameters() if id(p) in run.after]
         if own and all(p._version > run.versions[id(p)] and torch.equal(p.detach(), run.after[id(p)]) for p in own):
             out.average.append(
-                (
-                    f"`{path}` is target encoder and trained at once: what follows the optimizer's step changes nothing",
-                    (path,),
-                )
+                (f"`{path}` is target encoder and trained: what follows the optimizer's step changes nothing", (path,))
             )

@@ -56,7 +56,7 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
         return check.undecided(
             f"{leaking[0].path}: {int(leaking[0].leak.sum())} groups may be both seen and scored; {planes.reason()}"
         )
-    if not scored and "scored" in planes.proved:
+    if not scored and "scored" in planes.proved and "scored" not in planes.reasons:
         reason = "with predictions held, the loss depends on no group of a source: a joint embedding, or labels"
         return check.vacuous(reason, scope=check.scope, method="dependence tracked through the whole step")
     if planes.reasons:

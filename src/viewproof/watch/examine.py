@@ -1,7 +1,7 @@
 """From a step that can be run again to a report: the plain run, the planes, the proof of what is not, the witness."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from viewproof.bits import unlike
+from viewproof.watch.branches import Branches, branch_facts
 from viewproof.watch.child import Answer
 from viewproof.watch.facts import ModuleFacts, Source
 from viewproof.watch.names import module_names
-from viewproof.watch.planes import GradientRun, Plan, PlannedRun, TrackedRun, ValueRun
+from viewproof.watch.planes import GradientRun, Plan, TrackedRun, ValueRun
 from viewproof.watch.record import Record, Recorder, alive
-from viewproof.watch.branches import Branches, branch_facts
 from viewproof.watch.roles import Average, Before, module_facts
 from viewproof.watch.sources import Content, Groups, carries_content, grouped, tensors_of
 
 Runner = Callable[[Callable[[Callable[[], Any]], Any], Callable[[Any], Any]], Answer]
-"""Runs the step once more from where it was: ``runner(make, finish)`` makes a run, begins it, returns what it finished with."""
+"""Runs the step once more from where it was: ``runner(make, finish)`` begins a run and answers what it found."""
 
 
 @dataclass
@@ -94,7 +94,7 @@ def examine(runner: Runner, batch: Any, variables: dict[str, Any], declared: dic
         out.repeatable, out.unrepeatable = False, again.failure
     else:
         out.base = again.value[0]
-        bits = [t.double().reshape(-1).numpy().tobytes() for t in again.value[1]]
+        bits = [t.double().reshape(-1).numpy().tobytes() for t in again.value[1]][-len(plain.record.losses) :]
         if bits != [loss.bits for loss in plain.record.losses]:
             out.repeatable = False
             out.unrepeatable = "a second run from the same state gives another loss"
@@ -115,11 +115,22 @@ class PlainRun(Recorder):
         parameters = {id(p): p for m in modules for p in m.parameters(recurse=False)}
         super().__init__(names, sources, parameters, before)
 
+        self._restarts = 0
         self._contents = {path: t.detach().clone() for path, t in sources.items()}
 
     def batch(self, batch: Any) -> Any:
         """As it is."""
         return batch
+
+    def done(self) -> bool:
+        """Over once a loss has read the batch: a loader may hand it out a step before it is used."""
+        read = {o for loss in self.record.losses for o in _read(self.record, loss.reads, self.names)}
+        if not self.steps or not self.sources or read & self.sources.keys() or self._restarts == 2:
+            return self.steps > 0
+        self._restarts += 1
+        self.record, self.steps = Record(), 0
+        self.before.again()
+        return False
 
     def sent(self) -> Plain:
         """What is sent home."""
@@ -165,6 +176,17 @@ class PlainRun(Recorder):
         return Plan(functions, modules, record.hold, targets, record.backwards)
 
 
+def _read(record: Record, reads: Iterable[str], names: dict[int, str]) -> set[str]:
+    """The paths, and all that the modules among them read."""
+    out = set(reads)
+    for _ in range(16):
+        more = {o for c in record.calls if names.get(c.module) in out for o in c.reads}
+        if more <= out:
+            break
+        out |= more
+    return out
+
+
 def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Planes:
     """Seen and scored groups of every source: shown by gradients, the rest proved by tracked dependence."""
     out = Planes()
@@ -178,13 +200,16 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
             out.reasons["scored" if held else "seen"] = answer.failure
         shown[held] = answer.value or ({p: torch.zeros(t.shape, dtype=torch.bool) for p, t in contents.items()}, {})
     positions: dict[str, list[Tensor]] = shown[True][1]
+    read = [m for parts in positions.values() for m in parts if m.dim() == 3 and bool(m.any())]
+    lengths = {m.shape[1] - extra for m in read for extra in (0, 1) if m.shape[1] - extra > 1}
     found: list[Content] = []
     planes: dict[str, dict[bool, Tensor]] = {}
     for path, tensor in contents.items():
         patterns = [shown[held][0][path] for held in (False, True)]
-        groups = grouped(tensor, plain.record.strides.get(path, ()), patterns)
+        groups = grouped(tensor, plain.record.strides.get(path, ()), patterns, lengths)
         found.append(Content(path, tensor, groups))
         planes[path] = {held: groups.any_of(shown[held][0][path]) for held in (False, True)}
+    mixed = False
     marks: dict[str, list[Tensor]] = {
         path: [
             ~m.flatten(2).any(2).reshape(*m.shape[:2], *[1] * (m.dim() - 2)).expand(m.shape) if m.dim() > 2 else ~m
@@ -196,6 +221,12 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
         for path, parts in positions.items():
             for mask in parts:
                 at = _groups_of_positions(mask, content.groups)
+                if at is not None and bool(at.all()):
+                    # Something mixes all positions, such as a centre of the batch: those of the predictions count.
+                    mixed = True
+                    supports = [_groups_of_positions(m, content.groups) for m in plain.record.support.values()]
+                    for support in supports:
+                        at = at & support if support is not None and len(support) == len(at) else at
                 if at is not None:
                     out.positions[path] = at
                     planes[content.path][True] |= at
@@ -228,6 +259,12 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
             out.reasons[name] = f"{depends} may depend on it: {reason}"
             if escaped:
                 break
+    if read and not out.positions:
+        out.reasons.setdefault("scored", "the loss asks for positions of a target encoder that are those of no groups")
+    if mixed:
+        out.reasons.setdefault(
+            "scored", "the target mixes all positions, as a centre does; scored are those where predictions are read"
+        )
     for content in found:
         out.sources.append(
             Source(

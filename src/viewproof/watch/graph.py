@@ -5,10 +5,34 @@ from typing import Any
 
 # Steps that a loss is made of, which no part of a prediction is: beyond them nothing is a prediction.
 _LOSS = frozenset(
-    """Mean Sum MseLoss L1Loss SmoothL1Loss HuberLoss NllLoss NllLoss2D BinaryCrossEntropy BinaryCrossEntropyWithLogits
-    KlDiv Pow Abs Norm LinalgVectorNorm Logsumexp Bmm Mm Dot Cdist Var Std""".split()
+    [
+        "Mean",
+        "Sum",
+        "MseLoss",
+        "L1Loss",
+        "SmoothL1Loss",
+        "HuberLoss",
+        "NllLoss",
+        "NllLoss2D",
+        "BinaryCrossEntropy",
+        "BinaryCrossEntropyWithLogits",
+        "KlDiv",
+        "Pow",
+        "Abs",
+        "Norm",
+        "LinalgVectorNorm",
+        "Logsumexp",
+        "Bmm",
+        "Mm",
+        "Dot",
+        "Cdist",
+        "Var",
+        "Std",
+    ]
 )
-_OF_PARAMETERS = frozenset("T Transpose View UnsafeView ToCopy Expand Unsqueeze Permute ReshapeAlias Alias".split())
+_OF_PARAMETERS = frozenset(
+    ["T", "Transpose", "View", "UnsafeView", "ToCopy", "Expand", "Unsqueeze", "Permute", "ReshapeAlias", "Alias"]
+)
 
 
 def _kind(node: Any) -> str:

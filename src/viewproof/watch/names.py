@@ -38,8 +38,8 @@ def variables_of(function: Any) -> dict[str, Any]:
                     queue.append(value)
         elif hasattr(one, "__dict__") and not isinstance(one, type):
             out.setdefault("self", one)
-            if hasattr(type(one), "__call__"):  # noqa: B004
-                queue.append(getattr(type(one), "__call__"))  # noqa: B009
+            if callable(one):
+                queue.append(type(one).__call__)
             if hasattr(one, "func"):
                 queue.append(one.func)
     return out
@@ -94,6 +94,6 @@ def module_names(variables: Mapping[str, Any]) -> dict[int, str]:
 def vars_of(value: Any) -> Any:
     """The attributes that an object holds, or None."""
     try:
-        return None if isinstance(value, type) or isinstance(value, type(sys)) else value.__dict__
+        return None if isinstance(value, type | type(sys)) else value.__dict__
     except Exception:
         return None

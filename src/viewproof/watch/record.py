@@ -214,7 +214,7 @@ class Recorder(Run):
                 )
             )
         for node in found:
-            kind, index, tensor = self._nodes[node]
+            kind, index, _ = self._nodes[node]
             key = (kind, index, _kind_of(node))
             if key not in self.record.predictions:
                 self.record.predictions.append(key)

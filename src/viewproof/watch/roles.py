@@ -32,6 +32,11 @@ class Before:
                 if id(tensor) not in self.values and not tensor.is_sparse:
                     self.values[id(tensor)] = tensor, tensor.detach().clone()
 
+    def again(self) -> None:
+        """As they are now."""
+        for tensor, value in self.values.values():
+            value.copy_(tensor.detach())
+
     def of(self, tensor: Tensor) -> Tensor:
         """The tensor as it was."""
         return self.values[id(tensor)][1] if id(tensor) in self.values else tensor.detach()

@@ -41,6 +41,10 @@ class Run(TorchFunctionMode):
         enter(replaced(torch.autograd, "grad", self._counted(grad, self.on_grad)))
         enter(self)
 
+    def done(self) -> bool:
+        """Whether, where the next batch is asked for, the step is over."""
+        return self.steps > 0
+
     def end(self) -> None:
         """Take all of it away."""
         self._contexts.close()

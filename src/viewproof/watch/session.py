@@ -11,9 +11,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
 from viewproof.certify.check import subject_name
+from viewproof.torch_internals import replaced
 from viewproof.watch.child import Answer, Sender, cannot_fork, fork
 from viewproof.watch.conclusions import report_of
-from viewproof.torch_internals import replaced
 from viewproof.watch.examine import Examined, examine
 from viewproof.watch.facts import WatchReport
 from viewproof.watch.names import variables_of, variables_of_callers
@@ -177,14 +177,9 @@ class Recording:
 
         return runner
 
-    def delivered(self, batch: Any, workers: int) -> Any:
+    def delivered(self, batch: Any) -> Any:
         """A loader gives this batch: return the one that the program is to get."""
         if self._child is not None:
-            side, run, finish = self._child
-            if run.steps:
-                self._finish_child(side, run, finish)
-            if workers:
-                side.send(None, "the step reads several batches of a loader with workers, which a copy cannot share")
             return batch
         if self.report is not None or os.getpid() != self._pid or not torch.is_grad_enabled() or cannot_fork():
             return batch
@@ -282,9 +277,14 @@ class _Batches:
 
     def __next__(self) -> Any:
         child = self._recording._child
-        if child is not None and child[1].steps:
-            self._recording._finish_child(*child)
-        return self._recording.delivered(next(self._iterator), self._loader.num_workers)
+        if child is not None:
+            if child[1].done():
+                self._recording._finish_child(*child)
+            if self._loader.num_workers:
+                child[0].send(
+                    None, "the step reads several batches of a loader with workers, which a copy cannot share"
+                )
+        return self._recording.delivered(next(self._iterator))
 
 
 __all__ = ["Recording", "cannot_fork", "watch"]

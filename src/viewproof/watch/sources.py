@@ -1,6 +1,6 @@
 """The sources of a batch: its tensors by path, which of them carry content, and the groups of their coordinates."""
 
-from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, MutableSequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from math import prod
 from typing import Any
@@ -92,15 +92,23 @@ def blocks(shape: tuple[int, ...], widths: tuple[int, ...]) -> Groups:
     return Groups(number, tuple(grid))
 
 
-def grouped(source: Tensor, strides: tuple[int, ...], patterns: list[Tensor]) -> Groups:
+def grouped(
+    source: Tensor, strides: tuple[int, ...], patterns: list[Tensor], positions: Collection[int] = ()
+) -> Groups:
     """The groups of a source: by the strides of the first layer that reads it, else by the patterns' own symmetry.
 
     ``patterns`` are bool tensors of the source's shape; the groups are the widest blocks on which all are constant.
+    ``positions`` are the lengths of target encoders' outputs: square blocks of which there are as many go first.
     """
     shape = tuple(source.shape[1:])
     axes = spatial_axes(source)
-    if strides and len(strides) == len(axes):
+    if strides and len(strides) <= len(shape):
+        axes = tuple(range(len(shape) - len(strides), len(shape)))
         return blocks(shape, _widths(shape, axes, strides))
+    for width in range(max(shape[a] for a in axes), 1, -1):
+        fits = len(axes) > 1 and all(shape[a] % width == 0 for a in axes)
+        if fits and prod(shape[a] // width for a in axes) in positions:
+            return blocks(shape, _widths(shape, axes, (width,) * len(axes)))
     others = tuple(a + 1 for a in range(len(shape)) if a not in axes)
     flat = [p.any(others) if others else p for p in patterns]
     extents = [shape[a] for a in axes]
@@ -144,7 +152,7 @@ def spatial_axes(source: Tensor) -> tuple[int, ...]:
         return (0,) if shape[0] >= 4 else (1,)
     if len(shape) == 3:
         return (0, 1) if shape[2] <= 4 < shape[0] else (1, 2)
-    return (0, 2, 3) if shape[1] <= 4 else (1, 2, 3)
+    return (0, 2, 3) if shape[1] in (1, 3) and shape[0] not in (1, 3) else (1, 2, 3)
 
 
 @dataclass(frozen=True)
