@@ -4,6 +4,7 @@ Blue is what the model sees, amber what the loss asks for, red with a cross hatc
 and asking for the same is meant, as in joint-embedding methods, both colours alternate in stripes.
 """
 
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def xray(report: WatchReport) -> Figure:
     # The worst findings are named where the verdict stands.
     worst = [f for f in report.findings if f.verdict is verdict and f.decides()] if verdict in WORDS else []
     notes = [f"{f.contract.name} {f.claim}: {'; '.join(f.remarks)}" for f in worst[:2]]
+    # The file's name is enough in a picture, which others look at elsewhere.
+    notes = [re.sub(r"/\S*/(?=[^/\s]+:\d)", "", note) for note in notes]
     lines = [line for note in notes for line in textwrap.wrap(note, 125)[:2]]
     total = 0.95 + 0.22 * len(lines) + sum(height + 0.62 for height in heights) + 0.1 + flow.height
     figure = Figure(figsize=(WIDTH, total), facecolor="white")
