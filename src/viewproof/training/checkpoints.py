@@ -1,23 +1,68 @@
 """Checkpoints from which a killed run goes on bit for bit."""
 
+import hashlib
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import IO, Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from viewproof.errors import InvalidArgument
 from viewproof.files import whole_file
 from viewproof.masks.finite import check_count
 from viewproof.training.callbacks import between_steps
 
 
-class WholeFiles(TorchCheckpointIO):
-    """Writes each checkpoint as a whole file: a kill amid the writing leaves the last one as it was.
+SEAL = b"viewproof sha256 "
+"""Stands before the digest at the end of a checkpoint; readers of zip files skip what follows their archive."""
 
-    Lightning's own writing goes through the system's temporary folder, from where a file is copied, not renamed, when
-    that is another file system. Pass it to a trainer as ``plugins=[WholeFiles()]``.
+
+class Sealed:
+    """A file that is written from start to end, and `seal`ed by the digest of what was written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, part: Any) -> int:
+        """Write bytes and count them in."""
+        self.digest.update(part)
+        return self.file.write(part)
+
+    def flush(self) -> None:
+        """Flush the file."""
+        self.file.flush()
+
+    def seal(self) -> None:
+        """Append the digest."""
+        self.file.write(SEAL + self.digest.digest())
+
+
+def check_seal(path: Path) -> None:
+    """Refuse a sealed file whose bytes are not those that were written; one without a seal passes."""
+    with path.open("rb") as file:
+        size = path.stat().st_size - len(SEAL) - 32
+        file.seek(max(size, 0))
+        seal = file.read()
+        if not seal.startswith(SEAL):
+            return
+        file.seek(0)
+        digest = hashlib.sha256()
+        while size > 0 and (part := file.read(min(size, 1 << 20))):
+            digest.update(part)
+            size -= len(part)
+    if digest.digest() != seal[len(SEAL) :]:
+        raise InvalidArgument(f"{path} is damaged: its bytes are not those that were written; restore a copy of it")
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes each checkpoint as a whole file, with a digest that is checked when it is read.
+
+    A kill amid the writing leaves the last one as it was. Lightning's own writing goes through the system's temporary
+    folder, from where a file is copied, not renamed, when that is another file system. Pass it to a trainer as
+    ``plugins=[WholeFiles()]``.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -25,7 +70,18 @@ class WholeFiles(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path, "wb") as file:
-            torch.save(checkpoint, file)
+            sealed = Sealed(file)
+            torch.save(checkpoint, sealed)
+            sealed.seal()
+
+    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Read a checkpoint; a damaged one raises `InvalidArgument` and names the file."""
+        check_seal(Path(path))
+        try:
+            return super().load_checkpoint(path, *arguments, **options)
+        except (EOFError, KeyError, RuntimeError, ValueError, UnpicklingError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InvalidArgument(f"{path} is damaged ({reason}); restore a copy of it, or train again") from error
 
 
 class Checkpoints(Checkpoint):
