@@ -56,6 +56,8 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
         return check.undecided(
             f"{leaking[0].path}: {int(leaking[0].leak.sum())} groups may be both seen and scored; {planes.reason()}"
         )
+    if not scored and x.tokens:
+        return check.undecided(x.tokens)
     if not scored and "scored" in planes.proved and "scored" not in planes.reasons:
         reason = "with predictions held, the loss depends on no group of a source: a joint embedding, or labels"
         return check.vacuous(reason, scope=check.scope, method="dependence tracked through the whole step")

@@ -16,7 +16,7 @@ from viewproof.watch.names import module_names
 from viewproof.watch.planes import GradientRun, Plan, TrackedRun, ValueRun
 from viewproof.watch.record import Record, Recorder, alive
 from viewproof.watch.roles import Average, Before, module_facts
-from viewproof.watch.sources import Content, Groups, carries_content, grouped, tensors_of
+from viewproof.watch.sources import Content, Groups, asked_tokens, carries_content, grouped, tensors_of
 
 Runner = Callable[[Callable[[Callable[[], Any]], Any], Callable[[Any], Any]], Answer]
 """Runs the step once more from where it was: ``runner(make, finish)`` begins a run and answers what it found."""
@@ -62,6 +62,7 @@ class Examined:
     repeatable: bool = True
     unrepeatable: str = ""
     declared: dict[str, Any] = field(default_factory=dict)
+    tokens: str = ""
     base: list[Tensor] = field(default_factory=list)
     witness: Any = None
     seconds: float = 0.0
@@ -73,6 +74,7 @@ def examine(runner: Runner, batch: Any, variables: dict[str, Any], declared: dic
     start, out = time.perf_counter(), Examined(declared=declared)
     tensors = dict(tensors_of(batch))
     contents = {path: t for path, t in tensors.items() if carries_content(path, t)}
+    out.tokens = asked_tokens(tensors)
 
     answer = runner(lambda stop: PlainRun(variables, contents), lambda run: run.sent())
     if answer.value is None:
@@ -282,8 +284,12 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
 
 
 def _empty_target(
-    runner: Runner, plain: Plain, contents: dict[str, Tensor], found: list[Content],
-    planes: dict[str, dict[bool, Tensor]], out: Planes,
+    runner: Runner,
+    plain: Plain,
+    contents: dict[str, Tensor],
+    found: list[Content],
+    planes: dict[str, dict[bool, Tensor]],
+    out: Planes,
 ) -> tuple[str, dict[str, Any]] | None:
     """What the loss asks for, if that holds no content of the source where it asks."""
     scored = any(bool(planes[c.path][True].any()) for c in found)

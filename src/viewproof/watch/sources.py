@@ -46,6 +46,30 @@ def with_tensors(batch: Any, new: Mapping[int, Tensor]) -> Any:
     return batch
 
 
+def asked_tokens(tensors: Mapping[str, Tensor]) -> str:
+    """What a batch of tokens says of its own loss, in words: labels beside tokens of the same shape; "" without tokens.
+
+    Tokens are whole numbers: no gradient reaches them, and which of them are seen and scored is not followed.
+    """
+    whole = {
+        p: t for p, t in tensors.items() if not t.is_floating_point() and t.dtype is not torch.bool and t.dim() > 1
+    }
+    labels = {path: t for path, t in whole.items() if "label" in path.lower() or "target" in path.lower()}
+    for path, tokens in whole.items():
+        for name, label in labels.items():
+            if path == name or tokens.shape != label.shape or not carries_content(path, tokens):
+                continue
+            asked = label != -100
+            shown = int((asked & (label == tokens)).sum())
+            return (
+                f"{path} are tokens, whose dependence is not followed; {name} asks for {int(asked.sum())} of "
+                f"{asked.numel()} positions, and {shown} of these show in {path} the very token that is asked for"
+            )
+    return next(
+        (f"{p} are tokens, whose dependence is not followed" for p, t in whole.items() if carries_content(p, t)), ""
+    )
+
+
 def carries_content(path: str, tensor: Tensor) -> bool:
     """Whether a tensor of the batch is data: numbers, or tokens; not a mask, an index or a label."""
     if tensor.dim() < 2 or not tensor.numel() or tensor.layout != torch.strided:
