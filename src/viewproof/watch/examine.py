@@ -293,9 +293,10 @@ def _empty_target(
 ) -> tuple[str, dict[str, Any]] | None:
     """What the loss asks for, if that holds no content of the source where it asks."""
     scored = any(bool(planes[c.path][True].any()) for c in found)
-    if not scored and not out.positions and out.proved.get("scored", "").startswith("all values that keep"):
+    follow = all(content.values.is_floating_point() for content in found)
+    if follow and not scored and not out.positions and out.proved.get("scored", "").startswith("all values that keep"):
         # Without the finiteness nothing is proved: the loss reads the source, times zero.
-        what = "the loss reads the batch beside the predictions, and depends on none of its content: its target is constant"
+        what = "the loss reads the batch beside the predictions and depends on none of its content: a constant target"
         return what, {"batch": [c.path for c in found]}
     cut = replace(plain.plan, targets={})
     for content in found:

@@ -51,9 +51,8 @@ def asked_tokens(tensors: Mapping[str, Tensor]) -> str:
 
     Tokens are whole numbers: no gradient reaches them, and which of them are seen and scored is not followed.
     """
-    whole = {
-        p: t for p, t in tensors.items() if not t.is_floating_point() and t.dtype is not torch.bool and t.dim() > 1
-    }
+    kinds = (torch.int64, torch.int32, torch.int16)
+    whole = {path: tensor for path, tensor in tensors.items() if tensor.dtype in kinds and tensor.dim() > 1}
     labels = {path: t for path, t in whole.items() if "label" in path.lower() or "target" in path.lower()}
     for path, tokens in whole.items():
         for name, label in labels.items():
@@ -65,9 +64,8 @@ def asked_tokens(tensors: Mapping[str, Tensor]) -> str:
                 f"{path} are tokens, whose dependence is not followed; {name} asks for {int(asked.sum())} of "
                 f"{asked.numel()} positions, and {shown} of these show in {path} the very token that is asked for"
             )
-    return next(
-        (f"{p} are tokens, whose dependence is not followed" for p, t in whole.items() if carries_content(p, t)), ""
-    )
+    paths = [path for path, tokens in whole.items() if carries_content(path, tokens)]
+    return f"{paths[0]} are tokens, whose dependence is not followed" if paths else ""
 
 
 def carries_content(path: str, tensor: Tensor) -> bool:
