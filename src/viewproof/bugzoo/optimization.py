@@ -43,8 +43,11 @@ accumulation_bug = partial(
 
 def trainer(weight: Callable[..., Tensor | float], norm: bool = False) -> tuple[nn.Module, Callable[[list[Any]], None]]:
     """A model and its step, whose micro-batches count by ``weight(labels, parts)`` times their summed loss."""
-    layers = [nn.Linear(4, 6), *([nn.BatchNorm1d(5)] if norm else []), nn.Tanh(), nn.Linear(6, IDS)]
-    model = weights_from_seed_0(lambda: nn.Sequential(*layers)).train()
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 6), *([nn.BatchNorm1d(5)] if norm else []), nn.Tanh(), nn.Linear(6, IDS))
+
+    model = weights_from_seed_0(make).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def step(parts: list[Any]) -> None:
