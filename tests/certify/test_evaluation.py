@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from viewproof import certify_evaluation
-from viewproof.certify.state import ReachedState
+from viewproof.certify.state import PYTHON, ReachedState
 
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
 
@@ -56,7 +56,8 @@ def test_a_change_is_refuted_and_put_back(kind: str) -> None:
     state = ReachedState(step)
     report = certify_evaluation(step, X)
     assert [CLAIMS[kind] in f.claim for f in report.refuted] == [True]
-    assert list(state.changes()) == []
+    # Run-time type checks draw from Python's generator.
+    assert {path for path, _ in state.changes()} <= {PYTHON}
 
 
 def test_a_clean_evaluation_is_proved() -> None:
