@@ -140,7 +140,7 @@ def logits(x: Tensor) -> Tensor:
     breaks=shifted_loss_breaks,
 )
 def shifted_twice(output: Tensor, x: Tensor, bug: bool) -> Tensor:
-    """The labels are shifted by the collator and again by the loss, over the rows' ends: the last of a row is the next's.
+    """The labels are shifted by the collator and again by the loss, over the rows' ends: a row ends in the next.
 
     Shown: An output whose gradient follows another input than the next.
     Not shown: Which of the two shifts is wrong.
