@@ -28,7 +28,7 @@ def test_a_flipped_bit_is_noticed(checkpoint, share):
         WholeFiles().load_checkpoint(checkpoint)
 
 
-@pytest.mark.parametrize("length", [0, 1, 100, -1, -40, -200])
+@pytest.mark.parametrize("length", [0, 1, 100, -60, -200])
 def test_a_truncated_checkpoint_is_one_line(checkpoint, length):
     checkpoint.write_bytes(checkpoint.read_bytes()[:length])
     with pytest.raises(InvalidArgument, match=r"last\.ckpt is damaged"):
