@@ -107,7 +107,7 @@ class ScriptSession:
             raise Stopped
 
     def _open(self) -> None:
-        from viewproof.watch import recording
+        from viewproof.watch.session import Recording as recording
 
         self._seen = self._contexts.enter_context(recording(name=self.name))
 
