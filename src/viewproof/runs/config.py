@@ -41,8 +41,7 @@ class PretrainConfig:
         norm_pix: predict pixels normalised by their own patch's mean and variance (MAE's norm_pix_loss)
         predict: of the masked-autoencoder, the share of all patches that the loss asks for, drawn among the hidden ones
             by the sample's id (CrossMAE's is 0.25); default: all hidden patches
-        backbone: a named encoder: vit-tiny, vit-small, vit-base, vit-large; timm:NAME; transformers:TYPE, or
-            transformers:FOLDER with a config.json; sets dim, depth and heads. Default: what these say
+        backbone: a named encoder, vit-tiny, vit-small, vit-base or vit-large; sets dim, depth and heads
         init: weights to start from: a run folder, a checkpoint (.pth, .safetensors), timm:NAME, hf:NAME or hf:FOLDER
         class_token: of the encoder: a learned token beside the patches'; default: no
         registers: of the encoder: further learned tokens beside the patches'; default: 0
