@@ -178,6 +178,27 @@ def doctor(run: Path) -> int:
 
 
 @app.command
+def report(run: Path, *, allow_import: bool = False) -> int:
+    """Write RUN/report.html again: scores, curves, pictures, the mask and what is certified, on one page.
+
+    Args:
+        run: the folder of a finished and evaluated run
+        allow_import: import the module of the rule that config.json names
+    """
+    from viewproof.runs.folder import load_run
+    from viewproof.runs.guarded import locked
+    from viewproof.runs.page import PAGE, write_page
+
+    if not (run / "evaluation.json").exists():
+        raise InvalidArgument(f"{run} has no evaluation.json; evaluate it first: viewproof evaluate {run}")
+    loaded = load_run(run, allow_import=allow_import)
+    with locked(run):
+        write_page(loaded)
+    print(f"written to {run / PAGE}")
+    return 0
+
+
+@app.command
 def masks(rule: str, shape: str, *, out: Path = Path("mask.png")) -> int:
     """Draw the mask of RULE over one sample of SHAPE, and print what it hides.
 

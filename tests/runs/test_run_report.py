@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from viewproof.runs import report
-from viewproof.runs.config import PretrainConfig
-from viewproof.runs.folder import load_run, prepare
 
 import viewproof as vp
 from viewproof.cli import main
+from viewproof.runs import report
+from viewproof.runs.config import PretrainConfig
+from viewproof.runs.folder import load_run, prepare
 
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]
 SMALL += ["--decoder-heads", "2", "--batch-size", "32", "--threads", "1"]

@@ -10,7 +10,7 @@ from viewproof.certify.pictures import PALETTE, pictures, png
 from viewproof.certify.report import Report
 from viewproof.shapes import check_kind
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --text: #1d2530; --soft: #5b6675; --line: #d5dbe3; --back: #ffffff; --panel: #f5f7fa;
   --PROVED: #14713d; --REFUTED: #b3261e; --UNKNOWN: #8a5a00; --VACUOUS: #5b6675; }
 @media (prefers-color-scheme: dark) { :root { --text: #e3e8ef; --soft: #9aa6b5; --line: #39424f; --back: #14181e;
@@ -57,7 +57,7 @@ def html_page(report: Report) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8">\n<title>{title}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style>\n<h1>{title}</h1>\n{report.html_head()}<table><thead><tr>{heads}</tr></thead>\n"
+        f"<style>{STYLE}</style>\n<h1>{title}</h1>\n{report.html_head()}<table><thead><tr>{heads}</tr></thead>\n"
         f"<tbody>{''.join(rows)}</tbody></table>\n{''.join(sections)}{report.html_tail()}</html>\n"
     )
 

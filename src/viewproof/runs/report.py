@@ -21,8 +21,8 @@ from viewproof.evaluation.fine_tune import check_labels, class_balanced, fine_tu
 from viewproof.evaluation.probes import probe_indices
 from viewproof.masks import Mask, Sample
 from viewproof.runs.folder import Run, initial_network, write_json
+from viewproof.runs.page import PAGE, write_page
 from viewproof.training import predict
-
 
 DIVERGED = 3
 """The exit code of a run whose weights are no longer finite."""
@@ -49,7 +49,8 @@ def report(run: Run, say: Callable[[str], None] = print) -> int:
         lines += ["", f"held-out accuracy, probes fit on {used} samples {'k-NN':>12} {'linear':>9}"]
         lines += [f"  {name:<44} {100 * s['knn']:8.1f} % {100 * s['linear']:6.1f} %" for name, s in scores.items()]
     write_json(run.folder / "evaluation.json", result)
-    say("\n".join([*lines, "", f"written to {run.folder}"]))
+    write_page(run)
+    say("\n".join([*lines, "", f"written to {run.folder}; see {PAGE} there"]))
     return 0
 
 

@@ -17,7 +17,16 @@ from viewproof.files import whole_file
 from viewproof.runs.backbones import with_backbone
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.folder import (
-    ENCODER, WEIGHTS, Run, encoder_facts, initial_network, load_weights, make_folder, new_folder, prepare, read_config,
+    ENCODER,
+    WEIGHTS,
+    Run,
+    encoder_facts,
+    initial_network,
+    load_weights,
+    make_folder,
+    new_folder,
+    prepare,
+    read_config,
     write_json,
 )  # fmt: skip
 from viewproof.runs.guarded import locked, record_digests

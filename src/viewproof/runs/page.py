@@ -1,0 +1,121 @@
+"""``report.html``: a run as one page that needs no other file and no network."""
+
+import json
+import re
+from base64 import b64encode
+from dataclasses import asdict
+from html import escape
+from io import BytesIO
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from viewproof import plots
+from viewproof.certify import certify_view
+from viewproof.certify.page import STYLE
+from viewproof.files import whole_file
+from viewproof.masks.random.rule import one_for_all
+from viewproof.models.vit import PatchTransformer
+from viewproof.runs.folder import Run
+from viewproof.shapes import Float
+
+PAGE = "report.html"
+PICTURES = {
+    "loss.png": "The loss on the training part and on held-out samples.",
+    "reconstruction.png": "Held-out images, what the model saw, its reconstruction, and the error.",
+    "patch-errors.png": "The squared error on hidden values by patch, beside plain baselines.",
+}
+
+
+def write_page(run: Run) -> None:
+    """Write the page of a finished run: scores, curves, pictures, its mask, what is certified, its settings."""
+    title, parts = escape(f"{run.folder.name}: {run.config.method.name} on {run.dataset.name}"), []
+    result = json.loads((run.folder / "evaluation.json").read_text())
+    accuracy = result.get("accuracy") or {}
+    rows = [(name, f"{100 * s['knn']:.1f} %", f"{100 * s['linear']:.1f} %") for name, s in accuracy.items()]
+    parts.append(_table("Accuracy on held-out samples", ("features", "k-NN", "linear probe"), rows))
+    errors = [(name, f"{error:.4f}") for name, error in (result.get("hidden_error") or {}).items()]
+    parts.append(_table("Mean squared error on hidden values", ("prediction", "error"), errors))
+    for name, caption in PICTURES.items():
+        if (run.folder / name).exists():
+            parts.append(_picture((run.folder / name).read_bytes(), caption))
+    encoder = next((m for m in run.model.modules() if isinstance(m, PatchTransformer)), None)
+    if encoder is not None and len(run.dataset.sample_shape) == 3:
+        device = next(encoder.parameters()).device
+        chosen = torch.linspace(0, len(run.dataset.test) - 1, min(6, len(run.dataset.test))).long()
+        x = run.dataset.fetch("test", chosen).to(device)
+        words = "Held-out images, and the first three principal components of their patch features as colours."
+        parts.append(_picture(_png(feature_figure(encoder, x, run.dataset.restore(x).cpu())), words))
+    if run.rule is not None:
+        rule = one_for_all(run.rule)
+        mask = rule.mask(run.dataset.sample_shape)
+        if mask.hidden.dim() in (1, 2, 3):
+            parts.append(_picture(_png(plots.mask_figure(mask, repr(run.rule))), "The mask of one sample."))
+        x = run.dataset.fetch("test", torch.arange(min(4, len(run.dataset.test))))
+        findings = certify_view(rule.sample, x, rule, name="the view of this run").findings
+        heads = ("contract", "claim", "verdict", "scope")
+        parts.append(
+            _table("Its view, certified", heads, [(f.contract.name, f.claim, f.verdict, f.scope) for f in findings])
+        )
+    # The page may be passed on: of a path it shows the last part.
+    settings = {
+        k: re.sub(r"(^|:)/.*/", r"\1", str(v)) for k, v in asdict(run.config.as_given()).items() if v is not None
+    }
+    parts.append(_table("Settings", ("name", "value"), list(settings.items())))
+    page = (
+        f'<!doctype html>\n<html lang="en"><meta charset="utf-8">\n<title>{title}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n'
+        f"<h1>{title}</h1>\n{''.join(parts)}</html>\n"
+    )
+    with whole_file(run.folder / PAGE) as file:
+        file.write(page)
+
+
+def feature_figure(encoder: PatchTransformer, x: Float[Tensor, "batch channels height width"], shown: Tensor) -> Figure:
+    """Images above the first three principal components of their patch features, as red, green and blue."""
+    with torch.inference_mode():
+        tokens = encoder.eval().tokens(x).float().cpu()
+    flat = tokens.reshape(-1, tokens.shape[2])
+    flat = flat - flat.mean(0)
+    # The covariance is small and symmetric; its last eigenvectors have the largest eigenvalues.
+    axes = torch.linalg.eigh(flat.T.double() @ flat.double()).eigenvectors[:, -3:].flip(1)
+    # A sign of each axis is free: the larger side is up, so that a picture drawn again is the same.
+    axes = axes * (axes.sum(0) >= 0).double().mul(2).sub(1)
+    colours = flat.double() @ axes
+    low, high = colours.quantile(0.02, 0), colours.quantile(0.98, 0)
+    colours = ((colours - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+    grids = torch.nn.functional.pad(colours, (0, 3 - colours.shape[1])).reshape(len(x), *encoder.grid, 3)
+    figure = Figure(figsize=(1.6 * len(x), 3.4), layout="constrained")
+    rows = figure.subplots(2, len(x), squeeze=False)
+    for n in range(len(x)):
+        image = shown[n].movedim(0, -1).clamp(shown.min(), shown.max()).squeeze(-1)
+        image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
+        rows[0][n].imshow(image.numpy(), cmap="gray", interpolation="nearest")
+        rows[1][n].imshow(grids[n].numpy(), interpolation="nearest")
+        for row in rows:
+            row[n].set_axis_off()
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
+    return file.getvalue()
+
+
+def _picture(png: bytes, caption: str) -> str:
+    image = b64encode(png).decode()
+    return (
+        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{image}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>\n"
+    )
+
+
+def _table(heading: str, heads: tuple[str, ...], rows: list[Any]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>\n" for row in rows)
+    return f"<h2>{escape(heading)}</h2>\n<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>\n"
