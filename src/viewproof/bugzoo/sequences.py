@@ -117,7 +117,8 @@ def shifted_loss_breaks(twin: Twin, witness: Witness) -> bool:
 
     def gradient(x: Tensor) -> Tensor:
         leaf = witness.inputs["output"].clone().requires_grad_()
-        return torch.autograd.grad(twin(leaf, x), leaf)[0]
+        result: Tensor = torch.autograd.grad(twin(leaf, x), leaf)[0]
+        return result
 
     x, changed = witness.inputs["x"], witness.inputs["changed"]
     moved = (gradient(x) != gradient(changed)).any(-1)

@@ -81,7 +81,8 @@ class SentinelCase:
             inside: Tensor = (values >= low) & (values <= high) & ((values - low) % step == 0)
             return inside
         if isinstance(self.content, tuple) and len(self.content) == 2 and values.is_floating_point():
-            return (values >= self.content[0]) & (values <= self.content[1])
+            between: Tensor = (values >= self.content[0]) & (values <= self.content[1])
+            return between
         return torch.isin(values, torch.as_tensor(self.content).to(values))
 
     def special(self, values: Tensor) -> Tensor:
