@@ -22,7 +22,7 @@ LABELS[torch.arange(5) >= (torch.arange(9) % 5 + 1)[:, None]] = IGNORED
 def accumulated(twin: Twin, sizes: list[int]) -> Tensor:
     """The gradient of the head that a step over parts of these sizes leaves."""
     model, step = twin()
-    step(list(zip(INPUTS.split(sizes), LABELS.split(sizes), strict=True)))
+    step(list(zip(torch.split(INPUTS, sizes), torch.split(LABELS, sizes), strict=True)))
     gradient: Tensor = model[-1].weight.grad
     return gradient
 
@@ -54,7 +54,7 @@ def trainer(weight: Callable[..., Tensor | float], norm: bool = False) -> tuple[
         optimizer.zero_grad()
         for x, labels in parts:
             loss = F.cross_entropy(model(x).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-            (loss * weight(labels, parts)).backward()
+            torch.autograd.backward(loss * weight(labels, parts))
         optimizer.step()
 
     return model, step
@@ -217,8 +217,7 @@ def validation_fills_the_queue(bug: bool) -> Any:
     Shown: A parameter and a queue that are other after an evaluation.
     Not shown: How much validation images in the queue flatter the score.
     """
-    query, key = (weights_from_seed_0(lambda: nn.Linear(4, 3)).requires_grad_(grad) for grad in (True, False))
-    nn.init.zeros_(key.weight)
+    query, key = nn.Linear(4, 3), nn.Linear(4, 3).requires_grad_(False)
     queue = torch.zeros(8, 3)
 
     def evaluate(x: Tensor) -> Tensor:

@@ -78,9 +78,11 @@ class SentinelCase:
         if isinstance(self.content, range):
             first, last, step = self.content[0], self.content[-1], abs(self.content.step)
             low, high = min(first, last), max(first, last)
-            return (values >= low) & (values <= high) & ((values - low) % step == 0)
+            inside: Tensor = (values >= low) & (values <= high) & ((values - low) % step == 0)
+            return inside
         if isinstance(self.content, tuple) and len(self.content) == 2 and values.is_floating_point():
-            return (values >= self.content[0]) & (values <= self.content[1])
+            between: Tensor = (values >= self.content[0]) & (values <= self.content[1])
+            return between
         return torch.isin(values, torch.as_tensor(self.content).to(values))
 
     def special(self, values: Tensor) -> Tensor:
