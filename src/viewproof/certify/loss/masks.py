@@ -44,7 +44,7 @@ def block_of(sample: Sample) -> tuple[int, ...]:
     """The blocks that the example's mask is made of: along each axis the widest that no boundary cuts.
 
     >>> import viewproof as vp
-    >>> block_of(vp.PatchMask(4, 4, period=3, offset=1).sample(torch.zeros(2, 3, 8, 12)))
+    >>> block_of(vp.PatchMask(4, 4, period=4, offset=1).sample(torch.zeros(2, 3, 8, 12)))
     (3, 4, 4)
     """
     shape = _shape(sample)
