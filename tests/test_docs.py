@@ -37,7 +37,7 @@ def test_the_output_on_the_page_is_what_the_blocks_print():
             exec(compile(block, "docs/certify.md", "exec"), names)
         assert printed.getvalue() == output
         shown += bool(output)
-    assert shown == 10
+    assert shown == 15
 
 
 def test_links_point_at_files():

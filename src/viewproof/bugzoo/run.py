@@ -13,7 +13,10 @@ from viewproof.bugzoo.specimen import REGISTERED, Specimen
 from viewproof.certify import Finding, Report, Verdict
 from viewproof.files import whole_file
 
-MODULES = ("views", "targets", "losses", "geometry", "target_branches", "monitors", "draws", "model_leaks")
+MODULES = (
+    *("views", "targets", "losses", "geometry", "target_branches", "monitors", "draws", "model_leaks"),
+    *("sequences", "optimization", "contents"),
+)
 T = TypeVar("T")
 
 

@@ -28,7 +28,8 @@ def attention() -> Callable[[Tensor, Tensor], Tensor]:
     def attend(x: Tensor, may: Tensor) -> Tensor:
         query, key, value = project(x).chunk(3, -1)
         scores = (query @ key.transpose(1, 2)).masked_fill(~may, float("-inf"))
-        return x + scores.softmax(-1) @ value
+        out: Tensor = x + scores.softmax(-1) @ value
+        return out
 
     return attend
 
@@ -60,7 +61,7 @@ def block_summaries(bug: bool) -> Twin:
     read = weights_from_seed_0(lambda: nn.Linear(WIDTH, WIDTH))
 
     def model(x: Tensor) -> Tensor:
-        means = x.unflatten(1, (-1, 4)).mean(2)
+        means = torch.unflatten(x, 1, (-1, 4)).mean(2)
         before = torch.cat([torch.zeros_like(means[:, :1]), means[:, :-1]], 1)
         summary: Tensor = read(x) + (means if bug else before).repeat_interleave(4, 1)
         return summary
@@ -115,7 +116,8 @@ def shifted_loss_breaks(twin: Twin, witness: Witness) -> bool:
 
     def gradient(x: Tensor) -> Tensor:
         leaf = witness.inputs["output"].clone().requires_grad_()
-        return torch.autograd.grad(twin(leaf, x), leaf)[0]
+        moved: Tensor = torch.autograd.grad(twin(leaf, x), leaf)[0]
+        return moved
 
     x, changed = witness.inputs["x"], witness.inputs["changed"]
     moved = (gradient(x) != gradient(changed)).any(-1)
@@ -140,7 +142,7 @@ def logits(x: Tensor) -> Tensor:
     breaks=shifted_loss_breaks,
 )
 def shifted_twice(output: Tensor, x: Tensor, bug: bool) -> Tensor:
-    """The labels are shifted by the collator and again by the loss, over the rows' ends: the last of a row is the next's.
+    """The labels are shifted by the collator and again by the loss, over the rows' ends: a row ends in the next.
 
     Shown: An output whose gradient follows another input than the next.
     Not shown: Which of the two shifts is wrong.

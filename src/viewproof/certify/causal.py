@@ -179,7 +179,7 @@ def documents_apart(case: CausalCase, check: Check) -> Finding | None:
     """Document by document: the others are changed."""
     if case.segments is None:
         return None
-    own = [case.segments.cpu() == document for document in case.segments.unique().tolist()]
+    own = [case.segments.cpu() == document for document in sorted(set(case.segments.flatten().tolist()))]
     return _joined(case, check, (case.question(~d & ~case.padding, d, "other documents'") for d in own))
 
 
@@ -235,9 +235,9 @@ def scored_offset(case: CausalCase, check: Check) -> Finding | None:
             at = {"input": (row, s)}
             if bool(wrong.any()):
                 places = [tuple(i) for i in wrong.nonzero().tolist()]
-                other = f"positions {places[0]} to {places[-1]}" if len(places) > 1 else f"position {places[0]}"
+                where = f"positions {places[0]} to {places[-1]}" if len(places) > 1 else f"position {places[0]}"
                 asked = f"that of {(row, t)} alone may" if bool(expected.any()) else "none may"
-                what = f"input {(row, s)} moves the gradient at output {other}; {asked}"
+                what = f"input {(row, s)} moves the gradient at output {where}; {asked}"
                 inputs = {"x": case.x, "changed": seen_in, "output": output}
                 return check.refuted(what, inputs, {**at, "output": places[0]}, {"support": wrong})
             if bool(expected.any()) and not bool(follow.any()):

@@ -126,9 +126,8 @@ def declared_steps(case: WindowCase, check: Check) -> Finding | None:
                 may = {s for (k, s), reads in case.reads.items() if k == key and bool(reads.may[part].any())}
                 if steps and steps != expected:
                     extra, missing = sorted(steps - expected), sorted(expected - steps)
-                    texts = [f"reads step {extra[0]}"] * bool(extra) + [
-                        f"does not change with step {missing[0]}"
-                    ] * bool(missing)
+                    texts = [f"reads step {s}" for s in extra[:1]]
+                    texts += [f"does not change with step {s}" for s in missing[:1]]
                     at = (extra or missing)[0]
                     what = f"{part} {' and '.join(texts)} of {key}; declared are {sorted(expected)}"
                     if not extra and missing[0] in may:

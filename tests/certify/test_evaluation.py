@@ -1,0 +1,72 @@
+"""An evaluation that changes nothing is PROVED; each kind of change is REFUTED and put back."""
+
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from viewproof import certify_evaluation
+from viewproof.certify.state import PYTHON, ReachedState
+
+X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+
+
+def parts() -> tuple[nn.Module, "deque[Tensor]", list[int], dict[str, Tensor]]:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), deque(maxlen=3), [0], {"center": torch.zeros(4)}
+
+
+def step_of(kind: str) -> Callable[[Tensor], object]:
+    model, queue, counter, state = parts()
+
+    def step(x: Tensor) -> object:
+        training = model.training
+        model.train(kind == "buffer")
+        with torch.set_grad_enabled(kind == "gradient"):
+            out = model(x)
+        if kind == "gradient":
+            out.sum().backward()
+        if kind == "queue":
+            queue.append(out)
+        if kind == "counter":
+            counter[0] += 1
+        if kind == "center":
+            state["center"].mul_(0.9).add_(out.mean(0) + 1)
+        if kind == "parameter":
+            model[0].weight.data.mul_(0.9)
+        if kind == "generator":
+            torch.rand(1)
+        model.train(training if kind != "flag" else False)
+        return out
+
+    return step
+
+
+CLAIMS = {
+    "parameter": "no parameter", "gradient": "no parameter", "buffer": "no buffer", "flag": "modes",
+    "queue": "no queue", "counter": "no queue", "center": "no queue", "generator": "no random generator",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", CLAIMS)
+def test_a_change_is_refuted_and_put_back(kind: str) -> None:
+    step = step_of(kind)
+    state = ReachedState(step)
+    report = certify_evaluation(step, X)
+    assert [CLAIMS[kind] in f.claim for f in report.refuted] == [True]
+    # Run-time type checks draw from Python's generator.
+    assert {path for path, _ in state.changes()} <= {PYTHON}
+
+
+def test_a_clean_evaluation_is_proved() -> None:
+    assert certify_evaluation(step_of(""), X).verdict(strict=True).value == "PROVED"
+
+
+def test_what_may_change_is_declared() -> None:
+    assert certify_evaluation(step_of("queue"), X, may_change=["queue*"]).verdict().value == "PROVED"
+
+
+def test_a_step_that_raises_is_unknown() -> None:
+    assert certify_evaluation(lambda x: x @ x, X).verdict().value == "UNKNOWN"
