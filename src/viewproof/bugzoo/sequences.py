@@ -28,8 +28,8 @@ def attention() -> Callable[[Tensor, Tensor], Tensor]:
     def attend(x: Tensor, may: Tensor) -> Tensor:
         query, key, value = project(x).chunk(3, -1)
         scores = (query @ key.transpose(1, 2)).masked_fill(~may, float("-inf"))
-        out: Tensor = x + scores.softmax(-1) @ value
-        return out
+        attended: Tensor = x + scores.softmax(-1) @ value
+        return attended
 
     return attend
 
@@ -61,7 +61,7 @@ def block_summaries(bug: bool) -> Twin:
     read = weights_from_seed_0(lambda: nn.Linear(WIDTH, WIDTH))
 
     def model(x: Tensor) -> Tensor:
-        means = torch.unflatten(x, 1, (-1, 4)).mean(2)
+        means = x.reshape(len(x), -1, 4, WIDTH).mean(2)
         before = torch.cat([torch.zeros_like(means[:, :1]), means[:, :-1]], 1)
         summary: Tensor = read(x) + (means if bug else before).repeat_interleave(4, 1)
         return summary
@@ -106,7 +106,8 @@ def padding_mask_not_read(bug: bool) -> Twin:
 
     def model(x: Tensor) -> Tensor:
         read = x if bug else torch.where(content, x, 0.0)
-        return x.cumsum(1) + torch.where(content, 0.0, read).sum(1, keepdim=True)
+        summed: Tensor = x.cumsum(1) + torch.where(content, 0.0, read).sum(1, keepdim=True)
+        return summed
 
     return model
 
@@ -116,8 +117,8 @@ def shifted_loss_breaks(twin: Twin, witness: Witness) -> bool:
 
     def gradient(x: Tensor) -> Tensor:
         leaf = witness.inputs["output"].clone().requires_grad_()
-        moved: Tensor = torch.autograd.grad(twin(leaf, x), leaf)[0]
-        return moved
+        result: Tensor = torch.autograd.grad(twin(leaf, x), leaf)[0]
+        return result
 
     x, changed = witness.inputs["x"], witness.inputs["changed"]
     moved = (gradient(x) != gradient(changed)).any(-1)

@@ -1,6 +1,5 @@
 """Certifies what many draws of a mask cover: every coordinate, the declared counts and shares, and no other draw."""
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,19 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from viewproof.bits import seeded
 from viewproof.certify.binomial import clopper_pearson, fisher
 from viewproof.certify.check import Check, Claims, subject_name
 from viewproof.certify.draws import draw_of_rule
+from viewproof.certify.many_draws import all_draws
 from viewproof.certify.outputs import coordinate, first_true
 from viewproof.certify.report import Contract, Finding, Report, Severity
 from viewproof.errors import InvalidArgument
-from viewproof.masks import Mask, Rule
+from viewproof.masks import Rule
 
 ERROR = 1e-6
 """The chance, at most, that anything about correct draws is REFUTED by a bound: over all claims of one report."""
 _EACH = ERROR / 5
-_AT_ONCE = 64
 
 
 def certify_coverage(
@@ -80,56 +78,11 @@ def certify_coverage(
         draw, _ = draw_of_rule(draw, data_shape)
     else:
         subject = subject_name(draw, name)
-    codes, others = _drawn(draw, beside, draws, seed)
+    codes, others = all_draws(draw, beside, draws, seed)
     if never is not None and never.shape != codes.shape[1:]:
         raise InvalidArgument(f"never of shape {tuple(never.shape)} must be over one mask, {tuple(codes.shape[1:])}")
     case = CoverageCase(codes, others, never, rarest, count, share, outcomes, uniform)
     return Report(subject, claims.run(subject, case), {"hidden share": case.hidden.double().mean(0)})
-
-
-def _drawn(draw: Any, beside: Any, draws: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """All draws ``[draws, *mask]``, and those of the other operation, made in turn."""
-    made: tuple[list[Tensor], list[Tensor]] = [], []
-    with seeded(seed):
-        done = 0
-        while done < draws:
-            for function, rows in zip((draw, beside), made, strict=True):
-                if function is None:
-                    continue
-                if _keyed(function):
-                    ids = torch.arange(done, min(done + _AT_ONCE, draws))
-                    rows.append(_codes(function(ids, epoch=done // _AT_ONCE, seed=seed), len(ids)))
-                else:
-                    rows.append(_codes(function(), None))
-            done += len(made[0][-1])
-    return torch.cat(made[0]), torch.cat(made[1]) if made[1] else None
-
-
-def _keyed(draw: Callable[..., Any]) -> bool:
-    """Whether it is called with ids, epoch and seed."""
-    try:
-        inspect.signature(draw).bind()
-    except TypeError:
-        return True
-    return False
-
-
-def _codes(returned: Any, rows: int | None) -> Tensor:
-    """The draws as a tensor ``[rows, *mask]``."""
-    if isinstance(returned, Mask):
-        if rows is None and returned.per_sample:
-            raise InvalidArgument("draw() must return the mask of one sample; this one has a batch axis")
-        returned = (
-            returned.hidden
-            if rows is None or returned.per_sample
-            else returned.hidden.expand(rows, *returned.hidden.shape)
-        )
-    tensor = torch.as_tensor(returned).detach().cpu()
-    if rows is None:
-        return tensor.clone()[None]
-    if len(tensor) != rows:
-        raise InvalidArgument(f"draw of shape {tuple(tensor.shape)} must have one row for each of the {rows} ids")
-    return tensor.clone()
 
 
 @dataclass(frozen=True, eq=False)
