@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,10 @@ def changes(twin: Twin, witness: Witness) -> bool:
     return not torch.equal(one, other)
 
 
-def weights_from_seed_0(make: Callable[[], nn.Module]) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def weights_from_seed_0(make: Callable[[], Network]) -> Network:
     """The module in evaluation, always with the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -130,14 +130,11 @@ class AccumulationCase:
     def cut(self, sizes: Sequence[int], dtype: torch.dtype) -> list[Any]:
         """The batch in parts of these sizes, floating-point tensors in the dtype."""
         ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
-        parts = []
-        for a, b in pairwise(ends):
 
-            def part(tensor: Tensor, a: int = a, b: int = b) -> Tensor:
-                return _as(tensor[a:b].clone(), dtype)
+        def part(start: int, end: int) -> Any:
+            return _mapped(self.batch, lambda t: _as(t[start:end].clone(), dtype))
 
-            parts.append(_mapped(self.batch, part))
-        return parts
+        return [part(start, end) for start, end in pairwise(ends)]
 
     def run(self, micro_batches: list[Any], dtype: torch.dtype) -> Ran:
         """One step, in the dtype, from the state as it is."""

@@ -75,15 +75,16 @@ class SentinelCase:
 
     def real(self, values: Tensor) -> Tensor:
         """Where the values are real content."""
+        within: Tensor
         if isinstance(self.content, range):
             first, last, step = self.content[0], self.content[-1], abs(self.content.step)
             low, high = min(first, last), max(first, last)
-            inside: Tensor = (values >= low) & (values <= high) & ((values - low) % step == 0)
-            return inside
-        if isinstance(self.content, tuple) and len(self.content) == 2 and values.is_floating_point():
-            between: Tensor = (values >= self.content[0]) & (values <= self.content[1])
-            return between
-        return torch.isin(values, torch.as_tensor(self.content).to(values))
+            within = (values >= low) & (values <= high) & ((values - low) % step == 0)
+        elif isinstance(self.content, tuple) and len(self.content) == 2 and values.is_floating_point():
+            within = (values >= self.content[0]) & (values <= self.content[1])
+        else:
+            within = torch.isin(values, torch.as_tensor(self.content).to(values))
+        return within
 
     def special(self, values: Tensor) -> Tensor:
         """Where the values are reserved."""

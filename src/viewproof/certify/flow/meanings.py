@@ -149,7 +149,7 @@ def raised(e: Any, call: BoundCall) -> Any:
 
 
 def _root(e: Any, a: Entries) -> Entries:
-    root = e.atom("sqrt", a)
+    root: Entries = e.atom("sqrt", a)
     e.norms.update(root.reshape(-1).tolist())
     return root
 
@@ -175,7 +175,8 @@ def normed(e: Any, call: BoundCall) -> Any:
 
 
 def _absolute(e: Any, a: Entries) -> Entries:
-    return e.atom("abs", a * a % P)
+    distance: Entries = e.atom("abs", a * a % P)
+    return distance
 
 
 def _greater(e: Any, a: Entries, b: Entries, sign: int = 1) -> Entries:
@@ -193,7 +194,8 @@ def absolute(e: Any, call: BoundCall) -> Any:
 @meaning("maximum minimum")
 def extreme(e: Any, call: BoundCall) -> Any:
     """The larger one, the smaller one."""
-    return _greater(e, *e.numbers(call, "self", "other"), sign=1 if call.name == "maximum" else -1)
+    a, b = e.numbers(call, "self", "other")
+    return _greater(e, a, b, sign=1 if call.name == "maximum" else -1)
 
 
 @meaning("clamp clamp_min clamp_max")
@@ -335,7 +337,8 @@ def _log_sum_exp(e: Any, a: Entries, dim: Any) -> Entries:
         return a
     size = a.numel() // max(1, total(a, dim, True).numel())
     mean = total(a, dim, True) * inverse(torch.tensor(size)) % P
-    return (mean + e.atom("log sum exp", total(e.atom("exp of", (a - mean) % P), dim, True), size)) % P
+    out: Entries = (mean + e.atom("log sum exp", total(e.atom("exp of", (a - mean) % P), dim, True), size)) % P
+    return out
 
 
 @meaning("_log_softmax logsumexp _softmax _safe_softmax")
@@ -392,7 +395,8 @@ def distance(e: Any, call: BoundCall) -> Any:
 
 def _softplus(e: Any, a: Entries) -> Entries:
     """log(1 + exp(a)): half of a, and a part that is the same for -a."""
-    return (a * inverse(torch.tensor(2)) + e.atom("softplus", a * a % P)) % P
+    out: Entries = (a * inverse(torch.tensor(2)) + e.atom("softplus", a * a % P)) % P
+    return out
 
 
 @meaning("softplus binary_cross_entropy_with_logits")

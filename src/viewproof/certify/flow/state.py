@@ -113,7 +113,7 @@ def state_kept(*functions: Any, tensors: bool = True) -> Iterator[list[str]]:
     found.visit(*functions)
     objects = list(found.objects.values())
     lost = [f"{type(o).__name__} {getattr(o, '__name__', '')}".strip() for o in objects if _runs_on(o)]
-    undo: list[Callable[[], None]] = []
+    undo: list[Callable[[], object]] = []
     modules = [o for o in objects if isinstance(o, nn.Module)]
     inside = {id(p) for m in modules for p in (*m.parameters(), *m.buffers())}
     for value in objects:
@@ -143,7 +143,7 @@ def _runs_on(value: Any) -> bool:
     )
 
 
-def _restorer(value: Any) -> Callable[[], None] | None:
+def _restorer(value: Any) -> Callable[[], object] | None:
     """What puts the object back as it is now, if it has state of its own."""
     if isinstance(value, torch.Generator):
         return functools.partial(value.set_state, value.get_state())
@@ -157,28 +157,35 @@ def _restorer(value: Any) -> Callable[[], None] | None:
     if isinstance(value, Tensor):
         return _tensor_restorer(value)
     if isinstance(value, torch.optim.Optimizer):
-        state = {p: {k: _copied(v) for k, v in s.items()} for p, s in value.state.items()}
+        states = {p: {k: _copied(v) for k, v in s.items()} for p, s in value.state.items()}
         groups = [dict(group) for group in value.param_groups]
 
         def back() -> None:
             value.state.clear()
-            value.state.update(state)
+            value.state.update(states)
             for group, old in zip(value.param_groups, groups, strict=False):
                 group.clear()
                 group.update(old)
 
         return back
-    if isinstance(value, dict | set):
-        old = value.copy()
-        return lambda: None if _same(value, old) else (value.clear(), value.update(old))[0]
-    if isinstance(value, list | deque):
-        items = list(value)
-        return lambda: None if _same(list(value), items) else (value.clear(), value.extend(items))[0]
-    held = getattr(value, "__dict__", None)
-    if isinstance(held, dict) and not isinstance(value, nn.Module | types.FunctionType):
-        attributes = dict(held)
-        return lambda: None if _same(held, attributes) else (held.clear(), held.update(attributes))[0]
+    if isinstance(value, list | deque | dict | set):
+        return _container_restorer(value)
+    attributes = getattr(value, "__dict__", None)
+    if isinstance(attributes, dict) and not isinstance(value, nn.Module | types.FunctionType):
+        return _container_restorer(attributes)
     return None
+
+
+def _container_restorer(value: Any) -> Callable[[], None]:
+    """What puts a list, queue, dict or set back; one that holds the very same objects is not written to."""
+    before = value.copy()
+
+    def back() -> None:
+        if not _same(value, before):
+            value.clear()
+            value.extend(before) if isinstance(value, list | deque) else value.update(before)
+
+    return back
 
 
 def _same(a: Any, b: Any) -> bool:

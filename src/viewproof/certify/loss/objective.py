@@ -79,7 +79,7 @@ class Objective:
             self.distance.reduction = "sum"
             rows = [self.distance(p[h], t[h]) for p, t, h in zip(prediction, y, hidden, strict=True)]
             return torch.stack(rows)
-        if isinstance(self.distance, nn.Module):
+        if hasattr(self.distance, "reduction"):
             self.distance.reduction = "none"
         terms = self.distance(prediction - y) if self.of_error else self.distance(prediction, y)
         if terms.shape != y.shape[: terms.dim()]:
@@ -94,4 +94,5 @@ class Objective:
             hidden = positions.all(-1)
         if reduction == "rows":
             return torch.where(hidden, terms, 0.0).flatten(1).sum(1)
-        return terms[hidden].sum() if reduction == "sum" else terms[hidden].mean()
+        value: Tensor = terms[hidden].sum() if reduction == "sum" else terms[hidden].mean()
+        return value

@@ -2,9 +2,10 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ def _declared_objective(case: LossCase, check: Check) -> Finding | None:
         returned = case(prediction, sample).double().reshape(-1).tolist()
         wide = torch.promote_types(prediction.dtype, torch.float32)
         if case.distance.of_error and sample.y.is_floating_point():
-            exact = _exact(case, prediction, sample)
+            exact: Sequence[Any] = _exact(case, prediction, sample)
             allowed = [rounding_bound(ROUNDINGS, sample.y.numel(), abs(float(e)), wide) for e in exact]
         else:
             exact = _in_doubles(case, prediction, sample)
@@ -77,8 +78,10 @@ def _declared_objective(case: LossCase, check: Check) -> Finding | None:
         what = f"the loss is {returned}, the exact objective {values}, with {int(hidden.sum())} hidden"
         inputs = {"prediction": prediction, "sample": sample}
         return check.refuted(what, inputs, maps={"hidden": hidden}, scope=str(tuple(sample.y.shape)))
-    if (what := _other_slope(case)) is not None:
-        return check.refuted(what, {"prediction": case.prediction, "sample": case.sample}, scope=str(case.target_shape))
+    if (slope := _other_slope(case)) is not None:
+        return check.refuted(
+            slope, {"prediction": case.prediction, "sample": case.sample}, scope=str(case.target_shape)
+        )
     scope, method, reason = case.proof
     if scope:
         return check.proved(scope=scope, method=method)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from viewproof.expressions import parse_rule
 from viewproof.masks import Mask, RandomRule, Rule, Sample
-from viewproof.symbolic.capture import TensorInput
+from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, conj, product, same
 from viewproof.theorems.tensors import spec
@@ -105,7 +105,11 @@ def _subject(rank: int, kind: Callable[[Tensor], Rule]) -> Subject:
         pairs = zip(hidden, x if batched else x[1:], strict=True)
         return [*not_negative(inputs), *(same(a, b) for a, b in pairs), inputs["length"] <= product(x[1:])]
 
-    signature = {"x": TensorInput(rank + 1), "hidden": TensorInput(rank + batched, torch.bool), "length": INT}
+    signature: Signature = {
+        "x": TensorInput(rank + 1),
+        "hidden": TensorInput(rank + batched, torch.bool),
+        "length": INT,
+    }
     name = f"{'one mask a sample' if batched else 'one mask for all samples'}, rank {rank}"
     return Subject(name, signature, observe, hypotheses)
 
