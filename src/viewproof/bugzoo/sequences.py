@@ -140,7 +140,7 @@ def logits(x: Tensor) -> Tensor:
     breaks=shifted_loss_breaks,
 )
 def shifted_twice(output: Tensor, x: Tensor, bug: bool) -> Tensor:
-    """The labels are shifted by the collator and again by the loss, over the rows' ends: the last of a row is the next's.
+    """The collator shifts the labels and the loss shifts them again, over the rows' ends into the next row.
 
     Shown: An output whose gradient follows another input than the next.
     Not shown: Which of the two shifts is wrong.

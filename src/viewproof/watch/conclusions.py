@@ -6,8 +6,9 @@ from viewproof.certify.check import Check, Claims
 from viewproof.certify.report import Contract, Finding, Severity
 from viewproof.watch.branches import Broken
 from viewproof.watch.examine import Examined
-from viewproof.watch.facts import LossFacts, WatchReport
+from viewproof.watch.facts import LossFacts
 from viewproof.watch.ledger import ledger_of
+from viewproof.watch.report import WatchReport
 
 claims = Claims[Examined](scope="this step, this batch", method="the step run again")
 

@@ -61,16 +61,15 @@ class Examined:
     failure: str = ""
     repeatable: bool = True
     unrepeatable: str = ""
-    declared: dict[str, Any] = field(default_factory=dict)
     base: list[Tensor] = field(default_factory=list)
     witness: Any = None
     seconds: float = 0.0
     place: str = "in forked copies of the process"
 
 
-def examine(runner: Runner, batch: Any, variables: dict[str, Any], declared: dict[str, Any]) -> Examined:
+def examine(runner: Runner, batch: Any, variables: dict[str, Any]) -> Examined:
     """Run the step as often as it takes, and return what was read off."""
-    start, out = time.perf_counter(), Examined(declared=declared)
+    start, out = time.perf_counter(), Examined()
     tensors = dict(tensors_of(batch))
     contents = {path: t for path, t in tensors.items() if carries_content(path, t)}
 
@@ -282,14 +281,18 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
 
 
 def _empty_target(
-    runner: Runner, plain: Plain, contents: dict[str, Tensor], found: list[Content],
-    planes: dict[str, dict[bool, Tensor]], out: Planes,
+    runner: Runner,
+    plain: Plain,
+    contents: dict[str, Tensor],
+    found: list[Content],
+    planes: dict[str, dict[bool, Tensor]],
+    out: Planes,
 ) -> tuple[str, dict[str, Any]] | None:
     """What the loss asks for, if that holds no content of the source where it asks."""
     scored = any(bool(planes[c.path][True].any()) for c in found)
     if not scored and not out.positions and out.proved.get("scored", "").startswith("all values that keep"):
         # Without the finiteness nothing is proved: the loss reads the source, times zero.
-        what = "the loss reads the batch beside the predictions, and depends on none of its content: its target is constant"
+        what = "the loss reads the batch beside the predictions and none of its content: its target is constant"
         return what, {"batch": [c.path for c in found]}
     cut = replace(plain.plan, targets={})
     for content in found:

@@ -20,7 +20,7 @@ from viewproof.certify.report import Contract
 from viewproof.errors import InvalidArgument
 from viewproof.plots import save_figure
 from viewproof.verdict import Verdict
-from viewproof.watch.facts import Source, WatchReport
+from viewproof.watch.facts import Source, StepFacts
 from viewproof.watch.flow_picture import draw_flow, flow_layout
 
 SAMPLES, SOURCES, FRAMES, CHANNELS, LINES = 4, 3, 4, 3, 3
@@ -35,7 +35,7 @@ COLOURS = {NEITHER: "#b9c0ca", SEEN: "#2878b5", SCORED: "#f5b52e", BOTH: "#c8102
 """The colours of the four states; they differ in lightness, so that they differ for every reader."""
 
 
-def draw(report: WatchReport, path: str | Path) -> Path:
+def draw(report: StepFacts, path: str | Path) -> Path:
     """Write the x-ray of a step to a PNG file and return its path; an old file of that name is replaced.
 
     Raises `InvalidArgument` if the folder does not exist.
@@ -47,7 +47,7 @@ def draw(report: WatchReport, path: str | Path) -> Path:
     return path
 
 
-def xray(report: WatchReport) -> Figure:
+def xray(report: StepFacts) -> Figure:
     """The x-ray of a step as a matplotlib figure."""
     sources, verdict, leaks = choose(report.sources), report.verdict(), leak_verdict(report)
     refuted = leaks is Verdict.REFUTED
@@ -86,7 +86,7 @@ def xray(report: WatchReport) -> Figure:
     return figure
 
 
-def leak_verdict(report: WatchReport) -> Verdict:
+def leak_verdict(report: StepFacts) -> Verdict:
     """REFUTED if a claim about leaks is, and not waived; else UNKNOWN if one is; else PROVED."""
     verdicts = {
         finding.verdict
