@@ -58,7 +58,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW([*encoder.parameters(), *predictor.parameters()], lr=1e-3)
     numbers = torch.arange(SIDE * SIDE).view(SIDE, SIDE)
     for epoch in range(arguments.epochs):
-        for batch in DataLoader(images, batch_size=64, shuffle=True, drop_last=True):
+        for batch in DataLoader(images, batch_size=16, shuffle=True, drop_last=True):
             row, column = torch.randint(0, SIDE - 1, (2,)).tolist()
             target = numbers[row : row + 2, column : column + 2].flatten()
             keep = numbers.flatten()

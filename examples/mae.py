@@ -52,7 +52,7 @@ def main() -> None:
     model = MaskedAutoencoder(overlap=arguments.bug)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for epoch in range(arguments.epochs):
-        for batch in DataLoader(images, batch_size=64, shuffle=True, drop_last=True):
+        for batch in DataLoader(images, batch_size=16, shuffle=True, drop_last=True):
             order = torch.rand(len(batch), 16).argsort(1)
             keep, hidden = order[:, :VISIBLE], order[:, VISIBLE:, None].expand(-1, -1, PATCH * PATCH)
             prediction = model(batch, keep)

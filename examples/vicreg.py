@@ -74,7 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     lightning.seed_everything(0, verbose=False)
-    loader = DataLoader(TwoViews(), batch_size=64, shuffle=True, drop_last=True)
+    loader = DataLoader(TwoViews(), batch_size=16, shuffle=True, drop_last=True)
     trainer = lightning.Trainer(
         max_epochs=arguments.epochs,
         accelerator="cpu",

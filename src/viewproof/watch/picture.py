@@ -4,6 +4,7 @@ Blue is what the model sees, amber what the loss asks for, red with a cross hatc
 and asking for the same is meant, as in joint-embedding methods, both colours alternate in stripes.
 """
 
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def xray(report: StepFacts) -> Figure:
     # The worst findings are named where the verdict stands.
     worst = [f for f in report.findings if f.verdict is verdict and f.decides()] if verdict in WORDS else []
     notes = [f"{f.contract.name} {f.claim}: {'; '.join(f.remarks)}" for f in worst[:2]]
+    # The file's name is enough in a picture, which others look at elsewhere.
+    notes = [re.sub(r"/\S*/(?=[^/\s]+:\d)", "", note) for note in notes]
     lines = [line for note in notes for line in textwrap.wrap(note, 125)[:2]]
     total = 0.95 + 0.22 * len(lines) + sum(height + 0.62 for height in heights) + 0.1 + flow.height
     figure = Figure(figsize=(WIDTH, total), facecolor="white")
@@ -87,13 +90,10 @@ def xray(report: StepFacts) -> Figure:
 
 
 def leak_verdict(report: StepFacts) -> Verdict:
-    """REFUTED if a claim about leaks is, and not waived; else UNKNOWN if one is; else PROVED."""
-    verdicts = {
-        finding.verdict
-        for finding in report.findings
-        if finding.contract in (Contract.C1, Contract.C4, Contract.C10) and not finding.waiver
-    }
-    return next((v for v in (Verdict.REFUTED, Verdict.UNKNOWN) if v in verdicts), Verdict.PROVED)
+    """What was found about leaks: the worst verdict that is not waived, PROVED if all are; UNKNOWN if none was made."""
+    findings = [f for f in report.findings if f.contract in (Contract.C1, Contract.C4, Contract.C10)]
+    verdicts = {Verdict.PROVED if f.open and f.waiver else f.verdict for f in findings} or {Verdict.UNKNOWN}
+    return next(v for v in (Verdict.REFUTED, Verdict.UNKNOWN, Verdict.VACUOUS, Verdict.PROVED) if v in verdicts)
 
 
 def choose(sources: tuple[Source, ...]) -> list[Source]:
@@ -171,6 +171,7 @@ def _legend(figure: Figure, sources: list[Source], y: float, total: float, verdi
     both = {
         Verdict.REFUTED: "seen AND asked for: leak",
         Verdict.UNKNOWN: "seen and asked for: is it meant?",
+        Verdict.VACUOUS: "seen and asked for",
         Verdict.PROVED: "seen and asked for, as meant",
     }
     words = {SEEN: "the model sees it", SCORED: "the loss asks for it", BOTH: both[verdict], NEITHER: "neither"}
