@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 import viewproof as vp
 from viewproof.bits import GeneratorStates
 from viewproof.verdict import Verdict
-from viewproof.watch.facts import Role, WatchReport
+from viewproof.watch.facts import Role
+from viewproof.watch.report import WatchReport
 
 Built = tuple[Callable[[Any], Any], Any]
 

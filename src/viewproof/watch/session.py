@@ -20,11 +20,7 @@ from viewproof.watch.report import WatchReport
 
 
 def watch(
-    step: Callable[[Any], Any],
-    batch: Any,
-    *,
-    allow: Mapping[str, str] | None = None,
-    name: str | None = None,
+    step: Callable[[Any], Any], batch: Any, *, allow: Mapping[str, str] | None = None, name: str | None = None
 ) -> WatchReport:
     """What one training step of yours does: ``step(batch)`` is run several times, and nothing of it stays behind."""
     variables = {**variables_of_callers(), **variables_of(step)}
@@ -39,9 +35,7 @@ def watch(
     return _report(runner, batch, variables, name or subject_name(step, None), allow)
 
 
-def _report(
-    runner: Any, batch: Any, variables: Any, name: str, allow: Mapping[str, str] | None
-) -> WatchReport:
+def _report(runner: Any, batch: Any, variables: Any, name: str, allow: Mapping[str, str] | None) -> WatchReport:
     """The report; what goes wrong in here is said in it, and never reaches the user's code."""
     reason = cannot_fork()
     try:
