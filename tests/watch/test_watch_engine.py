@@ -99,7 +99,7 @@ def test_a_correct_masked_step_is_proved() -> None:
     assert report.verdict(vp.Contract.C1) is Verdict.PROVED
     assert {m.path for m in report.modules if m.role is Role.TRAINED} >= {"model.embed", "model.head"}
     (loss,) = report.losses
-    assert loss.place.rsplit(":", 1)[0] == __file__ and "batch" in loss.reads
+    assert __file__.endswith(loss.place.rsplit(":", 1)[0]) and not loss.place.startswith("/") and "batch" in loss.reads
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def _uncounted(func: Any, caller: FrameType) -> bool:
 
 
 def place() -> str:
-    """The line of the user's code that runs, ``"train.py:7"``, or ``""``: relative to the working folder if below it."""
+    """The line of the user's code that runs, ``"train.py:7"``, or ``""``; relative to the working folder."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if not frame.f_code.co_filename.startswith(_OURS):
