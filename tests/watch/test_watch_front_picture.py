@@ -7,9 +7,10 @@ from viewproof.certify.page import html_page
 from viewproof.certify.report import Contract, Finding, Witness
 from viewproof.errors import InvalidArgument
 from viewproof.verdict import Verdict
-from viewproof.watch.facts import LossFacts, ModuleFacts, Role, Source, WatchReport
+from viewproof.watch.facts import LossFacts, ModuleFacts, Role, Source
 from viewproof.watch.flow_picture import depths, edges, flow_layout, shown_modules
 from viewproof.watch.picture import BOTH, NEITHER, SCORED, SEEN, leak_verdict, paint, sentence, states
+from viewproof.watch.report import WatchReport
 
 
 def finding(verdict):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from viewproof.verdict import Verdict
 from viewproof.watch import watch
-from viewproof.watch.facts import WatchReport
+from viewproof.watch.report import WatchReport
 
 lightly = pytest.importorskip("lightly")
 timm = pytest.importorskip("timm")

@@ -17,7 +17,7 @@ from viewproof.training.base import Pretraining
 from viewproof.training.ema import move_target
 from viewproof.verdict import Verdict
 from viewproof.watch import watch
-from viewproof.watch.facts import WatchReport
+from viewproof.watch.report import WatchReport
 
 Built = tuple[Callable[[Any], Any], Any]
 

@@ -14,7 +14,7 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 from viewproof.certify.report import Contract
 from viewproof.verdict import Verdict
 from viewproof.watch import watch
-from viewproof.watch.facts import WatchReport
+from viewproof.watch.report import WatchReport
 
 Built = tuple[Callable[[Any], Any], Any]
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

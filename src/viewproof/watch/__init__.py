@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from viewproof.watch.facts import WatchReport as WatchReport
+    from viewproof.watch.report import WatchReport as WatchReport
     from viewproof.watch.session import Recording
     from viewproof.watch.session import watch as watch
 
@@ -16,7 +16,7 @@ __all__ = ["WatchReport", "watch"]
 
 def __getattr__(name: str) -> Any:
     if name == "WatchReport":
-        return import_module("viewproof.watch.facts").WatchReport
+        return import_module("viewproof.watch.report").WatchReport
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -31,19 +31,10 @@ class _Watch(ModuleType):
         return self
 
     def __call__(
-        self,
-        step: Callable[[Any], Any],
-        batch: Any,
-        *,
-        kept: str | None = None,
-        local_negatives: bool = False,
-        allow: Mapping[str, str] | None = None,
-        name: str | None = None,
+        self, step: Callable[[Any], Any], batch: Any, *, allow: Mapping[str, str] | None = None, name: str | None = None
     ) -> "WatchReport":
         """`viewproof.watch.session.watch`."""
-        report: WatchReport = import_module("viewproof.watch.session").watch(
-            step, batch, kept=kept, local_negatives=local_negatives, allow=allow, name=name
-        )
+        report: WatchReport = import_module("viewproof.watch.session").watch(step, batch, allow=allow, name=name)
         return report
 
     def recording(self, **options: Any) -> "Recording":

@@ -6,8 +6,9 @@ from viewproof.certify.check import Check, Claims
 from viewproof.certify.report import Contract, Finding, Severity
 from viewproof.watch.branches import Broken
 from viewproof.watch.examine import Examined
-from viewproof.watch.facts import LossFacts, WatchReport
+from viewproof.watch.facts import LossFacts
 from viewproof.watch.ledger import ledger_of
+from viewproof.watch.report import WatchReport
 
 claims = Claims[Examined](scope="this step, this batch", method="the step run again")
 
@@ -49,15 +50,16 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
         what, inputs, at, maps = planes.witness
         return check.refuted(what, inputs, at, maps, method="two batches that differ in one group")
     scored = any(bool(s.scored.any()) for s in planes.sources)
-    leaking = [s for s in planes.sources if bool(s.leak.any())]
-    if planes.waived:
-        return check.vacuous(planes.waived, scope=check.scope, method="read off the step")
+    # A source of which everything is seen and scored is an autoencoder's, and says nothing about the others.
+    leaking = [s for s in planes.sources if bool(s.leak.any()) and not bool(s.leak.all())]
     if leaking:
         return check.undecided(
             f"{leaking[0].path}: {int(leaking[0].leak.sum())} groups may be both seen and scored; {planes.reason()}"
         )
     if not scored and x.tokens:
         return check.undecided(x.tokens)
+    if planes.waived:
+        return check.vacuous(planes.waived, scope=check.scope, method="read off the step")
     if not scored and "scored" in planes.proved and "scored" not in planes.reasons:
         reason = "with predictions held, the loss depends on no group of a source: a joint embedding, or labels"
         return check.vacuous(reason, scope=check.scope, method="dependence tracked through the whole step")

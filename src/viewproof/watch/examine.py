@@ -61,7 +61,6 @@ class Examined:
     failure: str = ""
     repeatable: bool = True
     unrepeatable: str = ""
-    declared: dict[str, Any] = field(default_factory=dict)
     tokens: str = ""
     base: list[Tensor] = field(default_factory=list)
     witness: Any = None
@@ -69,9 +68,9 @@ class Examined:
     place: str = "in forked copies of the process"
 
 
-def examine(runner: Runner, batch: Any, variables: dict[str, Any], declared: dict[str, Any]) -> Examined:
+def examine(runner: Runner, batch: Any, variables: dict[str, Any]) -> Examined:
     """Run the step as often as it takes, and return what was read off."""
-    start, out = time.perf_counter(), Examined(declared=declared)
+    start, out = time.perf_counter(), Examined()
     tensors = dict(tensors_of(batch))
     contents = {path: t for path, t in tensors.items() if carries_content(path, t)}
     out.tokens = asked_tokens(tensors)
@@ -296,7 +295,7 @@ def _empty_target(
     follow = all(content.values.is_floating_point() for content in found)
     if follow and not scored and not out.positions and out.proved.get("scored", "").startswith("all values that keep"):
         # Without the finiteness nothing is proved: the loss reads the source, times zero.
-        what = "the loss reads the batch beside the predictions and depends on none of its content: a constant target"
+        what = "the loss reads the batch beside the predictions and none of its content: its target is constant"
         return what, {"batch": [c.path for c in found]}
     cut = replace(plain.plan, targets={})
     for content in found:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 
 from torch import Tensor
 
@@ -75,7 +74,7 @@ class LossFacts:
 
 
 @dataclass(frozen=True)
-class WatchReport(Report):
+class StepFacts(Report):
     """The findings about one training step, with the facts that they follow from.
 
     ``ledger`` holds the rest of what was read off, a line each by topic: "generators", "dtypes", "in-place writes",
@@ -86,21 +85,3 @@ class WatchReport(Report):
     modules: tuple[ModuleFacts, ...] = ()
     losses: tuple[LossFacts, ...] = ()
     ledger: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def picture(self, path: str | Path) -> Path:
-        """Draw the x-ray into a PNG file and return its path; see `viewproof.watch.picture`."""
-        from viewproof.watch.picture import draw
-
-        return draw(self, path)
-
-    def html_head(self) -> str:
-        """The x-ray as an image of the page."""
-        from viewproof.watch.page import image
-
-        return image(self)
-
-    def html_tail(self) -> str:
-        """The modules, the losses and the ledger as tables."""
-        from viewproof.watch.page import tables
-
-        return tables(self)

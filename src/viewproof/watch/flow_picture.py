@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 
-from viewproof.watch.facts import ModuleFacts, Role, WatchReport
+from viewproof.watch.facts import ModuleFacts, Role, StepFacts
 
 BLUE, AMBER = "#2878b5", "#e09a00"
 MOST = 8
@@ -49,7 +49,7 @@ def shown_modules(modules: tuple[ModuleFacts, ...]) -> dict[str, ModuleFacts]:
             return {path: by_path[path] for path in shown[:MOST]}
 
 
-def edges(report: WatchReport, shown: dict[str, ModuleFacts]) -> list[tuple[str, str]]:
+def edges(report: StepFacts, shown: dict[str, ModuleFacts]) -> list[tuple[str, str]]:
     """What reads what among the sources, the shown modules and the losses, "loss 0" and so on, each pair once."""
     sources = [source.path for source in report.sources]
 
@@ -90,7 +90,7 @@ def depths(nodes: list[str], links: list[tuple[str, str]]) -> dict[str, int]:
 class Layout:
     """The graph, placed: boxes by node, links, which nodes are on the target path, and inches."""
 
-    report: WatchReport
+    report: StepFacts
     boxes: dict[str, "Box"]
     links: list[tuple[str, str]]
     target: set[str]
@@ -111,7 +111,7 @@ class Box:
     frame: str
 
 
-def flow_layout(report: WatchReport, width: float) -> Layout:
+def flow_layout(report: StepFacts, width: float) -> Layout:
     """Where each box of the graph goes: data flow from left to right, targets below; the height is what that needs."""
     shown = shown_modules(report.modules)
     losses = {f"loss {n}": loss for n, loss in enumerate(report.losses)}

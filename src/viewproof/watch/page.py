@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from html import escape
 from io import BytesIO
 
-from viewproof.watch.facts import WatchReport
+from viewproof.watch.facts import StepFacts
 from viewproof.watch.flow_picture import LOOKS
 from viewproof.watch.picture import xray
 
 
-def image(report: WatchReport) -> str:
+def image(report: StepFacts) -> str:
     """The x-ray as an ``img`` element that holds its own bytes."""
     file = BytesIO()
     xray(report).savefig(file, format="png", dpi=120, bbox_inches="tight")
@@ -19,7 +19,7 @@ def image(report: WatchReport) -> str:
     return f'<img alt="{words}" style="max-width: 100%; background: white" src="data:image/png;base64,{data}">\n'
 
 
-def tables(report: WatchReport) -> str:
+def tables(report: StepFacts) -> str:
     """The modules that ran, the losses and the ledger, each as a table; what is empty is left out."""
     modules = [
         (

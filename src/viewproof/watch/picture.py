@@ -21,7 +21,7 @@ from viewproof.certify.report import Contract
 from viewproof.errors import InvalidArgument
 from viewproof.plots import save_figure
 from viewproof.verdict import Verdict
-from viewproof.watch.facts import Source, WatchReport
+from viewproof.watch.facts import Source, StepFacts
 from viewproof.watch.flow_picture import draw_flow, flow_layout
 
 SAMPLES, SOURCES, FRAMES, CHANNELS, LINES = 4, 3, 4, 3, 3
@@ -36,7 +36,7 @@ COLOURS = {NEITHER: "#b9c0ca", SEEN: "#2878b5", SCORED: "#f5b52e", BOTH: "#c8102
 """The colours of the four states; they differ in lightness, so that they differ for every reader."""
 
 
-def draw(report: WatchReport, path: str | Path) -> Path:
+def draw(report: StepFacts, path: str | Path) -> Path:
     """Write the x-ray of a step to a PNG file and return its path; an old file of that name is replaced.
 
     Raises `InvalidArgument` if the folder does not exist.
@@ -48,7 +48,7 @@ def draw(report: WatchReport, path: str | Path) -> Path:
     return path
 
 
-def xray(report: WatchReport) -> Figure:
+def xray(report: StepFacts) -> Figure:
     """The x-ray of a step as a matplotlib figure."""
     sources, verdict, leaks = choose(report.sources), report.verdict(), leak_verdict(report)
     refuted = leaks is Verdict.REFUTED
@@ -89,7 +89,7 @@ def xray(report: WatchReport) -> Figure:
     return figure
 
 
-def leak_verdict(report: WatchReport) -> Verdict:
+def leak_verdict(report: StepFacts) -> Verdict:
     """What was found about leaks: the worst verdict that is not waived, PROVED if all are; UNKNOWN if none was made."""
     findings = [f for f in report.findings if f.contract in (Contract.C1, Contract.C4, Contract.C10)]
     verdicts = {Verdict.PROVED if f.open and f.waiver else f.verdict for f in findings} or {Verdict.UNKNOWN}

@@ -11,7 +11,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.files import whole_file
 
 if TYPE_CHECKING:
-    from viewproof.watch.facts import WatchReport
+    from viewproof.watch.report import WatchReport
 
 GREEN, REFUTED, BAD_INPUT, UNKNOWN = 0, 1, 2, 3
 """The exit codes after a report, where the script was stopped."""
@@ -107,9 +107,9 @@ class ScriptSession:
             raise Stopped
 
     def _open(self) -> None:
-        from viewproof.watch.session import Recording as recording
+        from viewproof.watch.session import Recording
 
-        self._seen = self._contexts.enter_context(recording(name=self.name))
+        self._seen = self._contexts.enter_context(Recording(name=self.name))
 
     def _close(self) -> None:
         """Take the engine's hooks away, and print and write the report if there is one."""

@@ -15,22 +15,15 @@ from viewproof.torch_internals import replaced
 from viewproof.watch.child import Answer, Sender, cannot_fork, fork
 from viewproof.watch.conclusions import report_of
 from viewproof.watch.examine import Examined, examine
-from viewproof.watch.facts import WatchReport
 from viewproof.watch.names import variables_of, variables_of_callers
+from viewproof.watch.report import WatchReport
 
 
 def watch(
-    step: Callable[[Any], Any],
-    batch: Any,
-    *,
-    kept: str | None = None,
-    local_negatives: bool = False,
-    allow: Mapping[str, str] | None = None,
-    name: str | None = None,
+    step: Callable[[Any], Any], batch: Any, *, allow: Mapping[str, str] | None = None, name: str | None = None
 ) -> WatchReport:
     """What one training step of yours does: ``step(batch)`` is run several times, and nothing of it stays behind."""
     variables = {**variables_of_callers(), **variables_of(step)}
-    declared = {"kept": kept, "local_negatives": local_negatives}
 
     def runner(make: Callable[[Callable[[], Any]], Any], finish: Callable[[Any], Any]) -> Answer:
         side = fork()
@@ -39,21 +32,19 @@ def watch(
         run_in_child(side, make, finish, batch, step)
         raise AssertionError("a child sends and ends")
 
-    return _report(runner, batch, variables, declared, name or subject_name(step, None), allow)
+    return _report(runner, batch, variables, name or subject_name(step, None), allow)
 
 
-def _report(
-    runner: Any, batch: Any, variables: Any, declared: Any, name: str, allow: Mapping[str, str] | None
-) -> WatchReport:
+def _report(runner: Any, batch: Any, variables: Any, name: str, allow: Mapping[str, str] | None) -> WatchReport:
     """The report; what goes wrong in here is said in it, and never reaches the user's code."""
     reason = cannot_fork()
     try:
-        examined = Examined(failure=f"the step cannot be run again: {reason}", declared=declared)
+        examined = Examined(failure=f"the step cannot be run again: {reason}")
         if not reason:
-            examined = examine(runner, batch, variables, declared)
+            examined = examine(runner, batch, variables)
         report = report_of(examined, name)
     except Exception as error:
-        report = report_of(Examined(failure=f"viewproof failed: {describe(error)}", declared=declared), name)
+        report = report_of(Examined(failure=f"viewproof failed: {describe(error)}"), name)
     return report.waive(allow or {})
 
 
@@ -117,13 +108,10 @@ class Recording:
         self,
         *,
         on_step: Callable[[int], Any] | None = None,
-        kept: str | None = None,
-        local_negatives: bool = False,
         allow: Mapping[str, str] | None = None,
         name: str = "recorded step",
     ) -> None:
         self.on_step, self.name, self.allow = on_step, name, allow
-        self.declared = {"kept": kept, "local_negatives": local_negatives}
         self.steps, self.report = 0, None  # type: int, WatchReport | None
         self._pid, self._contexts = os.getpid(), ExitStack()
         self._child: tuple[Sender, Any, Any] | None = None
@@ -152,7 +140,7 @@ class Recording:
         if os.getpid() != self._pid:
             return
         if self.report is None and self.steps:
-            self.report = self._from_waiting() or _report(None, None, {}, self.declared, self.name, self.allow)
+            self.report = self._from_waiting() or _report(None, None, {}, self.name, self.allow)
         self._dismiss()
 
     def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -198,7 +186,7 @@ class Recording:
         return batch
 
     def _examined(self, batch: Any) -> WatchReport:
-        return _report(self._runner(batch), batch, variables_of_callers(), self.declared, self.name, self.allow)
+        return _report(self._runner(batch), batch, variables_of_callers(), self.name, self.allow)
 
     def _finish_child(self, side: Sender, run: Any, finish: Any) -> None:
         try:
