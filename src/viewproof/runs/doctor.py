@@ -1,0 +1,269 @@
+"""What a run folder says about how the run went: a bug, a collapse, too short, or as expected."""
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from viewproof.certify import Pipeline, Report, Verdict, certify, certify_objective, certify_target_branch
+from viewproof.certify.target import TargetBranch
+from viewproof.masks import ScoredPatches
+from viewproof.methods.ijepa import IJEPA
+from viewproof.methods.mae import MaskedPretraining
+from viewproof.methods.two_view import TwoView
+from viewproof.objectives import predictive_view_objective
+from viewproof.runs.folder import WEIGHTS, Run, prepare, read_config
+from viewproof.training.collapse import LEAST_RANK, LEAST_SPREAD
+from viewproof.training.ema import move_target
+from viewproof.training.trainer import CHECKPOINT
+
+Answer = Literal["bug", "collapse", "too short", "as expected", "undecided"]
+LEAST_MOVE = 1e-5
+"""Relative change of the weights below which nothing was trained."""
+FALLING = 0.1
+"""Share of the whole fall of the loss that is still falling if it falls in the second half of the run."""
+BLOW_UP = 3.0
+"""How many times its first values a loss must reach to have blown up; losses on moving targets rise a little."""
+FEW_ROWS = 6
+"""Rows of metrics.csv below which a curve says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was read off a run folder; ``curves`` holds (step, value) pairs by the columns of metrics.csv.
+
+    ``moved`` is the largest change of a weight tensor from its first values, relative to their norm, and None where no
+    weights are saved. ``accuracy`` and ``hidden_error`` are those of evaluation.json.
+    """
+
+    curves: Mapping[str, Sequence[tuple[int, float]]]
+    planned_steps: int
+    finished: bool
+    contracts: Report | None = None
+    moved: float | None = None
+    accuracy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    hidden_error: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The answer that the evidence supports, what supports it, and what it cannot tell."""
+
+    answer: Answer
+    because: tuple[str, ...]
+    cannot_tell: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"evidence supports: {self.answer}", *(f"  - {line}" for line in self.because)]
+        return "\n".join([*lines, "cannot tell:", *(f"  - {line}" for line in self.cannot_tell)])
+
+
+def diagnose(evidence: Evidence) -> Diagnosis:
+    """The diagnosis of a run: bugs first, then collapse, then whether it was long enough.
+
+    >>> falling = [(10 * k, 1 / k) for k in range(1, 20)]
+    >>> diagnose(Evidence(curves={"loss": falling}, planned_steps=190, finished=True)).answer
+    'as expected'
+    >>> diagnose(Evidence(curves={"loss": [(10, math.nan)]}, planned_steps=190, finished=True)).answer
+    'bug'
+    """
+    loss, cannot_tell = evidence.curves.get("loss", []), _unmeasured(evidence)
+    if wrong := _bugs(evidence):
+        return Diagnosis("bug", tuple(wrong), cannot_tell)
+    if collapse := _collapse(evidence):
+        return Diagnosis("collapse", (collapse,), cannot_tell)
+    if len(loss) < FEW_ROWS:
+        few = f"{loss[-1][0] if loss else 0} of {evidence.planned_steps} steps were logged, too few for a curve"
+        return Diagnosis("too short", (few,), cannot_tell)
+    first, middle, last = (_around(loss, place) for place in (0.0, 0.5, 1.0))
+    share = (middle - last) / (first - last) if first > last else 0.0
+    falls = share >= FALLING
+    trend = f"the loss went from {first:.4g} to {middle:.4g} at half of the steps and {last:.4g} at the end"
+    trend += f"; {share:.0%} of its fall came in the second half"
+    better = _is_better(evidence)
+    because = (trend, *_scores(evidence))
+    if not evidence.finished and loss[-1][0] < evidence.planned_steps:
+        unfinished = f"stopped at step {loss[-1][0]} of {evidence.planned_steps}"
+        return Diagnosis("too short", (unfinished, *because), cannot_tell)
+    if better or (better is None and not falls):
+        note = ("longer training would still lower the loss",) if falls else ()
+        return Diagnosis("as expected", (*because, *note), cannot_tell)
+    if falls:
+        return Diagnosis("too short", because, cannot_tell)
+    open_question = "whether longer training or another objective would help: the loss is flat, the features no better"
+    return Diagnosis("undecided", because, (open_question, *cannot_tell))
+
+
+def _bugs(evidence: Evidence) -> list[str]:
+    """What is wrong for certain: a broken contract, numbers that are none, a blow-up, weights that never moved."""
+    wrong = [f"{f.contract.name}, {f.claim}: REFUTED" for f in (evidence.contracts.refuted if evidence.contracts else ())
+             if f.decides()]  # fmt: skip
+    rates = dict(evidence.curves.get("learning_rate", []))
+    for name in ("loss", "val_loss", "gradient_norm"):
+        curve = evidence.curves.get(name, [])
+        step = next((step for step, value in curve if not math.isfinite(value)), None)
+        if step is not None:
+            rate = f" at learning rate {rates[step]:.3g}" if step in rates else ""
+            wrong.append(f"{name} is not a finite number from step {step} on{rate}: numbers overflowed")
+    loss = evidence.curves.get("loss", [])
+    if not wrong and len(loss) >= FEW_ROWS:
+        first, last = abs(_around(loss, 0.0)), abs(_around(loss, 1.0))
+        if last > BLOW_UP * first:
+            rate = max(rates.values(), default=math.nan)
+            wrong.append(f"the loss rose from {first:.4g} to {last:.4g}; the peak learning rate is {rate:.3g}")
+    norms = [value for _, value in evidence.curves.get("gradient_norm", [])]
+    if norms and max(norms) == 0:
+        wrong.append("the gradient is 0 at every logged step: the loss does not depend on the weights")
+    elif evidence.moved is not None and evidence.moved < LEAST_MOVE and loss:
+        rate = max(rates.values(), default=math.nan)
+        wrong.append(
+            f"no weight moved by more than {evidence.moved:.1g} of its norm in {loss[-1][0]} steps; the peak learning "
+            f"rate is {rate:.3g}"
+        )
+    return wrong
+
+
+def _collapse(evidence: Evidence) -> str:
+    """The last measurements of the embeddings, if most of them show a collapse."""
+    ranks, spreads = (dict(evidence.curves.get(name, [])) for name in ("rank", "spread"))
+    last = sorted(ranks.keys() & spreads.keys())[-3:]
+    collapsed = [step for step in last if not (ranks[step] >= LEAST_RANK and spreads[step] >= LEAST_SPREAD)]
+    if 2 * len(collapsed) <= len(last):
+        return ""
+    step = last[-1]
+    return f"step {step}: RankMe {ranks[step]:.3g}, spread {spreads[step]:.2g}: all samples have nearly one embedding"
+
+
+def _around(curve: Sequence[tuple[int, float]], place: float) -> float:
+    """The median of a tenth of the values, at least 3, around a place from 0 (first) to 1 (last)."""
+    width = max(3, len(curve) // 10)
+    start = round(place * (len(curve) - width))
+    return statistics.median(value for _, value in curve[start : start + width])
+
+
+def _is_better(evidence: Evidence) -> bool | None:
+    """Whether what was learned beats what needs no training; None where nothing measures it."""
+    trained, untrained = (evidence.accuracy.get(name) for name in ("trained encoder", "the same encoder, untrained"))
+    if trained and untrained:
+        return any(trained[kind] > untrained[kind] + 0.01 for kind in ("knn", "linear"))
+    if evidence.hidden_error:
+        return evidence.hidden_error["model"] < min(v for name, v in evidence.hidden_error.items() if name != "model")
+    return None
+
+
+def _scores(evidence: Evidence) -> list[str]:
+    lines = [
+        f"held-out accuracy, {name}: k-NN {100 * s['knn']:.1f} %, linear {100 * s['linear']:.1f} %"
+        for name, s in evidence.accuracy.items()
+    ]
+    if evidence.hidden_error:
+        lines.append("held-out error: " + ", ".join(f"{name} {v:.4g}" for name, v in evidence.hidden_error.items()))
+    if probe := evidence.curves.get("val_probe_accuracy"):
+        lines.append(f"online probe: {100 * probe[0][1]:.1f} % at step {probe[0][0]}, {100 * probe[-1][1]:.1f} % at the end")
+    return lines
+
+
+def _unmeasured(evidence: Evidence) -> tuple[str, ...]:
+    lines = ["whether the features are good for another task, and whether other settings would be better"]
+    if evidence.contracts is None:
+        lines.append("whether contracts hold: this method has none that is certified here")
+    elif open_claims := [f for f in evidence.contracts.findings if f.verdict is Verdict.UNKNOWN]:
+        lines.append(f"{len(open_claims)} claims of contracts are UNKNOWN, the first: {open_claims[0].claim}")
+    if "rank" not in evidence.curves:
+        lines.append("whether embeddings collapsed: metrics.csv has no RankMe, which a model with tokens logs")
+    if not evidence.accuracy:
+        lines.append("whether the features tell classes apart: the data have no labels, or the run is not evaluated")
+    elif "val_probe_accuracy" not in evidence.curves:
+        lines.append("when the features became good: train with --online-probe to see it over time")
+    if evidence.moved is None:
+        lines.append("whether the weights moved: none are saved yet")
+    return tuple(lines)
+
+
+def read_evidence(folder: Path) -> Evidence:
+    """The evidence in a run folder, finished or not; one without config.json raises `InvalidArgument`."""
+    run = prepare(read_config(folder), folder)
+    module = run.module()
+    curves: dict[str, list[tuple[int, float]]] = {}
+    if (folder / "metrics.csv").exists():
+        with (folder / "metrics.csv").open(newline="") as file:
+            for row in csv.DictReader(file):
+                for name, text in row.items():
+                    if name not in ("step", "epoch", None) and text:
+                        curves.setdefault(name, []).append((int(row["step"]), float(text)))
+    measured: dict[str, Any] = {}
+    if (folder / "evaluation.json").exists():
+        measured = json.loads((folder / "evaluation.json").read_text())
+    return Evidence(
+        curves=curves,
+        planned_steps=module.total_steps or 0,
+        finished=(folder / WEIGHTS).exists(),
+        contracts=certify_run(run),
+        moved=_moved(run),
+        accuracy=measured.get("accuracy", {}),
+        hidden_error=measured.get("hidden_error", {}),
+    )
+
+
+def _moved(run: Run) -> float | None:
+    """The largest relative change of a weight tensor from its first values to the last saved ones."""
+    weights: dict[str, Tensor] = {}
+    if (run.folder / WEIGHTS).exists():
+        weights = load_file(run.folder / WEIGHTS)
+    elif (run.folder / CHECKPOINT).exists():
+        state = torch.load(run.folder / CHECKPOINT, weights_only=True)["state_dict"]
+        weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    changes = []
+    for name, parameter in run.model.named_parameters():
+        if name in weights and parameter.requires_grad and bool(parameter.any()):
+            changes.append(float((weights[name] - parameter.detach()).norm() / parameter.detach().norm()))
+    return max(changes) if changes else None
+
+
+def certify_run(run: Run) -> Report | None:
+    """The contracts of what a run trains, on four of its samples: view, encoder and loss, or loss, or target branch."""
+    module, ids = run.module(), torch.arange(4)
+    x = run.dataset.fetch("train", ids)
+    if isinstance(module, MaskedPretraining):
+        # The view of a partial prediction is that of the rule it is a part of.
+        rule = (module.rule.rule if isinstance(module.rule, ScoredPatches) else module.rule).at(0)
+        mask = rule.mask(run.dataset.sample_shape, sample_ids=ids)
+
+        def view(batch: Tensor) -> Any:
+            return rule.sample(batch, sample_ids=torch.arange(len(batch)))
+
+        return certify(Pipeline(view=view, encoder=run.model.eval(), loss=module.loss, rule=mask), x)
+    if isinstance(module, IJEPA):
+        network = module.model
+        if network.target is None:
+            return None
+        branch = TargetBranch(
+            lambda batch: module.objective(batch, ids, 0, 0),
+            network.encoder,
+            network.target,
+            update=lambda step: move_target(network.target, network.encoder, module.momentum(step)),
+            momentum=module.momentum,
+            trained=[network.encoder, network.predictor],
+            frozen=[network.target],
+        )
+        return certify_target_branch(branch, x)
+    contract = getattr(module.loss, "contract", None)
+    if not isinstance(module, TwoView) or contract is None:
+        return None
+    z = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    return certify_objective(module.loss, lambda a, b: predictive_view_objective(contract(a, b)), z[0], z[1])
+
+
+def doctor(folder: Path, say: Callable[[str], None] = print) -> int:
+    """Say what the evidence of a run folder supports; 1 for a bug or a collapse, else 0."""
+    diagnosis = diagnose(read_evidence(folder))
+    say(f"{folder}\n{diagnosis}")
+    return int(diagnosis.answer in ("bug", "collapse"))
