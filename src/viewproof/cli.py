@@ -170,11 +170,11 @@ def doctor(run: Path) -> int:
     Args:
         run: the run folder, of a finished run or not
     """
-    from viewproof.runs import doctor as reading
+    from viewproof.runs.doctor import doctor as examine
     from viewproof.training.trainer import silence_lightning
 
     silence_lightning()
-    return reading.doctor(run)
+    return examine(run)
 
 
 @app.command

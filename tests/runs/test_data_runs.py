@@ -24,7 +24,13 @@ def pictures(tmp_path: Path) -> Path:
     modes = ("RGB", "L", "RGBA", "P", "CMYK")
     for k in range(20):
         pixels = rng.integers(0, 256, (20 + k, 40 - k, 3), np.uint8)
-        path = tmp_path / "own" / ("train" if k < 14 else "test") / f"class{k % 2}" / f"{k:02}.{'jpg' if k % 5 == 4 else 'png'}"
+        path = (
+            tmp_path
+            / "own"
+            / ("train" if k < 14 else "test")
+            / f"class{k % 2}"
+            / f"{k:02}.{'jpg' if k % 5 == 4 else 'png'}"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).convert(modes[k % 5]).save(path)
     return tmp_path / "own"

@@ -100,9 +100,7 @@ def test_weights_that_stay_are_a_bug(images: str, tmp_path: Path) -> None:
     assert found.answer == "bug" and "no weight moved" in found.because[0] and "learning rate is 9" in found.because[0]
 
 
-def test_a_collapse_is_told_from_a_run_that_keeps_its_spread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_collapse_is_told_from_a_run_that_keeps_its_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(1600, 1, 8, 8)).astype(np.float32))
     images, words = str(tmp_path / "x.npy"), ["--method", "vicreg", "--steps", "150", "--learning-rate", "0.002"]
     sound = run(images, tmp_path / "sound", *words)
@@ -164,7 +162,9 @@ def test_other_methods_are_read_too(method: str, tmp_path: Path) -> None:
         assert read_evidence(run("digits", tmp_path / "run", "--method", method, "--steps", "2")).contracts is None
         return
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 1, 8, 8)).astype(np.float32))
-    contracts = read_evidence(run(str(tmp_path / "x.npy"), tmp_path / "run", "--method", method, "--steps", "2")).contracts
+    contracts = read_evidence(
+        run(str(tmp_path / "x.npy"), tmp_path / "run", "--method", method, "--steps", "2")
+    ).contracts
     assert contracts is not None and not contracts.refuted
 
 

@@ -125,7 +125,7 @@ class EpochSampler(torch.utils.data.Sampler[Tensor]):
     def __len__(self) -> int:
         return self.batches * self.accumulate
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Any]:
         order = torch.arange(self.size)
         if self.shuffle:
             words = np.random.SeedSequence(self.seed, spawn_key=(self.epoch,)).generate_state(1, np.uint32)
@@ -133,7 +133,7 @@ class EpochSampler(torch.utils.data.Sampler[Tensor]):
         # The first index is read here and now, before a resumed `BatchLoader` sets it back to 0.
         shares = (self._indices(order, *divmod(k, self.accumulate)) for k in range(self.first, len(self)))
         epoch = self.epoch
-        return ((epoch, share) for share in shares) if self.with_epoch else shares  # type: ignore[return-value]
+        return ((epoch, share) for share in shares) if self.with_epoch else shares
 
     def _indices(self, order: Tensor, batch: int, micro: int) -> Tensor:
         last = batch == self.batches - 1 and not self.drop_last

@@ -164,7 +164,7 @@ def image_header(path: Path, max_pixels: int) -> tuple[str, tuple[int, int]]:
 
 def image_form(headers: list[tuple[str, tuple[int, int]]], size: tuple[int, int] | None, max_pixels: int) -> ImageForm:
     """The form that holds all images without loss of colour or bits."""
-    modes, sizes = ({header[k] for header in headers} for k in (0, 1))
+    modes, sizes = {mode for mode, _ in headers}, {upright for _, upright in headers}
     mode = "L" if modes <= {*GREY, *DEEP} else "RGB"
     return ImageForm(
         mode, size or (sizes.pop() if len(sizes) == 1 else DEFAULT_SIZE), bool(modes & set(DEEP)), max_pixels

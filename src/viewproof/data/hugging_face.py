@@ -53,9 +53,8 @@ def load_hugging_face(
     for part in (train, test):
         if part is not None:
             only = part.select_columns([column])
-            if kinds[column] in undecoded:
-                only = only.cast_column(column, undecoded[kinds[column]])
-            columns.append(only if kinds[column] in undecoded else only.with_format("numpy"))
+            decode = undecoded.get(str(kinds[column]))
+            columns.append(only.with_format("numpy") if decode is None else only.cast_column(column, decode))
     return from_indexed(
         columns[0],
         columns[1] if len(columns) == 2 else None,

@@ -109,7 +109,7 @@ def from_indexed(
     named = zip(parts, (labels, test_labels)[: len(parts)], strict=True)
     vectors = [getattr(part, "targets", None) if y is None else y for part, y in named]
     if all(vector is None for vector in vectors):
-        codes = [None] * len(parts)
+        codes: list[Any] = [None] * len(parts)
     elif class_names is not None:
         codes = [np.asarray(vector, np.int64) for vector in vectors]
     else:

@@ -148,5 +148,5 @@ class TwoViewMethod(JointMethod):
         views: Pair = RandomViews(self.min_area, self.flip, seed=settings.seed)
         if transforms:
             views = AugmentedPair(Augment(transforms, settings.seed))
-        kept = {"keep_tokens": self.keep_tokens, "seed": settings.seed}
+        kept: dict[str, Any] = {"keep_tokens": self.keep_tokens, "seed": settings.seed}
         return TwoView(model, self.pair_loss(settings.seed), views, **kept, **optimization)

@@ -28,7 +28,7 @@ class SeriesAutoencoder(nn.Module):
     takes_view = True
     gives_tokens = True
 
-    def __init__(self, shape: Sequence[int], patch_size: int, *sizes: int, **options: Any) -> None:
+    def __init__(self, shape: Sequence[int], patch_size: int, *sizes: Any, **options: Any) -> None:
         super().__init__()
         if len(shape) != 2:
             raise InvalidArgument(f"shape={tuple(shape)} must be (T, C), that of a series")

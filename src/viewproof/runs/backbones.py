@@ -38,7 +38,7 @@ class InitialWeights:
                 "leave model out"
             )
         report = self.source.load_into(encoder)
-        if isinstance(model, JEPANetwork):
+        if isinstance(model, JEPANetwork) and model.target is not None:
             model.target.load_state_dict(encoder.state_dict())
         return report
 
@@ -59,7 +59,9 @@ def with_backbone(config: PretrainConfig) -> tuple[PretrainConfig, InitialWeight
         if (folder / "model.safetensors").exists() and (folder / "encoder.json").exists():
             encoder = load_encoder(folder).encoder
             if not isinstance(encoder, PatchTransformer):
-                raise InvalidArgument(f"init={folder.name!r} is a run of a {type(encoder).__name__}, not of a ViT; pass another")
+                raise InvalidArgument(
+                    f"init={folder.name!r} is a run of a {type(encoder).__name__}, not of a ViT; pass another"
+                )
             source = Source(folder.name, from_encoder(encoder), encoder.all_tokens)
             sizes |= source.settings()
             sizes["positions"] = encoder.settings.positions

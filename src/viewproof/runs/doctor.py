@@ -111,8 +111,8 @@ def _bugs(evidence: Evidence) -> list[str]:
         curve = evidence.curves.get(name, [])
         step = next((step for step, value in curve if not math.isfinite(value)), None)
         if step is not None:
-            rate = f" at learning rate {rates[step]:.3g}" if step in rates else ""
-            wrong.append(f"{name} is not a finite number from step {step} on{rate}: numbers overflowed")
+            at = f" at learning rate {rates[step]:.3g}" if step in rates else ""
+            wrong.append(f"{name} is not a finite number from step {step} on{at}: numbers overflowed")
     loss = evidence.curves.get("loss", [])
     if not wrong and len(loss) >= FEW_ROWS:
         first, last = abs(_around(loss, 0.0)), abs(_around(loss, 1.0))
@@ -167,7 +167,9 @@ def _scores(evidence: Evidence) -> list[str]:
     if evidence.hidden_error:
         lines.append("held-out error: " + ", ".join(f"{name} {v:.4g}" for name, v in evidence.hidden_error.items()))
     if probe := evidence.curves.get("val_probe_accuracy"):
-        lines.append(f"online probe: {100 * probe[0][1]:.1f} % at step {probe[0][0]}, {100 * probe[-1][1]:.1f} % at the end")
+        lines.append(
+            f"online probe: {100 * probe[0][1]:.1f} % at step {probe[0][0]}, {100 * probe[-1][1]:.1f} % at the end"
+        )
     return lines
 
 
@@ -243,13 +245,14 @@ def certify_run(run: Run) -> Report | None:
         return certify(Pipeline(view=view, encoder=run.model.eval(), loss=module.loss, rule=mask), x)
     if isinstance(module, IJEPA):
         network = module.model
-        if network.target is None:
+        target = network.target
+        if target is None:
             return None
         branch = TargetBranch(
             lambda batch: module.objective(batch, ids, 0, 0),
             network.encoder,
             network.target,
-            update=lambda step: move_target(network.target, network.encoder, module.momentum(step)),
+            update=lambda step: move_target(target, network.encoder, module.momentum(step)),
             momentum=module.momentum,
             trained=[network.encoder, network.predictor],
             frozen=[network.target],

@@ -74,7 +74,9 @@ def load_encoder(run: str | Path, image_size: tuple[int, int] | None = None) -> 
             weights = from_encoder(encoder)
             if encoder.settings.positions == "fixed":
                 weights.tensors["pos_embed"] = resized.positions
-                weights = type(weights)(weights.tensors, weights.heads, weights.norm_eps, resized.grid, weights.class_token)
+                weights = type(weights)(
+                    weights.tensors, weights.heads, weights.norm_eps, resized.grid, weights.class_token
+                )
             to_encoder(weights, resized, folder.name)
             encoder, facts = resized, {**facts, "sample_shape": [shape[0], *image_size]}
     return RunEncoder(encoder.eval().requires_grad_(False), facts)

@@ -26,7 +26,12 @@ from viewproof.weights.sources import need, shown
 from viewproof.weights.targets import TARGETS, features_in_a_fresh_process
 
 LICENCE = "other"
-NEEDS = {"transformers": ("transformers",), "timm": ("timm",), "torch": (), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+NEEDS = {
+    "transformers": ("transformers",),
+    "timm": ("timm",),
+    "torch": (),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+}
 
 
 def export(
@@ -70,7 +75,9 @@ def export(
         with suppress(OSError):
             shutil.rmtree(aside)
         if isinstance(error, OSError):
-            raise InvalidArgument(f"out={target.name!r} cannot be written: {error.strerror}; choose another folder") from error
+            raise InvalidArgument(
+                f"out={target.name!r} cannot be written: {error.strerror}; choose another folder"
+            ) from error
         raise
     say(f"written to {target}")
     return {"to": to, "difference": gap, "bound": BOUND}
@@ -118,11 +125,20 @@ def card(
         text += [f"| {name} | {100 * s['knn']:.1f} % | {100 * s['linear']:.1f} % |" for name, s in accuracy.items()]
     if errors := result.get("hidden_error"):
         text += ["", "Mean squared error on hidden values of held-out samples, in training standard deviations:", ""]
-        text += ["| prediction | error |", "|---|---|", *(f"| {name} | {error:.4f} |" for name, error in errors.items())]
+        text += [
+            "| prediction | error |",
+            "|---|---|",
+            *(f"| {name} | {error:.4f} |" for name, error in errors.items()),
+        ]
     if not result:
         text += ["Not evaluated."]
     text += ["", "## Versions", "", f"viewproof {__version__}, Python {platform.python_version()}, {_versions(to)}", ""]
-    text += ["## Licence", "", f"`{licence}`: that of the data and of the initial weights decide; fill in the field above.", ""]
+    text += [
+        "## Licence",
+        "",
+        f"`{licence}`: that of the data and of the initial weights decide; fill in the field above.",
+        "",
+    ]
     return "\n".join(text)
 
 

@@ -76,6 +76,7 @@ def prepare(config: PretrainConfig, folder: Path, *, allow_import: bool = False)
     ``allow_import`` lets the mask name a rule of another module, which is then imported.
     """
     methods.load(config.method)  # an unknown name is refused before the data are read
+    statistics: dict[str, Any] = parse_statistics(config.mean, config.std)
     dataset = load_dataset(
         config.data,
         size=parse_size(config.size),
@@ -83,7 +84,7 @@ def prepare(config: PretrainConfig, folder: Path, *, allow_import: bool = False)
         max_pixels=config.max_pixels,
         image_column=config.image_column,
         label_column=config.label_column,
-        **parse_statistics(config.mean, config.std),
+        **statistics,
     )
     resolved = resolve(config, dataset)
     rule = None if resolved.mask is None else parse_rule(resolved.mask, allow_import=allow_import)
@@ -111,7 +112,9 @@ def parse_statistics(mean: str | None, std: str | None) -> dict[str, Sequence[fl
             try:
                 values[name] = [float(part) for part in text.split(",")]
             except ValueError:
-                raise InvalidArgument(f"{name}={text!r} must be numbers with commas between them, or imagenet") from None
+                raise InvalidArgument(
+                    f"{name}={text!r} must be numbers with commas between them, or imagenet"
+                ) from None
     return values
 
 

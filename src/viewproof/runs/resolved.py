@@ -49,7 +49,9 @@ class Resolved(TrainingSettings):
     def as_given(self) -> PretrainConfig:
         """The configuration that resolves to this one; settings of other methods have their defaults."""
         flags = {field.name for field in fields(PretrainConfig)}
-        values = {f.name: getattr(part, f.name) for part in (self.method, self) for f in fields(part) if f.name in flags}
+        values = {
+            f.name: getattr(part, f.name) for part in (self.method, self) for f in fields(part) if f.name in flags
+        }
         return PretrainConfig(**{**values, "method": self.method.name})
 
 
@@ -83,7 +85,9 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
         raise InvalidArgument(f"epochs={config.epochs} and steps={config.steps} both end the run; pass one of them")
     own = {field.name for field in fields(kind)} | ({"mask"} if kind.hides else set())
     for name in user_values.keys() & {"mask", "guard"} - own:
-        raise InvalidArgument(f"{name}={user_values[name]!r} does not apply to method={config.method!r}; leave {name} out")
+        raise InvalidArgument(
+            f"{name}={user_values[name]!r} does not apply to method={config.method!r}; leave {name} out"
+        )
     values: dict[str, Any] = {
         "batch_size": 256,
         "patch_size": default_patch(shape) if len(shape) == 3 else 1,
@@ -106,7 +110,9 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
         raise InvalidArgument(
             f"batch_size={resolved.batch_size} is larger than the training part of {size}; pass at most {size}"
         )
-    if (dataset.classes or 0) > 1 and len(np.unique(dataset.train.labels[probe_indices(size, config.probe_samples).numpy()])) < 2:
+    labels = dataset.train.labels
+    probed = probe_indices(size, config.probe_samples).numpy()
+    if labels is not None and (dataset.classes or 0) > 1 and len(np.unique(labels[probed])) < 2:
         raise InvalidArgument(
             f"probe_samples={config.probe_samples} must draw samples of two classes at least; pass a larger number"
         )

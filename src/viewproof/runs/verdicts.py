@@ -25,7 +25,8 @@ def certificate(rule: Rule | None, shape: tuple[int, ...]) -> list[dict[str, str
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     report = certify_view(lambda x: rule.at(0).sample(x, sample_ids=torch.arange(len(x))), x, name="the run's view")
     return [
-        {"check": f.contract.name, "claim": f.claim, "verdict": str(f.verdict), "scope": f.scope} for f in report.findings
+        {"check": f.contract.name, "claim": f.claim, "verdict": str(f.verdict), "scope": f.scope}
+        for f in report.findings
     ]
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -14,7 +14,6 @@ from viewproof.errors import InvalidArgument
 from viewproof.files import whole_file
 from viewproof.masks.finite import check_count
 from viewproof.training.callbacks import between_steps
-
 
 SEAL = b"viewproof sha256 "
 """Stands before the digest at the end of a checkpoint; readers of zip files skip what follows their archive."""
@@ -71,7 +70,7 @@ class WholeFiles(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path, "wb") as file:
             sealed = Sealed(file)
-            torch.save(checkpoint, sealed)
+            torch.save(checkpoint, cast(IO[bytes], sealed))
             sealed.seal()
 
     def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:

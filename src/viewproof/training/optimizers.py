@@ -27,7 +27,7 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
     return parameter.dim() >= 2 and name.rpartition(".")[2].endswith("weight")
 
 
-def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+def hidden_matrices(model: nn.Module) -> list[Tensor]:
     """The weights of linear layers that neither read the data nor write the prediction, in the model's order.
 
     A layer whose name is in `OUTER` reads or writes; so does the first linear layer of a model without an embedding.
@@ -100,7 +100,7 @@ class MuonAdamW(Optimizer):
         super().__init__([group for part in parts for group in part.param_groups], {"lr": lr})
         self.parts, self._split = parts, len(parts[0].param_groups)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of both."""
         loss = None
         if closure is not None:

@@ -156,4 +156,4 @@ class TrainingSettings(Checked):
     def peak_rate(self) -> float:
         """The learning rate at its peak, scaled by the batch as ``rate_rule`` says."""
         power = {"fixed": 0.0, "sqrt": 0.5, "linear": 1.0}[self.rate_rule]
-        return self.learning_rate * (self.batch_size / 256) ** power
+        return self.learning_rate * float((self.batch_size / 256) ** power)

@@ -52,7 +52,8 @@ class RunData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.settings, self.whole_batches = settings, whole_batches
-        self.min_area, self.flip = crop or (None, 0.0)
+        self.min_area: float | None = crop[0] if crop else None
+        self.flip = crop[1] if crop else 0.0
         self.held_out = min(settings.batch_size, len(dataset.test))
         if whole_batches:
             self.held_out -= self.held_out % settings.ranks
@@ -62,8 +63,8 @@ class RunData(pl.LightningDataModule):
         """This rank's share of every micro-batch of every step."""
         assert self.trainer
         size, accumulate = self.settings.batch_size, self.settings.accumulate
-        crop, rank = {"min_area": self.min_area, "flip": self.flip}, self.trainer.global_rank
-        return self.loader("train", size, **crop, rank=rank, accumulate=accumulate)
+        crop: dict[str, Any] = {"min_area": self.min_area, "flip": self.flip}
+        return self.loader("train", size, **crop, rank=self.trainer.global_rank, accumulate=accumulate)
 
     def val_dataloader(self) -> BatchLoader:
         """This rank's share of the held-out batches."""

@@ -207,7 +207,8 @@ def middles(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def resampled(x: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """The values at places ``[N, H, W]``, between pixels bilinearly; beyond the edges those of the edges."""
-    grid = torch.stack(torch.broadcast_tensors(across, down), 3)
+    shape = torch.Size(map(max, across.shape, down.shape))
+    grid = torch.stack([across.expand(shape), down.expand(shape)], 3)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

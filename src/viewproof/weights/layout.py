@@ -197,12 +197,13 @@ def from_state(
             Row(sources.pop(part), "prefix", "loaded" + (": with its position" if count else "")) for part in names
         ]
     mlp = tensors.get("blocks.0.mlp.fc1.weight", torch.zeros(4 * dim, dim)).shape[0]
-    shapes = {"norm.weight": (dim,), "norm.bias": (dim,)}
+    shapes: dict[str, tuple[int, ...]] = {"norm.weight": (dim,), "norm.bias": (dim,)}
     for n in range(depth):
-        for part, size in (
+        sizes: list[tuple[str, tuple[int, ...]]] = [
             ("norm1", (dim,)), ("norm2", (dim,)), ("attn.qkv", (3 * dim, dim)), ("attn.proj", (dim, dim)),
             ("mlp.fc1", (4 * dim, dim)), ("mlp.fc2", (dim, 4 * dim)),
-        ):  # fmt: skip
+        ]  # fmt: skip
+        for part, size in sizes:
             shapes[f"blocks.{n}.{part}.weight"], shapes[f"blocks.{n}.{part}.bias"] = size, size[:1]
     missing = sorted(shapes.keys() - tensors.keys())
     if missing or not depth:
@@ -232,8 +233,9 @@ OURS = {"attention.query_key_value": "attn.qkv", "attention.out": "attn.proj", "
 
 def from_encoder(encoder: PatchTransformer) -> VitWeights:
     """The weights of one of our encoders, as copies."""
-    weight = encoder.embed.weight.detach()
+    weight = encoder.embed.weight
     assert isinstance(weight, Tensor)
+    weight = weight.detach()
     if isinstance(encoder, PatchEncoder):
         weight = weight.reshape(len(weight), *encoder.patch_size, -1).permute(0, 3, 1, 2)
     kernel = weight.reshape(len(weight), encoder.image_shape[0], *encoder.patch_size)
@@ -252,7 +254,7 @@ def from_encoder(encoder: PatchTransformer) -> VitWeights:
 
 def _parameters(encoder: PatchTransformer) -> dict[str, Tensor]:
     """The parameters of the blocks and the last norm, by their names here."""
-    found = {f"norm.{kind}": tensor for kind, tensor in encoder.norm.named_parameters()}
+    found: dict[str, Tensor] = {f"norm.{kind}": tensor for kind, tensor in encoder.norm.named_parameters()}
     for key, tensor in encoder.blocks.named_parameters():
         number, _, rest = key.partition(".")
         part, _, kind = rest.rpartition(".")
@@ -330,7 +332,7 @@ def plain_tokens(vit: VitWeights, x: Float[Tensor, "batch channels height width"
         block = f"blocks.{n}."
         query, key, value = (
             part.reshape(len(x), -1, vit.heads, dim // vit.heads).transpose(1, 2)
-            for part in linear(norm(z, block + "norm1"), block + "attn.qkv").split(dim, -1)
+            for part in linear(norm(z, block + "norm1"), block + "attn.qkv").chunk(3, -1)
         )
         mixed = (query @ key.transpose(2, 3) / math.sqrt(dim // vit.heads)).softmax(-1) @ value
         z = z + linear(mixed.transpose(1, 2).flatten(2), block + "attn.proj")

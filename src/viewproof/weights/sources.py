@@ -187,8 +187,8 @@ def transformers_model(
     from transformers.utils import logging
 
     level, loading = logging.get_verbosity(), {}
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    logging.set_verbosity(50)  # CRITICAL
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         if not pretrained and identifier in CONFIG_MAPPING:
             config = CONFIG_MAPPING[identifier](**arguments)
@@ -199,12 +199,12 @@ def transformers_model(
         if pretrained:
             model, loading = AutoModel.from_pretrained(identifier, config=config, output_loading_info=True)
         else:
-            model = AutoModel.from_config(config)
+            model = AutoModel.from_config(config)  # type: ignore[no-untyped-call]
     except Exception as error:
         raise InvalidArgument(f"{shown(text)} cannot be made: {_short(error)}; {_remedy(pretrained)}") from error
     finally:
         logging.set_verbosity(level)
-        logging.enable_progress_bar()
+        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     return model.eval(), config, loading
 
 

@@ -90,7 +90,7 @@ def to_transformers(encoder: nn.Module, folder: Path, facts: Facts) -> str:
             norms = {} if kind == "dinov2_with_registers" else {"norm1": "layernorm_before", "norm2": "layernorm_after"}
             part, _, weight = rest.rpartition(".")
             if part == "attn.qkv":
-                for letter, third in zip("qkv", tensor.split(dim), strict=True):
+                for letter, third in zip("qkv", tensor.chunk(3), strict=True):
                     pairs[f"{layer}attention.{letter}_proj.{weight}"] = third
             else:
                 pairs[f"{layer}{norms.get(part, part).replace('attn.proj', 'attention.o_proj')}.{weight}"] = tensor
@@ -106,7 +106,7 @@ def to_transformers(encoder: nn.Module, folder: Path, facts: Facts) -> str:
     incompatible = model.load_state_dict(pairs, strict=False)
     assert not incompatible.unexpected_keys, incompatible
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None
+        model.pooler = None  # type: ignore[assignment]
     model.save_pretrained(folder)  # type: ignore[operator]
     preprocessor = {
         "image_processor_type": "ViTImageProcessor", "do_resize": True, "do_rescale": False, "do_normalize": True,

@@ -1,6 +1,7 @@
 """Joint embeddings without a mask: SimCLR, MoCo, VICReg, Barlow Twins, SimSiam and SwAV steps."""
 
 import copy
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -277,7 +278,7 @@ def raw_all_reduce(bug: bool) -> Built:
         z1, z2 = (F.batch_norm(net(v), None, None, training=True) for v in images)
         c = z1.T @ z2 / len(z1)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            reduce = torch.distributed if bug else torch.distributed.nn
+            reduce = torch.distributed if bug else import_module("torch.distributed.nn")
             reduced = reduce.all_reduce(c)
             c = c if reduced is None else reduced
         loss = (c.diagonal() - 1).pow(2).sum() + 5e-3 * (c - torch.diag(c.diagonal())).pow(2).sum()

@@ -40,7 +40,8 @@ def data2vec(bug: bool, fault: str, registers: int = 0) -> Built:
     drift(ema)
     for p in ema.parameters():
         p.requires_grad = fault == "average of layers in the graph"
-    optimizer = torch.optim.AdamW([{"params": model.parameters()}, {"params": head.parameters(), "lr": 1e-3}], lr=5e-4)
+    groups: list[dict[str, Any]] = [{"params": model.parameters()}, {"params": head.parameters(), "lr": 1e-3}]
+    optimizer = torch.optim.AdamW(groups, lr=5e-4)
     if fault == "head made anew":
         optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4)
 
@@ -182,7 +183,7 @@ def dino(bug: bool, fault: str) -> Built:
 
     student = nn.Sequential(ViT(), Head())
     teacher = copy.deepcopy(student)
-    drift(teacher[0], teacher[1].mlp)
+    drift(teacher[0], teacher[1].get_submodule("mlp"))
     for p in teacher.parameters():
         p.requires_grad = False
     center = [torch.zeros(1, 12)]
