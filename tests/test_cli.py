@@ -43,7 +43,7 @@ def test_a_run_folder_is_complete_and_evaluates_to_the_same_numbers(images, tmp_
     assert pretrain(images, *SMALL, "--epochs", "2", "--out", str(out)) == 0
     files = {path.name for path in out.iterdir()}
     wanted = {"config.json", "metrics.csv", "model.safetensors", "loss.png", "reconstruction.png", "evaluation.json"}
-    wanted |= {"encoder.json", "sha256.json"}
+    wanted |= {"encoder.json", "sha256.json", "report.html"}
     assert wanted | {"checkpoints", "tensorboard", "patch-errors.png"} == files
     table = capsys.readouterr().out
     for line in ("model", "mean of the training samples", "nearest visible value", "trained encoder", "raw values"):

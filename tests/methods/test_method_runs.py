@@ -47,7 +47,7 @@ def test_a_run_folder_is_complete_and_evaluates_to_the_same_numbers(
     out = tmp_path / "run"
     assert pretrain(method, images, "--epochs", "3", "--out", str(out)) == 0
     wanted = {"config.json", "metrics.csv", "model.safetensors", "loss.png", "evaluation.json", "checkpoints"}
-    wanted |= {"encoder.json", "sha256.json"}
+    wanted |= {"encoder.json", "sha256.json", "report.html"}
     assert {path.name for path in out.iterdir()} == wanted | {"tensorboard"}
     table = capsys.readouterr().out
     for line in ("trained encoder", "the same encoder, untrained", "raw values"):

@@ -51,7 +51,7 @@ def run(images: str, out: Path, *words: str, report: bool = False) -> Path:
     chosen = {**dict(zip(flags[::2], flags[1::2], strict=True)), **dict(zip(words[::2], words[1::2], strict=True))}
     with pytest.MonkeyPatch.context() as patch:
         if not report:
-            patch.setattr(train, "report", lambda run, say: None)
+            patch.setattr(train, "report", lambda run, say: 0)
             patch.setattr(train.plots, "save_figure", lambda figure, path: None)
         assert main(["pretrain", images, *(word for flag in chosen.items() for word in flag), "--out", str(out)]) == 0
     return out

@@ -90,7 +90,7 @@ def feature_figure(encoder: PatchTransformer, x: Float[Tensor, "batch channels h
     figure = Figure(figsize=(1.6 * len(x), 3.4), layout="constrained")
     rows = figure.subplots(2, len(x), squeeze=False)
     for n in range(len(x)):
-        image = shown[n].movedim(0, -1).clamp(shown.min(), shown.max()).squeeze(-1)
+        image = (shown[n] if shown.shape[1] == 3 else shown[n, :1]).movedim(0, -1).squeeze(-1)
         image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
         rows[0][n].imshow(image.numpy(), cmap="gray", interpolation="nearest")
         rows[1][n].imshow(grids[n].numpy(), interpolation="nearest")
