@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -174,6 +175,7 @@ OPEN: dict[str, set[str]] = {}
 """The contracts of which something is UNKNOWN, by step, where that is right."""
 
 
+@cache
 def report_of(build: Callable[[], Built]) -> WatchReport:
     torch.manual_seed(0)
     step, batch = build()
