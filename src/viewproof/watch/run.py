@@ -158,7 +158,7 @@ def place() -> str:
     """The line of the user's code that runs, ``"train.py:7"``, or ``""``; relative to the working folder."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if not frame.f_code.co_filename.startswith(_OURS):
+        if not frame.f_code.co_filename.startswith(_OURS) and "jaxtyping" not in frame.f_code.co_filename:
             path = Path(frame.f_code.co_filename)
             shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name
             return f"{shown}:{frame.f_lineno}"
