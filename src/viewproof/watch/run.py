@@ -155,10 +155,12 @@ def _uncounted(func: Any, caller: FrameType) -> bool:
 
 
 def place() -> str:
-    """The line of the user's code that runs: ``"train.py:7"``, or ``""``."""
+    """The line of the user's code that runs, ``"train.py:7"``, or ``""``; relative to the working folder."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if not frame.f_code.co_filename.startswith(_OURS):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        if not frame.f_code.co_filename.startswith(_OURS) and "jaxtyping" not in frame.f_code.co_filename:
+            path = Path(frame.f_code.co_filename)
+            shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name
+            return f"{shown}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
