@@ -178,17 +178,47 @@ def test_leak(watch):
 def test_waived(watch):
     watch(steps(1.0), torch.rand(3, 4), allow={"C1": "an autoencoder is meant"})
 
+RULE = vp.PatchMask(4, 4, period=3, offset=1)
+IMAGES = torch.rand(2, 3, 8, 12)
+
+def leaking(x):
+    return x, x, RULE.mask((3, 8, 12))
+
 def test_view(certify):
-    assert certify(vp.VectorMask(2, 1), torch.rand(3, 4)).findings
+    assert certify(RULE.sample, IMAGES, RULE).findings
+
+def test_leaking_view(certify):
+    certify(leaking, IMAGES, RULE)
+
+def test_overflow(certify, monkeypatch):
+    from viewproof.certify.check import Check
+    check = Check(vp.Contract.C9, "float16 does not overflow")
+    findings = Check(vp.Contract.C4, "right").proved(), check.refuted("inf", {}, severity=vp.Severity.ROBUSTNESS)
+    monkeypatch.setattr("viewproof.certify.pipeline.certify", lambda *_: vp.Report("a loss", findings))
+    certify(RULE.sample, IMAGES)
 """
 
 
-def test_the_plugin_fails_a_leaking_step_and_counts(tmp_path):
-    (tmp_path / "test_mine.py").write_text(PLUGIN_TEST)
-    words = [sys.executable, "-m", "pytest", "-p", "pytest_viewproof", "-p", "no:cacheprovider", "test_mine.py", "-rA"]
+def run_plugin(folder, *words):
+    (folder / "test_mine.py").write_text(PLUGIN_TEST)
+    command = [sys.executable, "-m", "pytest", "-p", "pytest_viewproof", "-p", "no:cacheprovider", "-rA", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    print(process.stdout, process.stderr)
-    for name, outcome in {"correct": "PASSED", "leak": "FAILED", "waived": "PASSED", "view": "PASSED"}.items():
-        assert f"{outcome} test_mine.py::test_{name}" in process.stdout
-    assert "REFUTED  C1" in process.stdout and "viewproof: 4 reports: " in process.stdout and process.returncode == 1
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    lines = [line.split() for line in process.stdout.splitlines()]
+    outcomes = {line[1].split("::test_")[1]: line[0] for line in lines if "test_mine.py::" in "".join(line[1:2])}
+    return process, outcomes
+
+
+def test_the_plugin_fails_what_leaks_and_counts(tmp_path):
+    process, outcomes = run_plugin(tmp_path)
+    failed = {name for name, outcome in outcomes.items() if outcome == "FAILED"}
+    assert failed == {"leak", "leaking_view"} and len(outcomes) == 6, process.stdout + process.stderr
+    assert process.returncode == 1 and "REFUTED  C1" in process.stdout and "viewproof: 6 reports: " in process.stdout
+
+
+def test_what_is_not_robust_fails_with_strict(tmp_path):
+    process, outcomes = run_plugin(tmp_path, "--viewproof-strict", "-k", "view or overflow")
+    assert outcomes == {"view": "PASSED", "leaking_view": "FAILED", "overflow": "FAILED"}, process.stdout
+    # What is not a test of an objective gets no line.
+    process, outcomes = run_plugin(tmp_path, "-k", "nothing")
+    assert not outcomes and "viewproof:" not in process.stdout.replace(str(tmp_path), "")

@@ -12,6 +12,7 @@ from viewproof.files import whole_file
 
 if TYPE_CHECKING:
     from viewproof.watch.facts import WatchReport
+    from viewproof.watch.session import Recording
 
 GREEN, REFUTED, BAD_INPUT, UNKNOWN = 0, 1, 2, 3
 """The exit codes after a report, where the script was stopped."""
@@ -51,7 +52,8 @@ class ScriptSession:
         self.report: WatchReport | None = None
         self.failure = ""
         self.steps: Counter[int] = Counter()
-        self._process, self._contexts, self._seen = os.getpid(), ExitStack(), None
+        self._process, self._contexts = os.getpid(), ExitStack()
+        self._seen: Recording | None = None
         self._hooks = ExitStack()
         self._opened = 0
 
@@ -59,16 +61,17 @@ class ScriptSession:
         """Begin to record, anew if it has been before; torch has been imported."""
         from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+        self.end()
+        self.steps.clear()
+        self._open()
+        handle = register_optimizer_step_post_hook(self._stepped)
+
         def last(optimizer: Any, args: Any, kwargs: Any) -> None:
             # Hooks may be taken away by the last of them only, and the script may have added its own since.
             nonlocal handle
             handle.remove()
             handle = register_optimizer_step_post_hook(self._stepped)
 
-        self.end()
-        self.steps.clear()
-        self._open()
-        handle = register_optimizer_step_post_hook(self._stepped)
         self._hooks.callback(lambda: handle.remove())
         self._hooks.callback(register_optimizer_step_pre_hook(last).remove)
 

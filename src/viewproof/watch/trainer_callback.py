@@ -8,7 +8,7 @@ from transformers import TrainerCallback as Base
 from viewproof.watch.script_session import ScriptSession
 
 
-class TrainerCallback(Base):  # type: ignore[misc]
+class TrainerCallback(Base):
     """Reports on the first training step of ``Trainer.train``, and with ``every`` on each ``every``-th after it.
 
     The report goes to the error stream and to ``report``; ``picture``, ``html`` and ``json`` are files for the latest.
