@@ -121,7 +121,8 @@ def _execute(script: str, module: bool) -> None:
     if module:
         runpy.run_module(script, run_name="__main__", alter_sys=True)
         return
-    path = str(Path(script).absolute())
+    # As Python has it: absolute, and otherwise as it was typed.
+    path = os.path.join(Path.cwd(), script)  # noqa: PTH118
     main = ModuleType("__main__")
     main.__dict__.update(
         __file__=path,

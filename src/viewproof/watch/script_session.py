@@ -12,6 +12,7 @@ from viewproof.files import whole_file
 
 if TYPE_CHECKING:
     from viewproof.watch.report import WatchReport
+    from viewproof.watch.session import Recording
 
 GREEN, REFUTED, BAD_INPUT, UNKNOWN = 0, 1, 2, 3
 """The exit codes after a report, where the script was stopped."""
@@ -51,16 +52,28 @@ class ScriptSession:
         self.report: WatchReport | None = None
         self.failure = ""
         self.steps: Counter[int] = Counter()
-        self._process, self._contexts, self._seen = os.getpid(), ExitStack(), None
-        self._hook: Any = None
+        self._process, self._contexts = os.getpid(), ExitStack()
+        self._seen: Recording | None = None
+        self._hooks = ExitStack()
         self._opened = 0
 
     def start(self) -> None:
-        """Begin to record; torch has been imported."""
-        from torch.optim.optimizer import register_optimizer_step_post_hook
+        """Begin to record, anew if it has been before; torch has been imported."""
+        from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+        self.end()
+        self.steps.clear()
         self._open()
-        self._hook = register_optimizer_step_post_hook(self._stepped)
+        handle = register_optimizer_step_post_hook(self._stepped)
+
+        def last(optimizer: Any, args: Any, kwargs: Any) -> None:
+            # Hooks may be taken away by the last of them only, and the script may have added its own since.
+            nonlocal handle
+            handle.remove()
+            handle = register_optimizer_step_post_hook(self._stepped)
+
+        self._hooks.callback(lambda: handle.remove())
+        self._hooks.callback(register_optimizer_step_pre_hook(last).remove)
 
     def end(self) -> None:
         """Stop recording, take every hook away and report what has been seen; does nothing a second time."""
@@ -68,10 +81,8 @@ class ScriptSession:
             # A copy of the process that runs the watched step on: the script's end is the step's, and sends its answer.
             self._contexts.close()
             return
-        if self._hook is not None:
-            self._hook.remove()
-        self._hook = None
         self._close()
+        self._hooks.close()
 
     def finish(self, code: int) -> int:
         """The exit code after a script that was stopped or has ended with ``code``; says why, if there is no report."""
@@ -100,6 +111,8 @@ class ScriptSession:
         step = self.steps[id(optimizer)]
         if self._seen is not None and step - self._opened >= 2:
             self._close()
+            if self.keep_running and not self.every:
+                self._hooks.close()
         elif self._seen is None and self.every and step % self.every == 0:
             self._opened = step
             self._open()

@@ -8,10 +8,11 @@ from transformers import TrainerCallback as Base
 from viewproof.watch.script_session import ScriptSession
 
 
-class TrainerCallback(Base):  # type: ignore[misc]
+class TrainerCallback(Base):
     """Reports on the first training step of ``Trainer.train``, and with ``every`` on each ``every``-th after it.
 
     The report goes to the error stream and to ``report``; ``picture``, ``html`` and ``json`` are files for the latest.
+    A Trainer does not tell its callbacks of an error: after one before the report, ``stop`` takes the hooks away.
     """
 
     def __init__(
@@ -35,4 +36,8 @@ class TrainerCallback(Base):  # type: ignore[misc]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop recording."""
+        self.session.end()
+
+    def stop(self) -> None:
+        """Stop recording, after training that raised."""
         self.session.end()
