@@ -34,7 +34,7 @@ class InitialWeights:
         encoder = model.encoder if isinstance(model, JEPANetwork) else encoder_of(model)
         if not isinstance(encoder, PatchTransformer):
             raise InvalidArgument(
-                f"init={self.source.name!r} is a vision transformer, and this run's encoder a {type(encoder).__name__}; "
+                f"init={self.source.name!r} is a vision transformer, and this run's encoder {type(encoder).__name__}; "
                 "leave model out"
             )
         report = self.source.load_into(encoder)

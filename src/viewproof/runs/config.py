@@ -76,7 +76,7 @@ class PretrainConfig:
         accumulate: equal micro-batches in which a step's batch is taken, one after the other; no statistic spans two
         optimizer: adamw, or muon on the hidden matrices with adamw on embeddings, heads and vectors; one rate for both
         learning_rate: peak rate of the optimizer
-        rate_rule: fixed takes learning_rate as it is; linear multiplies it by batch_size / 256, sqrt by the root of that
+        rate_rule: fixed takes learning_rate as it is; linear multiplies it by batch_size / 256, sqrt by its root
         weight_decay: decay of matrices; biases, norms, tokens and positions are not decayed
         ema: momentum of an average of the weights over training, which is then what is evaluated; default: none
         warmup_epochs: epochs of linear warm-up before the cosine

@@ -104,8 +104,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 def _bugs(evidence: Evidence) -> list[str]:
     """What is wrong for certain: a broken contract, numbers that are none, a blow-up, weights that never moved."""
-    wrong = [f"{f.contract.name}, {f.claim}: REFUTED" for f in (evidence.contracts.refuted if evidence.contracts else ())
-             if f.decides()]  # fmt: skip
+    refuted = evidence.contracts.refuted if evidence.contracts else ()
+    wrong = [f"{f.contract.name}, {f.claim}: REFUTED" for f in refuted if f.decides()]
     rates = dict(evidence.curves.get("learning_rate", []))
     for name in ("loss", "val_loss", "gradient_norm"):
         curve = evidence.curves.get(name, [])
@@ -251,11 +251,11 @@ def certify_run(run: Run) -> Report | None:
         branch = TargetBranch(
             lambda batch: module.objective(batch, ids, 0, 0),
             network.encoder,
-            network.target,
+            target,
             update=lambda step: move_target(target, network.encoder, module.momentum(step)),
             momentum=module.momentum,
             trained=[network.encoder, network.predictor],
-            frozen=[network.target],
+            frozen=[target],
         )
         return certify_target_branch(branch, x)
     contract = getattr(module.loss, "contract", None)

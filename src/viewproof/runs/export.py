@@ -40,8 +40,8 @@ def export(
     """Write a run's encoder for a library into the new folder ``target``; return what was measured.
 
     ``to`` is one of `TARGETS`. What the card's lines give in a fresh process must be this encoder's features up to
-    `BOUND` of the largest; only then the folder takes its name. A target that exists, a missing package, an encoder that
-    the library cannot hold, and a larger difference raise `InvalidArgument`.
+    `BOUND` of the largest; only then the folder takes its name. A target that exists, a missing package, an encoder
+    that the library cannot hold, and a larger difference raise `InvalidArgument`.
     """
     if to not in TARGETS:
         raise InvalidArgument(f"to={to!r} must be one of {', '.join(TARGETS)}")
@@ -61,7 +61,7 @@ def export(
             gap = difference(features_in_a_fresh_process(lines, aside, x), loaded.encode(x))
         if gap > BOUND:
             raise InvalidArgument(
-                f"to={to!r}: the exported features differ by {gap:.1e} of the largest, more than {BOUND:g}; nothing was "
+                f"to={to!r}: the exported features differ by {gap:.1e} of the largest, more than {BOUND:g}; nothing is "
                 "written, export --to torch"
             )
         say(f"{to}: features in a fresh process differ by {gap:.1e} of the largest (bound {BOUND:g})")
@@ -92,8 +92,9 @@ def card(
     library = {"onnx": "onnx", "torch": "pytorch"}.get(to, to)
     settings = {
         "data": shown(config.data), "samples": " x ".join(map(str, shape)), "method": config.method,
-        "mask": config.mask or "none: nothing is hidden", "initial weights": shown(config.init) if config.init else "random",
-        "network": type(loaded.encoder).__name__, "patch": config.patch_size, "width": config.dim, "depth": config.depth,
+        "mask": config.mask or "none: nothing is hidden",
+        "initial weights": shown(config.init) if config.init else "random", "network": type(loaded.encoder).__name__,
+        "patch": config.patch_size, "width": config.dim, "depth": config.depth,
         "heads": config.heads, "features": config.features or "mean", "epochs": config.epochs, "steps": config.steps,
         "batch": config.batch_size, "learning rate": config.learning_rate, "weight decay": config.weight_decay,
         "seed": config.seed,
@@ -113,7 +114,7 @@ def card(
     rows = certificate(rule, shape)
     if rows:
         text += [f"The view of two samples, certified when this folder was written (`{config.mask}`):", ""]
-        text += _table(rows) + ["", "Theorems about masks and the masked loss, for all sizes and values:", ""]
+        text += [*_table(rows), "", "Theorems about masks and the masked loss, for all sizes and values:", ""]
         text += _table(theorem_verdicts(verdicts.THEOREMS))
     else:
         text += ["This method hides nothing; there is no view to certify."]

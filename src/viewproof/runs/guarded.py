@@ -32,7 +32,7 @@ def check_digest(folder: Path, name: str) -> None:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != digest:
         raise InvalidArgument(
-            f"{folder / name} is damaged: its SHA-256 is not what {DIGESTS} says; restore it from a copy, or train again"
+            f"{folder / name} is damaged: its SHA-256 is not what {DIGESTS} says; restore a copy, or train again"
         )
 
 
@@ -46,7 +46,7 @@ def _read(folder: Path) -> dict[str, str]:
             raise ValueError("no object")
         return {str(name): str(digest) for name, digest in digests.items()}
     except ValueError as error:
-        raise InvalidArgument(f"{path} is damaged ({error}); restore it from a copy, or train again") from error
+        raise InvalidArgument(f"{path} is damaged ({error}); restore a copy, or train again") from error
 
 
 @contextmanager

@@ -82,7 +82,8 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
     say = say if first else lambda line: None
     skipped = f", {len(data.skipped)} unreadable files skipped" if data.skipped else ""
     say(
-        f"{config.data}: {len(data.train)} training and {len(data.test)} held-out samples of {data.sample_shape}{skipped}"
+        f"{config.data}: {len(data.train)} training and {len(data.test)} held-out samples of "
+        f"{data.sample_shape}{skipped}"
     )
     views = "labels" if config.method.learns_labels else "two random views"
     drawn = views if config.mask is None else f"mask {config.mask}"

@@ -131,8 +131,9 @@ def _behind_trained(run: Recorder, module: nn.Module) -> bool:
             continue
         for other in run.record.calls:
             other_module = run.before.modules.get(other.module)
-            read = other_module is not None and run.names.get(other.module) in call.reads
-            if read and any(id(p) in trained for p in other_module.parameters()):  # type: ignore[union-attr]
+            if other_module is None or run.names.get(other.module) not in call.reads:
+                continue
+            if any(id(p) in trained for p in other_module.parameters()):
                 return True
     return False
 

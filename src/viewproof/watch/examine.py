@@ -194,7 +194,7 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
     shown: dict[bool, Any] = {}
     for held in (False, True):
         answer = runner(
-            lambda stop, held=held: GradientRun(plain.plan, held, stop, contents),
+            lambda stop, held=held: GradientRun(plain.plan, held, stop, contents),  # type: ignore[misc]
             lambda run: (run.found, {path: [m for _, m in parts] for path, parts in run.positions.items()}),
         )
         if answer.value is None:
@@ -238,7 +238,7 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
             continue
         for finite in (False, True):
             answer = runner(
-                lambda stop, held=held, finite=finite, marked=marked: TrackedRun(
+                lambda stop, held=held, finite=finite, marked=marked: TrackedRun(  # type: ignore[misc]
                     plain.plan, held, stop, contents, marked, marks if held else {}, finite
                 ),
                 lambda run: (
@@ -308,7 +308,7 @@ def _empty_target(
         marked = {c.path: torch.zeros(c.values.shape, dtype=torch.bool) for c in found}
         marked[content.path] = content.groups.spread(asked)
         answer = runner(
-            lambda stop, marked=marked: TrackedRun(cut, True, stop, contents, marked, {}, True),
+            lambda stop, marked=marked: TrackedRun(cut, True, stop, contents, marked, {}, True),  # type: ignore[misc]
             lambda run: run.depends or run.missed(),
         )
         if answer.value == "":
@@ -353,7 +353,7 @@ def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], out
                 else content + 1
             )
             answer = runner(
-                lambda stop, changed=changed, source=source: ValueRun(
+                lambda stop, changed=changed, source=source: ValueRun(  # type: ignore[misc]
                     plain.plan, stop, contents, {source.path: changed}
                 ),
                 lambda run: (run.values, run.losses),

@@ -2,6 +2,7 @@
 
 import textwrap
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -192,7 +193,7 @@ def draw_flow(axes: Axes, flow: Layout) -> None:
     for a, b in flow.links:
         one, other = flow.boxes[a], flow.boxes[b]
         start, end = (one.x + one.wide / 2, one.y), (other.x - other.wide / 2, other.y)
-        look = {"arrowstyle": "-|>", "mutation_scale": 14, "linewidth": 2, "zorder": 2}
+        look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 14, "linewidth": 2, "zorder": 2}
         asked = a in flow.target or b in flow.target or (a in sources and b in losses)
         look["color"] = AMBER if asked else BLUE
         if a in sources and b in losses:

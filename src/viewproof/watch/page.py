@@ -1,7 +1,7 @@
 """What the HTML page of a watched step shows beside its findings: the x-ray, and tables of what was read off."""
 
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from io import BytesIO
 
@@ -42,7 +42,7 @@ def tables(report: StepFacts) -> str:
     )
 
 
-def _table(heading: str, heads: Iterable[str], rows: list[tuple[str, ...]]) -> str:
+def _table(heading: str, heads: Iterable[str], rows: Sequence[tuple[str, ...]]) -> str:
     """A heading and a table, or nothing if there are no rows."""
     if not rows:
         return ""

@@ -162,12 +162,12 @@ def paint(codes: np.ndarray, shade: np.ndarray, leak: bool, stripe: int) -> np.n
     pixels = np.where(level < 0.5, low + (colour - low) * 2 * level, colour + (high - colour) * (2 * level - 1))
     if leak:
         pixels[(codes == BOTH) & (falling | rising)] *= 0.6
-    return pixels
+    return np.asarray(pixels)
 
 
 def _legend(figure: Figure, sources: list[Source], y: float, total: float, verdict: Verdict) -> None:
     """The four colours in words, those alone that occur."""
-    codes = {int(c) for s in sources for c in (s.seen.long() * SEEN + s.scored.long() * SCORED).unique()}
+    codes = {int(c) for s in sources for c in (s.seen.long() * SEEN + s.scored.long() * SCORED).flatten().tolist()}
     both = {
         Verdict.REFUTED: "seen AND asked for: leak",
         Verdict.UNKNOWN: "seen and asked for: is it meant?",

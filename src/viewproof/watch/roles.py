@@ -62,7 +62,7 @@ def average_of(module: nn.Module, before: Before, names: dict[int, str], trained
         if any(theirs[k].shape != p.shape for k, p in own.items()) or any(theirs[k] is p for k, p in own.items()):
             continue
         for stale in (False, True):
-            fit = _fit(own, theirs, before, stale)
+            fit = _fit({**own}, {**theirs}, before, stale)
             if fit is None:
                 continue
             momentum, apart, error = fit

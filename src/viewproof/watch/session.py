@@ -45,7 +45,8 @@ def _report(runner: Any, batch: Any, variables: Any, name: str, allow: Mapping[s
         report = report_of(examined, name)
     except Exception as error:
         report = report_of(Examined(failure=f"viewproof failed: {describe(error)}"), name)
-    return report.waive(allow or {})
+    waived: WatchReport = replace(report, findings=report.waive(allow or {}).findings)
+    return waived
 
 
 def run_in_child(side: Sender, make: Any, finish: Any, batch: Any, step: Callable[[Any], Any]) -> None:

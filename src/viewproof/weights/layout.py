@@ -203,8 +203,8 @@ def from_state(
             ("norm1", (dim,)), ("norm2", (dim,)), ("attn.qkv", (3 * dim, dim)), ("attn.proj", (dim, dim)),
             ("mlp.fc1", (4 * dim, dim)), ("mlp.fc2", (dim, 4 * dim)),
         ]  # fmt: skip
-        for part, size in sizes:
-            shapes[f"blocks.{n}.{part}.weight"], shapes[f"blocks.{n}.{part}.bias"] = size, size[:1]
+        for part, extents in sizes:
+            shapes[f"blocks.{n}.{part}.weight"], shapes[f"blocks.{n}.{part}.bias"] = extents, extents[:1]
     missing = sorted(shapes.keys() - tensors.keys())
     if missing or not depth:
         raise InvalidArgument(
