@@ -66,7 +66,7 @@ def load_encoder(run: str | Path, image_size: tuple[int, int] | None = None) -> 
         if image_size is not None and tuple(image_size) != shape[1:]:
             if not isinstance(encoder, PatchTransformer):
                 raise InvalidArgument(
-                    f"image_size={image_size} is for vision transformers, not the {type(encoder).__name__} of {folder.name}"
+                    f"image_size={image_size} is for vision transformers; {folder.name} is a {type(encoder).__name__}"
                 )
             larger = config.method.network(config, (shape[0], *image_size), classes)
             resized = encoder_of(larger)
