@@ -161,7 +161,7 @@ def export_run(
 
 
 @app.command
-def doctor(run: Path) -> int:
+def doctor(run: Path, *, allow_import: bool = False) -> int:
     """Say whether a run shows a bug, a collapse, too few steps, or is as expected, and what cannot be told.
 
     Exit 1 for a bug or a collapse. Read are the contracts of what it trains, certified on four samples, metrics.csv,
@@ -169,12 +169,13 @@ def doctor(run: Path) -> int:
 
     Args:
         run: the run folder, of a finished run or not
+        allow_import: import the module of the rule that config.json names
     """
     from viewproof.runs.doctor import doctor as examine
     from viewproof.training.trainer import silence_lightning
 
     silence_lightning()
-    return examine(run)
+    return examine(run, allow_import=allow_import)
 
 
 @app.command

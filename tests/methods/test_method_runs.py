@@ -96,6 +96,10 @@ def test_another_methods_checkpoint_and_weights_are_refused(
         assert pretrain(method, images, "--epochs", "1", "--out", str(tmp_path / method)) == 0
     for name in ("model.safetensors", "checkpoints/last.ckpt"):
         shutil.copy(tmp_path / other / name, tmp_path / ours / name)
+    assert main(["evaluate", str(tmp_path / ours)]) == 2
+    assert "model.safetensors is damaged" in capsys.readouterr().err
+    # Without the digests it is the shapes that tell.
+    (tmp_path / ours / "sha256.json").unlink()
     if (ours, other) != ("vicreg", "barlow"):
         assert main(["evaluate", str(tmp_path / ours)]) == 2
         assert "config.json does not match model.safetensors" in capsys.readouterr().err

@@ -76,7 +76,7 @@ def test_a_healthy_run_is_as_expected(healthy: Path, capsys: pytest.CaptureFixtu
 def test_a_view_that_leaks_is_a_bug_and_its_twin_is_none(images: str, tmp_path: Path) -> None:
     leaky = run(images, tmp_path / "leaky", "--steps", "60", "--mask", "test_run_doctor.Halves(leak=True)")
     sound = run(images, tmp_path / "sound", "--steps", "60", "--mask", "test_run_doctor.Halves()")
-    found = diagnose(read_evidence(leaky))
+    found = diagnose(read_evidence(leaky, allow_import=True))
     assert found.answer == "bug" and any(line.startswith("C1, ") for line in found.because)
     assert diagnose(read(sound)).answer in ("as expected", "too short")
 
@@ -85,7 +85,7 @@ def read(folder: Path) -> Evidence:
     """The evidence but for contracts, which takes longest and which these runs keep."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(doctor, "certify_run", lambda run: None)
-        return read_evidence(folder)
+        return read_evidence(folder, allow_import=True)
 
 
 def test_numbers_that_overflow_are_a_bug(images: str, tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def test_only_the_first_rank_writes_and_speaks(folder: Path) -> None:
         files = {str(path.relative_to(folder / f"{method}2")) for path in (folder / f"{method}2").rglob("*")}
         assert {name for name in files if not name.startswith("tensorboard")} == {
             "config.json",
+            "encoder.json",
             "metrics.csv",
             "checkpoints",
             "checkpoints/last.ckpt",

@@ -68,7 +68,7 @@ def run(words, kind, number):
             written.append(0)
             whole(checkpoint, file)
             if len(written) == number:
-                file.truncate(file.tell() // 2)
+                file.file.truncate(file.file.tell() // 2)
                 file.flush()
                 die()
         torch.save = half

@@ -190,9 +190,9 @@ def _unmeasured(evidence: Evidence) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def read_evidence(folder: Path) -> Evidence:
+def read_evidence(folder: Path, *, allow_import: bool = False) -> Evidence:
     """The evidence in a run folder, finished or not; one without config.json raises `InvalidArgument`."""
-    run = prepare(read_config(folder), folder)
+    run = prepare(read_config(folder), folder, allow_import=allow_import)
     module = run.module()
     curves: dict[str, list[tuple[int, float]]] = {}
     if (folder / "metrics.csv").exists():
@@ -265,8 +265,8 @@ def certify_run(run: Run) -> Report | None:
     return certify_objective(module.loss, lambda a, b: predictive_view_objective(contract(a, b)), z[0], z[1])
 
 
-def doctor(folder: Path, say: Callable[[str], None] = print) -> int:
+def doctor(folder: Path, say: Callable[[str], None] = print, *, allow_import: bool = False) -> int:
     """Say what the evidence of a run folder supports; 1 for a bug or a collapse, else 0."""
-    diagnosis = diagnose(read_evidence(folder))
+    diagnosis = diagnose(read_evidence(folder, allow_import=allow_import))
     say(f"{folder}\n{diagnosis}")
     return int(diagnosis.answer in ("bug", "collapse"))
