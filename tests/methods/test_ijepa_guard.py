@@ -1,4 +1,4 @@
-"""I-JEPA without a teacher: the encoder is its own target, and SIGReg's test keeps it from collapse."""
+"""I-JEPA without a teacher: the encoder is its own target, and SIGReg's test of its mean tokens is in the loss."""
 
 from pathlib import Path
 

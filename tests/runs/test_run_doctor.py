@@ -40,9 +40,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Images of rank 3, which can be predicted from a part of each."""
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("doctor") / "images.npy"
-    patterns = rng.normal(size=(3, 64))
-    x = rng.normal(size=(1600, 3)) @ patterns + 0.02 * rng.normal(size=(1600, 64))
-    np.save(path, x.reshape(1600, 1, 8, 8).astype(np.float32))
+    patterns = rng.normal(size=(3, 16))
+    x = rng.normal(size=(1600, 3)) @ patterns + 0.02 * rng.normal(size=(1600, 16))
+    np.save(path, x.reshape(1600, 1, 4, 4).astype(np.float32))
     return str(path)
 
 
@@ -59,7 +59,7 @@ def run(images: str, out: Path, *words: str, report: bool = False) -> Path:
 
 @pytest.fixture(scope="module")
 def healthy(images: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(images, tmp_path_factory.mktemp("healthy") / "run", "--steps", "400", report=True)
+    return run(images, tmp_path_factory.mktemp("healthy") / "run", "--steps", "200", report=True)
 
 
 def test_a_healthy_run_is_as_expected(healthy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,8 +82,8 @@ class IJEPA(JointPretraining):
     context raise `InvalidArgument` here, before training.
 
     ``regularizer(embeddings, step)`` is added to the loss, of the mean target token of every sample of all ranks, in
-    float32. A network without a teacher needs one: nothing else keeps it from collapse. The sum is the objective of
-    ``loss.contract(prediction, target)`` with that guard (`viewproof.with_geometry_guard`).
+    float32. A network without a teacher needs one: tokens that are equal everywhere have the least loss. The sum is the
+    objective of ``loss.contract(prediction, target)`` with that guard (`viewproof.with_geometry_guard`).
 
     >>> encoder = PatchEncoder((1, 8, 8), (2, 2), dim=16, depth=1, heads=2)
     >>> network = JEPANetwork(encoder, PatchPredictor(encoder.grid, dim=16, width=8, depth=1, heads=2))
@@ -157,7 +157,8 @@ class IJEPAMethod(JointMethod):
     """I-JEPA with a ViT; what is evaluated is the target encoder.
 
     With ``guard`` there is no EMA teacher: the encoder makes the targets, and SIGReg's test of its mean tokens, times
-    ``guard_weight``, keeps them apart (LeJEPA's regularizer, arXiv 2511.08544).
+    ``guard_weight``, is a term of the loss (LeJEPA's regularizer, arXiv 2511.08544). It penalises mean tokens that are
+    equal for all samples; whether a run keeps its RankMe has to be measured.
     """
 
     name = "ijepa"
