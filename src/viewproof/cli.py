@@ -142,7 +142,12 @@ def evaluate(
 
 @app.command(name="export")
 def export_run(
-    run: Path, out: Path, *, to: Literal["transformers", "timm", "torch", "onnx"], licence: str = "other"
+    run: Path,
+    out: Path,
+    *,
+    to: Literal["transformers", "timm", "torch", "onnx"],
+    licence: str = "other",
+    allow_import: bool = False,
 ) -> int:
     """Write the encoder of a finished run for another library, with a model card; the features are compared first.
 
@@ -151,12 +156,13 @@ def export_run(
         out: the folder to write, which must not exist
         to: transformers (AutoModel), timm (create_model), torch (torch.export) or onnx (onnxruntime)
         licence: the card's licence field, for instance mit or cc-by-4.0
+        allow_import: import the module of the rule that config.json names
     """
     from viewproof.runs.export import export
     from viewproof.training.trainer import silence_lightning
 
     silence_lightning()
-    export(run, to, out, licence)
+    export(run, to, out, licence, allow_import=allow_import)
     return 0
 
 

@@ -16,6 +16,7 @@ import torch
 from viewproof import __version__
 from viewproof.errors import InvalidArgument
 from viewproof.expressions import parse_rule
+from viewproof.masks import Rule
 from viewproof.runs import verdicts
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.encoder import RunEncoder, load_encoder
@@ -35,7 +36,13 @@ NEEDS = {
 
 
 def export(
-    folder: Path, to: str, target: Path, licence: str = LICENCE, say: Callable[[str], None] = print
+    folder: Path,
+    to: str,
+    target: Path,
+    licence: str = LICENCE,
+    say: Callable[[str], None] = print,
+    *,
+    allow_import: bool = False,
 ) -> dict[str, Any]:
     """Write a run's encoder for a library into the new folder ``target``; return what was measured.
 
@@ -52,6 +59,7 @@ def export(
     for package in NEEDS[to]:
         need(package, f"to={to!r}")
     loaded, config = load_encoder(folder), read_config(folder)
+    rule = None if config.mask is None else parse_rule(config.mask, allow_import=allow_import)
     aside = target.absolute().parent / f".{secrets.token_hex(8)}.part"
     aside.mkdir()
     try:
@@ -65,7 +73,7 @@ def export(
                 "written, export --to torch"
             )
         say(f"{to}: features in a fresh process differ by {gap:.1e} of the largest (bound {BOUND:g})")
-        (aside / "README.md").write_text(card(folder, config, loaded, to, lines, gap, licence), encoding="utf-8")
+        (aside / "README.md").write_text(card(folder, config, rule, loaded, to, lines, gap, licence), encoding="utf-8")
         for path in aside.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -84,11 +92,17 @@ def export(
 
 
 def card(
-    folder: Path, config: PretrainConfig, loaded: RunEncoder, to: str, lines: str, gap: float, licence: str
+    folder: Path,
+    config: PretrainConfig,
+    rule: Rule | None,
+    loaded: RunEncoder,
+    to: str,
+    lines: str,
+    gap: float,
+    licence: str,
 ) -> str:
     """The model card: what the encoder is, how it was trained, what was checked, how good it is, how to load it."""
     shape = tuple(loaded.facts["sample_shape"])
-    rule = None if config.mask is None else parse_rule(config.mask)
     library = {"onnx": "onnx", "torch": "pytorch"}.get(to, to)
     settings = {
         "data": shown(config.data), "samples": " x ".join(map(str, shape)), "method": config.method,
