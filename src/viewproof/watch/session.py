@@ -1,5 +1,6 @@
 """Watching: a step that is handed over, or the code inside a ``with`` block."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -45,7 +46,7 @@ def _report(runner: Any, batch: Any, variables: Any, name: str, allow: Mapping[s
         report = report_of(examined, name)
     except Exception as error:
         report = report_of(Examined(failure=f"viewproof failed: {describe(error)}"), name)
-    waived: WatchReport = replace(report, findings=report.waive(allow or {}).findings)
+    waived: WatchReport = dataclasses.replace(report, findings=report.waive(allow or {}).findings)
     return waived
 
 
