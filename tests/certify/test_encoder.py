@@ -2,8 +2,10 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,20 +187,21 @@ def test_dependence_that_no_content_shows_is_unknown_and_says_where_it_comes_in(
 
 
 class Drifting(nn.Module):
-    """No two calls are alike: its generator is its own."""
+    """No two calls are alike, for one of two reasons: a generator of its own, which is put back, or the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: bool) -> None:
         super().__init__()
-        self.generator = torch.Generator().manual_seed(0)
+        self.clock, self.generator = clock, torch.Generator().manual_seed(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean() + torch.rand(3, generator=self.generator)
+        return x.mean() + (time.perf_counter() if self.clock else torch.rand(3, generator=self.generator))
 
 
 def test_a_difference_is_blamed_on_hidden_content_only_if_calls_repeat() -> None:
-    finding = one(Drifting(), TOKENS, hidden=PADDED)
+    finding = one(Drifting(clock=True), TOKENS, hidden=PADDED)
     assert finding.verdict is UNKNOWN
     assert "two calls on one input differ from a fixed seed" in finding.detail
+    assert one(Drifting(clock=False), TOKENS, hidden=PADDED).verdict is REFUTED
 
 
 def test_dropout_is_proved_for_one_draw() -> None:
@@ -247,15 +250,17 @@ def test_token_ids_are_other_ids_of_the_sample() -> None:
     assert int(finding.witness.inputs["other"].max()) < 20
 
 
-def test_hidden_content_of_a_sample_is_its_source() -> None:
-    seen = []
+def test_hidden_content_of_a_sample_is_its_source(tmp_path: Path) -> None:
+    # What an encoder keeps in a list is put back; a file is not.
+    first = tmp_path / "first.pt"
 
     def encoder(x: Tensor) -> Tensor:
-        seen.append(x.clone())
+        if not first.exists():
+            torch.save(x.clone(), first)
         return x[:, :, :8, :8]
 
     assert one(encoder, SAMPLE).verdict is PROVED
-    assert torch.equal(seen[0], IMAGES)
+    assert torch.equal(torch.load(first), IMAGES)
     prefix = tensor_prefix_mae_sample(IMAGES.flatten(1), 100, period=2, offset=0)
     assert one(lambda x: x[:, 1::2], prefix).verdict is PROVED
 

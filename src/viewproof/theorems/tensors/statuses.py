@@ -27,6 +27,7 @@ RULES = {
     "RandomPatchMask(2, 2, count=3)": (2, 5, 6),
     "RandomBlockMask((1, 2), count=3)": (3, 5),
     "SharedRandomPatchMask(2, 2, count=3)": (2, 5, 6),
+    "ScoredPatches(RandomPatchMask(2, 2, count=3), 2, 2, count=2)": (2, 4, 6),
     "TubeMask(2, 2, count=3)": (1, 3, 5, 6),
     "RandomBlockwiseMask(2, 2, count=5, min_area=2)": (1, 8, 8),
     "MultiBlockMask(2, 2, context=5, target_area=(2, 4), context_area=(14, 16))": (1, 8, 8),
