@@ -194,7 +194,7 @@ def test_overflow(certify, monkeypatch):
     from viewproof.certify.check import Check
     check = Check(vp.Contract.C9, "float16 does not overflow")
     findings = Check(vp.Contract.C4, "right").proved(), check.refuted("inf", {}, severity=vp.Severity.ROBUSTNESS)
-    monkeypatch.setattr("viewproof.certify.pipeline.certify", lambda *_: vp.Report("a loss", findings))
+    monkeypatch.setattr("viewproof.certify.pipeline.certify", lambda *_, **__: vp.Report("a loss", findings))
     certify(RULE.sample, IMAGES)
 """
 
