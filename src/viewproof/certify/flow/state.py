@@ -101,9 +101,8 @@ def state_kept(*functions: Any, tensors: bool = True) -> Iterator[list[str]]:
     of objects, and the variables that a closure or a module binds anew. Iterators that were begun cannot be put back.
     Without ``tensors`` modules and tensors are left to others.
 
-    >>> queue, count = [1], 0
-    >>> def step():
-    ...     queue.append(2)
+    >>> queue = [1]
+    >>> step = (lambda reached: lambda: reached.append(2))(queue)
     >>> with state_kept(step):
     ...     step()
     >>> queue
