@@ -1,4 +1,4 @@
-"""Both sides of the rule of `viewproof.models.attention`: the fused kernel and plain attention, forward and backward.
+"""The fused kernel and plain attention, forward and backward: the rule of models/attention.py.
 
 For each dtype and length the rule's choice is marked, and where it is not the faster one the row says so. `python
 benchmarks/attention.py 2` runs two rounds.

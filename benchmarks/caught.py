@@ -1,4 +1,4 @@
-"""The table of docs/certify.md, from the file of ``viewproof zoo --json``: python benchmarks/caught.py zoo.json"""
+"""The table of docs/certify.md, from a file of ``viewproof zoo --json``: caught.py zoo.json"""
 
 import json
 import sys

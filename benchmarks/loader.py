@@ -1,4 +1,4 @@
-"""Images a second of the loader, beside torchvision's ImageFolder and transforms with equal workers.
+"""Images a second of the loader, beside torchvision's with equal transforms and workers.
 
 Needs torchvision: run it with the second environment, ``.venv-peers/bin/python benchmarks/loader.py [FOLDER]``.
 Without a folder it writes 1,000 JPEG files of 500 x 375 pixels into a temporary one, cut from scikit-image's.

@@ -1,4 +1,4 @@
-"""A training step against transformers' ViTMAEForPreTraining with equal sizes, in the same process.
+"""A training step beside transformers' ViTMAEForPreTraining, with equal sizes, in one process.
 
 ViT-Tiny/16 at 224 x 224 (192 x 12, 3 heads), decoder 128 x 4 (4 heads), batch 32, 75 % hidden, fused AdamW. The peer
 draws its own random mask with one class token more; ours hides three of four patch classes, or draws with

@@ -1,4 +1,4 @@
-"""BERT by the Hugging Face Trainer, on the words of a text file: masked language modelling with the library's collator.
+"""BERT by the Hugging Face Trainer on a text file, masked by the library's collator.
 
 ``--bug``: the labels of the tokens that were not masked are not -100, so that the loss also asks for what is visible.
 """

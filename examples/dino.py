@@ -1,4 +1,4 @@
-"""DINO on scikit-learn's digits: a student predicts what its EMA teacher says of another view of the same image.
+"""DINO on scikit-learn's digits: a student predicts its EMA teacher's output on another view.
 
 ``--bug``: the teacher runs with gradients: backward goes through the target as well.
 """

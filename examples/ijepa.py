@@ -1,4 +1,4 @@
-"""I-JEPA on scikit-learn's digits: predict an EMA teacher's tokens of a block from the patches around it.
+"""I-JEPA on scikit-learn's digits: predict a block's tokens from the patches around it.
 
 ``--bug``: the block is not cut out of the context, so that the model sees what it must predict.
 """

@@ -1,4 +1,4 @@
-"""A masked autoencoder on scikit-learn's digits, in plain torch: 12 of 16 patches are hidden and predicted.
+"""A masked autoencoder on scikit-learn's digits, in plain torch; 12 of 16 patches are hidden.
 
 ``--bug``: the patch embedding is a convolution that overlaps its neighbours, so that hidden pixels reach the encoder.
 """

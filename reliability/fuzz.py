@@ -1,4 +1,4 @@
-"""Calls every public function with hostile arguments: the result is right, or `InvalidArgument` says what is wrong.
+"""Calls every public function with hostile arguments: a right result or `InvalidArgument`.
 
     python reliability/fuzz.py --calls 10000 --seed 0
 

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/watch.md: a step of examples/mae.py, without and with its planted bug."""
+"""Draws the pictures of docs/watch.md: examples/mae.py without and with its planted bug."""
 
 import subprocess
 import sys

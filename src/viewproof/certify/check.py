@@ -1,4 +1,4 @@
-"""How a certifier is written: claims, each with the function that checks it, and one runner for all of them.
+"""How a certifier is written: claims, each with the function that checks it, and one runner.
 
 A certifier's file reads from top to bottom, one function a claim:
 
@@ -94,7 +94,7 @@ class Check:
 
 
 class Claims(Generic[C]):
-    """The claims of a certifier about cases of type ``C``, in the order in which their functions stand.
+    """The claims of a certifier about cases of type ``C``, in the order of their functions.
 
     An instance is the decorator that declares a claim. The function gets the case and a `Check` and returns one of its
     findings, or None if the claim does not concern the case. Claims and scopes are format strings: ``"{case.count}"``.
@@ -117,7 +117,7 @@ class Claims(Generic[C]):
         method: str = "",
         severity: Severity = Severity.OBJECTIVE,
     ) -> Callable[[ClaimFunction[C]], ClaimFunction[C]]:
-        """Declare that the decorated function checks ``claim``; ``severity`` is what it means if that does not hold."""
+        """Declare that the decorated function checks ``claim``; ``severity``: what a failure means."""
         own = (scope, method, scope, method)
         texts = [a or b for a, b in zip(own, self._defaults, strict=True)]
         check = Check(contract, claim, texts[0], texts[1], texts[2], texts[3], severity)
@@ -163,7 +163,7 @@ class Claims(Generic[C]):
         return tuple(findings)
 
     def unknown(self, reason: str) -> tuple[Finding, ...]:
-        """Every claim UNKNOWN for the same reason, where there is no case; for claims without format fields."""
+        """Every claim UNKNOWN for one reason, where there is no case; for claims without format fields."""
         return tuple(check.unknown(reason) for check, _ in self._declared)
 
 

@@ -1,4 +1,4 @@
-"""The command ``viewproof certify``: find the user's object, certify it on random data, write the report."""
+"""The command ``viewproof certify``: find the user's object, certify it, write the report."""
 
 import inspect
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def run(
     strict: bool = False,
     allow: Sequence[str] = (),
 ) -> int:
-    """Certify ``module:object`` on standard normal data; 1 if a finding fails, see `Report.failures`, else 0."""
+    """Certify ``module:object`` on standard normal data; 1 if a finding fails, else 0."""
     waived = dict(text.partition("=")[::2] for text in allow)
     for name, path in (("html", html), ("json", json)):
         if path is not None and not path.parent.is_dir():
@@ -73,7 +73,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def find(target: str) -> Any:
-    """The view or `Pipeline` at ``module:object``; a function without arguments is called for its pipeline."""
+    """The view or `Pipeline` at ``module:object``; a function without arguments is called for it."""
     module, colon, name = target.partition(":")
     if not (module and colon and name):
         raise InvalidArgument(f"object={target!r} must be module:object, such as mypackage.views:mae_view")

@@ -120,7 +120,7 @@ def draw_of_rule(rule: Rule, data_shape: Sequence[int] | None) -> tuple[Draw, Se
 
 @dataclass(frozen=True, eq=False)
 class DrawCase:
-    """A draw function, and the ids, epochs and seeds for which it is called; see `certify_reproducible`."""
+    """A draw function, and the ids, epochs and seeds for which it is called."""
 
     draw: Draw
     ids: list[int]
@@ -154,14 +154,14 @@ class DrawCase:
 
     @cached_property
     def first(self) -> tuple[Rows, set[str]]:
-        """The rows that all others are compared with, and the global generators that moved while they were drawn."""
+        """The rows that all others are compared with, and the global generators that drawing them moved."""
         before = GeneratorStates.now()
         rows = self.all_rows()
         # What is kept after the first time moves a generator then or never; imports move that of Python.
         return rows, _moved_since(before) - {"Python"}
 
     def compare(self, check: Check, others: Iterable[tuple[str, Rows]]) -> Finding:
-        """REFUTED at the first row that is another than it was the first time, under the circumstance that is named."""
+        """REFUTED at the first row that differs from the first time, naming what was changed."""
         tried = []
         for circumstance, again in others:
             # Not before: what the other circumstance must not find in a cache is drawn after it.
@@ -362,7 +362,7 @@ def _fresh_rows(draw: Draw, ids: list[int], epochs: list[int], seeds: list[int])
 
 @claims(Contract.C8, "masks differ by sample", method="every two compared")
 def differ_by_sample(case: DrawCase, check: Check) -> Finding | None:
-    """No two samples share their masks in every epoch and seed, and samples are not mixed up with epochs or seeds."""
+    """No two samples share their masks in every epoch and seed, and no axis is taken for another."""
     return _differ(case, check, "sample")
 
 
@@ -388,7 +388,7 @@ def _differ(case: DrawCase, check: Check, axis: str) -> Finding | None:
 
 
 def _confused(case: DrawCase, axis: str) -> str | None:
-    """Two numbers along the axis that always have the same masks, or another axis that the axis is mixed up with."""
+    """Two numbers along the axis with the same masks throughout, or an axis it is mixed up with."""
     rows, _ = case.first
     # One tensor [sample, epoch, seed, *mask], to be compared along any of the three.
     whole = torch.stack([torch.stack([rows[e, s] for s in case.seeds], 1) for e in case.epochs], 1)
@@ -410,7 +410,7 @@ def _confused(case: DrawCase, axis: str) -> str | None:
 
 
 def _equal_pairs(whole: Tensor) -> tuple[list[tuple[tuple[int, int], tuple[int, int]]], int]:
-    """The pairs of places on the first two axes, both different, with the same masks; how many such differ in one."""
+    """Pairs of places that differ on both first axes with equal masks; how many differ in one."""
     groups: dict[bytes, list[tuple[int, int]]] = {}
     for place in itertools.product(range(whole.shape[0]), range(whole.shape[1])):
         groups.setdefault(whole[place].contiguous().view(torch.uint8).numpy().tobytes(), []).append(place)

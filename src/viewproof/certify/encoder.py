@@ -1,4 +1,4 @@
-"""Certifies that an encoder's output does not depend on hidden content: tracked through every operator it runs."""
+"""Certifies that an encoder's output does not depend on hidden content, operator by operator."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -94,7 +94,7 @@ def certify_encoder(
 
 
 def content_and_mask(sample: Any, hidden: Mask | Tensor | None) -> tuple[Tensor, Tensor, Mask]:
-    """The input with the source's content where it is hidden, where that is, and the mask for the encoder."""
+    """The input with the source's content where it is hidden, the hidden places, the encoder's mask."""
     if not isinstance(sample, Sample | Tensor):
         raise InvalidArgument(f"sample of type {type(sample).__name__} must be a Sample or a tensor; wrap the encoder")
     x = sample.x if isinstance(sample, Sample) else sample
@@ -169,7 +169,7 @@ class EncoderCase:
 
     @cached_property
     def gradient(self) -> Tensor:
-        """How strongly each hidden coordinate moves a random combination of the outputs; 0 where nothing is known."""
+        """How strongly each hidden coordinate moves a random combination of the outputs, 0 if unknown."""
         zero = torch.zeros(self.x.shape, dtype=torch.float64, device=self.x.device)
         if not self.x.is_floating_point():
             return zero
@@ -194,7 +194,7 @@ class EncoderCase:
                     yield other
 
     def pair(self, other: Tensor) -> tuple[Tensor, Tensor]:
-        """Two inputs on the way from x to ``other`` that differ in one coordinate, and whose outputs differ."""
+        """Two inputs between x and ``other`` that differ in one coordinate and give different outputs."""
         changed = (unlike(self.x, other) & self.where).flatten().nonzero().flatten()
         changed = changed[self.gradient.flatten()[changed].argsort(descending=True)]
 
@@ -279,7 +279,7 @@ def _refuted(case: EncoderCase, check: Check, content: Tensor, method: str, deta
 
 
 def _depth(leak: Tensor, visible: Tensor) -> int:
-    """The largest distance of a leaking coordinate to the nearest visible one, in steps along and across the axes."""
+    """The largest distance, in steps along the axes, of a leaking coordinate to a visible one."""
     near, steps = visible.clone(), 0
     while bool((leak & ~near).any()) and steps < max(leak.shape, default=0):
         for axis in range(near.dim()):

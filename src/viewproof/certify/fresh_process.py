@@ -30,7 +30,7 @@ SECONDS = 120
 
 
 def pickled(function: Callable[..., Any]) -> bytes:
-    """The function for another process: by cloudpickle, which takes closures and notebook cells, if installed.
+    """The function for another process: by cloudpickle, which takes closures, if installed.
 
     >>> pickle.loads(pickled(len)) is len
     True
@@ -51,7 +51,7 @@ def pickled(function: Callable[..., Any]) -> bytes:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What differs in a fresh process: variables, folder, seconds by which clocks move, host, threads (0: one)."""
+    """What differs in a fresh process: variables, folder, clock shift in seconds, host, threads."""
 
     variables: Mapping[str, str] = field(default_factory=dict)
     folder: str | None = None
@@ -61,7 +61,7 @@ class Surroundings:
 
 
 def run_all(functions: Sequence[bytes], surroundings: Sequence[Surroundings], folder: str) -> list[Any]:
-    """What pickled functions return, each called in a process of its own, all at once; tensors and plain values.
+    """What pickled functions return, each run in its own process, all at once.
 
     ``folder`` is for their files. A RuntimeError has the last line of what the processes that failed printed.
     """
@@ -102,7 +102,7 @@ def run_all(functions: Sequence[bytes], surroundings: Sequence[Surroundings], fo
 
 @contextmanager
 def moved_clocks(seconds: float) -> Iterator[None]:
-    """The clocks of ``time`` and ``datetime`` show a time so much later; those of NumPy and the system do not.
+    """The clocks of ``time`` and ``datetime`` moved forward; NumPy's and the system's are not.
 
     A name that a module took from ``time`` before keeps the old clock.
 

@@ -1,4 +1,4 @@
-"""Certifies the geometry of tokens: which source coordinates each is made of, decided by labels moved with the data."""
+"""Certifies the geometry of tokens: which source coordinates each one is made of."""
 
 import math
 from collections.abc import Callable
@@ -85,7 +85,7 @@ class TokensCase:
 
     @cached_property
     def owner(self) -> Tensor:
-        """The token of its own sample that each source coordinate lies in, -1 for none: ``[*example.shape]``."""
+        """The token that each source coordinate lies in, -1 for none: ``[*example.shape]``."""
         labels = self.labels.reshape(*self.labels.shape[:2], -1)
         token = torch.arange(labels.shape[1]).reshape(1, -1, 1).expand(labels.shape)
         own = (labels >= 0) & (labels // self.example[0].numel() == torch.arange(len(labels)).reshape(-1, 1, 1))
@@ -99,7 +99,7 @@ class TokensCase:
 
 
 def _labelled(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """What the function returns and where each coordinate comes from; raises if that is not decided by labels."""
+    """What the function returns and where each coordinate comes from; raises if labels cannot say."""
     x = x.clone()
     with torch.no_grad(), LabelTrace(x) as trace:
         result = function(x)

@@ -1,4 +1,4 @@
-"""A running batch against its contracts, bit for bit: for training loops that want to stop when something is off."""
+"""A running batch against its contracts, bit for bit, for loops that should stop on a breach."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def check_batch(
     *,
     target: Callable[[Sample], Sample] | None = None,
 ) -> None:
-    """Raise `ContractViolation` if the batch breaks a contract; the message names it and the coordinates.
+    """Raise `ContractViolation`, naming contract and coordinates, if the batch breaks one.
 
     C1 and C2: ``sample.x`` is exactly ``+0.0`` where ``sample.view`` hides, and the source's bits elsewhere. C3:
     ``sample.y`` is the first entries of the flattened source, or what the ``target`` transform makes of them. C4:

@@ -18,14 +18,14 @@ _PAYLOADS = {
 
 
 def require_batch(example: object) -> None:
-    """Raise `InvalidArgument` unless ``example`` is a tensor ``[N, *data]`` with at least one element."""
+    """Raise `InvalidArgument` unless ``example`` is a non-empty tensor ``[N, *data]``."""
     if not isinstance(example, Tensor) or example.dim() == 0 or example.numel() == 0:
         shape = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise InvalidArgument(f"example of shape {shape} must be a batch [N, *data] that is not empty")
 
 
 def spread_mask(name: str, mask: Any, tensor: Tensor) -> Tensor:
-    """The mask over every coordinate of a batch, from one over its axes, those of one sample, or the first of either.
+    """The mask over every coordinate of a batch, from one over some of its axes.
 
     >>> spread_mask("mask", torch.tensor([True, False]), torch.zeros(3, 2)).shape
     torch.Size([3, 2])

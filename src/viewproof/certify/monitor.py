@@ -1,4 +1,4 @@
-"""Does a collapse monitor see collapse (C7)? Planted collapse and planted health, with known answers."""
+"""Whether a collapse monitor sees collapse (C7): planted collapse and planted health."""
 
 import math
 from collections.abc import Callable

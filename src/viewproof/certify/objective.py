@@ -25,7 +25,7 @@ def certify_objective(
     contract: Contract = Contract.C7,
     name: str | None = None,
 ) -> Report:
-    """Whether ``loss(*tensors)`` is ``objective(*rows)`` on tensors of the examples' shapes, run in float64.
+    """Whether ``loss(*tensors)`` equals ``objective(*rows)`` on tensors of the examples' shapes.
 
     ``objective`` gets each tensor as nested lists of Fractions and may be put together from
     `viewproof.objectives` (``variance_term``, ``vicreg_objective``, ``BarlowGuard`` ...); where it takes a root it may

@@ -1,4 +1,4 @@
-"""Outputs of a user's function: the tensors inside, where two of them differ, and a loss's gradient."""
+"""Outputs of a user's function: the tensors inside, their differences, a loss's gradient."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -26,7 +26,7 @@ def first_true(where: Tensor) -> tuple[int, ...] | None:
 
 
 def difference(a: Tensor, b: Tensor) -> tuple[int, ...] | None:
-    """The first coordinate where two tensors differ in a bit; () if their shapes or dtypes do; None if nothing does."""
+    """The first coordinate where two tensors differ in a bit; () if shapes do; None if nothing does."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return ()
     return first_true(unlike(a, b))
@@ -64,7 +64,7 @@ def tensors_by_path(output: Any, path: str = "output") -> Iterator[tuple[str, Te
 def output_difference(
     a: dict[str, Tensor], b: dict[str, Tensor], bits: bool = False
 ) -> tuple[str, tuple[int, ...] | None] | None:
-    """Path and coordinate of the first difference in value, or with ``bits`` in a bit; None if there is none.
+    """Path and coordinate of the first difference in value, or with ``bits`` in a bit; else None.
 
     The outputs are those of `tensors_by_path`; the coordinate is None where path, shape or dtype differ.
     """
@@ -78,7 +78,7 @@ def output_difference(
 
 
 def value_and_gradient(loss: Callable[[Tensor], Tensor], prediction: Tensor) -> tuple[Tensor, Tensor]:
-    """The value of a loss, and the gradient of its sum with respect to the prediction (0 where there is none)."""
+    """The value of a loss, and the gradient of its sum with respect to the prediction."""
     leaf = prediction.detach().clone().requires_grad_()
     with torch.enable_grad():
         value = loss(leaf)

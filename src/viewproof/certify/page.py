@@ -32,7 +32,7 @@ figcaption { font-size: .85rem; color: var(--soft); margin-top: .4rem; }
 
 
 def html_page(report: Report) -> str:
-    """The report as HTML: what its kind shows first, findings with witnesses, pictures of its maps and its witnesses'.
+    """The report as HTML: findings with their witnesses, and pictures of the maps.
 
     >>> from viewproof.certify.report import Report
     >>> "<h1>a &lt;b&gt;: UNKNOWN</h1>" in html_page(Report("a <b>", ()))
@@ -63,7 +63,7 @@ def html_page(report: Report) -> str:
 
 
 def _section(heading: str, maps: Mapping[str, Tensor], report: Report) -> str:
-    """The maps' pictures below a heading; a map over the flattened source is drawn in the source's shape."""
+    """The maps' pictures below a heading; flattened maps are drawn in the source's shape."""
     source, figures = report.maps.get("hidden"), []
     if source is not None:
         flat = (len(source), source[0].numel())

@@ -42,7 +42,7 @@ class Picture:
 
 
 def pictures(maps: Mapping[str, Tensor]) -> Iterator[Picture]:
-    """The maps, plane by plane: Boolean ones over ``maps["hidden"]`` (or "mask") where that fits, numbers by colour.
+    """The maps, plane by plane: Boolean ones over the hidden set, numbers by colour.
 
     A plane is what the last two axes hold. Left out are planes without a mark if others have one, planes that repeat an
     earlier one, and all after the fourth. Sides longer than 512 are merged block by block; a mark anywhere in a block
@@ -126,7 +126,7 @@ def _distinct(name: str, values: Tensor, marked: Tensor) -> Iterator[tuple[str, 
 
 
 def _merged(plane: Tensor) -> Tensor:
-    """The plane with at most `LARGEST` rows and columns: of each block its entry of largest magnitude."""
+    """The plane with at most `LARGEST` rows and columns: each block's entry of largest magnitude."""
     for axis in (0, 1):
         width = -(-plane.shape[axis] // LARGEST)
         if width > 1:

@@ -122,7 +122,7 @@ def certify(pipeline: Pipeline | Callable[[Tensor], Any], example: Tensor, *, na
 
 
 class _NoSample(Exception):
-    """The view or the rule raised, so that there is no sample for encoder and loss; says which and how."""
+    """The view or the rule raised, so that there is no sample; says which and how."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,7 @@ class _Run:
 
     @cached_property
     def sample_and_hidden(self) -> tuple[Sample, Tensor | None]:
-        """What view or rule make of the example, and the source coordinates that they hide, if those are known."""
+        """What view or rule make of the example, and the source coordinates they hide, if known."""
         try:
             if self.pipeline.view is not None:
                 case = self.declared.cases[0]
@@ -208,7 +208,7 @@ def _as_sample(returned: Any, hidden: Tensor | None) -> Sample:
 
 
 class _BehindView(nn.Module):
-    """The encoder as a function of the source: a module, so that the encoder's own flags are seen and put back."""
+    """The encoder as a function of the source: a module, so that its flags are put back."""
 
     def __init__(self, encoder: Callable[..., Any], view: Callable[[Tensor], Any], hidden: Tensor) -> None:
         super().__init__()

@@ -71,7 +71,7 @@ def certify_ranks(
 
 @dataclass(frozen=True)
 class Outcome:
-    """A value and its gradient, a digest of the random state if any number was drawn; or else an error's message."""
+    """A value and its gradient, and a digest of moved random state; or an error's message."""
 
     value: Tensor = field(default_factory=lambda: torch.zeros(()))
     gradient: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -109,7 +109,7 @@ class RanksCase:
 
     @cached_property
     def alone(self) -> dict[str, Any]:
-        """The loss in one process: without a process group, in a group of one, by difference quotients in that."""
+        """The loss in one process: without a group, in a group of one, and by difference quotients."""
         parts = self.splits if self.local_negatives else (len(self.embeddings),)
         with tempfile.TemporaryDirectory() as folder:
             call = partial(_alone, self.loss, self.embeddings, parts, self.declared_dtype, f"file://{folder}/store")
@@ -163,7 +163,7 @@ def same_value(case: RanksCase, check: Check) -> Finding:
 
 @claims(Contract.C7, "the gradient on W ranks is the gradient on {case.one}")
 def same_gradient(case: RanksCase, check: Check) -> Finding:
-    """The ranks' gradients, divided by their number as `DistributedDataParallel` does, are one process's."""
+    """The ranks' mean gradient, as `DistributedDataParallel` takes it, is one process's."""
     finding = _agree(case, check, case.together, "gradient", case.splits)
     none, slopes = case.alone["none"], case.alone["slopes"]
     if finding.verdict is Verdict.PROVED and none.error:
@@ -288,7 +288,7 @@ def _group(rank: int, world: int, store: str) -> Iterator[None]:
 def _alone(
     function: bytes, embeddings: Tensor, parts: Sequence[int], declared: torch.dtype | None, store: str
 ) -> dict[str, Any]:
-    """The mean over the parts without a process group and in one of one, in the first dtype in which the loss runs."""
+    """The mean over the parts without a process group and in one of one rank."""
     loss, results = pickle.loads(function), dict[str, Any]()
     for dtype in (declared,) if declared else (torch.float64, torch.float32):
         rows = embeddings.to(dtype)

@@ -1,4 +1,4 @@
-"""The answers of a certifier: findings, contract by contract, with a witness where a contract is broken."""
+"""The answers of a certifier: findings by contract, with a witness where one is broken."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Contract(StrEnum):
 
 
 class Severity(StrEnum):
-    """What a broken claim means: the objective is another than declared, or the program is right but fragile."""
+    """What a broken claim means: the objective is another one, or the program is fragile."""
 
     OBJECTIVE = "objective wrong"
     ROBUSTNESS = "not robust"
@@ -79,7 +79,7 @@ class Finding:
         return self.verdict in (Verdict.REFUTED, Verdict.UNKNOWN)
 
     def decides(self, strict: bool = False) -> bool:
-        """Whether it counts for a report's verdict: not if open and waived, or open and minor unless ``strict``."""
+        """Whether it counts for a report's verdict; open waived or minor findings do not."""
         return not self.open or (not self.waiver and (strict or self.severity is Severity.OBJECTIVE))
 
     @property
@@ -96,7 +96,7 @@ _WORST = (Verdict.REFUTED, Verdict.UNKNOWN, Verdict.VACUOUS, Verdict.PROVED)
 
 @dataclass(frozen=True)
 class Report:
-    """The findings about one subject; ``maps`` are worth drawing whatever the verdicts, such as what is hidden."""
+    """The findings about one subject; ``maps`` are worth drawing whatever the verdicts."""
 
     subject: str
     findings: tuple[Finding, ...]
@@ -119,12 +119,12 @@ class Report:
         return next((verdict for verdict in _WORST if verdict in verdicts), Verdict.VACUOUS)
 
     def failures(self, *, strict: bool = False, allow_unknown: bool = False) -> tuple[Finding, ...]:
-        """The findings that fail a test: REFUTED or UNKNOWN, not waived, and about the objective unless strict."""
+        """The findings that fail a test: REFUTED or UNKNOWN, not waived, about the objective."""
         wrong = {Verdict.REFUTED} if allow_unknown else {Verdict.REFUTED, Verdict.UNKNOWN}
         return tuple(f for f in self.findings if f.verdict in wrong and f.decides(strict))
 
     def waive(self, reasons: Mapping[str, str]) -> "Report":
-        """The report with the findings waived that are named, by claim or by contract ("C9"), each with its reason.
+        """The report with named findings waived, by claim or contract ("C9"), each with its reason.
 
         >>> finding = Finding(
         ...     contract=Contract.C9, claim="no NaN", verdict=Verdict.UNKNOWN, scope="nothing", method="not run")

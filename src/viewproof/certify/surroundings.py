@@ -1,4 +1,4 @@
-"""The surroundings of a user's function: the environment, and whether it draws from global random generators."""
+"""The surroundings of a user's function: the environment and the global random generators."""
 
 import os
 import random
@@ -24,7 +24,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def draws_numbers(call: Callable[[], object]) -> bool:
-    """Whether a call uses one of the global generators of torch, NumPy and Python; it may be made twice."""
+    """Whether a call uses a global generator of torch, NumPy or Python; it may be made twice."""
     before = GeneratorStates.now()
     call()
     after = GeneratorStates.now()

@@ -1,1 +1,1 @@
-"""How data flows through a running program: labels of coordinates, dependence, isolation from the caller."""
+"""How data flows through a running program: labels, dependence, isolation from the caller."""

@@ -43,7 +43,7 @@ def base_name(func: OpOverload) -> str:
 
 
 class BoundCall:
-    """One call of an operator: ``args`` by name, defaults filled in; the tensors it reads, writes and is passed.
+    """One call of an operator: arguments by name, and the tensors it reads, writes and is passed.
 
     ``out`` arguments are written and not read. ``places`` are the storages of all that is passed: a result elsewhere
     is fresh.
@@ -62,7 +62,7 @@ class BoundCall:
 
 
 class Call(BoundCall):
-    """A call as the rules see it: with the dependence of its arguments, and values that do not depend.
+    """A call as the rules see it: with the dependence of its arguments, and their values.
 
     A rule returns the results' dependence, broadcastable to their shapes, or a tuple with one for each result.
     ``plane`` gives a tensor's dependence; to the rules of labels, its entries in `LabelTrace`. A rule may set
@@ -96,7 +96,7 @@ class Call(BoundCall):
             self.tracker.used(argument)
 
     def lowest(self, key: Any, sign: int = 1) -> Tensor:
-        """Where an argument does not depend and is a mask's large negative number (positive for ``sign=-1``)."""
+        """Where an argument does not depend and is a mask's large negative number (times ``sign``)."""
         values = self.value(key)
         if values.is_complex() or not bool(((values * sign) <= -4 * SCORE).any()):
             return torch.tensor(False)
@@ -108,7 +108,7 @@ Rule = Callable[[Call], Any]
 
 
 class Row(NamedTuple):
-    """What is known of an operator: the rule of its dependence, and how labels move if that says more."""
+    """What is known of an operator: its rule of dependence, and of labels where that says more."""
 
     dependence: Rule | None = None
     labels: Rule | None = None

@@ -1,4 +1,4 @@
-"""Which elements of every tensor may depend on tagged elements of the input: tracked beside the operators that run.
+"""Which elements of every tensor may depend on tagged elements, tracked beside the operators.
 
 Each storage has a shadow: one Boolean for each of its elements. A tensor's dependence is its own strides laid over the
 shadow, so views need no rule and a write through a view reaches its base. An operator without a rule makes everything

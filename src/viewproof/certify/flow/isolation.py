@@ -1,4 +1,4 @@
-"""Running a user's function so that nothing of it stays behind: random state, written tensors, train and eval flags."""
+"""Running a user's function so that nothing stays behind: random state, tensors, flags."""
 
 import sys
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from viewproof.torch_internals import BelowModes, OpOverload, StorageWeakRef, To
 
 
 class Undo(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While on, copies a tensor made outside before the first in-place write to it; `restore` puts it back."""
+    """While on, copies a tensor before the first in-place write to it; `restore` puts it back."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -59,7 +59,7 @@ class Undo(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def kept(*owners: Any) -> Iterator[None]:
-    """Afterwards attributes, parameters, buffers, gradients and flags are as they were, rebound ones too.
+    """Afterwards attributes, parameters, buffers, gradients and flags are as before, rebound too.
 
     Of modules with all their submodules; of other objects the attributes alone.
     """
@@ -89,7 +89,7 @@ def kept(*owners: Any) -> Iterator[None]:
 
 @contextmanager
 def isolated(function: Any) -> Iterator[None]:
-    """Fixed seeds inside; after, random state, tensors that the function wrote and its modules' attributes as before.
+    """Fixed seeds inside; afterwards random state, written tensors and attributes are as before.
 
     Modules that the function only refers to are known when they are called.
     """

@@ -1,4 +1,4 @@
-"""How labels move through operators that move data, or that compute each element from the same ones of its operands.
+"""How labels move through operators that move data or compute element by element.
 
 Rules work on the entries of `LabelTrace`: labels plus 1, so that a number and what is filled with zeros are constant.
 """
@@ -21,7 +21,7 @@ _NEUTRAL = {
 
 
 def moved(call: Call) -> Any:
-    """The very operator, run on the labels; None where elements meet, or if the source decides where they go."""
+    """The operator itself, run on labels; None where elements meet or the source decides where to."""
     depends = call.tracker.storages.depends
     controls = tensors_in(v for k, v in call.args.items() if k in CONTROLS)
     if call.args.get("accumulate") or call.args.get("reduce") is not None or any(map(depends, controls)):

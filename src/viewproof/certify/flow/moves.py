@@ -1,4 +1,4 @@
-"""Operators that move, drop, gather or interpolate elements: the very operator, run on what depends."""
+"""Operators that move, drop, gather or interpolate elements: run on what depends."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ CONTROLS = frozenset(("index", "indices", "mask", "condition", "repeats", "grid"
 
 
 def run_on(call: Call, convert: Callable[[Tensor], Tensor], anywhere: bool = False) -> list[Any]:
-    """The very operator, run on what ``convert`` makes of each tensor of data; numbers among the data become 0.
+    """The operator itself, run on what ``convert`` makes of each data tensor; numbers become 0.
 
     Raises LookupError if where elements go depends, unless they may go ``anywhere``.
     """
@@ -71,5 +71,5 @@ def indexed_put(call: Call) -> Any:
 
 
 def packed(call: Call) -> Any:
-    """A padded batch into a packed one: which elements stay, and how many a step, follows from the lengths."""
+    """A padded batch as a packed one: which elements stay follows from the lengths."""
     return summed(call)[0], False

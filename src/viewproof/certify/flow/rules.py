@@ -47,7 +47,7 @@ def overwritten(call: Call) -> Any:
 
 
 def product(call: Call) -> Any:
-    """A factor of exactly 0 removes dependence: of integers always, of floats as long as all is finite."""
+    """A factor of exactly 0 removes dependence: always for integers, else if all is finite."""
     a, b = call.args["self"], call.args["other"]
     floats = any(isinstance(v, float) or (isinstance(v, Tensor) and not _exact(v)) for v in (a, b))
     if floats and not call.finite and call.name == "mul":
@@ -144,7 +144,7 @@ def distances(call: Call) -> Any:
 
 
 def convolution(call: Call) -> Any:
-    """The receptive field within the group; with finite values, kernel entries of exactly 0 see nothing."""
+    """The receptive field within the group; with finite values, kernel entries of 0 see nothing."""
     weight, groups, bias = call.args["weight"], call.args["groups"], call.dep("bias")
     dep = call.dep("input")
     if bool(call.dep(weight).any()):

@@ -1,4 +1,4 @@
-"""What is known of each element of each storage. Tensors lay their strides over it: views and writes need no rule."""
+"""What is known of each element of each storage; tensors lay their strides over it."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from viewproof.torch_internals import StorageWeakRef, storage_key
 
 
 def address(tensor: Tensor) -> int:
-    """A number that tells storages apart; 0 for a tensor that has none of its own, such as a sparse one."""
+    """A number that tells storages apart; 0 for a tensor that has none, such as a sparse one."""
     if tensor.layout != torch.strided or tensor.is_nested or not tensor.untyped_storage().size():
         return 0
     return storage_key(tensor)
@@ -17,7 +17,7 @@ def address(tensor: Tensor) -> int:
 
 @dataclass(eq=False)
 class _Planes:
-    """The planes of one storage, each with one entry for every ``unit`` bytes; a plane that is missing is all zero."""
+    """The planes of one storage, an entry for every ``unit`` bytes; a missing plane is all zero."""
 
     ref: StorageWeakRef
     unit: int
@@ -83,7 +83,7 @@ class Storages:
         return laid.select(-1, 0) if laid.shape[-1] == 1 else laid.any(-1)
 
     def write(self, tensor: Tensor, **values: Tensor | bool | int) -> str:
-        """Set entries, broadcast to the tensor's shape; return why they can be followed no further, or ``""``."""
+        """Set entries, broadcast to the tensor's shape; return why they cannot be followed, or ``""``."""
         entries = {name: torch.as_tensor(value, device=tensor.device) for name, value in values.items()}
         main = entries[self.main]
         if not address(tensor):
@@ -119,7 +119,7 @@ class Storages:
         return torch.full((), entry, dtype=dtype, device=tensor.device).expand(shape or tensor.shape)
 
     def _laid(self, known: _Planes, tensor: Tensor, plane: str) -> Tensor | None:
-        """A view of the plane in the tensor's shape, and an axis of the entries that one of its elements covers.
+        """A view of the plane in the tensor's shape, and an axis of the entries one element covers.
 
         None if the plane holds labels of items of another size.
         """

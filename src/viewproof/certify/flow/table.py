@@ -1,4 +1,4 @@
-"""The table of ATen operators: how dependence moves, and how labels do where that says more than dependence."""
+"""The table of ATen operators: how dependence moves, and labels where that says more."""
 
 from collections.abc import Iterable
 from functools import lru_cache

@@ -1,4 +1,4 @@
-"""Where every output coordinate of a program comes from: labels that are moved wherever the program moves data.
+"""Where every output coordinate of a program comes from: labels moved with the data.
 
 The label of a coordinate is the flat index ``i`` of the source coordinate whose bits it holds; ``count + i`` if it was
 computed from source coordinate ``i`` alone; `CONSTANT` if no source coordinate took part; `MIXED` otherwise. Operators
@@ -22,7 +22,7 @@ CONSTANT, MIXED, VISIBLE = -1, -2, -3
 
 
 class LabelTrace(Tracker):  # type: ignore[no-untyped-call]
-    """Labels beside every tensor that is made while the mode is on; ``hidden`` marks source coordinates.
+    """Labels beside every tensor made while the mode is on; ``hidden`` marks source coordinates.
 
     ``lost`` says why the labels are no proof (the program looked at values of the source), or is None; ``generators``
     holds the state of each generator that was passed to an operator, when it was. With ``hidden``, what was computed

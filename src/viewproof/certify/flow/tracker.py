@@ -1,4 +1,4 @@
-"""What labels and dependence share: a mode that binds every operator, asks the table, and sets what it returns.
+"""What labels and dependence share: a mode that binds each operator and asks the table.
 
 Whatever is told apart by planes beside the storages, an operator is handled in the same order: which arguments decide
 the shape of the result; what the results hold by the operator's row; the operator itself; the entries of its results

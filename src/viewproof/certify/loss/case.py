@@ -1,4 +1,4 @@
-"""A user's loss on one sample: how it is called, its value and gradient, and what these depend on."""
+"""A user's loss on one sample: how it is called, its value, gradient and their dependence."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ EXPRESSIONS = "one expression as the objective's, at random points of a field"
 
 @dataclass(frozen=True, eq=False)
 class LossCase:
-    """A user's loss, a sample, the shape of predictions, and what is declared of the loss; see `certify_loss`."""
+    """A user's loss, a sample, the shape of predictions, and what is declared of the loss."""
 
     loss: Callable[..., Tensor]
     sample: Sample
@@ -59,7 +59,7 @@ class LossCase:
 
     @contextmanager
     def same_state(self) -> Iterator[None]:
-        """A loss that draws (negatives, say) draws the same each time; one that keeps a centre starts from the same."""
+        """A loss that draws does so alike each time; one that keeps state starts from the same."""
         with seeded(0), state_kept(self.loss):
             yield
 
@@ -219,7 +219,7 @@ class LossCase:
         return self.why_dependent()
 
     def why_dependent(self, finite: bool = False) -> str | None:
-        """Why value or gradient may depend on what is off the mask, or the gradient there not be 0; else None.
+        """Why value or gradient may depend on what is off the mask; None if they do not.
 
         Followed by element through every operator that runs, those of the backward pass included: once from what is
         off the mask, and once from everything, which shows the constant parts of the gradient and that no value decides
@@ -238,7 +238,7 @@ class LossCase:
         return None if is_zero else "the gradient off the mask is not 0"
 
     def _dependence(self, finite: bool, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, str]:
-        """Which elements of value and gradient may depend on these of prediction and target; why that is not known."""
+        """Which elements of value and gradient may depend on these inputs; why that is not known."""
         leaf, sample = self.prediction.clone().requires_grad_(), fresh_copy(self.sample)
         with self.same_state(), torch.enable_grad(), Dependence(finite, self.guards) as tracked:
             tracked.tag(leaf.detach(), prediction)

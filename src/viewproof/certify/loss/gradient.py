@@ -44,7 +44,7 @@ def _gradient_on_the_mask(case: LossCase, check: Check) -> Finding:
 
 @claims(Contract.C4, "no visible coordinate has a gradient")
 def _no_gradient_off_the_mask(case: LossCase, check: Check) -> Finding:
-    """Refuted at a generic prediction, or proved by following dependence through loss and backward pass."""
+    """Refuted at a generic prediction, or proved by dependence through loss and backward pass."""
     if bool(case.hidden.all()):
         return check.vacuous("the mask hides everything")
     for prediction, _, gradient in case.runs:

@@ -1,4 +1,4 @@
-"""Proves that a user's captured loss is its declared objective, for all sizes and all masks; imports Z3."""
+"""Proves that a captured loss is its declared objective, for all sizes and masks; imports Z3."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ _PATHS = 12
 def prove_value(
     call: Call, y: Tensor, per_sample: bool, reduction: str, distance: Callable[[Tensor], Tensor]
 ) -> Outcome:
-    """Whether the loss is the mean (sum, rows) of ``distance(prediction - y)`` over the mask, over the reals."""
+    """Whether the loss is the declared mean or sum of distances over the mask, over the reals."""
 
     def observe(program: Call, prediction: Tensor, y: Tensor, hidden: Tensor, count: Any) -> Sequence[Tensor]:
         # The loss as it runs eagerly, with the mask's count, a Python number there, as a symbol.
@@ -87,7 +87,7 @@ def prove_value(
 
 @dataclass(frozen=True, eq=False)
 class _CountedMask(Mask):
-    """A mask whose count is known beforehand, as long as it selects the coordinates that were counted."""
+    """A mask whose count is known, as long as it selects the coordinates that were counted."""
 
     counted: Tensor | None = None
     known_count: Any = None
@@ -108,7 +108,7 @@ def _fitting(inputs: Inputs) -> list[Term]:
 
 
 def _counted(inputs: Inputs, facts: Facts) -> list[Term]:
-    """The mask selects something; ``count`` is what Python counts of it: one row's worth if all rows share it."""
+    """The mask selects something; ``count`` is what Python counts: one row's if rows share it."""
     total, own = _count(inputs, facts), inputs["count"]
     shared = inputs["hidden"].rank < inputs["y"].rank
     return [total > 0, total == (inputs["y"].shape[0] * own if shared else own)]

@@ -1,4 +1,4 @@
-"""The value of a loss: the exact objective, its scale, and the masks and numbers at which means go wrong."""
+"""The value of a loss: the exact objective, its scale, and masks at which means go wrong."""
 
 import copy
 import math
@@ -52,7 +52,7 @@ def _empty_mask(case: LossCase, check: Check) -> Finding:
 
 @claims(Contract.C4, "{case.objective}", method="exact fractions")
 def _declared_objective(case: LossCase, check: Check) -> Finding | None:
-    """The value against Fractions at constant and at generic errors, under several masks; then for all by proof."""
+    """The value against Fractions at constant and generic errors and several masks; then by proof."""
     if case.distance is None:
         return None
     if case.shape != case.target_shape and not case.distance.of_classes:
@@ -115,7 +115,7 @@ def _other_slope(case: LossCase) -> str | None:
 
 
 def _points(case: LossCase) -> Iterator[tuple[Tensor, Sample]]:
-    """Predictions off by a constant and by small whole numbers, under the sample's mask and under others."""
+    """Predictions off by a constant or small whole numbers, under the sample's mask and others."""
     rows = max(1, min(len(case.sample.y), _MOST_EXACT // max(1, case.sample.y[0].numel())))
 
     def first(mask: Mask) -> Mask:
@@ -277,7 +277,7 @@ def _variants(case: LossCase, prediction: Tensor) -> Iterator[tuple[str, Tensor,
     severity=Severity.ROBUSTNESS,
 )
 def _empty_row(case: LossCase, check: Check) -> Finding:
-    """One row shown whole, the others as they are: its mean has no value, and must not become the batch's NaN."""
+    """One row wholly visible: its mean has no value and must not become the batch's NaN."""
     if case.masks is not None:
         return check.vacuous("no mask that is declared (masks=) shows a row whole")
     if len(case.sample.y) < 2 or not bool(case.hidden[1:].any()):
@@ -304,7 +304,7 @@ def _empty_row(case: LossCase, check: Check) -> Finding:
     severity=Severity.ROBUSTNESS,
 )
 def _half_precision(case: LossCase, check: Check) -> Finding | None:
-    """Many float16 errors that are small enough to be squared, whose sum and whose count float16 cannot hold."""
+    """Many small float16 errors, whose sum and count float16 cannot hold."""
     sample, count = case.sample, int(case.hidden.sum())
     y = sample.y
     if case.dtypes is not None and torch.float16 not in case.dtypes:

@@ -13,7 +13,7 @@ from viewproof.masks.finite import check_count
 
 @puts_back
 def certify_target_branch(branch: TargetBranch, batch: Any, *, steps: int = 4, name: str = "target branch") -> Report:
-    """Whether the target branch takes no gradient, moves as declared and is used (C6), on these modules and batch.
+    """Whether the target branch takes no gradient, moves as declared and is used (C6).
 
     ``steps`` is how many moves are compared with the closed form: for a schedule, as many as it has. Modules with
     their attributes, gradients, the states of ``stateful`` and the global generators are put back afterwards;

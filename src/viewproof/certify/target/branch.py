@@ -23,7 +23,7 @@ Named = nn.Module | Tensor | str
 
 @dataclass(frozen=True)
 class TargetBranch:
-    """A self-distilling pipeline, as far as its target branch goes; everything but ``loss`` may be left out.
+    """A self-distilling pipeline, as far as its target branch goes; only ``loss`` is required.
 
     ``loss(batch)`` is the scalar that is differentiated; with ``targets``, ``loss(batch, targets(batch))``. ``target``
     is the averaged copy of ``online``. ``update(step)`` moves it once, by ``momentum`` (a number, or the declared
@@ -107,7 +107,7 @@ class TargetCase:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Afterwards parameters, buffers, gradients, flags, states and the global generators are as they were."""
+        """Afterwards parameters, buffers, gradients, flags, states and generators are as before."""
         others = [s for s in self.branch.stateful if not isinstance(s, nn.Module)]
         states = [(s, copy.deepcopy(s.state_dict())) for s in others]
         functions = self.branch.loss, self.branch.update, self.branch.step
@@ -130,7 +130,7 @@ class TargetCase:
             return self.branch.value(self.batch).detach().clone()
 
     def matters(self, parameter: Tensor) -> bool:
-        """Whether the loss changes with the parameter beyond rounding: a bias before a batch norm does nothing."""
+        """Whether the loss changes with the parameter beyond rounding; a bias before BatchNorm does not."""
         before, value = self.value(), parameter.detach().clone()
         shake([parameter], 400)
         after = self.value()
@@ -147,7 +147,7 @@ class TargetCase:
 
     @cached_property
     def fixed(self) -> list[str]:
-        """The parameters of trained modules that have no ``requires_grad``, unless the module has no other."""
+        """The parameters of trained modules without ``requires_grad``, unless all are without."""
         modules = [m if isinstance(m, nn.Module) and _trainable(m) else nn.Module() for m in self.branch.trained]
         named = self.branch.parameters("trained", modules)
         chosen = {id(p) for p in self.branch.trained if isinstance(p, Tensor)}
@@ -166,7 +166,7 @@ class TargetCase:
 
     @cached_property
     def gradients(self) -> list[dict[str, Tensor]]:
-        """The gradients of trained and frozen parameters at three points nearby, of those with a path to the loss."""
+        """The gradients of trained and frozen parameters with a path to the loss, at three points."""
         both = {k: p for k, p in {**self.trained, **self.frozen}.items() if p.requires_grad}
         points = []
         for seed in range(3):
@@ -207,7 +207,7 @@ def gradients_of(loss: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor | N
 
 
 def shake(tensors: Iterable[Tensor], seed: int) -> None:
-    """Every tensor moves by about its own size; whole numbers by 1 or 2; what is not negative stays so."""
+    """Every tensor moved by about its own size; integers by 1 or 2; signs of non-negatives stay."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in tensors:

@@ -18,7 +18,7 @@ claims = Claims[TargetCase](scope="this batch", method="run twice")
 
 @claims(Contract.C6, "the target branch draws nothing")
 def draws_nothing(case: TargetCase, check: Check) -> Finding | None:
-    """The target branch twice on what it is given in training: the same values, and no generator moved."""
+    """The target branch run twice on its training input: equal values, no generator moved."""
     branch, targets = case.branch, case.branch.targets
     calls: list[Callable[[], Any]]
     if targets is not None:

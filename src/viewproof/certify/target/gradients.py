@@ -1,4 +1,4 @@
-"""Where the gradient of a self-distilling loss goes (C6): not into the target, into every trained parameter."""
+"""Where the gradient of a self-distilling loss goes (C6): not into the target, else everywhere."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +18,7 @@ GRAPH = "the autograd graph of this batch"
 
 @claims(Contract.C6, "the target takes no gradient", scope=GRAPH)
 def no_gradient(case: TargetCase, check: Check) -> Finding:
-    """No path in the autograd graph from the loss to the target's parameters or outputs, nor to the targets it gets.
+    """No path in the autograd graph from the loss to the target's parameters, outputs or targets.
 
     Outputs are those of the target module and of every submodule that online does not have, by hooks: what feeds a
     frozen target, such as a stem that both branches use, gets a gradient through them alone.
@@ -64,7 +64,7 @@ def no_gradient(case: TargetCase, check: Check) -> Finding:
 
 @contextmanager
 def _watched(case: TargetCase) -> Iterator[list[tuple[str, Tensor]]]:
-    """The outputs of the target's modules while the block runs, but for modules that the online branch has too."""
+    """The outputs of the target's modules while the block runs, but those of the online branch."""
     branch, outputs = case.branch, list[tuple[str, Tensor]]()
     others = [m for m in (branch.online, *branch.trained) if isinstance(m, nn.Module)]
     online = {part for m in others for part in m.modules()}
@@ -129,7 +129,7 @@ def trained_get_gradients(case: TargetCase, check: Check) -> Finding | None:
 
 @claims(Contract.C6, "no frozen parameter gets a gradient", scope=GRAPH)
 def frozen_get_none(case: TargetCase, check: Check) -> Finding | None:
-    """No path leads to a frozen parameter; if one does, its gradient is looked at at three points nearby."""
+    """No path leads to a frozen parameter, or its gradient is 0 at three points nearby."""
     if not case.frozen:
         return None
     frozen = [

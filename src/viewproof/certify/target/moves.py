@@ -1,4 +1,4 @@
-"""How the parameters of a self-distilling pipeline move (C6): the average, accumulation, the optimizer's reach."""
+"""How the parameters of a self-distilling pipeline move (C6): average, accumulation, optimizer."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ claims = Claims[TargetCase](scope="this batch", method="closed form")
 
 @claims(Contract.C6, "the target moves by the declared average")
 def averages(case: TargetCase, check: Check) -> Finding | None:
-    """``target' = m * target + (1 - m) * online`` for every parameter and buffer, step after step; online untouched."""
+    """``target' = m * target + (1 - m) * online`` for every parameter and buffer, step after step."""
     branch = case.branch
     if branch.target is None or branch.online is None:
         return None
@@ -62,7 +62,7 @@ def averages(case: TargetCase, check: Check) -> Finding | None:
 
 @claims(Contract.C6, "four micro-batches move the target once")
 def moves_once_a_step(case: TargetCase, check: Check) -> Finding | None:
-    """One optimizer step over four micro-batches moves the target once, from online as it is before or after."""
+    """One optimizer step over four micro-batches moves the target once."""
     branch = case.branch
     if branch.target is None or branch.online is None or branch.step is None or branch.momentum is None:
         return None
@@ -114,7 +114,7 @@ def moves_once_a_step(case: TargetCase, check: Check) -> Finding | None:
 
 @claims(Contract.C6, "every trained parameter moves", scope="{case.steps} steps on this batch", method="run")
 def trained_move(case: TargetCase, check: Check) -> Finding | None:
-    """After a few optimizer steps every trained parameter is another, unless the loss does not change with it."""
+    """Every trained parameter on which the loss depends moves within a few optimizer steps."""
     if case.branch.step is None or not case.trained:
         return None
     still = [k for k, p in case.trained.items() if k not in case.moved and case.matters(p)]

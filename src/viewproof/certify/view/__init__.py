@@ -1,4 +1,4 @@
-"""Certifies a view: what it hides does not show, what it shows is untouched, and the loss asks for what it hides."""
+"""Certifies a view: the hidden does not show, the visible is untouched, the loss asks for it."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -30,7 +30,7 @@ def certify_view(
     sizes: Literal["example", "all"] = "example",
     name: str | None = None,
 ) -> Report:
-    """Whether hidden content stays hidden, visible content passes, and target and mask are what they should be.
+    """Whether hidden content stays hidden, visible content passes, target and mask are right.
 
     ``view(x)`` takes a batch ``[N, *data]`` and returns a `Sample`, or ``x, y, mask`` as a tuple, a mapping or
     attributes. ``mask`` (a `Mask`, or a bool tensor, True = hidden) lies over y's coordinates or its first axes, with

@@ -1,4 +1,4 @@
-"""A view as the claims see it: read in whatever form it returns, and labelled: where each coordinate comes from."""
+"""A view as the claims see it: read in any form it returns, each coordinate labelled."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ _PARTS = ("x", "y", "mask", "view", "kept")
 
 @dataclass(frozen=True, eq=False)
 class ViewOutput:
-    """The parts of what a view returned; ``mask`` is Boolean over y's coordinates, batch axis and all.
+    """The parts of what a view returned; ``mask`` is Boolean over y's coordinates with batch axis.
 
     ``view`` is Boolean over x's coordinates, or over the source's, if the view returned one; ``kept`` marks target
     coordinates that the loss asks for although x is declared to show them. ``returned`` is the object itself.
@@ -40,7 +40,7 @@ class ViewOutput:
 
 
 def read_output(returned: Any, source: Tensor | None = None) -> ViewOutput:
-    """A `Sample`, an object or mapping with x, y and mask (and perhaps view and kept), or a tuple in that order.
+    """A `Sample`, an object or mapping with x, y and mask, or a tuple in that order.
 
     ``view`` may lie over ``source`` where it does not fit x, an x of gathered tokens say.
     """
@@ -78,7 +78,7 @@ class DeclaredView:
     generator: str | None = None
 
     def run(self, x: Tensor, seed: int = 0) -> ViewOutput:
-        """What the view returns for this very tensor, at one draw of the global generators, which are put back."""
+        """What the view returns for this very tensor, at one restored draw of the global generators."""
         with seeded(seed), torch.no_grad():
             return read_output(self.view(x), x)
 

@@ -1,4 +1,4 @@
-"""What is claimed of a view: each claim proved by labels for all values, or refuted by runs that break it."""
+"""The claims about a view: proved by labels for all values, or refuted by runs that break it."""
 
 import random
 from dataclasses import replace
@@ -36,7 +36,7 @@ repetition = Claims[DeclaredView](method="called again", scope="these calls on t
 
 @repetition(Contract.C8, "a second call returns the same, and no global random state is used")
 def _repeats(declared: DeclaredView, check: Check) -> Finding:
-    """Calls from one random state, one from another, and whether the state moved: if so the view is random."""
+    """Calls from one random state, one from another, and whether the state moved."""
     x = declared.example
     first, states, labels = _traced(declared)
     for again in range(CALLS):
@@ -79,7 +79,7 @@ def _repeats_from_a_seed(declared: DeclaredView, check: Check, first: ViewOutput
 
 
 def _traced(declared: DeclaredView) -> tuple[ViewOutput, list[bytes], list[Tensor]]:
-    """What the view returns, the state of every generator of its own each time it is used, and the labels."""
+    """What the view returns, the states of its own generators at each use, and the labels."""
     try:
         with LabelTrace(x := declared.example.clone()) as trace:
             output = declared.run(x)
@@ -105,7 +105,7 @@ def _hidden_is_unknown(check: Check) -> Finding:
 
 @claims(Contract.C1, LEAK)
 def _leaks(case: ViewCase, check: Check) -> Finding:
-    """Proved if no coordinate of x is made of a hidden one; refuted by two inputs that differ only where hidden.
+    """Proved if no coordinate of x is made of a hidden one; refuted by two inputs.
 
     What declares the hidden set (mask, view, kept) must not follow from hidden values either: it would tell them.
     """
@@ -138,7 +138,7 @@ def _leaks(case: ViewCase, check: Check) -> Finding:
 
 
 def _shown_difference(before: ViewOutput, after: ViewOutput) -> tuple[str, tuple[int, ...]] | None:
-    """The first part of what a view shows or declares hidden that differs between two runs, and where."""
+    """The first shown or declared part of the output that differs between two runs, and where."""
     for part in ("x", "mask", "view", "kept"):
         one, other = getattr(before, part), getattr(after, part)
         where = difference(one, other) if one is not None and other is not None else None if one is other else ()
@@ -148,7 +148,7 @@ def _shown_difference(before: ViewOutput, after: ViewOutput) -> tuple[str, tuple
 
 
 def _fewest_changes(case: ViewCase, other: Tensor, shown: ViewOutput) -> Tensor:
-    """``other`` with more and more of the example in it, by bisection, as long as what the view shows differs."""
+    """``other`` moved toward the example by bisection while what the view shows still differs."""
     x = case.example
     changed = unlike(x, other).reshape(-1).nonzero().reshape(-1)
 
@@ -212,7 +212,7 @@ def _passes_in_place(case: ViewCase, check: Check, hidden: Tensor) -> Finding:
 
 
 def _passes_elsewhere(case: ViewCase, check: Check, hidden: Tensor) -> Finding:
-    """Where x has another shape than the source: every visible coordinate is somewhere in x, in its own row."""
+    """Where x has another shape: every visible coordinate is in x somewhere, in its own row."""
     labels, rows = case.base(case.x_labels), case.output.x.shape[0]
     if case.unreliable is not None or bool((labels < CONSTANT).any()):
         reason = case.unreliable or "x is not of the source's shape, and computed from several coordinates at once"
@@ -244,7 +244,7 @@ def _passes_elsewhere(case: ViewCase, check: Check, hidden: Tensor) -> Finding:
 
 
 def _not_shown(case: ViewCase, check: Check, missing: Tensor) -> Finding | None:
-    """REFUTED if another value at the first of the missing visible coordinates leaves x and the mask as they are."""
+    """REFUTED if another value at the first missing visible coordinate changes neither x nor mask."""
     index = int(missing.int().argmax())
     for x, output in case.runs_with_change(index) if bool(missing.any()) else ():
         if all(difference(getattr(output, part), getattr(case.output, part)) is None for part in ("x", "mask")):
@@ -302,7 +302,7 @@ def _targets(case: ViewCase, check: Check) -> Finding:
 
 @claims(Contract.C4, SCORED)
 def _scores(case: ViewCase, check: Check) -> Finding:
-    """The mask selects a target coordinate exactly if x was not made of the source coordinate it stands for.
+    """The mask selects a target coordinate exactly if x was not made of its source coordinate.
 
     Fewer, where that is declared: by ``scored``, by a rule that says so, or by a ``view`` that hides more than the mask
     selects. Nothing that x shows is ever scored, kept tokens apart.

@@ -1,4 +1,4 @@
-"""From the example's shape to all sizes: the view as a captured graph, and the same claims as formulas for Z3.
+"""From the example's shape to all sizes: the captured view and its claims as formulas for Z3.
 
 That hidden content cannot reach x is stated of two runs in one graph: the view of ``x``, and the view of ``x`` with
 arbitrary other content where it is hidden, show the same bits.
@@ -29,7 +29,7 @@ METHOD = "torch.export graph, its operators' coordinate meanings, Z3"
 
 
 def extended(declared: DeclaredView, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """The findings; those that hold for all sizes with that scope, the other PROVED ones with the reason why not."""
+    """The findings, with scope "all sizes" where proved so, else the reason why not."""
     proved_here = {f.claim for f in findings if f.verdict is Verdict.PROVED}
     of_example = declared.target, declared.source, declared.scored
     if not proved_here & {LEAK, SHOWN, TARGET} or any(part is not None for part in of_example):
