@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count, may_keep_tensors
 from viewproof.models.attention import attend
-from viewproof.shapes import Float, Int, check_size, check_sizes
+from viewproof.shapes import Float, Int, check_kind, check_size, check_sizes
 
 
 def patch_grid(image_shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int]:
@@ -80,7 +80,10 @@ class TokenSettings:
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
+        check_kind("class_token", self.class_token, bool)
         check_count("registers", self.registers)
+        if isinstance(self.norm_eps, bool) or not isinstance(self.norm_eps, float | int) or not 0 < self.norm_eps < 1:
+            raise InvalidArgument(f"norm_eps={self.norm_eps!r} must be a number between 0 and 1; pass 1e-6")
         for name, choices in (("positions", ("fixed", "learned")), ("features", ("mean", "class", "both"))):
             if getattr(self, name) not in choices:
                 raise InvalidArgument(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
@@ -197,6 +200,7 @@ class PatchTransformer(nn.Module):
         check_sizes("patch_size", patch_size, 2)
         check_size("dim", dim)
         self.settings = TokenSettings() if settings is None else settings
+        check_kind("settings", self.settings, TokenSettings)
         self.image_shape, self.patch_size, self.dim = tuple(image_shape), tuple(patch_size), dim
         self.grid = patch_grid(image_shape, patch_size)
         self.embed = self._patch_embedding()
