@@ -21,6 +21,8 @@ _RULES = {
 
 LONGEST = 1000
 """Characters of a rule, at most: what is longer is no rule that a person wrote."""
+DEEPEST = 50
+"""Levels of a rule, at most: every use of a rule goes down them, far from where its text is read."""
 
 
 def parse_rule(text: str, *, allow_import: bool = False) -> Rule:
@@ -36,11 +38,11 @@ def parse_rule(text: str, *, allow_import: bool = False) -> Rule:
     if not isinstance(text, str) or len(text) > LONGEST:
         raise InvalidArgument(f"rule {str(text)[:40]!r}... must be a text of at most {LONGEST} characters")
     try:
-        rule = _evaluate(ast.parse(text.strip(), mode="eval").body, text, allow_import)
+        rule = _evaluate(ast.parse(text.strip(), mode="eval").body, text, allow_import, DEEPEST)
     except SyntaxError as error:
         raise InvalidArgument(f"rule {text!r} is not an expression: {error.msg}") from error
     except (RecursionError, MemoryError) as error:
-        raise InvalidArgument(f"rule {text[:40]!r}... must be nested less deeply") from error
+        raise InvalidArgument(f"rule {text[:40]!r}... must be nested at most {DEEPEST} deep") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise InvalidArgument(f"rule {text!r}: {error}") from error
     if not isinstance(rule, Rule):
@@ -66,15 +68,19 @@ def imported(module: str, name: str) -> Any:
         raise InvalidArgument(f"{module}: {error}") from error
 
 
-def _evaluate(node: ast.expr, text: str, allow_import: bool) -> object:
+def _evaluate(node: ast.expr, text: str, allow_import: bool, levels: int) -> object:
+    if not levels:
+        raise RecursionError
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
-        rule = _evaluate(node.operand, text, allow_import)
+        rule = _evaluate(node.operand, text, allow_import, levels - 1)
         if isinstance(rule, Rule):
             return ~rule
         raise InvalidArgument(f"rule {text!r}: ~ complements a rule, not {rule!r}")
     if isinstance(node, ast.Call):
-        arguments = [_evaluate(argument, text, allow_import) for argument in node.args]
-        keywords = {word.arg: _evaluate(word.value, text, allow_import) for word in node.keywords if word.arg}
+        arguments = [_evaluate(argument, text, allow_import, levels - 1) for argument in node.args]
+        keywords = {
+            word.arg: _evaluate(word.value, text, allow_import, levels - 1) for word in node.keywords if word.arg
+        }
         name = ast.unparse(node.func)
         kind = _RULES.get(name)
         if kind is None and "." in name:

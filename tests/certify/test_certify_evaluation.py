@@ -55,7 +55,7 @@ def test_a_change_is_refuted_and_put_back(kind: str) -> None:
     step = step_of(kind)
     state = ReachedState(step)
     report = certify_evaluation(step, X)
-    assert [CLAIMS[kind] in f.claim for f in report.refuted] == [True]
+    assert [CLAIMS[kind] in f.claim for f in report.refuted] == [True], report
     # Run-time type checks draw from Python's generator.
     assert {path for path, _ in state.changes()} <= {PYTHON}
 
@@ -70,3 +70,12 @@ def test_what_may_change_is_declared() -> None:
 
 def test_a_step_that_raises_is_unknown() -> None:
     assert certify_evaluation(lambda x: x @ x, X).verdict().value == "UNKNOWN"
+
+
+def test_tensors_without_storage_anywhere_do_not_matter() -> None:
+    """Half-made modules and values that a vmap left behind live in many processes."""
+    batched: list[Tensor] = []
+    torch.vmap(lambda x: batched.append(x) or x)(X)
+    elsewhere = nn.LazyLinear(3)
+    model = parts()[0].eval()
+    assert certify_evaluation(lambda x: model(x), X).verdict() == "PROVED", (batched, elsewhere)

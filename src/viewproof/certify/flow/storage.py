@@ -9,8 +9,11 @@ from viewproof.torch_internals import StorageWeakRef, storage_key
 
 
 def address(tensor: Tensor) -> int:
-    """A number that tells storages apart; 0 for a tensor that has none, such as a sparse one."""
-    if tensor.layout != torch.strided or tensor.is_nested or not tensor.untyped_storage().size():
+    """A number that tells storages apart; 0 for a tensor that has none: sparse, batched by vmap, not initialised."""
+    try:
+        if tensor.layout != torch.strided or tensor.is_nested or not tensor.untyped_storage().size():
+            return 0
+    except (RuntimeError, ValueError):
         return 0
     return storage_key(tensor)
 
