@@ -109,7 +109,7 @@ def test_a_run_predicts_a_quarter_and_is_measured_over_all(tmp_path: Path, capsy
     assert (module.rule.count, module.rule.seed) == (4, 0) and isinstance(run.rule, vp.SharedRandomPatchMask)
     capsys.readouterr()
     for flags, message in ((["--predict", "0.75"], "predict=0.75 is 12 of 16 patches, and mask="),
-                           (["--predict", "0.25", "--model", "conv"], "predict=0.25 is for images and model='masked-autoencoder'"),
+                           (["--predict", "0.25", "--model", "conv"], "is for images and model='masked-autoencoder'"),
                            (["--predict", "0"], "predict=0.0 must be positive")):  # fmt: skip
         assert main([*words, *flags, "--out", str(tmp_path / "bad")]) == 2
         assert message in capsys.readouterr().err
