@@ -112,7 +112,7 @@ def examine(runner: Runner, batch: Any, variables: dict[str, Any], kept: str = "
     if contents and out.repeatable:
         out.planes = planes_of(runner, plain, contents)
         look_for_leak(runner, plain, contents, out)
-    if again.value is not None and out.repeatable:
+    if out.repeatable or plain.record.terms.empty:
         asked = any(bool(s.scored.any()) for s in out.planes.sources if s.values.is_floating_point())
         support = list(plain.record.support.values()) if asked else []
         out.terms = term_facts(runner, plain.plan, plain.record.terms, support, contents, out.base)

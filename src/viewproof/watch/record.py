@@ -107,7 +107,7 @@ class Recorder(Run):
         self.optimizers = alive(torch.optim.Optimizer)
         self.optimized = {id(p) for o in self.optimizers for g in o.param_groups for p in g["params"]}
         self._versions = {path: t._version for path, t in sources.items()}
-        self._nodes: dict[Any, tuple[str, int, Tensor | None]] = {}
+        self._nodes: dict[Any, tuple[str, int]] = {}
         self._outputs: dict[Any, int] = {}
         self._hold: set[int] = set()
         self._stack: list[Call] = []
@@ -146,7 +146,7 @@ class Recorder(Run):
             if origins and not isinstance(tensor, nn.Parameter):
                 tensor._viewproof_from = tuple(origins)  # type: ignore[attr-defined]
             if tensor.grad_fn is not None and tensor.grad_fn not in self._nodes:
-                self._nodes[tensor.grad_fn] = ("function", index, tensor.detach())
+                self._nodes[tensor.grad_fn] = ("function", index)
         if name.startswith("conv") and len(read) > 1 and read[0].dim() == read[1].dim():
             sources = getattr(read[0], "_viewproof_from", ())
             for path in sources:
@@ -199,7 +199,7 @@ class Recorder(Run):
             if path and call.reads:
                 tensor._viewproof_from = (path,)  # type: ignore[attr-defined]
             if tensor.grad_fn is not None:
-                self._nodes.setdefault(tensor.grad_fn, ("module", index, tensor.detach()))
+                self._nodes.setdefault(tensor.grad_fn, ("module", index))
                 if trained and tensor.numel() > 1:
                     self._outputs[tensor.grad_fn] = min(call.depth, self._outputs.get(tensor.grad_fn, call.depth))
         return out
@@ -229,7 +229,7 @@ class Recorder(Run):
                 )
             )
         for node in found:
-            kind, index, _ = self._nodes[node]
+            kind, index = self._nodes[node]
             key = (kind, index, _kind_of(node))
             if key not in self.record.predictions:
                 self.record.predictions.append(key)
