@@ -31,10 +31,17 @@ class _Watch(ModuleType):
         return self
 
     def __call__(
-        self, step: Callable[[Any], Any], batch: Any, *, allow: Mapping[str, str] | None = None, name: str | None = None
+        self,
+        step: Callable[[Any], Any],
+        batch: Any,
+        *,
+        allow: Mapping[str, str] | None = None,
+        kept: str = "",
+        name: str | None = None,
     ) -> "WatchReport":
         """`viewproof.watch.session.watch`."""
-        report: WatchReport = import_module("viewproof.watch.session").watch(step, batch, allow=allow, name=name)
+        watched = import_module("viewproof.watch.session").watch
+        report: WatchReport = watched(step, batch, allow=allow, kept=kept, name=name)
         return report
 
     def recording(self, **options: Any) -> "Recording":

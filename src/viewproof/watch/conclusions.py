@@ -7,6 +7,7 @@ from viewproof.watch.examine import Examined
 from viewproof.watch.facts import LossFacts
 from viewproof.watch.ledger import ledger_of
 from viewproof.watch.report import WatchReport
+from viewproof.watch.token_rows import KEPT
 
 claims = Claims[Examined](scope="this step, this batch", method="the step run again")
 
@@ -42,6 +43,8 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
     if not x.repeatable:
         return check.unknown(f"not repeatable: {x.unrepeatable}")
     planes = x.planes
+    if x.rows is not None and len(planes.sources) == 1:
+        return None
     if not planes.sources:
         return check.unknown("no source was found: nothing that carries content came in the batch")
     if planes.witness is not None:
@@ -65,6 +68,58 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
         return check.vacuous(planes.waived, scope=check.scope, method="read off the step")
     values = max(planes.proved.values(), key=len) if planes.proved else "all values"
     return check.proved(scope=f"this step, this batch, {values} of what is scored, these weights, this draw")
+
+
+@claims(Contract.C1, "no row reads the token that it is asked for", method="dependence tracked, then run again")
+def no_token_read(x: Examined, check: Check) -> Finding | None:
+    """Row by row: the prediction of a token does not depend on that token."""
+    rows = x.rows
+    if rows is None:
+        return None
+    n, k = int(rows.scored.sum()), int(rows.shown.sum())
+    asked = f"{k} of the {n} tokens of {rows.path} that are asked for are read by the rows that are asked for them"
+    declared = KEPT.get(x.kept)
+    scope = "this step, this batch, all ids of what is asked for that keep what is computed finite"
+    if not rows.witness:
+        return check.undecided(rows.reason) if rows.reason else check.proved(scope=scope)
+    what, inputs, at = rows.witness
+    if rows.all_seen:
+        reason = f"every row reads every token of {rows.inputs}: an autoencoder, which hides nothing"
+        return check.vacuous(reason, scope=check.scope, method="dependence tracked, then run again")
+    if rows.doubt:
+        return check.undecided(f'{what}; {rows.doubt}; allow={{"C1": "..."}} says so')
+    # BERT leaves a tenth of what it asks for in the clear; far more than that is another thing.
+    chance = rows.chance(declared or KEPT["mlm"])
+    if rows.shift or chance < (1e-3 if declared else 1e-9):
+        more = "; the loss asks for what is visible" if not rows.shift else ""
+        return check.refuted(f"{what}; {asked}{more}", inputs, at, method="two batches that differ in one token")
+    if rows.reason:
+        return check.undecided(f"{asked}; {rows.reason}")
+    if declared is None:
+        return check.undecided(f'{asked}; kept="mlm" declares that BERT\'s tenth is left in the clear on purpose')
+    return check.proved(f"{asked}, as kept={x.kept!r} declares", scope=f"{scope} and is not kept")
+
+
+@claims(Contract.C4, "no scored position is padding", method="the loss's gradient and the attention mask")
+def no_padding_scored(x: Examined, check: Check) -> Finding | None:
+    """What the batch itself calls padding is not asked for."""
+    if x.rows is None or not x.rows.padding:
+        return None
+    if x.rows.padding_scored:
+        return check.refuted(*x.rows.padding_scored)
+    return check.proved()
+
+
+@claims(Contract.C10, "no scored row reads padding", method="dependence tracked, then run again")
+def no_padding_read(x: Examined, check: Check) -> Finding | None:
+    """What a text gives does not depend on the ids of its padding."""
+    if x.rows is None or not x.rows.padding:
+        return None
+    if x.rows.padding_read:
+        return check.refuted(*x.rows.padding_read)
+    if x.rows.padding_reason:
+        return check.undecided(x.rows.padding_reason)
+    return check.proved(scope="this step, this batch, all ids of padding that keep what is computed finite")
 
 
 @claims(Contract.C3, "what is scored is content of the source", method="dependence tracked, then run again")
@@ -192,3 +247,36 @@ def views_differ(x: Examined, check: Check) -> Finding | None:
         if len(hashes) > 1:
             return check.proved()
     return None
+
+
+@claims(Contract.C4, "every term that is computed is part of the loss", method="read off the step")
+def no_term_dropped(x: Examined, check: Check) -> Finding | None:
+    """No term is overwritten by the next; concerns steps in which one was."""
+    if x.plain is None or not x.plain.record.terms.dropped:
+        return None
+    return check.refuted(x.plain.record.terms.dropped[0], {})
+
+
+@claims(Contract.C7, "no negative is the anchor or its positive", method="gradients of the step, and another batch")
+def negatives_differ(x: Examined, check: Check) -> Finding | None:
+    """In a cross-entropy over similarities; concerns steps in which one is."""
+    if x.plain is None or not (x.plain.record.terms.itself or x.terms.equal):
+        return None
+    if x.plain.record.terms.itself:
+        return check.refuted(x.plain.record.terms.itself[0], {})
+    assert x.terms.equal is not None
+    return check.refuted(*x.terms.equal)
+
+
+@claims(Contract.C9, "no prediction depends on uninitialised memory", method="run with two fillings of fresh memory")
+def no_fresh_memory(x: Examined, check: Check) -> Finding | None:
+    """Memory of torch.empty that nothing fills."""
+    if x.plain is None or not x.plain.record.terms.empty:
+        return None
+    return check.refuted(*x.terms.fresh) if x.terms.fresh else None
+
+
+@claims(Contract.C10, "predictions differ from place to place", method="run with other weights and another batch")
+def places_differ(x: Examined, check: Check) -> Finding | None:
+    """What is asked of many places is not answered by one vector; concerns steps in which it is."""
+    return check.refuted(*x.terms.alike) if x.terms.alike else None

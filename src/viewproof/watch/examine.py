@@ -12,11 +12,13 @@ from viewproof.bits import unlike
 from viewproof.watch.branches import Branches, branch_facts
 from viewproof.watch.child import Answer
 from viewproof.watch.facts import ModuleFacts, Source
+from viewproof.watch.loss_terms import TermFacts, term_facts
 from viewproof.watch.names import module_names
 from viewproof.watch.planes import GradientRun, Plan, TrackedRun, ValueRun
 from viewproof.watch.record import Record, Recorder, alive
 from viewproof.watch.roles import Average, Before, module_facts
 from viewproof.watch.sources import Content, Groups, asked_tokens, carries_content, grouped, tensors_of
+from viewproof.watch.token_rows import TokenFacts, token_facts
 
 Runner = Callable[[Callable[[Callable[[], Any]], Any], Callable[[Any], Any]], Answer]
 """Runs the step once more from where it was: ``runner(make, finish)`` begins a run and answers what it found."""
@@ -62,15 +64,18 @@ class Examined:
     repeatable: bool = True
     unrepeatable: str = ""
     tokens: str = ""
+    rows: TokenFacts | None = None
+    kept: str = ""
+    terms: TermFacts = field(default_factory=TermFacts)
     base: list[Tensor] = field(default_factory=list)
     witness: Any = None
     seconds: float = 0.0
     place: str = "in forked copies of the process"
 
 
-def examine(runner: Runner, batch: Any, variables: dict[str, Any]) -> Examined:
+def examine(runner: Runner, batch: Any, variables: dict[str, Any], kept: str = "") -> Examined:
     """Run the step as often as it takes, and return what was read off."""
-    start, out = time.perf_counter(), Examined()
+    start, out = time.perf_counter(), Examined(kept=kept)
     tensors = dict(tensors_of(batch))
     contents = {path: t for path, t in tensors.items() if carries_content(path, t)}
     out.tokens = asked_tokens(tensors)
@@ -99,11 +104,38 @@ def examine(runner: Runner, batch: Any, variables: dict[str, Any]) -> Examined:
         if bits != [loss.bits for loss in plain.record.losses]:
             out.repeatable = False
             out.unrepeatable = "a second run from the same state gives another loss"
+    if out.repeatable:
+        out.rows = token_facts(runner, plain.plan, out.base, tensors)
+        if out.rows is not None:
+            # Tokens are followed row by row; what else there is keeps its planes.
+            contents = {p: t for p, t in contents.items() if p not in (out.rows.path, out.rows.inputs)}
     if contents and out.repeatable:
         out.planes = planes_of(runner, plain, contents)
         look_for_leak(runner, plain, contents, out)
+    if out.repeatable or plain.record.terms.empty:
+        asked = any(bool(s.scored.any()) for s in out.planes.sources if s.values.is_floating_point())
+        support = list(plain.record.support.values()) if asked else []
+        out.terms = term_facts(runner, plain.plan, plain.record.terms, support, contents, out.base)
+    if out.rows is not None:
+        out.planes.sources.insert(0, token_source(out.rows, tensors))
     out.seconds = time.perf_counter() - start
     return out
+
+
+def token_source(rows: TokenFacts, tensors: dict[str, Tensor]) -> Source:
+    """The tokens that the model reads, as a source: each position is a group."""
+    path = rows.inputs or rows.path
+    values = tensors[path].detach().cpu()
+    scored = torch.zeros(values.shape, dtype=torch.bool)
+    behind = rows.link
+    for b, u in rows.scored.nonzero().tolist():
+        if 0 <= u + behind < scored.shape[1]:
+            scored[b, u + behind] = True
+    # A token that the labels ask for, and that does not stand in the input, is not seen.
+    other = rows.path != path and values.shape == rows.scored.shape and not behind
+    seen = rows.seen & ~(scored & (values != tensors[rows.path].detach().cpu())) if other else rows.seen
+    groups = torch.arange(values.shape[1])
+    return Source(path, values, groups, (values.shape[1],), seen, scored, followed=not rows.reason)
 
 
 class PlainRun(Recorder):
@@ -174,7 +206,7 @@ class PlainRun(Recorder):
                 continue
             if not call.differentiable or not any(map(self.trains, module.parameters())):
                 targets[call.index] = self.names.get(call.module, type(module).__name__)
-        return Plan(functions, modules, record.hold, targets, record.backwards)
+        return Plan(functions, modules, record.hold, targets, record.backwards, self._restarts)
 
 
 def _read(record: Record, reads: Iterable[str], names: dict[int, str]) -> set[str]:

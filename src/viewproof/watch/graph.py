@@ -65,9 +65,14 @@ def predictions(
     while queue:
         node = queue.pop()
         children = [n for n, _ in node.next_functions if n is not None]
-        if any(trains(parameter_of(n)) for n in children) and node in known:
-            last.append(node)
-            continue
+        if any(trains(parameter_of(n)) for n in children):
+            # A product without bias is made flat: what the program got is its view in the old shape.
+            top = node
+            while top not in known and len(above.get(top, ())) == 1 and _kind(next(iter(above[top]))) in _OF_PARAMETERS:
+                top = next(iter(above[top]))
+            if top in known:
+                last.append(top)
+                continue
         for child in children:
             above.setdefault(child, set()).add(node)
             if child not in seen and not hasattr(child, "variable"):

@@ -18,7 +18,8 @@ class Plan:
     """Where in the order of calls a step's predictions, held values and target encoders are; made of the plain run.
 
     ``functions`` and ``modules`` are the calls that return predictions, ``hold`` the functions that read a trained
-    parameter under autograd, ``targets`` the calls of target encoders by their path.
+    parameter under autograd, ``targets`` the calls of target encoders by their path. A loader that fetches ahead gives
+    the batch ``ahead`` steps before it is used.
     """
 
     functions: frozenset[int] = frozenset()
@@ -26,6 +27,7 @@ class Plan:
     hold: frozenset[int] = frozenset()
     targets: dict[int, str] = field(default_factory=dict)
     backwards: int = 1
+    ahead: int = 0
 
 
 class PlannedRun(Run):
@@ -35,6 +37,13 @@ class PlannedRun(Run):
         super().__init__()
         self.plan, self.held, self.stop = plan, held, stop
         self.met: set[tuple[str, int]] = set()
+        self._steps_before = 0
+
+    def done(self) -> bool:
+        """Over after as many steps as in the plain run."""
+        if self.steps and self._steps_before < self.plan.ahead:
+            self._steps_before, self.steps = self._steps_before + 1, 0
+        return self.steps > 0
 
     def missed(self) -> str:
         """Why the run is not the planned one, or ``""``."""

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from viewproof.bits import GeneratorStates
+from viewproof.torch_internals import DisableTorchFunction
 from viewproof.watch.graph import parameter_of, predictions
+from viewproof.watch.loss_terms import Terms, TermWatcher
 from viewproof.watch.run import Run, place, tensors_of_call
 
 
@@ -90,6 +92,7 @@ class Record:
     made_in_step: list[str] = field(default_factory=list)
     first_nan: str = ""
     logged: list[str] = field(default_factory=list)
+    terms: Terms = field(default_factory=Terms)
 
 
 class Recorder(Run):
@@ -104,7 +107,7 @@ class Recorder(Run):
         self.optimizers = alive(torch.optim.Optimizer)
         self.optimized = {id(p) for o in self.optimizers for g in o.param_groups for p in g["params"]}
         self._versions = {path: t._version for path, t in sources.items()}
-        self._nodes: dict[Any, tuple[str, int, Tensor | None]] = {}
+        self._nodes: dict[Any, tuple[str, int]] = {}
         self._outputs: dict[Any, int] = {}
         self._hold: set[int] = set()
         self._stack: list[Call] = []
@@ -112,10 +115,18 @@ class Recorder(Run):
         self.after: dict[int, Tensor] = {}
         self.versions: dict[int, int] = {}
         self._known = {id(m) for m in modules}
+        self._watcher = TermWatcher()
         self._start = time.perf_counter()
         self._generators = GeneratorStates.now()
         for path, tensor in sources.items():
             tensor._viewproof_from = (path,)  # type: ignore[attr-defined]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note what is read, be it only looked at."""
+        if not self._in_backward and getattr(func, "__name__", "") not in ("__get__", "__set__"):
+            with DisableTorchFunction():
+                self._watcher.read(list(tensors_of_call([args, kwargs or {}])))
+        return super().__torch_function__(func, types, args, kwargs)
 
     def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
         """Note where results come from, in the graph of gradients and among sources and modules."""
@@ -125,6 +136,8 @@ class Recorder(Run):
         if torch.is_grad_enabled() and any(map(self.trains, read)):
             self._hold.add(index)
         results = list(tensors_of_call(out))
+        with DisableTorchFunction():
+            self._watcher.made(index, name, read, out)
         if not self.record.first_nan and not name.startswith(("empty", "new_empty")):
             made = any(t.is_floating_point() and bool(t.detach().isnan().any()) for t in results)
             if made and not any(t.is_floating_point() and bool(t.detach().isnan().any()) for t in read):
@@ -133,7 +146,7 @@ class Recorder(Run):
             if origins and not isinstance(tensor, nn.Parameter):
                 tensor._viewproof_from = tuple(origins)  # type: ignore[attr-defined]
             if tensor.grad_fn is not None and tensor.grad_fn not in self._nodes:
-                self._nodes[tensor.grad_fn] = ("function", index, tensor.detach())
+                self._nodes[tensor.grad_fn] = ("function", index)
         if name.startswith("conv") and len(read) > 1 and read[0].dim() == read[1].dim():
             sources = getattr(read[0], "_viewproof_from", ())
             for path in sources:
@@ -186,7 +199,7 @@ class Recorder(Run):
             if path and call.reads:
                 tensor._viewproof_from = (path,)  # type: ignore[attr-defined]
             if tensor.grad_fn is not None:
-                self._nodes.setdefault(tensor.grad_fn, ("module", index, tensor.detach()))
+                self._nodes.setdefault(tensor.grad_fn, ("module", index))
                 if trained and tensor.numel() > 1:
                     self._outputs[tensor.grad_fn] = min(call.depth, self._outputs.get(tensor.grad_fn, call.depth))
         return out
@@ -199,6 +212,8 @@ class Recorder(Run):
         nodes = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
         found = predictions(nodes, self._outputs, self._nodes, self.trains) if nodes else []
         handles, supports = [], dict[str, Tensor]()
+        self._watcher.read(losses)
+        self._watcher.at_backward()
         for loss in losses:
             reads = getattr(loss, "_viewproof_from", ())
             value = loss.detach()
@@ -214,7 +229,7 @@ class Recorder(Run):
                 )
             )
         for node in found:
-            kind, index, _ = self._nodes[node]
+            kind, index = self._nodes[node]
             key = (kind, index, _kind_of(node))
             if key not in self.record.predictions:
                 self.record.predictions.append(key)
@@ -232,6 +247,8 @@ class Recorder(Run):
             for handle in handles:
                 handle.remove()
             self.record.support.update(supports)
+            self._watcher.after_backward()
+            self.record.terms = self._watcher.terms
 
     def on_grad(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
         """Gradients that the program asks for itself count as a loss if they are those of parameters."""

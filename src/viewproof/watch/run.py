@@ -150,6 +150,9 @@ _UPKEEP = tuple(f"{_TORCH}/{part}/" for part in ("optim", "amp", "nn/utils"))
 
 
 def _uncounted(func: Any, caller: FrameType) -> bool:
+    while caller.f_code.co_filename == __file__ or caller.f_code.co_name == "__torch_function__":
+        assert caller.f_back is not None
+        caller = caller.f_back
     name = getattr(func, "__name__", "")
     return name in ("__get__", "__set__", "size", "stride", "unbind_") or caller.f_code.co_filename.startswith(_UPKEEP)
 

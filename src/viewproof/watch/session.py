@@ -12,18 +12,30 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
 from viewproof.certify.check import subject_name
+from viewproof.errors import InvalidArgument
 from viewproof.torch_internals import replaced
 from viewproof.watch.child import Answer, Sender, cannot_fork, fork
 from viewproof.watch.conclusions import report_of
 from viewproof.watch.examine import Examined, examine
 from viewproof.watch.names import variables_of, variables_of_callers
 from viewproof.watch.report import WatchReport
+from viewproof.watch.token_rows import KEPT
 
 
 def watch(
-    step: Callable[[Any], Any], batch: Any, *, allow: Mapping[str, str] | None = None, name: str | None = None
+    step: Callable[[Any], Any],
+    batch: Any,
+    *,
+    allow: Mapping[str, str] | None = None,
+    kept: str = "",
+    name: str | None = None,
 ) -> WatchReport:
-    """What one training step of yours does: ``step(batch)`` is run several times, and nothing of it stays behind."""
+    """What one training step of yours does: ``step(batch)`` is run several times, and nothing of it stays behind.
+
+    ``kept="mlm"`` declares that a tenth of the tokens that the loss asks for is left in the clear on purpose, as BERT
+    does.
+    """
+    _check_kept(kept)
     variables = {**variables_of_callers(), **variables_of(step)}
 
     def runner(make: Callable[[Callable[[], Any]], Any], finish: Callable[[Any], Any]) -> Answer:
@@ -33,16 +45,23 @@ def watch(
         run_in_child(side, make, finish, batch, step)
         raise AssertionError("a child sends and ends")
 
-    return _report(runner, batch, variables, name or subject_name(step, None), allow)
+    return _report(runner, batch, variables, name or subject_name(step, None), allow, kept)
 
 
-def _report(runner: Any, batch: Any, variables: Any, name: str, allow: Mapping[str, str] | None) -> WatchReport:
+def _check_kept(kept: str) -> None:
+    if kept not in ("", *KEPT):
+        raise InvalidArgument(f"kept={kept!r} must be among {tuple(KEPT)}; leave it out if nothing is kept on purpose")
+
+
+def _report(
+    runner: Any, batch: Any, variables: Any, name: str, allow: Mapping[str, str] | None, kept: str = ""
+) -> WatchReport:
     """The report; what goes wrong in here is said in it, and never reaches the user's code."""
     reason = cannot_fork()
     try:
         examined = Examined(failure=f"the step cannot be run again: {reason}")
         if not reason:
-            examined = examine(runner, batch, variables)
+            examined = examine(runner, batch, variables, kept)
         report = report_of(examined, name)
     except Exception as error:
         report = report_of(Examined(failure=f"viewproof failed: {describe(error)}"), name)
@@ -111,10 +130,13 @@ class Recording:
         *,
         on_step: Callable[[int], Any] | None = None,
         allow: Mapping[str, str] | None = None,
+        kept: str = "",
         name: str = "recorded step",
     ) -> None:
-        self.on_step, self.name, self.allow = on_step, name, allow
+        _check_kept(kept)
+        self.on_step, self.name, self.allow, self.kept = on_step, name, allow, kept
         self.steps, self.report = 0, None  # type: int, WatchReport | None
+        self.loader: Any = None
         self._pid, self._contexts = os.getpid(), ExitStack()
         self._child: tuple[Sender, Any, Any] | None = None
         self._waiting: tuple[int, int, int] | None = None
@@ -142,8 +164,13 @@ class Recording:
         if os.getpid() != self._pid:
             return
         if self.report is None and self.steps:
-            self.report = self._from_waiting() or _report(None, None, {}, self.name, self.allow)
+            self._keep(self._from_waiting() or _report(None, None, {}, self.name, self.allow))
         self._dismiss()
+
+    def _keep(self, report: WatchReport) -> None:
+        """The report, with the loader for its draws."""
+        object.__setattr__(report, "_loader", self.loader)
+        self.report = report
 
     def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.steps += 1
@@ -180,7 +207,7 @@ class Recording:
                 # A batch that is only looked at, or for validation, makes no step.
                 if report.losses or not self._tries:
                     self._dismiss()
-                    self.report = report
+                    self._keep(report)
             elif not self.steps:
                 self._wait(batch)
         except _Resume as resume:
@@ -188,7 +215,7 @@ class Recording:
         return batch
 
     def _examined(self, batch: Any) -> WatchReport:
-        return _report(self._runner(batch), batch, variables_of_callers(), self.name, self.allow)
+        return _report(self._runner(batch), batch, variables_of_callers(), self.name, self.allow, self.kept)
 
     def _finish_child(self, side: Sender, run: Any, finish: Any) -> None:
         try:
@@ -274,7 +301,10 @@ class _Batches:
                 child[0].send(
                     None, "the step reads several batches of a loader with workers, which a copy cannot share"
                 )
-        return self._recording.delivered(next(self._iterator))
+        batch = next(self._iterator)
+        if self._recording.report is None:
+            self._recording.loader = self._loader
+        return self._recording.delivered(batch)
 
 
 __all__ = ["Recording", "cannot_fork", "watch"]

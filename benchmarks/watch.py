@@ -1,0 +1,87 @@
+"""One watched step beside a plain one: ViT-Tiny/16 at 224 x 224, batch 8, masked autoencoder with AdamW.
+
+Goals: at most 15 times a plain step, and at most 2 GB more memory than the process has without it (forked copies
+share what they do not write to). `python benchmarks/watch.py 1` runs one round.
+"""
+
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import viewproof as vp
+
+SHAPE, PATCH, BATCH = (3, 224, 224), (16, 16), 8
+
+
+def memory() -> int:
+    """Bytes of this process and its children, shared pages counted once (proportional set size)."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    total = 0
+    for pid in ("self", *children):
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def measured(call: Callable[[], object], rounds: int) -> tuple[float, int]:
+    """The median seconds of a call, and the most memory while it ran."""
+    seconds, peaks, done = [], [memory()], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.1):
+            peaks.append(memory())
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    for _ in range(rounds):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    done.set()
+    looking.join()
+    return statistics.median(seconds), max(peaks)
+
+
+def main(rounds: int = 3) -> list[str]:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = vp.MaskedAutoencoder(SHAPE, PATCH)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    rule = ~vp.PatchMask(*PATCH, period=4, offset=1)
+
+    def step(images: Tensor) -> None:
+        sample = rule.sample(images)
+        optimizer.zero_grad()
+        vp.masked_mse(model(sample.x, sample.view), sample).backward()
+        optimizer.step()
+
+    images = torch.randn(BATCH, *SHAPE)
+    step(images)
+    one, before = measured(lambda: step(images), rounds)
+    reports: list[vp.WatchReport] = []
+    other, during = measured(lambda: reports.append(vp.watch(step, images)), rounds)
+    verdict = reports[-1].verdict(vp.Contract.C1)
+    return [
+        f"Watched step, ViT-Tiny/16 at 224 x 224, batch {BATCH}, one thread, C1 {verdict.name}",
+        "",
+        "| | median | goal |",
+        "|---|---|---|",
+        f"| plain step | {one:.2f} s | |",
+        f"| watched step | {other:.2f} s | |",
+        f"| ratio | {other / one:.1f} | <= 15 |",
+        f"| more memory | {max(0, during - before) / 1e9:.2f} GB | <= 2 GB |",
+    ]
+
+
+if __name__ == "__main__":
+    print("\n".join(main(*map(int, sys.argv[1:]))))
