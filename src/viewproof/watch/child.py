@@ -92,13 +92,16 @@ def fork(seconds: float = 600.0) -> Sender | Answer:
 
 
 def _quieten() -> None:
-    """No output, no file written, no signal of the terminal, one thread: others do not survive a fork."""
+    """No output, no file written, no signal of the terminal, nothing compiled, one thread: others die in a fork."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - lives as long as the process
     torch.set_num_threads(1)
+    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+        # What is compiled runs as it was written: a compiled graph shows none of its operators.
+        torch.compiler.set_stance("force_eager")
     original = builtins.open
 
     def opened(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:

@@ -59,6 +59,14 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
         )
     if not scored and x.tokens:
         return check.undecided(x.tokens)
+    if x.first and (not scored or x.others):
+        reason = f"{' and '.join(x.others)} were made before" if scored else "the loss asks for nothing of it"
+        return check.undecided(
+            f"no DataLoader gave a batch, so it is what {x.first}, the first module, takes; {reason}; "
+            "vp.watch(step, batch) follows a step from its batch on"
+        )
+    if scored and x.copies:
+        return check.undecided(x.copies)
     if not scored and "scored" in planes.proved and "scored" not in planes.reasons:
         reason = "with predictions held, the loss depends on no group of a source: a joint embedding, or labels"
         return check.vacuous(reason, scope=check.scope, method="dependence tracked through the whole step")
@@ -67,7 +75,8 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
     if planes.waived:
         return check.vacuous(planes.waived, scope=check.scope, method="read off the step")
     values = max(planes.proved.values(), key=len) if planes.proved else "all values"
-    return check.proved(scope=f"this step, this batch, {values} of what is scored, these weights, this draw")
+    start = f", from the first call of {x.first} on" if x.first else ""
+    return check.proved(scope=f"this step, this batch, {values} of what is scored, these weights, this draw{start}")
 
 
 @claims(Contract.C1, "no row reads the token that it is asked for", method="dependence tracked, then run again")

@@ -56,11 +56,18 @@ class Planes:
 
 @dataclass
 class Examined:
-    """All that was read off: what `conclusions` draws findings from."""
+    """All that was read off: what `conclusions` draws findings from.
+
+    ``first`` names the class of the module whose arguments are the batch, in a program without a loader. ``copies`` says
+    which other tensor of the batch holds what is scored of a source, ``others`` which might hold anything of one.
+    """
 
     plain: Plain | None = None
     planes: Planes = field(default_factory=Planes)
     failure: str = ""
+    first: str = ""
+    copies: str = ""
+    others: tuple[str, ...] = ()
     repeatable: bool = True
     unrepeatable: str = ""
     tokens: str = ""
@@ -112,6 +119,9 @@ def examine(runner: Runner, batch: Any, variables: dict[str, Any], kept: str = "
     if contents and out.repeatable:
         out.planes = planes_of(runner, plain, contents)
         look_for_leak(runner, plain, contents, out)
+        out.copies = copies(out.planes.sources, tensors)
+        numbers = [p for p, t in tensors.items() if t.is_floating_point() and t.dim() > 1 and len(t.unique()) > 2]
+        out.others = tuple(numbers) if len(numbers) > 1 else ()
     if out.repeatable or plain.record.terms.empty:
         asked = any(bool(s.scored.any()) for s in out.planes.sources if s.values.is_floating_point())
         support = list(plain.record.support.values()) if asked else []
@@ -120,6 +130,31 @@ def examine(runner: Runner, batch: Any, variables: dict[str, Any], kept: str = "
         out.planes.sources.insert(0, token_source(out.rows, tensors))
     out.seconds = time.perf_counter() - start
     return out
+
+
+def copies(sources: list[Source], tensors: dict[str, Tensor]) -> str:
+    """Which tensor of the batch holds values that the loss asks for of another, in words, or "".
+
+    A collator may mask a copy and hand out both; how one came from the other happened before the step. A copy that is
+    hidden where the loss asks holds one value there. Images and their patches are compared by the values alone.
+    """
+    for source in sources:
+        scored = source.scored[:, source.group] & (source.group >= 0)
+        asked = source.values[scored]
+        for path, tensor in tensors.items():
+            if path == source.path or not tensor.is_floating_point() or not asked.numel():
+                continue
+            other = tensor.detach().cpu()
+            if other.shape == source.values.shape:
+                shown = other[scored]
+                same = int((shown == asked).sum()) if len(shown.unique()) > 1 else 0
+            else:
+                values = asked.unique()
+                same = int(torch.isin(values, other).sum()) if len(values) > 1000 else 0
+                same *= 2 * same > len(values)
+            if same:
+                return f"{path} holds {same} of the {asked.numel()} values of {source.path} that the loss asks for"
+    return ""
 
 
 def token_source(rows: TokenFacts, tensors: dict[str, Tensor]) -> Source:
@@ -273,25 +308,18 @@ def planes_of(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> Plan
                 lambda stop, held=held, finite=finite, marked=marked: TrackedRun(  # type: ignore[misc]
                     plain.plan, held, stop, contents, marked, marks if held else {}, finite
                 ),
-                lambda run: (
-                    run.depends or (run.missed() and "a prediction"),
-                    run.reason(),
-                    run.tracked.scores,
-                    bool(run.tracked.escaped),
-                ),
+                lambda run: (run.depends or (run.missed() and "a prediction"), run.reason(), run.tracked.scores),
             )
             if answer.value is None:
                 out.reasons[name] = answer.failure
                 break
-            depends, reason, scores, escaped = answer.value
+            depends, reason, scores = answer.value
             if not depends:
                 out.proved[name] = "all values" if not finite else "all values that keep what is computed finite"
                 out.proved[name] += " and attention scores within +-2000" if scores else ""
                 out.reasons.pop(name, None)
                 break
             out.reasons[name] = f"{depends} may depend on it: {reason}"
-            if escaped:
-                break
     if read and not out.positions:
         out.reasons.setdefault("scored", "the loss asks for positions of a target encoder that are those of no groups")
     if mixed:

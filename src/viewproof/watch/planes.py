@@ -123,6 +123,7 @@ class GradientRun(PlannedRun):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function; what detaches passes gradients on."""
+        args, kwargs = self.replaced_tensors(args, kwargs)
         name = getattr(func, "__name__", "")
         if name in ("detach", "detach_", "__get__") and args and isinstance(args[0], Tensor) and args[0].requires_grad:
             if name != "__get__" or func is Tensor.data.__get__:  # type: ignore[attr-defined]
@@ -194,6 +195,8 @@ class TrackedRun(PlannedRun):
         super().__init__(plan, held, stop)
         self.sources, self.marked, self.positions = sources, marked, positions
         self.tracked, self.depends = Dependence(finite), ""
+        # What escapes after the last prediction, as a loss that is printed does, reaches no prediction any more.
+        self._escaped = ""
         self._next = dict.fromkeys(positions, 0)
         self._copies = {path: t.detach().clone() for path, t in sources.items()}
 
@@ -216,6 +219,7 @@ class TrackedRun(PlannedRun):
                     self.tracked.write(tensor, tagged=False)
                 elif not self.held and not self.depends and bool(self.tracked.of(tensor).any()):
                     self.depends = f"a prediction of shape {tuple(tensor.shape)}"
+            self._escaped = self.tracked.escaped
         return out
 
     def target(self, path: str, out: Any) -> Any:
@@ -235,7 +239,7 @@ class TrackedRun(PlannedRun):
         with BelowModes():
             if self.held and not self.depends and any(bool(self.tracked.of(t).any()) for t in losses):
                 self.depends = "the loss"
-            if self.tracked.escaped:
+            if self.tracked.escaped if self.held else self._escaped:
                 self.depends = self.depends or "what follows"
         if self.backwards >= self.plan.backwards:
             self.stop()

@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.overrides import TorchFunctionMode
 
 from viewproof.torch_internals import DisableTorchFunction, replaced
+from viewproof.watch.sources import with_tensors
 
 
 class Run(TorchFunctionMode):
@@ -27,6 +28,7 @@ class Run(TorchFunctionMode):
         super().__init__()
         self.functions = self.modules = self.backwards = self.steps = 0
         self.calls: list[tuple[int, nn.Module]] = []
+        self.instead: dict[int, tuple[Tensor, Tensor]] = {}
         self._contexts, self._in_backward = ExitStack(), False
 
     def begin(self) -> None:
@@ -51,12 +53,21 @@ class Run(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function."""
+        args, kwargs = self.replaced_tensors(args, kwargs)
         out = func(*args, **(kwargs or {}))
         # What reads attributes, or belongs to an optimizer, is called as often as there are gradients.
         if self._in_backward or not isinstance(out, Tensor | tuple | list) or _uncounted(func, sys._getframe(1)):
             return out
         self.functions += 1
         return self.on_function(self.functions - 1, func, args, kwargs or {}, out)
+
+    def replaced_tensors(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments with the tensors of ``instead``, by their ids, in the place of the program's."""
+        if not self.instead:
+            return args, kwargs
+        with DisableTorchFunction():
+            new = {key: tensor for key, (_, tensor) in self.instead.items()}
+            return with_tensors(args, new), with_tensors(kwargs, new)
 
     def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
         """A function of torch has returned ``out``; return what the program is to get."""
@@ -154,7 +165,10 @@ def _uncounted(func: Any, caller: FrameType) -> bool:
         assert caller.f_back is not None
         caller = caller.f_back
     name = getattr(func, "__name__", "")
-    return name in ("__get__", "__set__", "size", "stride", "unbind_") or caller.f_code.co_filename.startswith(_UPKEEP)
+    if name in ("__get__", "__set__", "size", "stride", "unbind_"):
+        return True
+    # A gradient scaler multiplies the loss in `scale`, which the step's own backward starts from.
+    return caller.f_code.co_filename.startswith(_UPKEEP) and caller.f_code.co_name not in ("scale", "apply_scale")
 
 
 def place() -> str:

@@ -1,6 +1,7 @@
 """Watching: a step that is handed over, or the code inside a ``with`` block."""
 
 import dataclasses
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader
 
@@ -19,6 +21,7 @@ from viewproof.watch.conclusions import report_of
 from viewproof.watch.examine import Examined, examine
 from viewproof.watch.names import variables_of, variables_of_callers
 from viewproof.watch.report import WatchReport
+from viewproof.watch.sources import tensors_of
 from viewproof.watch.token_rows import KEPT
 
 
@@ -54,7 +57,7 @@ def _check_kept(kept: str) -> None:
 
 
 def _report(
-    runner: Any, batch: Any, variables: Any, name: str, allow: Mapping[str, str] | None, kept: str = ""
+    runner: Any, batch: Any, variables: Any, name: str, allow: Mapping[str, str] | None, kept: str = "", first: str = ""
 ) -> WatchReport:
     """The report; what goes wrong in here is said in it, and never reaches the user's code."""
     reason = cannot_fork()
@@ -62,6 +65,7 @@ def _report(
         examined = Examined(failure=f"the step cannot be run again: {reason}")
         if not reason:
             examined = examine(runner, batch, variables, kept)
+            examined.first = first
         report = report_of(examined, name)
     except Exception as error:
         report = report_of(Examined(failure=f"viewproof failed: {describe(error)}"), name)
@@ -111,7 +115,8 @@ class Recording:
     """Watches the code inside its ``with`` block: the second optimizer step, or the first if there is no second.
 
     Where a `DataLoader` gives the batch of that step, copies of the process run on from there, silently, to the end of
-    the step; the process itself goes on as if nothing were there. ``steps`` counts the optimizers' steps, and
+    the step; the process itself goes on as if nothing were there. In a program without a loader, a step begins where
+    its first module is called, and the batch is what that module takes. ``steps`` counts the optimizers' steps, and
     ``on_step(steps)`` is called after each. ``report`` is None until there is one.
 
     >>> import torch, viewproof as vp
@@ -141,6 +146,8 @@ class Recording:
         self._child: tuple[Sender, Any, Any] | None = None
         self._waiting: tuple[int, int, int] | None = None
         self._tries = 3
+        # Without a loader: whether the next call of a module begins a step, or ends the one that runs in this copy.
+        self._calls, self._armed, self._anchor, self._first = ExitStack(), True, 0, ""
 
     def __enter__(self) -> "Recording":
         handle = register_optimizer_step_post_hook(self._stepped)
@@ -151,6 +158,15 @@ class Recording:
             return _Batches(recording, loader, original(loader))
 
         self._contexts.enter_context(replaced(DataLoader, "__iter__", iterate))
+        call = nn.Module.__call__
+
+        def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if recording._armed:
+                args, kwargs = recording._begun(module, args, kwargs)
+            return call(module, *args, **kwargs)
+
+        self._contexts.enter_context(self._calls)
+        self._calls.enter_context(replaced(nn.Module, "__call__", called))
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
@@ -172,8 +188,29 @@ class Recording:
         object.__setattr__(report, "_loader", self.loader)
         self.report = report
 
+    def _begun(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The first call of a module in a step, and no loader gave a batch: what the module is to take."""
+        self._armed = False
+        if self._child is not None and self._child[1].done():
+            self._finish_child(*self._child)
+        try:
+            bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        except (TypeError, ValueError):
+            return args, kwargs
+        if self._child is None:
+            self._first = type(module).__name__
+            before = dict(tensors_of(bound.arguments))
+            bound.arguments.update(self.delivered(bound.arguments))
+            if self._child is not None:
+                # The program holds the same tensors under names of its own.
+                after = dict(tensors_of(bound.arguments))
+                self._child[1].instead = {id(t): (t, after[path]) for path, t in before.items()}
+        return bound.args, bound.kwargs
+
     def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.steps += 1
+        self._anchor = self._anchor or id(optimizer)
+        self._armed = id(optimizer) == self._anchor and self.loader is None and self.report is None
         if self.on_step is not None and os.getpid() == self._pid and self._child is None:
             self.on_step(self.steps)
 
@@ -215,7 +252,8 @@ class Recording:
         return batch
 
     def _examined(self, batch: Any) -> WatchReport:
-        return _report(self._runner(batch), batch, variables_of_callers(), self.name, self.allow, self.kept)
+        first = self._first if self.loader is None else ""
+        return _report(self._runner(batch), batch, variables_of_callers(), self.name, self.allow, self.kept, first)
 
     def _finish_child(self, side: Sender, run: Any, finish: Any) -> None:
         try:
@@ -304,6 +342,8 @@ class _Batches:
         batch = next(self._iterator)
         if self._recording.report is None:
             self._recording.loader = self._loader
+            self._recording._armed = False
+            self._recording._calls.close()
         return self._recording.delivered(batch)
 
 

@@ -1,0 +1,133 @@
+"""Steps as people write them: no loader, a loss that is printed, a gradient scaler, a compiled model."""
+
+import math
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import viewproof as vp
+from viewproof.watch.report import WatchReport
+
+IMAGES = torch.randn(24, 16, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Masked(nn.Module):
+    """A masked model that mixes its tokens; with ``leak`` it reads what it is asked for."""
+
+    def __init__(self, leak: bool) -> None:
+        super().__init__()
+        self.leak, self.embed, self.mix, self.head = leak, nn.Linear(4, 8), nn.Linear(16, 16), nn.Linear(8, 4)
+
+    def forward(self, tokens: Tensor, hidden: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        x = x if self.leak else torch.where(hidden[..., None], 0.0, x)
+        out: Tensor = self.head(self.mix(x.mT).mT.relu())
+        return out
+
+
+def train(model: nn.Module, batches: Any, scaler: Any = None, log: bool = False) -> None:
+    """Three steps; the target is the very tensor that the model takes."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for x in batches:
+        x = x[0] if isinstance(x, list) else x
+        hidden = torch.rand(x.shape[:2]) < 0.5
+        loss = ((model(x, hidden) - x).square().mean(-1) * hidden).sum() / hidden.sum()
+        if log and not math.isfinite(loss.item()):
+            sys.exit(1)
+        optimizer.zero_grad()
+        if scaler is None:
+            loss.backward()
+            optimizer.step()
+        else:
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+
+def leaks(report: WatchReport | None) -> str:
+    assert report is not None
+    return next(f.verdict for f in report.findings if f.contract.name == "C1")
+
+
+@pytest.mark.parametrize(("leak", "verdict"), [(False, "PROVED"), (True, "REFUTED")])
+@pytest.mark.parametrize("how", ["no loader", "printed", "scaled", "compiled"])
+def test_a_loop_is_read_off(how: str, leak: bool, verdict: str) -> None:
+    torch.manual_seed(0)
+    model: Any = Masked(leak)
+    batches = IMAGES.split(8) if how == "no loader" else DataLoader(TensorDataset(IMAGES), 8)
+    scaler = torch.amp.GradScaler("cpu") if how == "scaled" else None
+    if how == "compiled":
+        model = torch.compile(model, backend="eager")
+    with vp.watch.recording() as seen:
+        train(model, batches, scaler, log=how == "printed")
+    assert leaks(seen.report) == verdict, seen.report
+    assert seen.report is not None and (how != "no loader" or 'batch["tokens"]' in str(seen.report.sources))
+
+
+def test_a_loop_without_loader_goes_on_as_if_it_was_not_watched() -> None:
+    weights = []
+    for watched in (True, False):
+        torch.manual_seed(0)
+        model = Masked(False)
+        if watched:
+            with vp.watch.recording():
+                train(model, IMAGES.split(8))
+        else:
+            train(model, IMAGES.split(8))
+        weights.append(nn.utils.parameters_to_vector(model.parameters()))
+    assert torch.equal(*weights)
+
+
+def test_what_leaves_torch_before_a_prediction_is_not_followed() -> None:
+    class Scaled(Masked):
+        def forward(self, tokens: Tensor, hidden: Tensor) -> Tensor:
+            return super().forward(tokens, hidden) * tokens[hidden].mean().item()
+
+    torch.manual_seed(0)
+    with vp.watch.recording() as seen:
+        train(Scaled(False), DataLoader(TensorDataset(IMAGES), 8))
+    assert leaks(seen.report) in ("UNKNOWN", "REFUTED")
+
+
+def test_parts_that_were_made_before_the_first_module_may_hold_each_other() -> None:
+    class Two(Masked):
+        def forward(self, masked: Tensor, tokens: Tensor) -> Tensor:
+            out: Tensor = self.head(self.mix(self.embed(masked).mT).mT.relu()) + 0 * tokens
+            return out
+
+    torch.manual_seed(0)
+    model, optimizer = Two(True), None
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with vp.watch.recording() as seen:
+        for x in IMAGES.split(8):
+            hidden = torch.rand(x.shape[:2]) < 0.5
+            # The copy hides nothing: a leak that no dependence on ``tokens`` shows.
+            loss = ((model(x.clone(), x) - x).square().mean(-1) * hidden).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert leaks(seen.report) in ("UNKNOWN", "REFUTED")
+
+
+@pytest.mark.parametrize(("hides", "verdict"), [(True, "PROVED"), (False, "UNKNOWN")])
+def test_a_collator_that_hands_out_a_masked_copy_and_the_original(hides: bool, verdict: str) -> None:
+    def collate(images: list[Tensor]) -> dict[str, Tensor]:
+        x = torch.stack(images)
+        hidden = torch.rand(x.shape[:2]) < 0.5
+        return {"masked": torch.where(hidden[..., None], 0.0, x) if hides else x.clone(), "image": x, "hidden": hidden}
+
+    torch.manual_seed(0)
+    model = Masked(True)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with vp.watch.recording() as seen:
+        for batch in DataLoader(IMAGES, 8, collate_fn=collate):
+            out = model(batch["masked"], batch["hidden"])
+            loss = ((out - batch["image"]).square().mean(-1) * batch["hidden"]).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert leaks(seen.report) == verdict, seen.report
