@@ -58,8 +58,8 @@ class Planes:
 class Examined:
     """All that was read off: what `conclusions` draws findings from.
 
-    ``first`` names the class of the module whose arguments are the batch, in a program without a loader. ``copies`` says
-    which other tensor of the batch holds what is scored of a source, ``others`` which might hold anything of one.
+    ``first`` names the class of the module whose arguments are the batch, in a program without a loader. ``copies``
+    says which tensor of the batch holds what is scored of another, ``others`` names those that may hold any of it.
     """
 
     plain: Plain | None = None
