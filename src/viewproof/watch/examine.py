@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from viewproof.bits import unlike
+from viewproof.torch_internals import DisableTorchFunction
 from viewproof.watch.branches import Branches, branch_facts
 from viewproof.watch.child import Answer
 from viewproof.watch.facts import ModuleFacts, Source
@@ -108,7 +109,7 @@ def examine(runner: Runner, batch: Any, variables: dict[str, Any], kept: str = "
         out.rows = token_facts(runner, plain.plan, out.base, tensors)
         if out.rows is not None:
             # Tokens are followed row by row; what else there is keeps its planes.
-            contents = {p: t for p, t in contents.items() if p not in (out.rows.path, out.rows.inputs)}
+            contents = {p: t for p, t in contents.items() if t.is_floating_point() or t.dtype == torch.uint8}
     if contents and out.repeatable:
         out.planes = planes_of(runner, plain, contents)
         look_for_leak(runner, plain, contents, out)
@@ -162,7 +163,8 @@ class PlainRun(Recorder):
             return self.steps > 0
         self._restarts += 1
         self.record, self.steps = Record(), 0
-        self.before.again()
+        with DisableTorchFunction():
+            self.before.again()
         return False
 
     def sent(self) -> Plain:

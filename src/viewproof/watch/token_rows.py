@@ -38,7 +38,8 @@ class TokenFacts:
     ``scored`` [samples, tokens] are the tokens at ``path`` that some row is asked for, ``shown`` those of them that
     are looked up in the clear; ``shift`` is how many places behind its row a token stands. ``witness`` shows a row that
     reads the token that it is asked for; ``all_seen`` says that every row reads every token and is asked for all of
-    them. ``doubt`` says why the rows may be meant to read their own tokens, ``reason`` what is not decided.
+    them. ``doubt`` says why the rows may be meant to read their own tokens, ``reason`` what is not decided;
+    ``beside`` are tokens of the batch of which it is not known whether they hold the same.
     """
 
     path: str
@@ -52,6 +53,7 @@ class TokenFacts:
     witness: Any = None
     all_seen: bool = False
     doubt: str = ""
+    beside: str = ""
     reason: str = ""
     padding_scored: Any = None
     padding_read: Any = None
@@ -216,7 +218,8 @@ class _Asked:
         out = torch.zeros(self.read.shape, dtype=torch.bool)
         for b, u in cells.nonzero().tolist():
             v = u + self.link
-            out[b, v] |= 0 <= v < out.shape[1] and bool(self.read[b, v] == self.tokens[b, u])
+            if 0 <= v < out.shape[1]:
+                out[b, v] = bool(self.read[b, v] == self.tokens[b, u])
         return out
 
     def marks(self, cells: Tensor) -> dict[str, Tensor]:
@@ -403,6 +406,11 @@ class _Rows:
         found = self.depend(whole)
         self._padding(out)
         if isinstance(found, str):
+            # What is asked for may be followed where all of the text is not.
+            hidden = self.depend(asked.marks(scored))
+            if not isinstance(hidden, str) and not bool((hidden[0] & asked.rows_of(scored)).any()):
+                out.shown = torch.zeros_like(scored)
+                return out
             out.reason = found
             return self._shown(out, scored)
         _, lookups, _, draws = found
@@ -422,8 +430,10 @@ class _Rows:
                 v = u + asked.link
                 here = 0 <= v < out.seen.shape[1] and bool(asked.read[b, v] == asked.tokens[b, u])
                 out.shown[b, u] = here and bool(out.seen[b, v])
-        if asked.inputs == asked.path and asked.others and not lookups:
-            out.reason = f"whether {asked.path} stands in {asked.others[0]} too is not known"
+        if asked.inputs == asked.path and asked.others:
+            out.beside = asked.others[0]
+            if not lookups:
+                out.reason = f"whether {asked.path} stands in {asked.others[0]} too is not known"
         differ = (
             asked.read[asked.linked(scored) ^ _moved_to(scored, asked)] if asked.inputs != asked.path else scored[:0]
         )
