@@ -334,7 +334,7 @@ def watch(
         strict: fail as well on what is not robust
         keep_running: let the script run to its end; the report goes to the error stream
         every: with --keep-running, watch again after so many steps; 0 watches once
-        kept: "mlm" declares that a tenth of the tokens that the loss asks for is left in the clear on purpose, as in BERT
+        kept: "mlm" declares that a tenth of the tokens asked for is left in the clear on purpose, as in BERT
     """
     if not script:
         return complain("watch needs a script and its arguments, such as: viewproof watch train.py --epochs 1")

@@ -83,7 +83,7 @@ def fresh(bug: bool) -> Built:
 
 
 def one_vector(bug: bool) -> Built:
-    """Hidden tokens are answered from a token and their place, which is left out if wrong."""
+    """Hidden tokens are answered from a token and their place, which is left out there if wrong."""
     model = nn.ModuleDict({"embed": nn.Linear(5, 8), "mix": nn.Linear(8, 8), "head": nn.Linear(8, 5)})
     token, place = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(6, 8))
     model.register_parameter("token", token)
@@ -91,9 +91,8 @@ def one_vector(bug: bool) -> Built:
 
     def loss(x: Tensor) -> Tensor:
         hidden = torch.rand(x.shape[:2]).argsort(1) < 3
-        y = torch.where(hidden[..., None], token, model["embed"](x))
-        y = y if bug else y + place
-        seen = torch.where(hidden[..., None], 0, y).mean(1, keepdim=True)
+        seen = torch.where(hidden[..., None], 0, (model["embed"](x) + place).tanh()).mean(1, keepdim=True)
+        y = token.expand(*x.shape[:2], -1) if bug else token + place
         return (model["head"](model["mix"](y + seen).relu()) - x)[hidden].square().mean()
 
     return trained(model, loss, torch.randn(3, 6, 5))
@@ -132,6 +131,12 @@ def untouched(kind: str) -> Built:
                 term = (z - 1).square().mean()
                 terms.append(float(term))
             return term * 1.0
+        if kind == "the last of several refinements":
+            z = a
+            for _ in range(3):
+                z = z + model(z @ model.weight)
+                term = F.mse_loss(z, b.detach())
+            return term * 1.0
         if kind == "rows compared for uniformity":
             return F.mse_loss(a, b) + torch.logsumexp((a @ a.T * 2).flatten(), 0)
         # The label is the diagonal, and nothing is compared with itself.
@@ -140,7 +145,9 @@ def untouched(kind: str) -> Built:
     return trained(model, loss, (torch.randn(6, 5), torch.randn(6, 5)))
 
 
-@pytest.mark.parametrize("kind", ["a term that is looked at", "rows compared for uniformity", "two views"])
+@pytest.mark.parametrize(
+    "kind", ["a term that is looked at", "the last of several refinements", "rows compared for uniformity", "two views"]
+)
 def test_what_is_right_is_not_refuted(kind: str) -> None:
     torch.manual_seed(0)
     report = watch(*untouched(kind))

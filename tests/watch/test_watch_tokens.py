@@ -116,6 +116,14 @@ def twin(kind: str) -> Built:
             return F.cross_entropy(model["head"](out).flatten(0, 1), ids[:, 1:].flatten())
 
         return trained(model, loss, torch.randint(WORDS, (2, 8)))
+    if kind == "diffusion":
+        noisy = parts(layer())
+
+        def noised(ids: Tensor) -> Tensor:
+            read = torch.where(torch.rand(ids.shape) < 0.3, torch.randint(WORDS, ids.shape), ids)
+            return F.cross_entropy(noisy["head"](noisy["body"](noisy["embed"](read))).flatten(0, 1), ids.flatten())
+
+        return trained(noisy, noised, torch.randint(WORDS, (4, 10)))
     words = 5 if kind == "tags" else WORDS
     model = parts(layer(), words)
 
@@ -130,7 +138,7 @@ def twin(kind: str) -> Built:
     return trained(model, tagged, {"input_ids": ids, "labels": labels})
 
 
-@pytest.mark.parametrize("kind", ["variational", "tags", "correction", "autoencoder"])
+@pytest.mark.parametrize("kind", ["variational", "tags", "correction", "diffusion", "autoencoder"])
 def test_what_may_be_meant_is_not_refuted(kind: str) -> None:
     torch.manual_seed(0)
     report = report_of(twin(kind))

@@ -114,12 +114,28 @@ def examine(runner: Runner, batch: Any, variables: dict[str, Any], kept: str = "
         out.planes = planes_of(runner, plain, contents)
         look_for_leak(runner, plain, contents, out)
     if out.repeatable or plain.record.terms.empty:
-        asked = any(bool(s.scored.any()) for s in out.planes.sources if s.values.is_floating_point())
-        support = list(plain.record.support.values()) if asked else []
-        out.terms = term_facts(runner, plain.plan, plain.record.terms, support, contents, out.base)
+        swapped = {s.path: t for s in out.planes.sources if (t := exchanged(s, contents[s.path])) is not None}
+        support = list(plain.record.support.values()) if swapped else []
+        out.terms = term_facts(runner, plain.plan, plain.record.terms, support, swapped, contents, out.base)
     if out.rows is not None:
         out.planes.sources.insert(0, token_source(out.rows, tensors))
     out.seconds = time.perf_counter() - start
+    return out
+
+
+def exchanged(source: Source, values: Tensor) -> Tensor | None:
+    """The source with two groups exchanged in each sample that are seen and not asked for, if it has them."""
+    if not source.values.is_floating_point() or not bool(source.scored.any()):
+        return None
+    out, number = values.detach().clone(), source.group.to(values.device)
+    for sample, free in enumerate(source.seen & ~source.scored):
+        groups = free.nonzero().reshape(-1).tolist()
+        if len(groups) < 2:
+            return None
+        first, last = number == groups[0], number == groups[-1]
+        if int(first.sum()) != int(last.sum()):
+            return None
+        out[sample][first], out[sample][last] = values.detach()[sample][last], values.detach()[sample][first]
     return out
 
 

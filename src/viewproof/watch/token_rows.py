@@ -434,16 +434,16 @@ class _Rows:
             out.beside = asked.others[0]
             if not lookups:
                 out.reason = f"whether {asked.path} stands in {asked.others[0]} too is not known"
-        differ = (
-            asked.read[asked.linked(scored) ^ _moved_to(scored, asked)] if asked.inputs != asked.path else scored[:0]
-        )
-        if len(differ) and bool(out.shown.any()) and not asked.link:
-            # A mask token stands for what is hidden; labels of another kind are no answer that was hidden.
-            usual = int((differ == differ.mode().values).sum())
-            if usual * 2 < len(differ):
-                out.doubt = (
-                    f"{asked.path} differs from {asked.inputs} in ways that are no mask, as in a correction task"
-                )
+        hidden_ids = self._hidden_ids(out, lookups) if in_place and not out.shift else []
+        # A mask token stands for what is hidden; where others do, the labels may be another kind of answer.
+        if hidden_ids and 2 * max(map(hidden_ids.count, set(hidden_ids))) < len(hidden_ids):
+            text = f"what differs from {asked.path} in the input is no mask token, as in a correction or a diffusion"
+            if bool(out.shown.any()):
+                out.doubt = text
+            elif asked.inputs != asked.path:
+                out.reason = text
+        if asked.inputs != asked.path and int(scored.sum()) < 3:
+            out.reason = f"{asked.path} asks for too few tokens to say where they stand in {asked.inputs}"
         if len(lookups) > 1 and out.shift:
             out.doubt = "the tokens are looked up more than once, as by an encoder and a decoder"
         elif draws and out.shift:
@@ -456,6 +456,14 @@ class _Rows:
                 out.witness = self.leak([tuple(c) for c in hidden.nonzero().tolist()][:2])
                 out.reason = found if isinstance(found, str) else "rows may depend on tokens that are hidden from them"
         return out if out.witness or not bool(out.shown.any()) else self._shown(out, out.shown)
+
+    def _hidden_ids(self, out: TokenFacts, lookups: list[tuple[Tensor, Tensor]]) -> list[int]:
+        """The ids that the model reads in the place of tokens that are asked for and not shown."""
+        ids = []
+        for b, u in (out.scored & ~out.shown).nonzero().tolist():
+            v = u + self.asked.link
+            ids += [int(read[b, v]) for read, _ in lookups[:1] if 0 <= v < read.shape[1]]
+        return ids
 
     def _shown(self, out: TokenFacts, shown: Tensor) -> TokenFacts:
         """Of tokens in the clear: does the row that is asked for one read it?"""
@@ -524,15 +532,6 @@ class _Rows:
             out.padding_read = what, {"one": asked.read, "other": new}, {"output": (b, t)}
         else:
             out.padding_reason = found if isinstance(found, str) else "scored rows may depend on padding"
-
-
-def _moved_to(cells: Tensor, asked: _Asked) -> Tensor:
-    """[samples, inputs]: the places in what the model reads at which these tokens would stand."""
-    out = torch.zeros(asked.read.shape, dtype=torch.bool)
-    for b, u in cells.nonzero().tolist():
-        if 0 <= u + asked.link < out.shape[1]:
-            out[b, u + asked.link] = True
-    return out
 
 
 def _moved_back(padding: Tensor, asked: _Asked) -> Tensor:
