@@ -99,9 +99,10 @@ class TermWatcher:
         A term that shares an activation with the loss is left out: each may be a step of one refinement, of which
         the last is meant.
         """
-        edges = _edges([loss.grad_fn for loss in losses])
+        edges = _edges([loss.grad_fn for loss in losses], set())
+        nodes = {node for node, _ in edges}
         for scalars in self._scalars.values():
-            gone = [s for s in scalars if not s.was_read and s.tensor() is None and not _edges([s.node]) & edges]
+            gone = [s for s in scalars if not s.was_read and s.tensor() is None and not _edges([s.node], nodes) & edges]
             if gone and any(s.was_read for s in scalars):
                 self.terms.dropped.append(
                     f"{len(gone)} of the {len(scalars)} terms computed at {gone[0].place} are read by nothing: each is "
@@ -158,8 +159,8 @@ def _equal_columns(scores: Tensor, labels: Tensor) -> list[int] | None:
     return nearest.indices.tolist() if bool(same.all()) else None
 
 
-def _edges(nodes: list[Any]) -> set[tuple[Any, int]]:
-    """The outputs of operators that a graph of gradients reads, without parameters and what is made of them alone."""
+def _edges(nodes: list[Any], known: set[Any]) -> set[tuple[Any, int]]:
+    """The outputs of operators that a graph of gradients reads, down to those of known ones; no parameters."""
     out: set[tuple[Any, int]] = set()
     queue, seen = list(nodes), set(nodes)
     while queue:
@@ -168,7 +169,7 @@ def _edges(nodes: list[Any]) -> set[tuple[Any, int]]:
             if child is None or hasattr(child, "variable") or parameter_of(child) is not None:
                 continue
             out.add((child, number))
-            if child not in seen:
+            if child not in seen and child not in known:
                 seen.add(child)
                 queue.append(child)
     return out
@@ -323,7 +324,7 @@ def term_facts(
             # A model of sets knows no places at all, on purpose; one that tells places of what it sees apart is wrong.
             moved = runner(lambda stop: ValueRun(plan, stop, contents, swapped), lambda run: run.values).value
             apart = (moved[index] - value)[rows].abs().max() if moved and moved[index].shape == value.shape else 0
-            if swapped and float(apart) > 1e-3 * float(value[rows].abs().max()):
+            if swapped and float(apart) > 1e-5 * float(value[rows].abs().max()):
                 what = (
                     f"prediction {index} is one and the same, bit for bit, at all {int(rows.sum(1).min())} or more "
                     f"scored places of each sample, with other weights and another batch too, while it tells places "
