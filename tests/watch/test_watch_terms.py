@@ -14,7 +14,7 @@ from viewproof.watch import watch
 Built = tuple[Callable[[Any], Any], Any]
 
 
-def trained(model: nn.Module, loss_of: Callable[[Any], Tensor], batch: Any) -> Built:
+def trained(model: nn.Module, loss_of: Callable[[Any], Any], batch: Any) -> Built:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def step(inputs: Any) -> None:
@@ -123,7 +123,7 @@ def untouched(kind: str) -> Built:
     """Steps that look like one of these and are right."""
     model = nn.Linear(5, 4)
 
-    def loss(views: tuple[Tensor, Tensor]) -> Tensor:
+    def loss(views: tuple[Tensor, Tensor]) -> Any:
         a, b = (F.normalize(model(v), dim=1) for v in views)
         if kind == "a term that is looked at":
             terms = []

@@ -18,7 +18,7 @@ WORDS = 30
 Built = tuple[Callable[[Any], Any], Any]
 
 
-def trained(model: nn.Module, loss_of: Callable[[Any], Tensor], batch: Any) -> Built:
+def trained(model: nn.Module, loss_of: Callable[[Any], Any], batch: Any) -> Built:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def step(inputs: Any) -> None:

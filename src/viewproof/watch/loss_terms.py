@@ -83,7 +83,9 @@ class TermWatcher:
             self._by_id[id(out)] = scalar
         if name in _PRODUCTS and len(read) == 2 and _with_itself(read[0], read[1], out):
             gradients: list[Tensor] = []
-            out.register_hook(lambda g, gradients=gradients: gradients.append(g.detach().diagonal().cpu()))
+            out.register_hook(  # type: ignore[no-untyped-call]
+                lambda g, gradients=gradients: gradients.append(g.detach().diagonal().cpu())
+            )
             self._products.append((place(), out, gradients))
         if name in _CROSS and len(read) >= 2:
             scores, labels = read[0].detach(), read[1].detach()
@@ -113,8 +115,10 @@ class TermWatcher:
     def after_backward(self) -> None:
         """Which similarities of a row with itself are pushed down by a cross-entropy."""
         for at, out, gradients in self._products:
-            diagonal = sum(gradients) if gradients else None
-            if diagonal is None or not bool((diagonal > 0).all()):
+            if not gradients:
+                continue
+            diagonal = torch.stack(gradients).sum(0)
+            if not bool((diagonal > 0).all()):
                 continue
             if any(_reaches(node, out.grad_fn) for node, _ in self._crossed):
                 self.terms.itself.append(
@@ -141,7 +145,7 @@ def _with_itself(a: Tensor, b: Tensor, out: Tensor) -> bool:
         return False
     rows = a.detach().reshape(n, -1)
     columns = [b.detach().reshape(n, -1)] + ([b.detach().T.reshape(n, -1)] if b.dim() == 2 else [])
-    return any(torch.equal(rows, c) for c in columns) and len(rows.unique(dim=0)) == n
+    return any(torch.equal(rows, c) for c in columns) and len(torch.unique(rows, dim=0)) == n
 
 
 def _equal_columns(scores: Tensor, labels: Tensor) -> list[int] | None:
@@ -341,4 +345,4 @@ def _one_vector(value: Tensor, rows: Tensor) -> bool:
         return False
     parts = [v[r] for v, r in zip(value, rows, strict=True)]
     alike = all(torch.equal(p, p[:1].expand_as(p)) for p in parts)
-    return alike and len(torch.stack([p[0] for p in parts]).unique(dim=0)) > 1
+    return alike and len(torch.unique(torch.stack([p[0] for p in parts]), dim=0)) > 1
