@@ -29,7 +29,7 @@ def test_masks_of_a_loader_are_judged_and_generators_stay() -> None:
     report = REPORT.draws(200, loader, count=3, share=0.5)
     assert report.verdict() is Verdict.PROVED, str(report)
     assert all(f.claim.startswith("batch[1]: ") for f in report.findings) and GeneratorStates.now() == before
-    assert REPORT.draws(200, loader_of(3, always=True)).verdict() is Verdict.REFUTED
+    assert REPORT.draws(200, loader_of(3, always=True), rarest=0.2).verdict() is Verdict.REFUTED
     assert REPORT.draws(200, loader_of(2), count=3).verdict() is Verdict.REFUTED
 
 
