@@ -57,7 +57,8 @@ def test_a_recording_knows_its_loader_and_others_ask_for_it() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with vp.watch.recording() as seen:
         for x, hidden in loader_of(3):
-            torch.nn.functional.mse_loss(model(x.masked_fill(hidden, 0))[hidden], x[hidden]).backward()
+            loss = torch.nn.functional.mse_loss(model(x.masked_fill(hidden, 0))[hidden], x[hidden])
+            torch.autograd.backward(loss)
             optimizer.step()
     assert seen.report is not None and seen.report.draws(100).verdict() is Verdict.PROVED
     with pytest.raises(InvalidArgument, match="loader=None must be the loader"):
