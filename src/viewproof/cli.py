@@ -287,7 +287,7 @@ def certify(
 
 
 # Its options that take a value; after them comes the script, and what follows that is the script's.
-_VALUED = ("--picture", "--html", "--json", "--every")
+_VALUED = ("--picture", "--html", "--json", "--every", "--kept")
 
 
 def script_apart(words: list[str]) -> list[str]:
@@ -317,6 +317,7 @@ def watch(
     strict: bool = False,
     keep_running: bool = False,
     every: Integer = 0,
+    kept: str = "",
 ) -> int:
     """Run SCRIPT unchanged up to its second optimizer step, and say what the step trains on.
 
@@ -333,6 +334,7 @@ def watch(
         strict: fail as well on what is not robust
         keep_running: let the script run to its end; the report goes to the error stream
         every: with --keep-running, watch again after so many steps; 0 watches once
+        kept: "mlm" declares that a tenth of the tokens asked for is left in the clear on purpose, as in BERT
     """
     if not script:
         return complain("watch needs a script and its arguments, such as: viewproof watch train.py --epochs 1")
@@ -340,7 +342,7 @@ def watch(
     from viewproof.watch.script_session import ScriptSession
 
     name = script[0] if module else Path(script[0]).name
-    return run(script, module, ScriptSession(name, picture, html, json, strict, keep_running, every))
+    return run(script, module, ScriptSession(name, picture, html, json, strict, keep_running, every, kept))
 
 
 @app.command

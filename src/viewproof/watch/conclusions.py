@@ -43,16 +43,18 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
     if not x.repeatable:
         return check.unknown(f"not repeatable: {x.unrepeatable}")
     planes = x.planes
-    if x.rows is not None and len(planes.sources) == 1:
+    # Tokens whose rows are followed have a claim of their own.
+    sources = [s for s in planes.sources if x.rows is None or s.path not in (x.rows.path, x.rows.inputs)]
+    if x.rows is not None and not sources:
         return None
-    if not planes.sources:
+    if not sources:
         return check.unknown("no source was found: nothing that carries content came in the batch")
     if planes.witness is not None:
         what, inputs, at, maps = planes.witness
         return check.refuted(what, inputs, at, maps, method="two batches that differ in one group")
-    scored = any(bool(s.scored.any()) for s in planes.sources)
+    scored = any(bool(s.scored.any()) for s in sources)
     # A source of which everything is seen and scored is an autoencoder's, and says nothing about the others.
-    leaking = [s for s in planes.sources if bool(s.leak.any()) and not bool(s.leak.all())]
+    leaking = [s for s in sources if bool(s.leak.any()) and not bool(s.leak.all())]
     if leaking:
         return check.undecided(
             f"{leaking[0].path}: {int(leaking[0].leak.sum())} groups may be both seen and scored; {planes.reason()}"
@@ -86,9 +88,10 @@ def no_token_read(x: Examined, check: Check) -> Finding | None:
     if rows is None:
         return None
     n, k = int(rows.scored.sum()), int(rows.shown.sum())
-    asked = f"{k} of the {n} tokens of {rows.path} that are asked for are read by the rows that are asked for them"
+    asked = f"{k} of the {n} tokens of {rows.path} that are asked for are looked up in the clear"
     declared = KEPT.get(x.kept)
     scope = "this step, this batch, all ids of what is asked for that keep what is computed finite"
+    scope += f", {rows.beside} beside them as it is" if rows.beside else ""
     if not rows.witness:
         return check.undecided(rows.reason) if rows.reason else check.proved(scope=scope)
     what, inputs, at = rows.witness

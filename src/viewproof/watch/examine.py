@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from viewproof.bits import unlike
+from viewproof.torch_internals import DisableTorchFunction
 from viewproof.watch.branches import Branches, branch_facts
 from viewproof.watch.child import Answer
 from viewproof.watch.facts import ModuleFacts, Source
@@ -18,7 +18,7 @@ from viewproof.watch.names import module_names
 from viewproof.watch.planes import GradientRun, Plan, TrackedRun, ValueRun
 from viewproof.watch.record import Record, Recorder, alive
 from viewproof.watch.roles import Average, Before, module_facts
-from viewproof.watch.sources import Content, Groups, asked_tokens, carries_content, grouped, tensors_of
+from viewproof.watch.sources import Content, Groups, asked_tokens, carries_content, copies, grouped, tensors_of
 from viewproof.watch.token_rows import TokenFacts, token_facts
 
 Runner = Callable[[Callable[[Callable[[], Any]], Any], Callable[[Any], Any]], Answer]
@@ -116,7 +116,7 @@ def examine(runner: Runner, batch: Any, variables: dict[str, Any], kept: str = "
         out.rows = token_facts(runner, plain.plan, out.base, tensors)
         if out.rows is not None:
             # Tokens are followed row by row; what else there is keeps its planes.
-            contents = {p: t for p, t in contents.items() if p not in (out.rows.path, out.rows.inputs)}
+            contents = {p: t for p, t in contents.items() if t.is_floating_point() or t.dtype == torch.uint8}
     if contents and out.repeatable:
         out.planes = planes_of(runner, plain, contents)
         look_for_leak(runner, plain, contents, out)
@@ -128,38 +128,29 @@ def examine(runner: Runner, batch: Any, variables: dict[str, Any], kept: str = "
         ]
         out.others = tuple(numbers) if len(numbers) > 1 else ()
     if out.repeatable or plain.record.terms.empty:
-        asked = any(bool(s.scored.any()) for s in out.planes.sources if s.values.is_floating_point())
-        support = list(plain.record.support.values()) if asked else []
-        out.terms = term_facts(runner, plain.plan, plain.record.terms, support, contents, out.base)
+        swapped = {s.path: t for s in out.planes.sources if (t := exchanged(s, contents[s.path])) is not None}
+        support = list(plain.record.support.values()) if swapped else []
+        out.terms = term_facts(runner, plain.plan, plain.record.terms, support, swapped, contents, out.base)
     if out.rows is not None:
         out.planes.sources.insert(0, token_source(out.rows, tensors))
     out.seconds = time.perf_counter() - start
     return out
 
 
-def copies(sources: list[Source], tensors: dict[str, Tensor]) -> str:
-    """Which tensor of the batch holds values that the loss asks for of another, in words, or "".
-
-    A collator may mask a copy and hand out both; how one came from the other happened before the step. A copy that is
-    hidden where the loss asks holds one value there. Images and their patches are compared by the values alone.
-    """
-    for source in sources:
-        scored = source.scored[:, source.group] & (source.group >= 0)
-        asked = source.values[scored]
-        for path, tensor in tensors.items():
-            if path == source.path or not tensor.is_floating_point() or not asked.numel():
-                continue
-            other = tensor.detach().cpu()
-            if other.shape == source.values.shape:
-                shown = other[scored]
-                same = int((shown == asked).sum()) if bool((shown != shown[0]).any()) else 0
-            else:
-                values = torch.from_numpy(np.unique(asked.double().numpy())).to(asked.dtype)
-                same = int(torch.isin(values, other).sum()) if len(values) > 1000 else 0
-                same *= 2 * same > len(values)
-            if same:
-                return f"{path} holds {same} of the {asked.numel()} values of {source.path} that the loss asks for"
-    return ""
+def exchanged(source: Source, values: Tensor) -> Tensor | None:
+    """The source with two groups exchanged in each sample that are seen and not asked for, if it has them."""
+    if not source.values.is_floating_point() or not bool(source.scored.any()):
+        return None
+    out, number = values.detach().clone(), source.group.to(values.device)
+    for sample, free in enumerate(source.seen & ~source.scored):
+        groups = free.nonzero().reshape(-1).tolist()
+        if len(groups) < 2:
+            return None
+        first, last = number == groups[0], number == groups[-1]
+        if int(first.sum()) != int(last.sum()):
+            return None
+        out[sample][first], out[sample][last] = values.detach()[sample][last], values.detach()[sample][first]
+    return out
 
 
 def token_source(rows: TokenFacts, tensors: dict[str, Tensor]) -> Source:
@@ -202,7 +193,8 @@ class PlainRun(Recorder):
             return self.steps > 0
         self._restarts += 1
         self.record, self.steps = Record(), 0
-        self.before.again()
+        with DisableTorchFunction():
+            self.before.again()
         return False
 
     def sent(self) -> Plain:

@@ -52,6 +52,20 @@ def parameter_of(node: Any) -> Any:
     return None
 
 
+def _read_at_once(node: Any, seen: set[Any], above: dict[Any, set[Any]], module_outputs: dict[Any, int]) -> bool:
+    """Whether a loss reads the node's output with no output of another trained module between them."""
+    reach, queue = {node}, [node]
+    while queue:
+        one = queue.pop()
+        if one not in above and one in seen:
+            return True
+        for parent in above.get(one, ()):
+            if parent not in reach and parent not in module_outputs:
+                reach.add(parent)
+                queue.append(parent)
+    return False
+
+
 def predictions(
     losses: Iterable[Any], module_outputs: dict[Any, int], known: dict[Any, Any], trains: Callable[[Any], bool]
 ) -> list[Any]:
@@ -66,11 +80,11 @@ def predictions(
         node = queue.pop()
         children = [n for n, _ in node.next_functions if n is not None]
         if any(trains(parameter_of(n)) for n in children):
-            # A product without bias is made flat: what the program got is its view in the old shape.
+            # A product is made flat: what the program got is its view in the old shape.
             top = node
             while top not in known and len(above.get(top, ())) == 1 and _kind(next(iter(above[top]))) in _OF_PARAMETERS:
                 top = next(iter(above[top]))
-            if top in known:
+            if node in known or (top in known and _read_at_once(top, seen, above, module_outputs)):
                 last.append(top)
                 continue
         for child in children:

@@ -29,8 +29,9 @@ class LightningCallback(Callback):
         html: str | Path | None = None,
         json: str | Path | None = None,
         every: int = 0,
+        kept: str = "",
     ) -> None:
-        self.session = ScriptSession("trainer.fit", picture, html, json, keep_running=True, every=every)
+        self.session = ScriptSession("trainer.fit", picture, html, json, keep_running=True, every=every, kept=kept)
 
     @property
     def report(self) -> Any:

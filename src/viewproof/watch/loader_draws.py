@@ -12,9 +12,9 @@ from viewproof.certify.check import Check
 from viewproof.certify.coverage import certify_coverage
 from viewproof.certify.report import Contract, Finding, Report
 from viewproof.errors import InvalidArgument
+from viewproof.watch.asked_tokens import WHOLE
 from viewproof.watch.child import Answer, cannot_fork, fork
 from viewproof.watch.sources import tensors_of
-from viewproof.watch.token_rows import WHOLE
 
 MLM = (0.8, 0.1, 0.1)
 """BERT's shares of scored tokens that are masked, replaced and kept."""
@@ -83,7 +83,7 @@ def _report(loader: Any, count: int, subject: str, kept: str, seed: int, declare
                 options.setdefault("outcomes", MLM)
             cut = cut if options.get("outcomes") else [m != 0 for m in cut]
         draws = iter(cut)
-        report = certify_coverage(lambda draws=draws: next(draws), draws=count, **options)  # type: ignore[misc]
+        report = certify_coverage(lambda draws=draws: next(draws), draws=count, **options)
         findings += [replace(f, claim=f"{path}: {f.claim}") for f in report.findings]
         maps |= {f"{name}: {path}": m for name, m in report.maps.items()}
     if not findings:

@@ -12,6 +12,7 @@ from torch import Tensor
 from viewproof.bits import unlike
 from viewproof.torch_internals import DisableTorchFunction
 from viewproof.watch.child import Answer
+from viewproof.watch.graph import parameter_of
 from viewproof.watch.planes import Plan, ValueRun
 from viewproof.watch.run import _OURS, place
 
@@ -47,6 +48,7 @@ class _Scalar:
 
     tensor: weakref.ref[Tensor]
     place: str
+    node: Any
     was_read: bool = False
 
 
@@ -76,12 +78,14 @@ class TermWatcher:
         if not out.requires_grad or not out.is_floating_point():
             return
         if out.numel() == 1 and out.dim() == 0:
-            scalar = _Scalar(weakref.ref(out), place())
+            scalar = _Scalar(weakref.ref(out), place(), out.grad_fn)
             self._scalars.setdefault(_lines(), []).append(scalar)
             self._by_id[id(out)] = scalar
         if name in _PRODUCTS and len(read) == 2 and _with_itself(read[0], read[1], out):
             gradients: list[Tensor] = []
-            out.register_hook(lambda g, gradients=gradients: gradients.append(g.detach().diagonal().cpu()))
+            out.register_hook(  # type: ignore[no-untyped-call]
+                lambda g, gradients=gradients: gradients.append(g.detach().diagonal().cpu())
+            )
             self._products.append((place(), out, gradients))
         if name in _CROSS and len(read) >= 2:
             scores, labels = read[0].detach(), read[1].detach()
@@ -91,22 +95,30 @@ class TermWatcher:
                 if equal is not None:
                     self.terms.equal.append(Equal(index, place(), equal, labels.tolist()))
 
-    def at_backward(self) -> None:
-        """Which numbers were made, never read, and are gone, while others of the same line are read."""
+    def at_backward(self, losses: list[Tensor]) -> None:
+        """Which numbers were made, never read, and are gone, while others of the same line are read.
+
+        A term that shares an activation with the loss is left out: each may be a step of one refinement, of which
+        the last is meant.
+        """
+        edges = _edges([loss.grad_fn for loss in losses], set())
+        nodes = {node for node, _ in edges}
         for scalars in self._scalars.values():
-            gone = [s for s in scalars if not s.was_read and s.tensor() is None]
+            gone = [s for s in scalars if not s.was_read and s.tensor() is None and not _edges([s.node], nodes) & edges]
             if gone and any(s.was_read for s in scalars):
                 self.terms.dropped.append(
                     f"{len(gone)} of the {len(scalars)} terms computed at {gone[0].place} are read by nothing: each is "
-                    f"overwritten by the next, and the loss has the last"
+                    f"overwritten by the next, and the loss has nothing of what they are made of"
                 )
         self._scalars.clear()
 
     def after_backward(self) -> None:
         """Which similarities of a row with itself are pushed down by a cross-entropy."""
         for at, out, gradients in self._products:
-            diagonal = sum(gradients) if gradients else None
-            if diagonal is None or not bool((diagonal > 0).all()):
+            if not gradients:
+                continue
+            diagonal = torch.stack(gradients).sum(0)
+            if not bool((diagonal > 0).all()):
                 continue
             if any(_reaches(node, out.grad_fn) for node, _ in self._crossed):
                 self.terms.itself.append(
@@ -133,7 +145,7 @@ def _with_itself(a: Tensor, b: Tensor, out: Tensor) -> bool:
         return False
     rows = a.detach().reshape(n, -1)
     columns = [b.detach().reshape(n, -1)] + ([b.detach().T.reshape(n, -1)] if b.dim() == 2 else [])
-    return any(torch.equal(rows, c) for c in columns) and len(rows.unique(dim=0)) == n
+    return any(torch.equal(rows, c) for c in columns) and len(torch.unique(rows, dim=0)) == n
 
 
 def _equal_columns(scores: Tensor, labels: Tensor) -> list[int] | None:
@@ -149,6 +161,22 @@ def _equal_columns(scores: Tensor, labels: Tensor) -> list[int] | None:
     spread = finite.std(1)
     same = (nearest.values <= 1e-5 * size) & (spread > 1e-3 * size)
     return nearest.indices.tolist() if bool(same.all()) else None
+
+
+def _edges(nodes: list[Any], known: set[Any]) -> set[tuple[Any, int]]:
+    """The outputs of operators that a graph of gradients reads, down to those of known ones; no parameters."""
+    out: set[tuple[Any, int]] = set()
+    queue, seen = list(nodes), set(nodes)
+    while queue:
+        node = queue.pop()
+        for child, number in node.next_functions if node is not None else ():
+            if child is None or hasattr(child, "variable") or parameter_of(child) is not None:
+                continue
+            out.add((child, number))
+            if child not in seen and child not in known:
+                seen.add(child)
+                queue.append(child)
+    return out
 
 
 def _reaches(node: Any, wanted: Any) -> bool:
@@ -233,11 +261,18 @@ class TermFacts:
 
 
 def term_facts(
-    runner: Runner, plan: Plan, terms: Terms, support: list[Tensor], contents: dict[str, Tensor], base: list[Tensor]
+    runner: Runner,
+    plan: Plan,
+    terms: Terms,
+    support: list[Tensor],
+    swapped: dict[str, Tensor],
+    contents: dict[str, Tensor],
+    base: list[Tensor],
 ) -> TermFacts:
     """Negatives that are the positive, predictions of fresh memory, and predictions that are the same everywhere.
 
-    ``support`` are the elements of the predictions that the loss reads, of steps that ask for content of a source.
+    ``support`` are the elements of the predictions that the loss reads, of steps that ask for content of a source, and
+    ``swapped`` the sources with two groups that are seen and not asked for exchanged.
     """
     out, generator = TermFacts(), torch.Generator().manual_seed(0)
     new = {
@@ -288,11 +323,16 @@ def term_facts(
             if rows is None or not _one_vector(value, rows):
                 continue
             values = runner(other_run, lambda run: run.values).value
-            if values and len(values) == len(base) and _one_vector(values[index], rows):
+            if not values or len(values) != len(base) or not _one_vector(values[index], rows):
+                continue
+            # A model of sets knows no places at all, on purpose; one that tells places of what it sees apart is wrong.
+            moved = runner(lambda stop: ValueRun(plan, stop, contents, swapped), lambda run: run.values).value
+            apart = (moved[index] - value)[rows].abs().max() if moved and moved[index].shape == value.shape else 0
+            if swapped and float(apart) > 1e-5 * float(value[rows].abs().max()):
                 what = (
                     f"prediction {index} is one and the same, bit for bit, at all {int(rows.sum(1).min())} or more "
-                    f"scored places of each sample, with other weights and another batch too: it does not know which "
-                    f"place it is asked for"
+                    f"scored places of each sample, with other weights and another batch too, while it tells places "
+                    f"apart in what it sees: it does not know which place it is asked for"
                 )
                 out.alike = what, inputs
                 break
@@ -305,4 +345,4 @@ def _one_vector(value: Tensor, rows: Tensor) -> bool:
         return False
     parts = [v[r] for v, r in zip(value, rows, strict=True)]
     alike = all(torch.equal(p, p[:1].expand_as(p)) for p in parts)
-    return alike and len(torch.stack([p[0] for p in parts]).unique(dim=0)) > 1
+    return alike and len(torch.unique(torch.stack([p[0] for p in parts]), dim=0)) > 1

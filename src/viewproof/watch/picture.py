@@ -91,7 +91,7 @@ def xray(report: StepFacts) -> Figure:
 
 def leak_verdict(report: StepFacts) -> Verdict:
     """What was found about leaks: the worst verdict that is not waived, PROVED if all are; UNKNOWN if none was made."""
-    findings = [f for f in report.findings if f.contract in (Contract.C1, Contract.C4, Contract.C10)]
+    findings = [f for f in report.findings if f.contract is Contract.C1]
     verdicts = {Verdict.PROVED if f.open and f.waiver else f.verdict for f in findings} or {Verdict.UNKNOWN}
     return next(v for v in (Verdict.REFUTED, Verdict.UNKNOWN, Verdict.VACUOUS, Verdict.PROVED) if v in verdicts)
 

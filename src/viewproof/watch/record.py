@@ -213,7 +213,7 @@ class Recorder(Run):
         found = predictions(nodes, self._outputs, self._nodes, self.trains) if nodes else []
         handles, supports = [], dict[str, Tensor]()
         self._watcher.read(losses)
-        self._watcher.at_backward()
+        self._watcher.at_backward(losses)
         for loss in losses:
             reads = getattr(loss, "_viewproof_from", ())
             value = loss.detach()

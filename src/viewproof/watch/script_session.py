@@ -37,6 +37,7 @@ class ScriptSession:
         strict: bool = False,
         keep_running: bool = False,
         every: int = 0,
+        kept: str = "",
     ) -> None:
         for option, path in (("picture", picture), ("html", html), ("json", json)):
             if path is not None and not Path(path).absolute().parent.is_dir():
@@ -45,7 +46,9 @@ class ScriptSession:
                 )
         if every < 0 or (every and not keep_running):
             raise InvalidArgument(f"every={every} must be positive and goes with --keep-running; pass both")
-        self.name, self.strict, self.keep_running, self.every = name, strict, keep_running, every
+        if kept not in ("", "mlm"):
+            raise InvalidArgument(f"kept={kept!r} must be 'mlm'; leave it out if nothing is kept on purpose")
+        self.name, self.strict, self.keep_running, self.every, self.kept = name, strict, keep_running, every, kept
         # A script may change its working folder.
         self.files = {"picture": picture, "html": html, "json": json}
         self.files = {option: path and Path(path).absolute() for option, path in self.files.items()}
@@ -122,7 +125,7 @@ class ScriptSession:
     def _open(self) -> None:
         from viewproof.watch.session import Recording
 
-        self._seen = self._contexts.enter_context(Recording(name=self.name))
+        self._seen = self._contexts.enter_context(Recording(name=self.name, kept=self.kept))
 
     def _close(self) -> None:
         """Take the engine's hooks away, and print and write the report if there is one."""

@@ -5,8 +5,11 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from viewproof.watch.facts import Source
 
 # Names that say what an integer tensor is, where its values cannot.
 _NO_CONTENT = ("mask", "position", "token_type", "segment", "index", "idx", "indices", "length", "label", "target")
@@ -190,3 +193,28 @@ class Content:
     def regrouped(self, groups: Groups) -> "Content":
         """The same in other groups."""
         return replace(self, groups=groups)
+
+
+def copies(sources: list[Source], tensors: dict[str, Tensor]) -> str:
+    """Which tensor of the batch holds values that the loss asks for of another, in words, or "".
+
+    A collator may mask a copy and hand out both; how one came from the other happened before the step. A copy that is
+    hidden where the loss asks holds one value there. Images and their patches are compared by the values alone.
+    """
+    for source in sources:
+        scored = source.scored[:, source.group] & (source.group >= 0)
+        asked = source.values[scored]
+        for path, tensor in tensors.items():
+            if path == source.path or not tensor.is_floating_point() or not asked.numel():
+                continue
+            other = tensor.detach().cpu()
+            if other.shape == source.values.shape:
+                shown = other[scored]
+                same = int((shown == asked).sum()) if bool((shown != shown[0]).any()) else 0
+            else:
+                values = torch.from_numpy(np.unique(asked.double().numpy())).to(asked.dtype)
+                same = int(torch.isin(values, other).sum()) if len(values) > 1000 else 0
+                same *= 2 * same > len(values)
+            if same:
+                return f"{path} holds {same} of the {asked.numel()} values of {source.path} that the loss asks for"
+    return ""

@@ -8,7 +8,7 @@ in which this token alone is another.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from viewproof.bits import unlike
-from viewproof.torch_internals import BelowModes, DisableTorchFunction
+from viewproof.torch_internals import BelowModes
+from viewproof.watch.asked_tokens import WHOLE, Asked, AskingRun, asked_ids, candidates
 from viewproof.watch.child import Answer
-from viewproof.watch.planes import Plan, PlannedRun, TrackedRun, ValueRun
+from viewproof.watch.planes import Plan, TrackedRun, ValueRun
 from viewproof.watch.run import tensors_of_call
-from viewproof.watch.sources import with_tensors
 
 Runner = Callable[[Callable[[Callable[[], Any]], Any], Callable[[Any], Any]], Answer]
-WHOLE = (torch.int64, torch.int32, torch.int16)
 KEPT = {"mlm": 0.1}
 """What ``watch(..., kept=...)`` may say, and the share of scored tokens that it leaves visible."""
 # At most so many positions are marked one after the other, for at most so many seconds.
@@ -38,7 +37,8 @@ class TokenFacts:
     ``scored`` [samples, tokens] are the tokens at ``path`` that some row is asked for, ``shown`` those of them that
     are looked up in the clear; ``shift`` is how many places behind its row a token stands. ``witness`` shows a row that
     reads the token that it is asked for; ``all_seen`` says that every row reads every token and is asked for all of
-    them. ``doubt`` says why the rows may be meant to read their own tokens, ``reason`` what is not decided.
+    them. ``doubt`` says why the rows may be meant to read their own tokens, ``reason`` what is not decided;
+    ``beside`` are tokens of the batch of which it is not known whether they hold the same.
     """
 
     path: str
@@ -52,6 +52,7 @@ class TokenFacts:
     witness: Any = None
     all_seen: bool = False
     doubt: str = ""
+    beside: str = ""
     reason: str = ""
     padding_scored: Any = None
     padding_read: Any = None
@@ -63,60 +64,6 @@ class TokenFacts:
         n, k = int(self.scored.sum()), int(self.shown.sum())
         p = share + (1 - share) / max(2, self.classes)
         return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
-
-
-class AskingRun(PlannedRun):
-    """The gradient of the losses over the predictions, which hold given values whatever the batch holds."""
-
-    def __init__(
-        self,
-        plan: Plan,
-        stop: Callable[[], Any],
-        base: list[Tensor],
-        sources: dict[str, Tensor],
-        new: dict[str, Tensor],
-    ) -> None:
-        super().__init__(plan, False, stop)
-        self.base, self.sources, self.new = base, sources, new
-        self.leaves: list[Tensor] = []
-        self.gradients: list[Tensor] = []
-
-    def batch(self, batch: Any) -> Any:
-        """The batch with the given contents."""
-        return with_tensors(batch, {id(self.sources[path]): t.clone() for path, t in self.new.items()})
-
-    def prediction(self, out: Any) -> Any:
-        """A leaf with the value of the first run."""
-        with DisableTorchFunction(), torch.enable_grad():
-            new = {}
-            for tensor in tensors_of_call(out):
-                index = len(self.leaves)
-                value = self.base[index] if index < len(self.base) else tensor.detach()
-                leaf = value.to(tensor.device, copy=True).requires_grad_(tensor.is_floating_point())
-                self.leaves.append(leaf)
-                self.gradients.append(torch.zeros_like(leaf))
-                new[id(tensor)] = leaf.view_as(leaf)
-            return with_tensors(out, new)
-
-    def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
-        """The gradients, and no others."""
-        if not self.leaves:
-            return run()
-        with DisableTorchFunction():
-            total = sum(t.sum() for t in losses if t.requires_grad)
-            asked = [leaf for leaf in self.leaves if leaf.requires_grad]
-            if isinstance(total, Tensor) and asked:
-                self._in_backward = True
-                gradients = torch.autograd.grad(total, asked, retain_graph=True, allow_unused=True)
-                self._in_backward = False
-                found = dict(zip(map(id, asked), gradients, strict=True))
-                for leaf, kept in zip(self.leaves, self.gradients, strict=True):
-                    gradient = found.get(id(leaf))
-                    if gradient is not None:
-                        kept += gradient.detach()
-        if self.backwards >= self.plan.backwards:
-            self.stop()
-        return None
 
 
 class RowsRun(TrackedRun):
@@ -151,143 +98,6 @@ class RowsRun(TrackedRun):
         return out
 
 
-def asked_ids(gradient: Tensor) -> tuple[Tensor, int] | None:
-    """The id that each row of scores is asked for, -1 for none, and the axis of the scores; None if it is no such loss.
-
-    >>> scores = torch.randn(2, 3, 5, requires_grad=True)
-    >>> loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), torch.tensor([4, -100, 0, 1, 1, -100]))
-    >>> asked_ids(torch.autograd.grad(loss, scores)[0])
-    (tensor([[ 4, -1,  0],
-            [ 1,  1, -1]]), -1)
-    """
-    if not gradient.is_floating_point() or gradient.dim() < 2 or not bool((gradient != 0).any()):
-        return None
-    for axis in (-1, 1)[: 1 if gradient.dim() == 2 else 2]:
-        g = gradient.double().movedim(axis, -1)
-        total, lowest = g.abs().sum(-1), g.min(-1)
-        scored = total > 0
-        # The scores of a softmax: one is pushed up by as much as all others are pushed down.
-        one = (-lowest.values >= 0.4 * total) & (g.sum(-1).abs() <= 1e-2 * total)
-        if bool(one[scored].all()):
-            return torch.where(scored, lowest.indices, -1), axis
-    return None
-
-
-@dataclass
-class _Asked:
-    """Rows of one prediction and the tokens of the batch that they are asked for.
-
-    ``ids`` [samples, rows] are the ids, -1 where a row is asked for nothing; row ``t`` is asked for the token ``t +
-    offset`` of ``tokens`` [samples, tokens]. The same token stands ``link`` places later in ``inputs``, where equal.
-    """
-
-    prediction: int
-    axis: int
-    ids: Tensor
-    path: str
-    tokens: Tensor
-    offset: int
-    inputs: str
-    read: Tensor
-    link: int = 0
-    others: tuple[str, ...] = ()
-
-    @property
-    def cells(self) -> Tensor:
-        """[samples, tokens]: which are asked for."""
-        return self.cells_of(self.ids >= 0)
-
-    def cells_of(self, rows: Tensor) -> Tensor:
-        """The tokens that these rows [samples, rows] are asked for."""
-        out = torch.zeros(self.tokens.shape, dtype=torch.bool)
-        for b, t in (rows & (self.ids >= 0)).nonzero().tolist():
-            out[b, t + self.offset] = True
-        return out
-
-    def rows_of(self, cells: Tensor) -> Tensor:
-        """The rows that are asked for one of these tokens."""
-        out = torch.zeros(self.ids.shape, dtype=torch.bool)
-        for b, t in (self.ids >= 0).nonzero().tolist():
-            out[b, t] = cells[b, t + self.offset]
-        return out
-
-    def linked(self, cells: Tensor) -> Tensor:
-        """[samples, inputs]: where these tokens stand in what the model reads."""
-        out = torch.zeros(self.read.shape, dtype=torch.bool)
-        for b, u in cells.nonzero().tolist():
-            v = u + self.link
-            out[b, v] |= 0 <= v < out.shape[1] and bool(self.read[b, v] == self.tokens[b, u])
-        return out
-
-    def marks(self, cells: Tensor) -> dict[str, Tensor]:
-        """The coordinates of the batch that hold these tokens."""
-        return {self.inputs: self.linked(cells)} | ({self.path: cells} if self.path != self.inputs else {})
-
-    def replaced(self, cells: Tensor) -> dict[str, Tensor]:
-        """The batch's tensors with another token, of those that are asked for, in the place of each of these."""
-        known = self.tokens[self.cells].unique()
-        index = (torch.searchsorted(known, self.tokens.clamp(min=int(known[0]), max=int(known[-1]))) + 1) % len(known)
-        other = known[index]
-        new = {self.path: torch.where(cells, other, self.tokens)}
-        if self.inputs != self.path:
-            read = self.read.clone()
-            for b, u in cells.nonzero().tolist():
-                v = u + self.link
-                if 0 <= v < read.shape[1] and self.read[b, v] == self.tokens[b, u]:
-                    read[b, v] = other[b, u]
-            new[self.inputs] = read
-        return new
-
-
-def _candidates(gradients: list[Tensor], tensors: Mapping[str, Tensor]) -> Iterator[_Asked]:
-    """The tokens that the predictions' rows may be asked for: labels by their name first."""
-    ints = {p: t.detach().cpu() for p, t in tensors.items() if t.dtype in WHOLE and t.dim() == 2 and t.numel()}
-    ints = {p: t for p, t in ints.items() if int(t.max()) > 1 and "mask" not in p.lower() and "position" not in p}
-    named = [p for p in ints if "label" in p.lower() or "target" in p.lower()]
-    for index, gradient in enumerate(gradients):
-        asked = asked_ids(gradient)
-        if asked is None:
-            continue
-        flat, axis = asked
-        for path in [*named, *(p for p in ints if p not in named)]:
-            tokens = ints[path]
-            if flat.numel() % len(tokens) or (flat.dim() > 1 and len(flat) != len(tokens)):
-                continue
-            ids = flat.reshape(len(tokens), -1)
-            if not 0 <= tokens.shape[1] - ids.shape[1] <= 4:
-                continue
-            scored = (ids >= 0).nonzero()
-            for offset in (0, 1, 2, -1):
-                at = scored[:, 1] + offset
-                inside = bool((at >= 0).all() and (at < tokens.shape[1]).all())
-                if inside and bool((tokens[scored[:, 0], at] == ids[scored[:, 0], scored[:, 1]]).all()):
-                    others = {p: t for p, t in ints.items() if p != path and p not in named}
-                    one = _Asked(index, axis, ids, path, tokens, offset, path, tokens, others=tuple(others))
-                    # Scores are of words only if there is one for every id; else labels are no tokens.
-                    words = gradient.shape[axis]
-                    _link(one, {p: t for p, t in others.items() if int(t.max()) < words}, path in named)
-                    yield one
-
-
-def _link(asked: _Asked, others: Mapping[str, Tensor], named: bool) -> None:
-    """Find where else the tokens stand: a tensor that holds them all a place later, or the labels' tokens."""
-    cells = asked.cells
-    for path, read in others.items():
-        if len(read) != len(asked.tokens):
-            continue
-        for link in (1, -1):
-            width = min(read.shape[1], asked.tokens.shape[1])
-            a, b = (slice(None, -1), slice(1, None))[::link]
-            same = (asked.tokens[:, :width][:, a] == read[:, :width][:, b])[cells[:, :width][:, a]]
-            if len(same) >= 4 and bool(same.all()):
-                asked.inputs, asked.read, asked.link = path, read, link
-                return
-    for path, read in others.items():
-        if named and read.shape == asked.tokens.shape:
-            asked.inputs, asked.read, asked.link = path, read, 0
-            return
-
-
 def token_facts(runner: Runner, plan: Plan, base: list[Tensor], tensors: dict[str, Tensor]) -> TokenFacts | None:
     """What the rows of the predictions are asked for and read, or None if no row is asked for a token of the batch."""
     sources = {p: t for p, t in tensors.items() if t.dtype in WHOLE and t.dim() == 2}
@@ -300,9 +110,9 @@ def token_facts(runner: Runner, plan: Plan, base: list[Tensor], tensors: dict[st
         return found
 
     gradients = ask({}) if sources and base else None
-    for asked in _candidates(gradients, tensors) if gradients else ():
+    for asked in candidates(gradients, tensors) if gradients else ():
         cells = asked.cells
-        if len(asked.tokens[cells].unique()) < 2:
+        if len(torch.unique(asked.tokens[cells])) < 2:
             continue
         new = asked.replaced(cells)
         again = ask(new)
@@ -330,7 +140,7 @@ class _Rows:
     plan: Plan
     base: list[Tensor]
     sources: dict[str, Tensor]
-    asked: _Asked
+    asked: Asked
 
     def depend(self, marks: dict[str, Tensor]) -> tuple[Tensor, list[tuple[Tensor, Tensor]], str, bool] | str:
         """[samples, rows] which rows may depend on what is marked, the lookups of it, and what stopped the tracker."""
@@ -403,6 +213,11 @@ class _Rows:
         found = self.depend(whole)
         self._padding(out)
         if isinstance(found, str):
+            # What is asked for may be followed where all of the text is not.
+            asked_for = self.depend(asked.marks(scored))
+            if not isinstance(asked_for, str) and not bool((asked_for[0] & asked.rows_of(scored)).any()):
+                out.shown = torch.zeros_like(scored)
+                return out
             out.reason = found
             return self._shown(out, scored)
         _, lookups, _, draws = found
@@ -422,30 +237,40 @@ class _Rows:
                 v = u + asked.link
                 here = 0 <= v < out.seen.shape[1] and bool(asked.read[b, v] == asked.tokens[b, u])
                 out.shown[b, u] = here and bool(out.seen[b, v])
-        if asked.inputs == asked.path and asked.others and not lookups:
-            out.reason = f"whether {asked.path} stands in {asked.others[0]} too is not known"
-        differ = (
-            asked.read[asked.linked(scored) ^ _moved_to(scored, asked)] if asked.inputs != asked.path else scored[:0]
-        )
-        if len(differ) and bool(out.shown.any()) and not asked.link:
-            # A mask token stands for what is hidden; labels of another kind are no answer that was hidden.
-            usual = int((differ == differ.mode().values).sum())
-            if usual * 2 < len(differ):
-                out.doubt = (
-                    f"{asked.path} differs from {asked.inputs} in ways that are no mask, as in a correction task"
-                )
+        if asked.inputs == asked.path and asked.others:
+            out.beside = asked.others[0]
+            if not lookups:
+                out.reason = f"whether {asked.path} stands in {asked.others[0]} too is not known"
+        hidden_ids = self._hidden_ids(out, lookups) if in_place and not out.shift else []
+        # A mask token stands for what is hidden; where others do, the labels may be another kind of answer.
+        if hidden_ids and 2 * max(map(hidden_ids.count, set(hidden_ids))) < len(hidden_ids):
+            text = f"what differs from {asked.path} in the input is no mask token, as in a correction or a diffusion"
+            if bool(out.shown.any()):
+                out.doubt = text
+            elif asked.inputs != asked.path:
+                out.reason = text
+        if asked.inputs != asked.path and int(scored.sum()) < 3:
+            out.reason = f"{asked.path} asks for too few tokens to say where they stand in {asked.inputs}"
         if len(lookups) > 1 and out.shift:
             out.doubt = "the tokens are looked up more than once, as by an encoder and a decoder"
         elif draws and out.shift:
             out.doubt = "a latent is drawn in the step, as in a variational autoencoder"
         hidden = scored & ~out.shown
         if bool(hidden.any()):
-            found = self.depend(asked.marks(hidden))
-            if isinstance(found, str) or bool((found[0] & asked.rows_of(hidden)).any()):
+            followed = self.depend(asked.marks(hidden))
+            if isinstance(followed, str) or bool((followed[0] & asked.rows_of(hidden)).any()):
                 # Of labels, a token is hidden that does not stand at its own place in the input.
                 out.witness = self.leak([tuple(c) for c in hidden.nonzero().tolist()][:2])
-                out.reason = found if isinstance(found, str) else "rows may depend on tokens that are hidden from them"
+                out.reason = followed if isinstance(followed, str) else "rows may depend on tokens that are hidden"
         return out if out.witness or not bool(out.shown.any()) else self._shown(out, out.shown)
+
+    def _hidden_ids(self, out: TokenFacts, lookups: list[tuple[Tensor, Tensor]]) -> list[int]:
+        """The ids that the model reads in the place of tokens that are asked for and not shown."""
+        ids = []
+        for b, u in (out.scored & ~out.shown).nonzero().tolist():
+            v = u + self.asked.link
+            ids += [int(read[b, v]) for read, _ in lookups[:1] if 0 <= v < read.shape[1]]
+        return ids
 
     def _shown(self, out: TokenFacts, shown: Tensor) -> TokenFacts:
         """Of tokens in the clear: does the row that is asked for one read it?"""
@@ -455,8 +280,8 @@ class _Rows:
             unasked = out.seen & ~asked.linked(out.scored)
             if not bool(unasked.any()) and bool((out.shown == out.scored).all()) and not out.shift:
                 columns = [u for _, u in places]
-                found = [self.depend(asked.marks(_column(shown, u))) for u in (min(columns), max(columns))]
-                out.all_seen = all(not isinstance(f, str) and bool(f[0].all()) for f in found)
+                ends = [self.depend(asked.marks(_column(shown, u))) for u in (min(columns), max(columns))]
+                out.all_seen = all(not isinstance(f, str) and bool(f[0].all()) for f in ends)
             return out
         if out.reason:
             return out
@@ -486,7 +311,7 @@ class _Rows:
             return
         mask = masks[0].detach().cpu()
         padding = mask == 0
-        if bool((mask[:, 1:] > mask[:, :-1]).any()) or len(asked.read[padding].unique()) != 1:
+        if bool((mask[:, 1:] > mask[:, :-1]).any()) or len(torch.unique(asked.read[padding])) != 1:
             return
         out.padding, scored = True, asked.ids >= 0
         rows = padding[:, :width] & asked.rows_of(_moved_back(padding, asked))
@@ -502,7 +327,7 @@ class _Rows:
         if not isinstance(found, str) and not bool((found[0] & rows).any()):
             return
         pad = int(asked.read[padding][0])
-        known = asked.read[~padding].unique()
+        known = torch.unique(asked.read[~padding])
         new = torch.where(padding, known[known != pad][-1], asked.read)
         differ = self.differ({asked.inputs: new}, rows)
         if differ:
@@ -516,16 +341,7 @@ class _Rows:
             out.padding_reason = found if isinstance(found, str) else "scored rows may depend on padding"
 
 
-def _moved_to(cells: Tensor, asked: _Asked) -> Tensor:
-    """[samples, inputs]: the places in what the model reads at which these tokens would stand."""
-    out = torch.zeros(asked.read.shape, dtype=torch.bool)
-    for b, u in cells.nonzero().tolist():
-        if 0 <= u + asked.link < out.shape[1]:
-            out[b, u + asked.link] = True
-    return out
-
-
-def _moved_back(padding: Tensor, asked: _Asked) -> Tensor:
+def _moved_back(padding: Tensor, asked: Asked) -> Tensor:
     """[samples, tokens]: the tokens that stand at padding in what the model reads."""
     out = torch.zeros(asked.tokens.shape, dtype=torch.bool)
     for u in range(out.shape[1]):

@@ -21,8 +21,9 @@ class TrainerCallback(Base):
         html: str | Path | None = None,
         json: str | Path | None = None,
         every: int = 0,
+        kept: str = "",
     ) -> None:
-        self.session = ScriptSession("Trainer.train", picture, html, json, keep_running=True, every=every)
+        self.session = ScriptSession("Trainer.train", picture, html, json, keep_running=True, every=every, kept=kept)
 
     @property
     def report(self) -> Any:
