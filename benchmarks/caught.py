@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HEAD = (
@@ -15,19 +16,24 @@ HEAD = (
     "PROVED",
     "UNKNOWN",
     "false alarms",
+    "adapter lines",
     "s",
 )
 
 
 def row(name: str, each: list[dict[str, Any]]) -> str:
-    """The counts of some specimens; a bug is missed if its contract is neither REFUTED nor UNKNOWN."""
+    """The counts of some specimens, their median adapter and all their seconds.
+
+    A bug is missed if its contract is neither REFUTED nor UNKNOWN.
+    """
     bugs = [one["buggy"] for one in each if one["buggy"] is not None]
     fixed = [one["fixed"] for one in each]
     detected, open_bugs = bugs.count("REFUTED"), bugs.count("UNKNOWN")
     cells = [
         *(name, len(bugs), detected, len(bugs) - detected - open_bugs, open_bugs),
         *(len(fixed), fixed.count("PROVED"), fixed.count("UNKNOWN"), sum(one["false_alarm"] for one in each)),
-        f"{sum(one['seconds'] for one in each):.1f}",
+        f"{median(one['adapter_lines'] for one in each):g}",
+        f"{sum(one['seconds'] for one in each):.0f}",
     ]
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -40,6 +46,8 @@ def main() -> None:
     for name in contracts:
         print(row(name, [one for one in each if one["contract"] == name]))
     print(row("all", each))
+    for name, stood in (("its certifier was written with it", False), ("its certifier stood before", True)):
+        print(row(name, [one for one in each if one["certifier_stood"] is stood]))
 
 
 if __name__ == "__main__":

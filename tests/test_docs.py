@@ -37,7 +37,7 @@ def test_the_output_on_the_page_is_what_the_blocks_print():
             exec(compile(block, "docs/certify.md", "exec"), names)
         assert printed.getvalue() == output
         shown += bool(output)
-    assert shown == 15
+    assert shown == 17
 
 
 def test_links_point_at_files():

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from viewproof import certify_evaluation
 from viewproof.certify.state import PYTHON, ReachedState
+from viewproof.verdict import Verdict
 
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
 
@@ -79,3 +81,48 @@ def test_tensors_without_storage_anywhere_do_not_matter() -> None:
     elsewhere = nn.LazyLinear(3)
     model = parts()[0].eval()
     assert certify_evaluation(lambda x: model(x), X).verdict() == "PROVED", (batched, elsewhere)
+
+
+def gradients_off(x: Tensor) -> None:
+    torch.set_grad_enabled(False)
+
+
+def default_dtype(x: Tensor) -> None:
+    torch.set_default_dtype(torch.float64)
+
+
+def autocast(x: Tensor) -> None:
+    torch.set_autocast_enabled("cpu", True)
+
+
+def deterministic(x: Tensor) -> None:
+    torch.use_deterministic_algorithms(True)
+
+
+@pytest.mark.parametrize("setting", [gradients_off, default_dtype, autocast, deterministic])
+def test_settings_of_the_process(setting: Any) -> None:
+    report = certify_evaluation(setting, torch.zeros(2, 3))
+    assert [f.claim for f in report.refuted] == ["an evaluation leaves the settings of the process as they were"]
+    assert torch.is_grad_enabled() and torch.get_default_dtype() is torch.float32
+    assert not torch.is_autocast_enabled("cpu")
+
+    def and_back(x: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            return x @ x.T
+
+    assert not certify_evaluation(and_back, torch.zeros(2, 3)).refuted
+
+
+def test_a_hook_that_stays() -> None:
+    model = nn.Linear(3, 2)
+
+    def evaluate(x: Tensor, leave: bool) -> None:
+        handle = model.register_forward_hook(lambda *_: None)
+        model(x)
+        if not leave:
+            handle.remove()
+
+    for leave, verdict in ((True, Verdict.REFUTED), (False, Verdict.PROVED)):
+        report = certify_evaluation(lambda x, leave=leave: evaluate(x, leave), torch.zeros(2, 3))
+        assert report.verdict() is verdict, str(report)
+    assert not model._forward_hooks

@@ -104,6 +104,70 @@ def test_cosine_smooth_l1_and_functions_of_two() -> None:
     assert normalised.verdict() is PROVED, str(normalised)
 
 
+def unit(x: Tensor) -> Tensor:
+    return F.normalize(x, dim=-1)
+
+
+def two_minus_two_cosines(p: Tensor, t: Tensor) -> Tensor:
+    return 2 - 2 * F.cosine_similarity(p, t, dim=-1)
+
+
+def by_rows(each: Any) -> Any:
+    """The mean over the hidden rows."""
+
+    def loss(p: Tensor, s: vp.Sample) -> Any:
+        rows = hidden_of(s).all(-1)
+        return each(p[rows], s.y[rows]).mean()
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    "each",
+    [
+        lambda p, t: 2 - 2 * (unit(p) * unit(t)).sum(-1),
+        lambda p, t: (unit(p) - unit(t)).square().sum(-1),
+        lambda p, t: F.mse_loss(unit(p), unit(t), reduction="none").sum(-1),
+        lambda p, t: 2 - 2 * (p * t).sum(-1) / (p.norm(dim=-1) * t.norm(dim=-1)),
+    ],
+    ids=["product", "difference", "mse_loss", "one quotient"],
+)
+def test_the_normalised_squared_error_of_byol(each: Any) -> None:
+    report = vp.certify_loss(by_rows(each), VECTORS, distance=two_minus_two_cosines)
+    assert report.verdict() is PROVED, str(report)
+
+
+@pytest.mark.parametrize(
+    "each",
+    [
+        lambda p, t: 2 - (unit(p) * unit(t)).sum(-1),
+        lambda p, t: (unit(p) - t).square().sum(-1),
+        lambda p, t: F.mse_loss(unit(p), unit(t), reduction="none").mean(-1),
+        lambda p, t: (F.normalize(p, dim=0) - F.normalize(t, dim=0)).square().sum(-1),
+    ],
+    ids=["a factor", "a raw target", "a mean", "another axis"],
+)
+def test_another_normalised_error_is_refuted(each: Any) -> None:
+    report = vp.certify_loss(by_rows(each), VECTORS, distance=two_minus_two_cosines, invariant=())
+    assert claim(report, "declared distance").verdict is REFUTED
+
+
+def test_what_has_no_meaning_and_is_not_used_leaves_the_rest_known() -> None:
+    def beside(p: Tensor, s: vp.Sample) -> Tensor:
+        F.conv1d(p, torch.ones(1, 6, 1))
+        return (p - s.y)[hidden_of(s)].square().mean()
+
+    def used(p: Tensor, s: vp.Sample) -> Tensor:
+        return beside(p, s) + 0 * F.conv1d(p, torch.ones(1, 6, 1)).sum()
+
+    def mse(p: Tensor, t: Tensor) -> Tensor:
+        return (p - t).square()
+
+    assert claim(vp.certify_loss(beside, VECTORS, distance=mse), "declared distance").verdict is PROVED
+    report = vp.certify_loss(used, VECTORS, distance=mse)
+    assert "convolution has no meaning" in claim(report, "declared distance").detail
+
+
 def test_checks_of_values_are_no_branches() -> None:
     def checked(p: Tensor, s: vp.Sample) -> Tensor:
         assert p.sum() > -1e30
@@ -133,7 +197,8 @@ def test_a_mask_that_is_never_read_is_named_and_nothing_is_proved() -> None:
         return (p[:, :4] - y[:, :4]).square().mean()
 
     report = vp.certify_loss(own, vp.Sample(y, y, vp.Mask(half, True)), takes="tensors")
-    assert "never reads the mask" in claim(report, "follows the mask").detail
+    follows = claim(report, "follows the mask")
+    assert follows.verdict is REFUTED and "never reads the mask" in follows.witness.what
     assert not [f for f in report.findings if f.verdict is PROVED]
 
 
@@ -197,6 +262,12 @@ def test_state_of_closures_is_put_back() -> None:
         (lambda p, y: p.sum() * float(p[0, 0, 0] > 0), lambda p, y: p.sum()),
         (lambda p, y: (p * p).sum().sqrt(), lambda p, y: p.sum()),
         (lambda p, y: p.max(), lambda p, y: p.amax()),
+        (lambda p, y: unit(p * y[..., :1]), lambda p, y: unit(p)),
+        (lambda p, y: unit(-p), lambda p, y: unit(p)),
+        (lambda p, y: p[..., :1].norm(dim=-1), lambda p, y: p[..., 0]),
+        (lambda p, y: p.square().sum(-1).sqrt(), lambda p, y: -p.norm(dim=-1)),
+        (lambda p, y: (p - y).norm(dim=-1), lambda p, y: p.norm(dim=-1) - y.norm(dim=-1)),
+        (lambda p, y: (p * y).sum(-1), lambda p, y: p.norm(dim=-1) * y.norm(dim=-1)),
     ],
 )
 def test_other_expressions_are_not_called_the_same(one: Any, other: Any) -> None:

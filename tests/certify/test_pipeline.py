@@ -302,3 +302,68 @@ def test_the_view_is_traced_once_for_all_parts() -> None:
         return len(calls)
 
     assert count() == count(loss=vp.masked_mse, options=SQUARE, patchify=patches)
+
+
+def test_steps_pairs_windows_and_what_is_asked_of_other_parts() -> None:
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(288, 4), nn.Linear(4, 4))
+    decayed = [{"params": [p for p in encoder.parameters() if p.dim() > 1], "weight_decay": 0.1}]
+    optimizer = torch.optim.SGD([*decayed, {"params": [p for p in encoder.parameters() if p.dim() == 1]}], 0.1)
+
+    def step(parts: list[Tensor], weight: bool = True) -> None:
+        optimizer.zero_grad()
+        count = sum(map(len, parts))
+        for x in parts:
+            loss = encoder(x).square().sum() / 4
+            (loss / count if weight else loss / len(x)).backward()
+        optimizer.step()
+
+    def masks(ids: Tensor, *, epoch: int, seed: int) -> Tensor:
+        keys = [hash((int(i), epoch, seed)) for i in ids]
+        return torch.stack([torch.rand(9, generator=torch.Generator().manual_seed(k)).argsort() < 3 for k in keys])
+
+    tokens = torch.randint(0, 5, (2, 6), generator=torch.Generator().manual_seed(0))
+    read = nn.Embedding(5, 5)
+
+    def pipeline(*, bug: bool) -> Pipeline:
+        return Pipeline(
+            view=RULE.sample,
+            encoder=encoder,
+            draw=masks,
+            pairs=lambda x: (x + 1, x.roll(1, 0) if bug else 2 * x),
+            windows=lambda x: (x[:, :5], x[:, 4 if bug else 5 :]),
+            causal=lambda x: read(x).mean(1, keepdim=True).expand(-1, 6, -1) if bug else read(x).cumsum(1),
+            step=lambda parts: step(parts, weight=not bug),
+            optimizer=optimizer,
+            evaluation=lambda x: encoder.train(bug)(x) if bug else encoder(x),
+            options={
+                "draw": {"workers": 0},
+                "coverage": {"draws": 256, "share": 0.6 if bug else 1 / 3},
+                "sentinels": {"content": (0.0 if bug else 1.0, 99.0), "x": 2 + IMAGES.abs()},
+                "windows": {"x": torch.randn(2, 9, 3)},
+                "causal": {"x": tokens},
+                "optimizer": {"no_decay": ["*.weight"] if bug else ["*.bias"]},
+                "evaluation": {"batch": IMAGES},
+                "step": {"batch": torch.randn(8, 3, 8, 12)},
+                "dependence": {"must": {"every pixel counts": (MASK.hidden if bug else ~MASK.hidden, None)}},
+            },
+        )
+
+    encoder.eval()
+    right, wrong = (certify(pipeline(bug=bug), IMAGES) for bug in (False, True))
+    new = ["C1", "C3", "C4", "C6", "C8", "C10"]
+    assert not right.refuted and right.verdict() is not Verdict.REFUTED, str(right)
+    for part in new:
+        contract = Contract[part]
+        assert right.verdict(contract) is not Verdict.REFUTED
+        assert wrong.verdict(contract) is Verdict.REFUTED, f"{part}\n{wrong}"
+    [hidden_pixels] = [f for f in wrong.findings if f.claim == "every pixel counts"]
+    assert hidden_pixels.verdict is not Verdict.PROVED
+
+
+def test_an_optimizer_needs_a_model() -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    report = certify(Pipeline(optimizer=torch.optim.SGD([parameter], 0.1)), IMAGES)
+    assert report.verdict() is Verdict.UNKNOWN and "which model" in report.findings[0].detail
+    with pytest.raises(vp.InvalidArgument, match="belongs to no part"):
+        Pipeline(view=RULE.sample, options={"coverage": {}})

@@ -1,6 +1,8 @@
-"""Parts of transformers, lightly and timm, certified as they are; each adapter is what a user would write."""
+"""Parts of transformers, certified as they are; each adapter is what a user would write."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,7 +35,7 @@ def model(name: str, config: str, **options: Any) -> Any:
 
 def vit_mae(**options: Any) -> Any:
     decoder = {f"decoder_{key}": value for key, value in TINY.items()}
-    return model("ViTMAEForPreTraining", "ViTMAEConfig", image_size=16, patch_size=4, **decoder, **options)
+    return model("ViTMAEForPreTraining", "ViTMAEConfig", **{"image_size": 16, "patch_size": 4, **decoder, **options})
 
 
 def shown(report: Report) -> str:
@@ -63,6 +65,49 @@ def test_vit_mae_encoder_sees_no_hidden_patch() -> None:
     assert report.verdict() is PROVED, shown(report)
     wrong = vp.certify_encoder(encoder, SQUARE, hidden=pixels(hidden.roll(1, 1)))
     assert wrong.verdict() is REFUTED
+
+
+class Given(torch.nn.Module):
+    """A decoder that predicts what it is given."""
+
+    def __init__(self, prediction: Tensor) -> None:
+        super().__init__()
+        self.prediction = prediction
+
+    def forward(self, *args: Any, **kwargs: Any) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.prediction)
+
+
+def normalised_error(prediction: Tensor, target: Tensor) -> Tensor:
+    mean, variance = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
+    return (prediction - (target - mean) / (variance + 1.0e-6) ** 0.5) ** 2
+
+
+@pytest.mark.parametrize("norm_pix_loss", [False, True])
+def test_vit_mae_loss_is_the_mean_over_the_hidden_patches(norm_pix_loss: bool) -> None:
+    mae, images = vit_mae(norm_pix_loss=norm_pix_loss, image_size=8), SQUARE[..., :8, :8]
+    y = mae.patchify(images)
+
+    def three_quarters(number: int) -> Tensor:
+        order = torch.rand(2, 4, generator=torch.Generator().manual_seed(number)).argsort(1)
+        return (order < 3)[..., None].expand(y.shape)
+
+    def loss(prediction: Tensor, sample: vp.Sample) -> Any:
+        # The forward pass masks by the order of the noise: it hides what the sample hides.
+        mae.decoder = Given(prediction)
+        return mae(mae.unpatchify(sample.y), noise=sample.mask.hidden[..., 0].float()).loss
+
+    sample = vp.Sample(images, y, vp.Mask(three_quarters(9), True))
+    options: Any = {"masks": three_quarters, "invariant": (), "dtypes": (torch.float32,)}
+    declared, other = (normalised_error, "mse") if norm_pix_loss else ("mse", normalised_error)
+    report = vp.certify_loss(loss, sample, distance=declared, **options)
+    assert report.verdict() is PROVED, shown(report)
+    assert vp.certify_loss(loss, sample, distance=other, **options).verdict() is REFUTED
+
+    def of_shown(prediction: Tensor, sample: vp.Sample) -> Any:
+        return loss(prediction, replace(sample, mask=~sample.mask))
+
+    assert vp.certify_loss(of_shown, sample, **options).verdict() is REFUTED
 
 
 @pytest.mark.parametrize(
@@ -153,28 +198,4 @@ def test_bert_collator(tmp_path: Path) -> None:
         return {"x": x, "y": ids, "mask": mask, "kept": mask & (other == -1)}
 
     report = vp.certify_view(view, ids, generator="global")
-    assert report.verdict() is PROVED, shown(report)
-
-
-def test_lightly_random_token_mask() -> None:
-    lightly = pytest.importorskip("lightly.models.utils")
-
-    def view(tokens: Tensor) -> Any:
-        keep, _ = lightly.random_token_mask((len(tokens), 25), mask_ratio=0.5)
-        visible = lightly.get_at_index(torch.cat([torch.zeros(len(tokens), 1, 16), tokens], 1), keep)
-        mask = torch.ones(len(tokens), 25, dtype=torch.bool).scatter(1, keep, False)[:, 1:]
-        return visible, tokens, mask
-
-    report = vp.certify_view(view, torch.randn(2, 24, 16), generator="global")
-    assert report.verdict() is PROVED, shown(report)
-
-
-def test_timm_patch_embedding_keeps_patches_apart() -> None:
-    layers = pytest.importorskip("timm.layers")
-    embedding = layers.PatchEmbed(img_size=(16, 24), patch_size=4, embed_dim=8)
-
-    def visible(tokens: Tensor) -> Tensor:
-        return tokens[~HIDDEN]
-
-    report = vp.certify_encoder(embedding, IMAGES, hidden=pixels(HIDDEN), visible_outputs=visible)
     assert report.verdict() is PROVED, shown(report)

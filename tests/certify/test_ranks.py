@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_gather
+from torch.nn import functional as F
 
 from viewproof import InvalidArgument
 from viewproof.certify.objective import certify_objective
@@ -40,6 +41,7 @@ def verdicts(report: Report) -> list[Verdict]:
 def test_a_gather_without_gradient_is_refuted_by_a_run_without_a_group() -> None:
     report = certify_ranks(partial(gathered, gradient=False, guarded=True), ROWS, (4, 4))
     assert verdicts(report) == [Verdict.PROVED, Verdict.REFUTED, Verdict.REFUTED], str(report)
+    assert not any("local_negatives" in f.detail for f in report.findings)
 
 
 def test_a_gather_without_gradient_that_needs_a_group_is_not_proved() -> None:
@@ -64,13 +66,20 @@ def test_means_of_means_are_not_robust_and_wrong_where_unequal_ranks_are_declare
     assert certify_ranks(lambda z: z.square().mean(), ROWS, (3, 5)).verdict() is Verdict.REFUTED
 
 
-def negatives_of_this_rank(z: Tensor) -> Tensor:
-    return (z @ z.T).square().mean()
+def negatives_of_this_rank(pairs: Tensor) -> Tensor:
+    """SimCLR's loss without a gather."""
+    z = torch.cat(F.normalize(pairs, dim=-1).unbind(1))
+    n = len(pairs)
+    logits = (z @ z.T / 0.5)[~torch.eye(2 * n, dtype=torch.bool)].view(2 * n, -1)
+    return F.cross_entropy(logits, torch.cat([torch.arange(n) + n - 1, torch.arange(n)]))
 
 
 def test_negatives_of_one_rank_are_right_only_by_declaration() -> None:
-    assert certify_ranks(negatives_of_this_rank, ROWS, (4, 4)).verdict() is Verdict.REFUTED
-    assert certify_ranks(negatives_of_this_rank, ROWS, (4, 4), local_negatives=True).verdict() is Verdict.PROVED
+    pairs = torch.randn(8, 2, 4, generator=torch.Generator().manual_seed(0))
+    undeclared = certify_ranks(negatives_of_this_rank, pairs, (4, 4))
+    assert [f.verdict for f in undeclared.findings[:2]] == [Verdict.REFUTED] * 2
+    assert all("declare local_negatives=True" in f.detail for f in undeclared.findings[:2]), str(undeclared)
+    assert certify_ranks(negatives_of_this_rank, pairs, (4, 4), local_negatives=True).verdict() is Verdict.PROVED
     all_of_them = partial(gathered, gradient=True, guarded=True)
     assert certify_ranks(all_of_them, ROWS, (4, 4), local_negatives=True).verdict() is Verdict.REFUTED
 

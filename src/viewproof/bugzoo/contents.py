@@ -29,6 +29,7 @@ def never_hidden(twin: Twin, witness: Witness) -> bool:
     "reported",
     "google-research/text-to-text-transfer-transformer/issues/905",
     certify=certify_coverage,
+    certifier_stood=True,
     breaks=never_hidden,
 )
 def first_token_never_hidden(ids: Tensor, *, epoch: int, seed: int, bug: bool) -> Tensor:
@@ -53,6 +54,7 @@ def first_token_never_hidden(ids: Tensor, *, epoch: int, seed: int, bug: bool) -
     "confirmed",
     "Clay-foundation/model/issues/156",
     certify=certify_coverage,
+    certifier_stood=True,
     breaks=never_hidden,
 )
 def upper_half_always(ids: Tensor, *, epoch: int, seed: int, bug: bool) -> Tensor:
@@ -76,6 +78,7 @@ def random_share_off(twin: Twin, witness: Witness) -> bool:
     "confirmed",
     "lucidrains/mlm-pytorch/issues/6",
     certify=lambda twin: certify_coverage(twin, outcomes=(0.8, 0.1, 0.1)),
+    certifier_stood=True,
     breaks=random_share_off,
 )
 def random_tokens_overwritten(ids: Tensor, *, epoch: int, seed: int, bug: bool) -> Tensor:
@@ -193,6 +196,7 @@ pair_bug = partial(specimen, contract=Contract.C3)
     "confirmed",
     "open-mmlab/mmselfsup/issues/159",
     certify=lambda loss: certify_pairs(stacked, SAMPLES, positives=STACKED, loss=loss),
+    certifier_stood=True,
     breaks=drawn_apart,
 )
 def positives_of_another_order(rows: Tensor, bug: bool) -> Tensor:
@@ -218,6 +222,7 @@ def equal_views(twin: Twin, witness: Witness) -> bool:
     "confirmed",
     "catalyst-team/catalyst/pull/1278",
     certify=lambda views: certify_pairs(views, SAMPLES),
+    certifier_stood=True,
     breaks=equal_views,
 )
 def one_view_twice(x: Tensor, bug: bool) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ accumulation_bug = partial(
     specimen,
     contract=Contract.C4,
     certify=lambda twin: certify_accumulation(twin()[1], (INPUTS, LABELS)),
+    certifier_stood=True,
     breaks=parts_differ,
 )
 
@@ -118,6 +119,7 @@ group_bug = partial(
     specimen,
     contract=Contract.C6,
     certify=lambda twin: certify_optimizer(*twin(), no_decay=UNDECAYED, decay=["mlp.*.weight", "predictor.weight"]),
+    certifier_stood=True,
 )
 
 
@@ -206,7 +208,11 @@ def evaluation_changes(twin: Twin, witness: Witness) -> bool:
 
 
 evaluation_bug = partial(
-    specimen, contract=Contract.C8, certify=lambda twin: certify_evaluation(twin()[0], BATCH), breaks=evaluation_changes
+    specimen,
+    contract=Contract.C8,
+    certify=lambda twin: certify_evaluation(twin()[0], BATCH),
+    certifier_stood=True,
+    breaks=evaluation_changes,
 )
 
 

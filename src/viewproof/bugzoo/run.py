@@ -140,6 +140,8 @@ def record(examined: Sequence[Examined]) -> dict[str, Any]:
                 "buggy": one.buggy,
                 "fixed": one.fixed,
                 "false_alarm": one.false_alarm,
+                "certifier_stood": one.specimen.certifier_stood,
+                "adapter_lines": one.specimen.adapter_lines,
                 "seconds": round(one.seconds, 3),
                 "complaints": one.complaints,
             }

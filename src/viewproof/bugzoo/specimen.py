@@ -23,6 +23,7 @@ class Specimen:
     True for the buggy twin, False for the fixed one. ``decidable``: the fixed twin must come out PROVED under the
     contract; otherwise anything but REFUTED will do. ``mechanism`` says what goes wrong, ``shown`` what the witness
     shows, ``not_shown`` what it says nothing about. A false alarm has no buggy twin, a synthetic bug no source.
+    ``certifier_stood``: this code was written when the claims that judge it stood, and they were not changed for it.
     """
 
     name: str
@@ -37,6 +38,16 @@ class Specimen:
     buggy: Twin | None
     breaks: Callable[[Twin, Witness], bool] | None
     decidable: bool
+    certifier_stood: bool = False
+
+    @property
+    def adapter_lines(self) -> int:
+        """How many lines of code hand a twin to its certifier."""
+        code = getattr(self.certify, "__code__", None)
+        # A certifier that is called as it is needs no adapter.
+        if code is None or self.certify.__module__.startswith("viewproof.certify"):
+            return 0
+        return len({line for _, _, line in code.co_lines() if line is not None})
 
 
 REGISTERED: dict[str, list[Specimen]] = defaultdict(list)
@@ -54,6 +65,7 @@ def specimen(
     not_shown: str = "",
     breaks: Callable[[Twin, Witness], bool] | None = None,
     decidable: bool = True,
+    certifier_stood: bool = False,
 ) -> Callable[[Function], Function]:
     """Register the decorated function as a specimen; its keyword ``bug`` tells the twins apart.
 
@@ -69,9 +81,8 @@ def specimen(
         fixed, buggy = (function, None) if alarm else (_twin(function, "fixed"), _twin(function, "buggy"))
         address = f"https://github.com/{source}" if source else ""
         shows, hides = texts.get("Shown", shown), texts.get("Not shown", not_shown)
-        one = Specimen(
-            name, contract, standing, address, mechanism, shows, hides, certify, fixed, buggy, breaks, decidable
-        )
+        described = (name, contract, standing, address, mechanism, shows, hides)
+        one = Specimen(*described, certify, fixed, buggy, breaks, decidable, certifier_stood)
         REGISTERED[function.__module__].append(one)
         return function
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from viewproof.certify.binomial import clopper_pearson, fisher
 from viewproof.certify.check import Check, Claims, subject_name
-from viewproof.certify.draws import draw_of_rule
+from viewproof.certify.draws.case import draw_of_rule
 from viewproof.certify.many_draws import all_draws
 from viewproof.certify.outputs import coordinate, first_true
 from viewproof.certify.report import Contract, Finding, Report, Severity

@@ -23,7 +23,8 @@ def certify_evaluation(
     """Whether ``step(batch)`` leaves everything as it was, so that training goes on as if it had not run (C8).
 
     The state is what the step reaches through closures, used globals, bound objects, attributes and containers, and
-    every tensor that was there before and is written to. ``may_change`` are patterns of paths that may change, such as
+    every tensor that was there before and is written to; and settings of the process, such as whether gradients are
+    switched on. ``may_change`` are patterns of paths that may change, such as
     ``"metric.*"``. The step runs twice and is put back after each, generators too. Drawing from a global
     generator is a finding about robustness: the objective is right, and the run depends on when it was evaluated.
 
@@ -55,7 +56,7 @@ class EvaluationCase:
     def changes(self) -> dict[str, list[str]]:
         """The changed paths by their kind, of two runs; "error" if the step raises, "reach" if it holds too much."""
         found: dict[str, dict[str, None]] = {}
-        for _ in range(2):
+        for again in (False, True):
             state, undo = ReachedState(self.step, self.batch), Undo()
             # What backward itself allocates and adds to was not there before.
             before = {address(t): t for t in gc.get_objects() if issubclass(type(t), Tensor)}
@@ -71,6 +72,9 @@ class EvaluationCase:
             hidden = (written & before.keys()) - {address(t) for t in state.tensors.values()}
             changes += [("a tensor that the step does not hold by name", "state")] * bool(hidden)
             for path, kind in changes:
+                # What is imported during the first run may set up the process, once.
+                if kind == "setting" and not again:
+                    continue
                 if not any(fnmatchcase(path, pattern) for pattern in self.may_change):
                     found.setdefault(kind, {})[path] = None
             if not state.whole:
@@ -126,6 +130,12 @@ def flags_stay(case: EvaluationCase, check: Check) -> Finding:
 def state_stays(case: EvaluationCase, check: Check) -> Finding:
     """Queues outside modules, counters of schedules, the optimizer's state."""
     return _none_changed(case, check, "state")
+
+
+@claims(Contract.C8, "an evaluation leaves the settings of the process as they were")
+def settings_stay(case: EvaluationCase, check: Check) -> Finding:
+    """Gradients switched off and never on again, autocast, the default dtype, threads."""
+    return _none_changed(case, check, "setting")
 
 
 @claims(Contract.C8, "an evaluation moves no random generator", severity=Severity.ROBUSTNESS)

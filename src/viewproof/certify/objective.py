@@ -30,7 +30,8 @@ def certify_objective(
     ``objective`` gets each tensor as nested lists of Fractions and may be put together from
     `viewproof.objectives` (``variance_term``, ``vicreg_objective``, ``BarlowGuard`` ...); where it takes a root it may
     return a float. Small whole numbers are tried, the examples, constants and single large entries: enough to refute,
-    never a proof, so an objective that agrees comes out UNKNOWN.
+    never a proof, so an objective that agrees comes out UNKNOWN. Where both are NaN they agree; where the objective
+    divides by 0 it has no value, and nothing is compared.
 
     >>> exact = lambda x: sum(entry * entry for row in x for entry in row)
     >>> certify_objective(lambda x: x.square().mean(), exact, torch.rand(2, 3)).verdict()
@@ -45,15 +46,25 @@ def certify_objective(
 
     @claims(contract, "the value is that of the exact objective")
     def same_value(_: None, check: Check) -> Finding:
-        for tried in (inputs := list(_inputs(examples))):
+        compared, nans, divided = 0, 0, 0
+        for tried in _inputs(examples):
             with torch.no_grad():
                 returned = loss(*(t.clone() for t in tried))
             # A loss that goes on in float32 is as exact as float32 is.
             value, tolerance = float(returned), max(_TOLERANCE, _ROUNDINGS * torch.finfo(returned.dtype).eps)
-            exact = float(objective(*(_fractions(t) for t in tried)))
-            if not (math.isfinite(value) and abs(value - exact) <= tolerance * max(1.0, abs(exact))):
+            try:
+                exact = float(objective(*(_fractions(t) for t in tried)))
+            except ZeroDivisionError:
+                divided += 1
+                continue
+            if math.isnan(value) and math.isnan(exact):
+                nans += 1
+            elif value == exact or abs(value - exact) <= tolerance * max(1.0, abs(exact)):
+                compared += 1
+            else:
                 return check.refuted(f"the loss is {value:.12g}, the exact objective {exact:.12g}", {"tensors": tried})
-        return check.undecided(f"agrees on {len(inputs)} inputs; agreement on inputs is no proof")
+        apart = [f"on {nans} both are NaN"] * bool(nans) + [f"on {divided} the objective divides by 0"] * bool(divided)
+        return check.undecided("; ".join([f"agrees on {compared} inputs", *apart, "agreement on inputs is no proof"]))
 
     return Report(subject, claims.run(subject, None))
 

@@ -117,7 +117,10 @@ class OptimizerCase:
         with kept(*self.modules.values()), _fresh(self.optimizers), torch.no_grad():
             for parameter in self.named.values():
                 parameter.fill_(1.0)
-                parameter.grad = torch.zeros_like(parameter)
+                parameter.grad = None
+            # By a backward pass: a hook on a gradient may add decay to it.
+            with torch.enable_grad():
+                torch.autograd.backward([(0 * parameter).sum() for parameter in self.named.values()])
             for optimizer in self.optimizers:
                 optimizer.step()
             return {id(p) for p in self.named.values() if not bool((p == 1).all())}

@@ -211,6 +211,8 @@ def drawn_together(case: PairCase, check: Check) -> Finding | None:
     for row, partner in enumerate(partners):
         # A loss that stops the gradient of one side draws from the other side alone.
         if not bool((gradient[row] != 0).any()):
+            if not bool((gradient[partner] != 0).any()):
+                undecided = f"neither row {row} nor its partner {partner} has a gradient"
             continue
         wrong = pull[row].clone()
         wrong[[row, partner]] = 0.0

@@ -1,25 +1,36 @@
 """Certifies a whole pipeline, part by part, with one trace of its view."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from viewproof.certify.accumulation import certify_accumulation
+from viewproof.certify.causal import certify_causal
 from viewproof.certify.check import Check, failure, subject_name
+from viewproof.certify.coverage import certify_coverage
+from viewproof.certify.dependence import certify_dependence
 from viewproof.certify.draws import certify_reproducible
 from viewproof.certify.encoder import CLAIM, certify_encoder
+from viewproof.certify.evaluation import certify_evaluation
 from viewproof.certify.flow.state import puts_back
 from viewproof.certify.geometry import certify_geometry
 from viewproof.certify.inputs import require_batch
 from viewproof.certify.loss import certify_loss
 from viewproof.certify.monitor import certify_monitor
+from viewproof.certify.optimizer import certify_optimizer
+from viewproof.certify.pairs import certify_pairs
 from viewproof.certify.report import Contract, Finding, Report
+from viewproof.certify.sentinels import certify_sentinels
 from viewproof.certify.target import TargetBranch, certify_target_branch
 from viewproof.certify.view import certify_declared, certify_view
 from viewproof.certify.view.case import DeclaredView, read_output
+from viewproof.certify.windows import certify_windows
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Rule, Sample
 
@@ -31,8 +42,19 @@ CERTIFIERS: dict[str, tuple[Callable[..., Report], Contract, str]] = {
     "patchify": (certify_geometry, Contract.C5, "tokens, masks and positions agree"),
     "monitor": (certify_monitor, Contract.C7, "the monitor sees collapse"),
     "draw": (certify_reproducible, Contract.C8, "the draw is a function of seed, epoch and sample"),
+    "pairs": (certify_pairs, Contract.C3, "the rows of a pair are views of one sample"),
+    "windows": (certify_windows, Contract.C1, "context and target share no step but the declared ones"),
+    "causal": (certify_causal, Contract.C10, "no output depends on the input that it predicts, nor on later ones"),
+    "step": (certify_accumulation, Contract.C4, "micro-batches move the parameters as the whole batch does"),
+    "optimizer": (certify_optimizer, Contract.C6, "every trainable parameter is in one group"),
+    "evaluation": (certify_evaluation, Contract.C8, "an evaluation changes nothing"),
+    "sentinels": (certify_sentinels, Contract.C1, "what is written where x is hidden is no real content"),
+    "coverage": (certify_coverage, Contract.C8, "every coordinate is hidden sometimes and visible sometimes"),
+    "dependence": (certify_dependence, Contract.C2, "outputs change with what they must change with"),
 }
 """The certifier of each part of a pipeline, and the claim that is UNKNOWN where the certifier cannot be called."""
+ABOUT = {"sentinels": "view", "coverage": "draw", "dependence": "encoder"}
+"""Certifiers that say more about another part, and are called where ``options`` name them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +64,13 @@ class Pipeline:
     Each is the first argument of its certifier: ``view(x)`` of `certify_view`; ``encoder(x)`` or ``encoder(x, view)``
     of `certify_encoder`; ``loss(prediction, sample)`` of `certify_loss`; ``target_branch`` of `certify_target_branch`;
     ``patchify(x)`` of `certify_geometry`; ``monitor(embeddings)`` of `certify_monitor`; ``draw(ids, epoch, seed)``, or
-    a rule, of `certify_reproducible`. ``rule`` is what the view must hide. ``options`` hold further arguments of a
-    certifier by the name of its part: ``{"loss": {"reduction": "sum"}, "view": {"target": normalised}}``.
+    a rule, of `certify_reproducible`; ``pairs(x)`` of `certify_pairs`; ``windows(x)`` of `certify_windows`;
+    ``causal(x)`` of `certify_causal`; ``step(micro_batches)`` of `certify_accumulation`; ``evaluation(batch)`` of
+    `certify_evaluation`; ``optimizer`` of `certify_optimizer`, whose model is the encoder unless ``options`` name it.
+
+    ``rule`` is what the view must hide. ``options`` hold further arguments of a certifier by the name of its part:
+    ``{"loss": {"reduction": "sum"}, "view": {"target": normalised}}``. Three names ask more of another part:
+    "sentinels" of the view, "coverage" of the draw, "dependence" of the encoder behind the view.
 
     >>> Pipeline(loss=lambda prediction, sample: prediction.sum())
     Traceback (most recent call last):
@@ -57,15 +84,23 @@ class Pipeline:
     patchify: Callable[[Tensor], Tensor] | None = None
     monitor: Callable[[Tensor], Any] | None = None
     draw: Callable[..., Any] | Rule | None = None
+    pairs: Callable[[Tensor], Any] | None = None
+    windows: Callable[..., Any] | None = None
+    causal: Callable[[Tensor], Any] | None = None
+    step: Callable[[list[Any]], Any] | None = None
+    optimizer: Optimizer | Sequence[Optimizer] | None = None
+    evaluation: Callable[[Any], Any] | None = None
     rule: Rule | Mask | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        parts = [part for part in CERTIFIERS if getattr(self, part) is not None]
+        own = [part for part in CERTIFIERS if part not in ABOUT]
+        parts = [part for part in own if getattr(self, part) is not None]
         if not parts:
-            raise InvalidArgument(f"a Pipeline without a part says nothing; pass one of {', '.join(CERTIFIERS)}")
+            raise InvalidArgument(f"a Pipeline without a part says nothing; pass one of {', '.join(own)}")
         for part in parts:
-            if not callable(getattr(self, part)) and not isinstance(getattr(self, part), Rule | TargetBranch):
+            given = part == "optimizer" or isinstance(getattr(self, part), Rule | TargetBranch)
+            if not given and not callable(getattr(self, part)):
                 raise InvalidArgument(f"{part}={getattr(self, part)!r} must be a function; wrap it in a lambda")
             if part in ("encoder", "loss") and self.view is None and self.rule is None:
                 raise InvalidArgument(
@@ -76,10 +111,10 @@ class Pipeline:
                 f"rule={self.rule!r} draws a mask for every sample; pass it as draw, and as rule a Mask that it made"
             )
         for part, options in self.options.items():
-            if part not in parts:
+            if ABOUT.get(part, part) not in parts:
                 raise InvalidArgument(f"options[{part!r}] belongs to no part of this pipeline, which has {parts}")
-            _, *others = inspect.signature(CERTIFIERS[part][0]).parameters
-            known = set(others) - {"example", "sample", "rule", "name"}
+            first, *others = inspect.signature(CERTIFIERS[part][0]).parameters
+            known = {first, *others} - {part if part in others else first, "example", "sample", "rule", "name"}
             if wrong := sorted(set(options) - known):
                 raise InvalidArgument(
                     f"options[{part!r}] has {wrong[0]!r}, which {CERTIFIERS[part][0].__name__} does not take; it takes "
@@ -93,9 +128,10 @@ def certify(pipeline: Pipeline | Callable[[Tensor], Any], example: Tensor, *, na
 
     A bare function is a view. The encoder is certified behind the view: can the source's hidden content reach its
     output? Without a view it is given the example itself, of which ``rule`` says what is hidden. The loss is certified
-    on the view's own sample, or the rule's; ``patchify`` compares its ``patch_mask`` with what is hidden. The target
-    branch is given the example unless ``options`` name its batch. A call that fails is a finding, UNKNOWN, that says
-    which one, and the other parts are certified all the same. ``maps`` of the report holds what is hidden.
+    on the view's own sample, or the rule's; ``patchify`` compares its ``patch_mask`` with what is hidden. The other
+    parts are given the example unless ``options`` name their ``batch`` or ``x``. A call that fails is a finding,
+    UNKNOWN, that says which one, and the other parts are certified all the same. ``maps`` of the report holds what is
+    hidden.
 
     Raises `InvalidArgument` if the example is no batch.
 
@@ -111,7 +147,7 @@ def certify(pipeline: Pipeline | Callable[[Tensor], Any], example: Tensor, *, na
     require_batch(example)
     run, findings = _Run(pipeline, example), list[Finding]()
     for part, (_, contract, claim) in CERTIFIERS.items():
-        if getattr(pipeline, part) is None:
+        if (part not in pipeline.options) if part in ABOUT else getattr(pipeline, part) is None:
             continue
         try:
             findings += run.report(part).findings
@@ -168,7 +204,7 @@ class _Run:
 
     def report(self, part: str) -> Report:
         """What the part's certifier says of it."""
-        subject, certifier = getattr(self.pipeline, part), CERTIFIERS[part][0]
+        subject, certifier = getattr(self.pipeline, ABOUT.get(part, part)), CERTIFIERS[part][0]
         options = dict(self.pipeline.options.get(part, {}))
         match part:
             case "view":
@@ -186,16 +222,27 @@ class _Run:
                 return certifier(_BehindView(subject, self.pipeline.view, hidden), self.example, **options)
             case "loss":
                 return certifier(subject, self.sample_and_hidden[0], **options)
-            case "target_branch":
-                return certifier(subject, **{"batch": self.example, **options})
             case "patchify":
                 if "patch_mask" in options and "mask" not in options:
                     # What view or rule hide is compared with the patch mask.
                     options["mask"] = self.maps.get("hidden")
                 return certifier(subject, self.example, **options)
-            case "draw":
+            case "draw" | "coverage":
                 return certifier(subject, **{"data_shape": tuple(self.example.shape[1:]), **options})
-        return certifier(subject, **options)
+            case "optimizer":
+                model = options.pop("model", self.pipeline.encoder)
+                if not isinstance(model, nn.Module | Mapping):
+                    raise InvalidArgument("which model the optimizer trains is not known; pass it as options")
+                return certifier(model, subject, **options)
+            case "monitor":
+                return certifier(subject, **options)
+            case "dependence" if self.pipeline.view is not None:
+                _, hidden = self.sample_and_hidden
+                nothing = torch.zeros(self.example.shape, dtype=torch.bool)
+                subject = _BehindView(subject, self.pipeline.view, nothing if hidden is None else hidden)
+                options = {"name": "the encoder", **options}
+        batch = "batch" if "batch" in inspect.signature(certifier).parameters else "x"
+        return certifier(subject, **{batch: self.example, **options})
 
 
 def _as_sample(returned: Any, hidden: Tensor | None) -> Sample:

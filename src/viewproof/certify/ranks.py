@@ -45,7 +45,8 @@ def certify_ranks(
     `DistributedDataParallel` does, values and gradients are averaged over the ranks: the gradient with respect to the
     embeddings ``[N, ...]`` must be that of one process without a process group, row for row. By default there are two
     equal ranks, and unequal ones are a finding about robustness, because samplers make equal ones; with ``splits`` that
-    add up to ``N`` there are only those. With ``local_negatives`` each rank must have the loss of its own rows alone.
+    add up to ``N`` there are only those. With ``local_negatives`` each rank must have the loss of its own rows alone;
+    without it a loss that does so is REFUTED, and the finding says that this declares it.
 
     Random numbers start from one seed on every rank. ``dtype`` is that of the embeddings: float64, or float32 if the
     loss raises in float64. The loss is sent by cloudpickle if that is installed, else it must stand at the top of an
@@ -70,7 +71,7 @@ def certify_ranks(
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RankOutcome:
     """A value and its gradient, and a digest of moved random state; or an error's message."""
 
     value: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -112,20 +113,21 @@ class RanksCase:
         """The loss in one process: without a group, in a group of one, and by difference quotients."""
         parts = self.splits if self.local_negatives else (len(self.embeddings),)
         with tempfile.TemporaryDirectory() as folder:
-            call = partial(_alone, self.loss, self.embeddings, parts, self.declared_dtype, f"file://{folder}/store")
+            store = f"file://{folder}/store"
+            call = partial(_alone, self.loss, self.embeddings, parts, self.splits, self.declared_dtype, store)
             try:
                 return dict(run_all([pickled(call)], [Surroundings(_ONE_RANK)], folder)[0])
             except RuntimeError as error:
-                failed = Outcome(error=str(error))
-                return {"none": failed, "group": failed, "dtype": torch.float64, "slopes": None}
+                failed = RankOutcome(error=str(error))
+                return {"none": failed, "group": failed, "apart": failed, "dtype": torch.float64, "slopes": None}
 
     @property
-    def reference(self) -> Outcome:
+    def reference(self) -> RankOutcome:
         """One process without a group; in a group of one, if the loss cannot do without."""
-        outcome: Outcome = self.alone["none"]
+        outcome: RankOutcome = self.alone["none"]
         return self.alone["group"] if outcome.error else outcome
 
-    def on_ranks(self, splits: tuple[int, ...]) -> list[Outcome]:
+    def on_ranks(self, splits: tuple[int, ...]) -> list[RankOutcome]:
         """The loss on each of the ranks."""
         with tempfile.TemporaryDirectory() as folder:
             store, rows = f"file://{folder}/store", torch.split(self.embeddings.to(self.dtype), list(splits))
@@ -137,7 +139,7 @@ class RanksCase:
             return run_all(calls, torchrun, folder)
 
     @cached_property
-    def together(self) -> list[Outcome] | str:
+    def together(self) -> list[RankOutcome] | str:
         """The loss on the ranks of ``splits``; the reason, if it fails."""
         try:
             return self.on_ranks(self.splits)
@@ -210,14 +212,16 @@ def same_on_unequal_ranks(case: RanksCase, check: Check) -> Finding | None:
     if case.unequal is None or isinstance(case.together, str):
         return None
     try:
-        outcomes: list[Outcome] | str = case.on_ranks(case.unequal)
+        outcomes: list[RankOutcome] | str = case.on_ranks(case.unequal)
     except RuntimeError:
         outcomes = f"the loss needs equal splits: it fails with {case.unequal}"
     value = _agree(case, check, outcomes, "value", case.unequal)
     return _agree(case, check, outcomes, "gradient", case.unequal) if value.verdict is Verdict.PROVED else value
 
 
-def _agree(case: RanksCase, check: Check, outcomes: list[Outcome] | str, what: str, splits: tuple[int, ...]) -> Finding:
+def _agree(
+    case: RanksCase, check: Check, outcomes: list[RankOutcome] | str, what: str, splits: tuple[int, ...]
+) -> Finding:
     if case.reference.error:
         return check.unknown(case.reference.error)
     if isinstance(outcomes, str):
@@ -234,8 +238,13 @@ def _agree(case: RanksCase, check: Check, outcomes: list[Outcome] | str, what: s
     if case.reference.state and any(o.state != case.reference.state for o in outcomes):
         reason = f"{text}; the loss draws random numbers for each row, others on ranks than in one process"
         return check.unknown(reason, method=check.method)
+    apart, detail = case.alone["apart"], ""
+    if not apart.error and not case.local_negatives and splits == case.splits:
+        alone = apart.value if what == "value" else apart.gradient
+        if _difference(alone, many, case) is None:
+            detail = "each rank has the loss of its own rows alone; declare local_negatives=True if that is meant"
     inputs = {"embeddings": case.embeddings, "splits": splits}
-    return check.refuted(text, inputs, maps={"one": one, "ranks": many})
+    return check.refuted(text, inputs, maps={"one": one, "ranks": many}, detail=detail)
 
 
 def _difference(one: Tensor, other: Tensor, case: RanksCase) -> str | None:
@@ -255,7 +264,7 @@ def _difference(one: Tensor, other: Tensor, case: RanksCase) -> str | None:
 _ONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
 
-def _measure(loss: Loss, rows: Tensor) -> Outcome:
+def _measure(loss: Loss, rows: Tensor) -> RankOutcome:
     """Value and gradient, the random numbers from one seed."""
     with seeded(0):
         before, leaf = GeneratorStates.now(), rows.clone().requires_grad_()
@@ -264,10 +273,10 @@ def _measure(loss: Loss, rows: Tensor) -> Outcome:
         gradient = torch.autograd.grad(value, leaf, allow_unused=True)[0]
     drew = (before.torch, before.numpy) != (after.torch, after.numpy)
     state = hashlib.sha256(after.torch + after.numpy.encode()).hexdigest() if drew else ""
-    return Outcome(value.detach(), torch.zeros_like(leaf) if gradient is None else gradient, state)
+    return RankOutcome(value.detach(), torch.zeros_like(leaf) if gradient is None else gradient, state)
 
 
-def _in_group(function: bytes, rows: Tensor, rank: int, world: int, store: str) -> Outcome:
+def _in_group(function: bytes, rows: Tensor, rank: int, world: int, store: str) -> RankOutcome:
     loss = pickle.loads(function)
     with _group(rank, world, store):
         outcome = _measure(loss, rows)
@@ -286,34 +295,39 @@ def _group(rank: int, world: int, store: str) -> Iterator[None]:
 
 
 def _alone(
-    function: bytes, embeddings: Tensor, parts: Sequence[int], declared: torch.dtype | None, store: str
+    function: bytes,
+    embeddings: Tensor,
+    parts: Sequence[int],
+    splits: Sequence[int],
+    declared: torch.dtype | None,
+    store: str,
 ) -> dict[str, Any]:
-    """The mean over the parts without a process group and in one of one rank."""
+    """The mean over the parts without a process group and in one of one rank; "apart", that over the splits."""
     loss, results = pickle.loads(function), dict[str, Any]()
     for dtype in (declared,) if declared else (torch.float64, torch.float32):
         rows = embeddings.to(dtype)
-        none = _mean_of(loss, rows, parts)
+        none, apart = _mean_of(loss, rows, parts), _mean_of(loss, rows, splits)
         with _group(0, 1, f"{store}-{dtype}"):
             group = _mean_of(loss, rows, parts)
             needs_group = none.error and not group.error
             slopes = _slopes(loss, rows, group) if needs_group and len(parts) == 1 else None
         if not results or not group.error:
-            results = {"none": none, "group": group, "dtype": dtype, "slopes": slopes}
+            results = {"none": none, "group": group, "apart": apart, "dtype": dtype, "slopes": slopes}
         if not (none.error and group.error):
             break
     return results
 
 
-def _mean_of(loss: Loss, rows: Tensor, parts: Sequence[int]) -> Outcome:
+def _mean_of(loss: Loss, rows: Tensor, parts: Sequence[int]) -> RankOutcome:
     try:
         outcomes = [_measure(loss, part) for part in torch.split(rows, list(parts))]
     except Exception as error:
-        return Outcome(error=failure("the loss", error))
+        return RankOutcome(error=failure("the loss", error))
     value = torch.stack([o.value for o in outcomes]).mean()
-    return Outcome(value, torch.cat([o.gradient for o in outcomes]) / len(parts), outcomes[0].state)
+    return RankOutcome(value, torch.cat([o.gradient for o in outcomes]) / len(parts), outcomes[0].state)
 
 
-def _slopes(loss: Loss, rows: Tensor, outcome: Outcome) -> tuple[Tensor, Tensor]:
+def _slopes(loss: Loss, rows: Tensor, outcome: RankOutcome) -> tuple[Tensor, Tensor]:
     """Slopes along three directions: by difference quotients of the value, and by the gradient."""
     eps = max(torch.finfo(d).eps for d in (outcome.value.dtype, rows.dtype))
     directions = torch.randn(3, *rows.shape, generator=torch.Generator().manual_seed(0)).to(rows.dtype)

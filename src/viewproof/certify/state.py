@@ -4,7 +4,7 @@ import functools
 import random
 import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,31 @@ _MODULE_TABLES = frozenset(vars(nn.Module())) - {"training"}
 _LIBRARIES = ("torch", "numpy", "builtins")
 _MOST = 200_000
 PYTHON = "the global generator of Python"
+
+
+_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "torch.is_grad_enabled()": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "torch.is_anomaly_enabled()": (torch.is_anomaly_enabled, torch.set_anomaly_enabled),
+    "torch.get_default_dtype()": (torch.get_default_dtype, torch.set_default_dtype),
+    "torch.get_num_threads()": (torch.get_num_threads, torch.set_num_threads),
+    "torch.get_float32_matmul_precision()": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "torch.are_deterministic_algorithms_enabled()": (
+        lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        lambda both: torch.use_deterministic_algorithms(both[0], warn_only=both[1]),
+    ),
+    "torch.backends.cudnn.benchmark": (
+        lambda: torch.backends.cudnn.benchmark,
+        lambda value: setattr(torch.backends.cudnn, "benchmark", value),
+    ),
+    **{
+        f"torch.is_autocast_enabled({device!r})": (
+            functools.partial(torch.is_autocast_enabled, device),
+            functools.partial(torch.set_autocast_enabled, device),
+        )
+        for device in ("cpu", "cuda")
+    },
+}
+"""What a call may leave changed for the whole process: how each is read, and set."""
 
 
 class ReachedState:
@@ -47,6 +72,7 @@ class ReachedState:
         self._globals: list[tuple[str, dict[str, Any], Any]] = []
         self._generators: list[tuple[str, Any, Any]] = []
         self._arrays: list[tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+        self._settings = {name: read() for name, (read, _) in _SETTINGS.items()}
         self._global_generators = GeneratorStates.now()
         self._global_states = torch.get_rng_state(), np.random.get_state(), random.getstate()
         pending: deque[tuple[str, Any, str]] = deque(("", f, "") for f in functions)
@@ -109,6 +135,10 @@ class ReachedState:
             self.modules[path] = value
             own = vars(value)
             self._tables.append((path, own, dict(own)))
+            hooks = [
+                (name, table) for name, table in own.items() if name.endswith("_hooks") and isinstance(table, dict)
+            ]
+            self._tables += [(inside(name), table, dict(table)) for name, table in hooks]
             for table, kind_of in (("_parameters", "parameter"), ("_buffers", "buffer"), ("_modules", "")):
                 self._tables.append((path, own[table], dict(own[table])))
                 yield from ((inside(key), entry, kind_of) for key, entry in own[table].items())
@@ -118,7 +148,7 @@ class ReachedState:
             yield from ((inside(key), entry, kind) for key, entry in vars(value).items())
 
     def changes(self) -> Iterator[tuple[str, str]]:
-        """What differs now: path and kind (parameter, buffer, gradient, flag, generator, state)."""
+        """What differs now: path and kind (parameter, buffer, gradient, flag, generator, setting, state)."""
         for path, kind, tensor, _, value, _, grad_value, flag in self._tensors:
             if not same_bits(tensor.detach(), value):
                 yield path, kind
@@ -149,6 +179,9 @@ class ReachedState:
         for path, generator, before in self._generators:
             if not _same(_generator_state(generator), before):
                 yield path, "generator"
+        for name, before in self._settings.items():
+            if _SETTINGS[name][0]() != before:
+                yield name, "setting"
         now = GeneratorStates.now()
         for field in ("torch", "numpy", "python"):
             if getattr(now, field) != getattr(self._global_generators, field):
@@ -183,6 +216,10 @@ class ReachedState:
             array[...] = copy
         for _, generator, before in self._generators:
             _set_generator(generator, before)
+        for name, before in self._settings.items():
+            read, write = _SETTINGS[name]
+            if read() != before:
+                write(before)
         torch.set_rng_state(self._global_states[0])
         np.random.set_state(self._global_states[1])
         random.setstate(self._global_states[2])

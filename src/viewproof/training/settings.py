@@ -85,11 +85,11 @@ def check_fields(kind: type, values: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
+class CheckedSettings:
     """Base of dataclasses whose fields are checked when one is made; see `check_fields`.
 
     >>> @dataclass(frozen=True, kw_only=True)
-    ... class Sizes(Checked):
+    ... class Sizes(CheckedSettings):
     ...     width: Count = 8
     >>> Sizes(width=0)
     Traceback (most recent call last):
@@ -101,7 +101,7 @@ class Checked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(Checked):
+class TrainingSettings(CheckedSettings):
     """What every run is trained with, whatever its method; see `viewproof.runs.config`.
 
     None stands for "no limit" in ``clip``, for "at the end of each epoch only" in ``checkpoint_every``; and one of

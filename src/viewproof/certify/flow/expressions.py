@@ -2,12 +2,14 @@
 
 Every number is replaced by its value in a prime field at a random point: predictions and targets by random elements,
 constants by themselves, ``exp``, ``abs``, comparisons and whatever else is no rational function by a random function of
-its argument's value. Two rational expressions that differ agree at a random point with a probability of at most their
-degree over 2**31 (Schwartz 1980, Zippel 1979); three points are tried. What agrees is equal for all real values.
+its argument's value; the norm of an input's vector is a number whose square is the sum of its squares. Two rational
+expressions that differ agree at a random point with a probability of at most their degree over 2**31 (Schwartz 1980,
+Zippel 1979); three points are tried. What agrees is equal for all real values.
 
 A branch on values is followed as it was taken, and noted: see `guards`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -17,12 +19,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from viewproof.certify.flow.call import BoundCall, tensors_in
-from viewproof.certify.flow.field import UNKNOWN, Entries, NoMeaning, constant, hashed
-from viewproof.certify.flow.meanings import MEANINGS, RATIONAL
+from viewproof.certify.flow.field import UNKNOWN, Entries, NoMeaning, P, constant, hashed, inverse
+from viewproof.certify.flow.functions import MEANINGS
+from viewproof.certify.flow.meanings import RATIONAL
 from viewproof.certify.flow.rules import fresh, metadata, uninitialised
 from viewproof.certify.flow.storage import Storages
 from viewproof.certify.flow.table import row_of
-from viewproof.certify.flow.tracker import leaving, place_of_caller
+from viewproof.certify.flow.tracker import leaving, place_of_caller, same_shapes
 from viewproof.torch_internals import BelowModes, DisableTorchFunction, OpOverload, TorchDispatchMode, decomposes
 
 POINTS = 3
@@ -32,14 +35,15 @@ _MOST_BRANCHES = 16
 class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While on, keeps beside every tensor computed from `start`ed ones the values of its expressions at one point.
 
-    ``failure`` says why nothing is known from some operator on; ``branches`` are the places that looked at a Boolean
-    that depends; with ``flip`` the Boolean of that number, and each of the same expression, is answered the other way.
+    ``failure`` says why nothing is known from some operator on, ``unknown`` why some entries are not; ``branches`` are
+    the places that looked at a Boolean that depends; with ``flip`` the Boolean of that number, and each of the same
+    expression, is answered the other way.
     """
 
     def __init__(self, point: int, flip: int | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.point, self.flip = point, flip
-        self.storages, self.failure = Storages(value=UNKNOWN), ""
+        self.storages, self.failure, self.unknown = Storages(value=UNKNOWN), "", ""
         # Constants that were computed: their exact values, not those that floating-point numbers round to.
         self.exact = Storages(value=UNKNOWN)
         self.branches: list[str] = []
@@ -47,6 +51,7 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.notes: dict[str, None] = {}
         self.logarithms: dict[int, int] = {}
         self.norms: set[int] = set()
+        self.roots: dict[int, int] = {}
         self._contexts = ExitStack()
 
     def __enter__(self) -> Any:
@@ -72,10 +77,23 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def start(self, tensor: Tensor, name: str) -> None:
-        """A random element of the field for each of the tensor's elements."""
+        """A random element of the field for each of the tensor's elements.
+
+        A vector along the last axis is a random number times a random unit vector, so that its norm is that number: a
+        random point of ``norm ** 2 == v @ v``, which no polynomial but the multiples of that equation is 0 on. It is
+        irreducible from two elements on, so that the sign of the norm does not matter.
+        """
         with BelowModes():
             index = torch.arange(tensor.numel()).reshape(tensor.shape)
-            self.write(tensor, self.atom(f"input {name}", index))
+            entries = self.atom(f"input {name}", index)
+            if tensor.dim() and tensor.shape[-1] > 1 and tensor.numel():
+                # The stereographic projection of all but the last element.
+                flat, norm = entries[..., :-1], self.atom(f"norm {name}", index[..., :1])
+                square = (flat * flat % P).sum(-1, keepdim=True) % P
+                scale = norm * inverse((square + 1) % P) % P
+                entries = torch.cat([2 * flat % P * scale % P, (square - 1) % P * scale % P], -1)
+                self.roots.update(zip((norm * norm % P).reshape(-1).tolist(), norm.reshape(-1).tolist(), strict=True))
+            self.write(tensor, entries)
 
     def of(self, tensor: Tensor) -> Entries:
         """The values of the tensor's expressions; those of a constant are its own."""
@@ -84,7 +102,7 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise NoMeaning(self.failure)
             entries = self.entries(tensor)
         if bool((entries == UNKNOWN).any()):
-            raise NoMeaning("it is computed from numbers that are not finite")
+            raise NoMeaning(self.unknown or "it is computed from numbers that are not finite")
         return entries
 
     def entries(self, value: Any) -> Entries:
@@ -148,10 +166,13 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 reason = f"{call.name} does not fit its meaning ({type(error).__name__})"
         out = func(*args, **kwargs)
         with BelowModes():
-            if reason:
+            results = list(tensors_in(out if isinstance(out, list | tuple) else (out,)))
+            if reason and results and self._in_results_alone(call, results):
+                # What is computed of it is unknown, and nothing else.
+                self.unknown, outcome = self.unknown or reason + place_of_caller(), constant(torch.tensor(math.nan))
+            elif reason:
                 self.lose(reason)
                 return out
-            results = list(tensors_in(out if isinstance(out, list | tuple) else (out,)))
             values = list(outcome) if isinstance(outcome, tuple) else [outcome] * len(results)
             for tensor, entries in zip(results, values, strict=False):
                 if entries is not None:
@@ -159,6 +180,13 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if any(all(t is not r for r in results) for t in call.written):
                 self.lose(f"{call.name} writes to an argument that it does not return")
         return out
+
+    def _in_results_alone(self, call: BoundCall, results: list[Tensor]) -> bool:
+        """Whether values show in what the operator's results hold, and neither in shapes nor elsewhere."""
+        ordinary = call.func.namespace == "aten" and call.name not in ("set", "resize", "resize_as")
+        decides = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(call.func.tags)
+        everywhere = any(all(t is not r for r in results) for t in call.written)
+        return ordinary and not decides and not everywhere and same_shapes(call, results)
 
     def _of_constants(self, call: BoundCall, rule: Any, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operator on constants; what fractions it computes is kept exact where its rule says how."""
@@ -198,6 +226,9 @@ class _Looks(TorchFunctionMode):
         with BelowModes():
             condition = int(own.entries(looked[0]).reshape(-1)[0])
             answer = bool(looked[0])
+        if condition == UNKNOWN:
+            own.lose(own.unknown or "a number that is not finite decides which way it goes")
+            return answer
         own.branches.append(place_of_caller().removeprefix(" at "))
         own.conditions.append(condition)
         flipped = own.flip is not None and len(own.conditions) > own.flip and condition == own.conditions[own.flip]

@@ -1,9 +1,8 @@
-"""What operators compute, as expressions over the reals: the rules of `Expressions`.
+"""What arithmetic computes, as expressions over the reals: rules of `Expressions`.
 
 A rule gives the entries of an operator's results: one for all, or a tuple with one for each.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,10 +41,10 @@ def total(a: Entries, dim: Any, keepdim: bool = False) -> Entries:
     _unsafe_index take index_copy index_fill flip roll rot90 tril triu diag_embed masked_select masked_scatter
     masked_fill constant_pad_nd scatter slice_scatter select_scatter index_put _index_put_impl fill zero
     expand_copy permute_copy select_copy slice_copy squeeze_copy unsqueeze_copy t_copy transpose_copy
-    unbind_copy split_with_sizes_copy split_copy im2col embedding"""
+    unbind_copy split_with_sizes_copy split_copy im2col embedding cumsum index_add scatter_add"""
 )
 def moved(e: Any, call: BoundCall) -> Any:
-    """Elements change places: the very operator, run on entries."""
+    """Elements change places, and add up where they meet: the very operator, run on entries."""
 
     def turned(key: str, value: Any) -> Any:
         if isinstance(value, list | tuple):
@@ -61,8 +60,13 @@ def moved(e: Any, call: BoundCall) -> Any:
     if call.args.get("reduce") is not None:
         raise NoMeaning(f"{call.name} with a reduction has no meaning as an expression")
     kwargs = {key: turned(key, value) for key, value in call.args.items()}
+    sums = call.args.get("accumulate") or call.name in ("cumsum", "index_add", "scatter_add")
+    if sums and any(
+        isinstance(v, Tensor) and bool((v == UNKNOWN).any()) for k, v in kwargs.items() if k not in CONTROLS
+    ):
+        raise NoMeaning(f"{call.name} adds numbers that are not known")
     out = call.func(**{k: None if k in ("dtype", "layout", "device", "pin_memory") else v for k, v in kwargs.items()})
-    if call.args.get("accumulate"):
+    if sums:
         out = out % P
     return tuple(out) if isinstance(out, list | tuple) else out
 
@@ -83,11 +87,12 @@ def added(e: Any, call: BoundCall) -> Any:
     a, b = e.numbers(call, "self", "other")
     scaled = b * constant(torch.tensor(call.args.get("alpha", 1), dtype=torch.float64)) % P
     if call.name == "rsub":
-        return (b - a) % P if call.args.get("alpha", 1) == 1 else (b - a * _scalar(call, "alpha")) % P
+        return (b - a) % P if call.args.get("alpha", 1) == 1 else (b - a * scalar(call, "alpha")) % P
     return (a + scaled if call.name == "add" else a - scaled) % P
 
 
-def _scalar(call: BoundCall, name: str) -> Entries:
+def scalar(call: BoundCall, name: str) -> Entries:
+    """A number among the arguments."""
     return constant(torch.tensor(call.args[name], dtype=torch.float64))
 
 
@@ -143,13 +148,16 @@ def raised(e: Any, call: BoundCall) -> Any:
         (a,) = e.numbers(call, "self")
         return power(a, int(exponent)) if exponent >= 0 else inverse(power(a, int(-exponent)))
     if exponent in (0.5, -0.5):
-        root = _root(e, e.numbers(call, "self")[0])
+        root = root_of(e, e.numbers(call, "self")[0])
         return root if exponent > 0 else inverse(root)
     return e.atom("pow", *e.numbers(call, "self", "exponent"))
 
 
-def _root(e: Any, a: Entries) -> Entries:
+def root_of(e: Any, a: Entries) -> Entries:
+    """The square root: the norm where the argument is the squared norm of an input's vector."""
     root: Entries = e.atom("sqrt", a)
+    known = torch.tensor([e.roots.get(v, UNKNOWN) for v in a.reshape(-1).tolist()], dtype=torch.int64).reshape(a.shape)
+    root = torch.where(known == UNKNOWN, root, known)
     e.norms.update(root.reshape(-1).tolist())
     return root
 
@@ -157,7 +165,7 @@ def _root(e: Any, a: Entries) -> Entries:
 @meaning("sqrt rsqrt")
 def rooted(e: Any, call: BoundCall) -> Any:
     """The square root, and what divides by it."""
-    root = _root(e, e.numbers(call, "self")[0])
+    root = root_of(e, e.numbers(call, "self")[0])
     return root if call.name == "sqrt" else inverse(root)
 
 
@@ -168,34 +176,35 @@ def normed(e: Any, call: BoundCall) -> Any:
     (a,) = e.numbers(call, "self")
     keepdim = bool(call.args.get("keepdim", False))
     if order is None or order == 2:
-        return _root(e, total(a * a % P, dim, keepdim))
+        return root_of(e, total(a * a % P, dim, keepdim))
     if order == 1:
-        return total(_absolute(e, a), dim, keepdim)
+        return total(absolute(e, a), dim, keepdim)
     raise NoMeaning(f"a norm of order {order}")
 
 
-def _absolute(e: Any, a: Entries) -> Entries:
+def absolute(e: Any, a: Entries) -> Entries:
+    """The absolute value: a function of the square."""
     distance: Entries = e.atom("abs", a * a % P)
     return distance
 
 
-def _greater(e: Any, a: Entries, b: Entries, sign: int = 1) -> Entries:
+def greater(e: Any, a: Entries, b: Entries, sign: int = 1) -> Entries:
     """The maximum: half of the sum, and of the distance; for ``sign=-1`` the minimum."""
-    return (a + b + sign * _absolute(e, (a - b) % P)) % P * inverse(torch.tensor(2)) % P
+    return (a + b + sign * absolute(e, (a - b) % P)) % P * inverse(torch.tensor(2)) % P
 
 
 @meaning("abs relu")
-def absolute(e: Any, call: BoundCall) -> Any:
+def positive(e: Any, call: BoundCall) -> Any:
     """The absolute value; the positive part."""
     (a,) = e.numbers(call, "self")
-    return _absolute(e, a) if call.name == "abs" else _greater(e, a, torch.tensor(0))
+    return absolute(e, a) if call.name == "abs" else greater(e, a, torch.tensor(0))
 
 
 @meaning("maximum minimum")
 def extreme(e: Any, call: BoundCall) -> Any:
     """The larger one, the smaller one."""
     a, b = e.numbers(call, "self", "other")
-    return _greater(e, a, b, sign=1 if call.name == "maximum" else -1)
+    return greater(e, a, b, sign=1 if call.name == "maximum" else -1)
 
 
 @meaning("clamp clamp_min clamp_max")
@@ -210,7 +219,7 @@ def clamped(e: Any, call: BoundCall) -> Any:
         if sign > 0 and isinstance(number, float) and 0 < number <= 1e-5 and set(a.reshape(-1).tolist()) <= e.norms:
             e.notes.setdefault(f"norms above {number:g}")
             continue
-        a = _greater(e, a, e.numbers(call, name)[0], sign)
+        a = greater(e, a, e.numbers(call, name)[0], sign)
     return a
 
 
@@ -246,19 +255,13 @@ def normalised(e: Any, call: BoundCall) -> Any:
     each = inverse(torch.tensor(a.numel() // max(1, total(a, dims, True).numel())))
     mean = total(a, dims, True) * each % P
     variance = total(power((a - mean) % P, 2), dims, True) * each % P
-    rstd = inverse(_root(e, (variance + _scalar(call, "eps")) % P))
+    rstd = inverse(root_of(e, (variance + scalar(call, "eps")) % P))
     out = (a - mean) % P * rstd % P
     if call.args["weight"] is not None:
         out = out * e.numbers(call, "weight")[0] % P
     if call.args["bias"] is not None:
         out = (out + e.numbers(call, "bias")[0]) % P
     return out, mean, rstd
-
-
-@meaning("cumsum index_add scatter_add")
-def accumulated(e: Any, call: BoundCall) -> Any:
-    """Sums of what meets."""
-    return moved(e, call) % P
 
 
 @meaning("mm bmm mv dot addmm baddbmm")
@@ -273,164 +276,3 @@ def products(e: Any, call: BoundCall) -> Any:
     out = (left.unsqueeze(-1) * b.unsqueeze(-3) % P).sum(-2) % P
     shape = {"mv": out.shape[:-1], "dot": ()}.get(call.name, out.shape)
     return (out.reshape(shape) + (bias[0] if bias else 0)) % P
-
-
-@meaning("where")
-def selected(e: Any, call: BoundCall) -> Any:
-    """One of two; a condition that follows from values is a variable."""
-    condition = call.args["condition"]
-    a, b = (e.entries(call.args[k]) for k in ("self", "other"))
-    if not e.storages.derived(condition):
-        return torch.where(condition, a, b)
-    (c, a, b) = e.numbers(call, "condition", "self", "other")
-    return (b + c * (a - b)) % P
-
-
-@meaning("lt gt le ge eq ne")
-def compared(e: Any, call: BoundCall) -> Any:
-    """A comparison is a variable of the difference; those of one difference follow from each other."""
-    other = call.args["other"]
-    if isinstance(other, float) and math.isinf(other):
-        # Real numbers are finite.
-        (a,) = e.numbers(call, "self")
-        return torch.full_like(a, call.name == "ne" or call.name in (("lt", "le") if other > 0 else ("gt", "ge")))
-    a, b = e.numbers(call, "self", "other")
-    if call.name in ("eq", "ne"):
-        equal = e.atom("eq", power((a - b) % P, 2))
-        return equal if call.name == "eq" else (1 - equal) % P
-    less = e.atom("lt", (a - b) % P if call.name in ("lt", "ge") else (b - a) % P)
-    return less if call.name in ("lt", "gt") else (1 - less) % P
-
-
-@meaning("isnan isinf isfinite nan_to_num isreal")
-def finite(e: Any, call: BoundCall) -> Any:
-    """Real numbers are finite."""
-    (a,) = e.numbers(call, "self")
-    return a if call.name == "nan_to_num" else torch.full_like(a, call.name in ("isfinite", "isreal"))
-
-
-@meaning("all any")
-def every(e: Any, call: BoundCall) -> Any:
-    """A variable of all that is joined."""
-    (a,) = e.numbers(call, "self")
-    dim, keepdim = call.args.get("dim"), bool(call.args.get("keepdim", False))
-    return e.atom(call.name, total(e.atom("each", a), dim, keepdim))
-
-
-@meaning("exp log log1p expm1 tanh sigmoid erf sin cos sgn sign floor ceil round trunc gelu silu log_sigmoid elu")
-def function(e: Any, call: BoundCall) -> Any:
-    """A function of each element; the logarithm of a softmax is what it is."""
-    (a,) = e.numbers(call, "self")
-    if any(v is not None and not isinstance(v, Tensor) and k != "self" for k, v in call.args.items()):
-        raise NoMeaning(f"{call.name} with options has no meaning as an expression")
-    out = e.atom(call.name, a)
-    if call.name == "log":
-        known = [e.logarithms.get(v, UNKNOWN) for v in a.reshape(-1).tolist()]
-        known_entries = torch.tensor(known, dtype=torch.int64).reshape(a.shape)
-        out = torch.where(known_entries == UNKNOWN, out, known_entries)
-    return out
-
-
-def _log_sum_exp(e: Any, a: Entries, dim: Any) -> Entries:
-    """Symmetric in its arguments, and moved along when all of them are moved by one number."""
-    if not a.dim():
-        return a
-    size = a.numel() // max(1, total(a, dim, True).numel())
-    mean = total(a, dim, True) * inverse(torch.tensor(size)) % P
-    out: Entries = (mean + e.atom("log sum exp", total(e.atom("exp of", (a - mean) % P), dim, True), size)) % P
-    return out
-
-
-@meaning("_log_softmax logsumexp _softmax _safe_softmax")
-def softmax(e: Any, call: BoundCall) -> Any:
-    """Log-softmax is the logit minus the logarithm of the sum of exponentials; softmax its exponential."""
-    (a,) = e.numbers(call, "self")
-    dim = call.args["dim"]
-    lse = _log_sum_exp(e, a, dim)
-    if call.name == "logsumexp":
-        shape = total(a, dim, bool(call.args["keepdim"])).shape
-        return lse.reshape(shape)
-    log = (a - lse) % P
-    if call.name == "_log_softmax":
-        return log
-    if not a.dim():
-        return torch.ones_like(a)
-    size = a.shape[dim]
-    mean = total(a, dim, True) * inverse(torch.tensor(size)) % P
-    each = e.atom("exp of", (a - mean) % P)
-    out = each * inverse(total(each, dim, True)) % P
-    e.logarithms.update(zip(out.reshape(-1).tolist(), log.reshape(-1).tolist(), strict=True))
-    return out
-
-
-def _reduced(terms: Entries, reduction: int) -> Entries:
-    if reduction == 0:
-        return terms
-    out = terms.sum() % P
-    return out if reduction == 2 else out * inverse(torch.tensor(terms.numel())) % P
-
-
-@meaning("mse_loss l1_loss smooth_l1_loss huber_loss")
-def distance(e: Any, call: BoundCall) -> Any:
-    """Distances of a prediction from its target, with their reduction."""
-    a, b = e.numbers(call, "self", "target")
-    error = (a - b) % P
-    square, size, half = error * error % P, _absolute(e, error), inverse(torch.tensor(2))
-    if call.name == "mse_loss":
-        terms = square
-    elif call.name == "l1_loss":
-        terms = size
-    else:
-        bound = _scalar(call, "beta" if call.name == "smooth_l1_loss" else "delta")
-        near = e.atom("lt", (size - bound) % P)
-        far = (size - half * bound) % P
-        close = square * half % P
-        if call.name == "smooth_l1_loss":
-            close = close * inverse(bound) % P
-        else:
-            far = bound * far % P
-        terms = (far + near * (close - far)) % P
-    return _reduced(terms, call.args["reduction"])
-
-
-def _softplus(e: Any, a: Entries) -> Entries:
-    """log(1 + exp(a)): half of a, and a part that is the same for -a."""
-    out: Entries = (a * inverse(torch.tensor(2)) + e.atom("softplus", a * a % P)) % P
-    return out
-
-
-@meaning("softplus binary_cross_entropy_with_logits")
-def logistic(e: Any, call: BoundCall) -> Any:
-    """Softplus, and the cross-entropy of two classes that is made of it."""
-    if call.name == "softplus":
-        if (call.args["beta"], call.args["threshold"]) != (1, 20):
-            raise NoMeaning("softplus with options has no meaning as an expression")
-        return _softplus(e, e.numbers(call, "self")[0])
-    if call.args["weight"] is not None or call.args["pos_weight"] is not None:
-        raise NoMeaning("weights of binary cross-entropy have no meaning as an expression")
-    x, y = e.numbers(call, "self", "target")
-    return _reduced((_softplus(e, x) - x * y) % P, call.args["reduction"])
-
-
-@meaning("nll_loss_forward nll_loss2d_forward nll_loss nll_loss2d nll_loss_nd")
-def picked(e: Any, call: BoundCall) -> Any:
-    """Minus the number at the target's class, weighted; ignored targets count for nothing."""
-    if e.storages.derived(call.args["target"]):
-        raise NoMeaning("classes follow from values")
-    (a,) = e.numbers(call, "self")
-    target, weight = call.args["target"], call.args["weight"]
-    axis = 0 if a.dim() == 1 else 1
-    ignored = target == call.args["ignore_index"]
-    classes = target.masked_fill(ignored, 0)
-    weights = torch.ones_like(classes) if weight is None else e.entries(weight)[classes]
-    weights = weights.masked_fill(ignored, 0)
-    terms = -a.gather(axis, classes.unsqueeze(axis)).squeeze(axis) % P * weights % P
-    reduction = call.args["reduction"]
-    if reduction == 0:
-        return terms, torch.tensor(0)
-    out, count = terms.sum() % P, weights.sum() % P
-    if reduction == 1:
-        if bool(ignored.all()):
-            raise NoMeaning("a mean of nothing")
-        out = out * inverse(count) % P
-    return (out, count) if "forward" in call.name else out

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from viewproof.certify.flow.call import Call, tensors_in
+from viewproof.certify.flow.call import BoundCall, Call, tensors_in
 from viewproof.certify.flow.rules import fresh, metadata, uninitialised
 from viewproof.certify.flow.storage import Storages, address
 from viewproof.certify.flow.table import deciding, row_of
@@ -201,7 +201,7 @@ class Tracker(TorchDispatchMode):
                 self.store(call, tensor, call.stored.get(key, unknown), False)
 
 
-def same_shapes(call: Call, results: Sequence[Any]) -> bool:
+def same_shapes(call: BoundCall, results: Sequence[Any]) -> bool:
     """Whether the operator returns tensors of these shapes without looking at any value."""
 
     def shape_of(value: Any) -> Any:

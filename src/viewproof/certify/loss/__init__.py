@@ -53,8 +53,9 @@ def certify_loss(
     The loss is also tried under other masks. By default they are made of the example's own blocks (whole patches where
     its mask is one of patches); ``masks`` declares which there are: a rule, or a function of a number that returns one.
     ``dtypes`` are those that it is ever run in, ``ids`` the first and last target id of whole-number targets, and
-    ``ignore_index`` what the target is off the mask, for losses that read the mask off their labels. A loss that never
-    reads the mask it is given is named, and nothing of it is PROVED.
+    ``ignore_index`` what the target is off the mask, for losses that read the mask off their labels. Of a loss that
+    never reads the mask it is given nothing is PROVED; where rows have masks of their own, or ``masks`` are declared,
+    it is REFUTED by two masks with one value.
 
     >>> import torch
     >>> from viewproof.objectives import masked_mse
@@ -80,7 +81,7 @@ def certify_loss(
     # What differs from call to call makes every comparison of values void.
     findings = gradient.repeatable.run(subject, case)
     findings = findings or (gradient.claims + value.claims).run(subject, case)
-    if any(f.claim == gradient.FOLLOWS and f.detail.startswith(gradient.NEVER_READ) for f in findings):
+    if any(remark.startswith(gradient.NEVER_READ) for f in findings for remark in f.remarks):
         findings = tuple(
             replace(f, verdict=Verdict.UNKNOWN, detail=gradient.NEVER_READ) if f.verdict is Verdict.PROVED else f
             for f in findings

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from viewproof.certify.check import Check, Claims, failure
-from viewproof.certify.loss.case import LossCase
+from viewproof.certify.loss.case import LossCase, hidden_of
 from viewproof.certify.outputs import first_true, unequal
 from viewproof.certify.report import Contract, Finding, Severity
+from viewproof.masks import Sample
 
 FOLLOWS = "the gradient follows the mask that is given"
 NEVER_READ = "the loss never reads the mask that it is given"
@@ -63,7 +64,11 @@ def _no_gradient_off_the_mask(case: LossCase, check: Check) -> Finding:
 
 @claims(Contract.C4, FOLLOWS, method="gradient at points under other masks")
 def _follows(case: LossCase, check: Check) -> Finding:
-    """Under other masks of the example's structure, or the declared ones, the gradient lies exactly on them."""
+    """Under other masks of the example's structure, or the declared ones, the gradient lies exactly on them.
+
+    One that never moves is refuted by two masks with one value, if nothing else tells the loss the mask. A mask that
+    all rows share may be the only one there is, of which the loss may hold a copy: that stays open until declared.
+    """
     followed, still, refused = 0, 0, 0
     elsewhere = ""
     for hidden in case.other_masks:
@@ -86,9 +91,39 @@ def _follows(case: LossCase, check: Check) -> Finding:
     if followed == tried:
         return check.proved(scope=f"{tried} other masks, {case.shape}")
     if still == tried:
-        reason = f"{NEVER_READ}: under {tried} others the gradient stays where it was"
-        return check.undecided(f"{reason}; declare ignore_index= if the targets hold the mask")
+        others = f"under {tried} others the gradient stays where it was"
+        if (other := _sample_that_changes_nothing(case)) is not None:
+            if case.masks is not None or case.sample.mask.per_sample:
+                inputs = {"prediction": case.prediction, "sample": case.sample, "other": other}
+                maps = {"hidden": case.hidden, "other": hidden_of(other), "support": case.support}
+                return check.refuted(f"{NEVER_READ}: {others}, and the value is the same", inputs, maps=maps)
+            return check.undecided(f"{NEVER_READ}: {others}; declare which masks there are (masks=), if only this one")
+        return check.undecided(f"{NEVER_READ}: {others}; declare ignore_index= if the targets hold the mask")
     return check.undecided(f"{elsewhere}; declare which masks there are (masks=)")
+
+
+def _sample_that_changes_nothing(case: LossCase) -> Sample | None:
+    """A sample with another mask, and with x, view and the target off the mask that tell nothing of the first one.
+
+    None if value or gradient follow any of it, or a call fails: then the loss may read the mask somewhere else.
+    """
+    x, y, view = case.sample.x, case.sample.y, case.sample.view
+    generator = torch.Generator().manual_seed(3)
+    shuffled = x.reshape(-1)[torch.randperm(x.numel(), generator=generator)].reshape(x.shape)
+    scored, target = y[case.hidden], y.clone()
+    if not len(scored):
+        return None
+    target[~case.hidden] = scored[torch.randint(len(scored), (int((~case.hidden).sum()),), generator=generator)]
+    for hidden in case.other_masks:
+        other = replace(case.under(hidden), x=shuffled, y=target, view=None if view is None else ~view)
+        for prediction, value, gradient in case.runs:
+            try:
+                new_value, new_gradient = case.with_gradient(prediction, other)
+            except Exception:
+                return None
+            if not (_same_values(new_value, value) and _same_values(new_gradient, gradient)):
+                return None
+    return other
 
 
 @claims(Contract.C9, "the value and its gradient are finite", method="run")

@@ -10,8 +10,9 @@ from viewproof.certify.flow.state import puts_back
 from viewproof.certify.inputs import require_batch
 from viewproof.certify.report import Report
 from viewproof.certify.view.case import DeclaredView
-from viewproof.certify.view.claims import RULE, claims, repetition
+from viewproof.certify.view.claims import RULE, claims
 from viewproof.certify.view.proof import extended
+from viewproof.certify.view.repetition import repetition
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Rule
 from viewproof.verdict import Verdict

@@ -20,7 +20,7 @@ from viewproof.masks import Mask, Rule
 DRAWS, DECLARED_DRAWS = 3, 8
 """How many draws of a random view are looked at, and of one that is declared to be random."""
 
-_PARTS = ("x", "y", "mask", "view", "kept")
+PARTS = ("x", "y", "mask", "view", "kept")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +45,14 @@ def read_output(returned: Any, source: Tensor | None = None) -> ViewOutput:
     ``view`` may lie over ``source`` where it does not fit x, an x of gathered tokens say.
     """
     if isinstance(returned, Mapping):
-        parts = {name: returned.get(name) for name in _PARTS}
+        parts = {name: returned.get(name) for name in PARTS}
     elif isinstance(returned, tuple | list) and not hasattr(returned, "mask"):
-        parts = dict.fromkeys(_PARTS) | dict(zip(_PARTS, returned, strict=False))
+        parts = dict.fromkeys(PARTS) | dict(zip(PARTS, returned, strict=False))
     else:
-        parts = {name: getattr(returned, name, None) for name in _PARTS}
+        parts = {name: getattr(returned, name, None) for name in PARTS}
     x, y, mask, view, kept = parts.values()
     if not isinstance(x, Tensor) or not isinstance(y, Tensor) or mask is None:
-        types = ", ".join(f"{name}: {type(parts[name]).__name__}" for name in _PARTS[:3])
+        types = ", ".join(f"{name}: {type(parts[name]).__name__}" for name in PARTS[:3])
         raise InvalidArgument(f"the view returned {types}; return a Sample or (x, y, mask), tensors and their mask")
     if view is not None:
         try:
