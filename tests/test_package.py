@@ -104,8 +104,10 @@ NAMES = {
     ],
     "losses": ["BarlowTwinsLoss", "InfoNCELoss", "JEPALoss", "SIGRegLoss", "VICRegLoss"],
     "models": [
+        "Backbone",
         "ConvAutoencoder",
         "MaskedAutoencoder",
+        "MaskedImageModel",
         "PatchEncoder",
         "PatchPredictor",
         "Projector",
@@ -226,10 +228,10 @@ LAYERS = [
     ("symbolic",),
     ("theorems",),
     ("certify",),
-    ("data", "plots", "testing", "training"),
+    ("data", "plots", "testing", "training", "weights"),
     ("watch",),
     ("bugzoo", "methods"),
-    ("evaluation", "weights"),
+    ("evaluation",),
     ("runs",),
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

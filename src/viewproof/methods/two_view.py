@@ -128,6 +128,8 @@ class TwoViewMethod(JointMethod):
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Images, and at least two samples in every batch."""
         super().check(settings, dataset)
+        if self.keep_tokens < 1 and self.model != "vit":
+            raise InvalidArgument(f"keep_tokens={self.keep_tokens} is for ViTs, not for {self.model}; leave it out")
         size, accumulate, held_out = settings.batch_size, settings.accumulate, len(dataset.test)
         if size == accumulate or held_out == 1:
             few = f"accumulate={accumulate} micro-batches of 1 sample" if size == accumulate else "1 held-out sample"

@@ -29,8 +29,10 @@ class PretrainConfig:
     Attributes:
         data: digits, photos, fashion-mnist[:FOLDER], cifar-10[:FOLDER], a .npy or .npz file, a folder of images or
             recordings, hf:NAME[/CONFIG] or hf:PATH (Hugging Face), wds:SHARDS (WebDataset tar files)
-        model: the network; default: masked-autoencoder for images, vector for everything else; vit for other methods
+        model: the network: masked-autoencoder, vit, resnet, conv or vector; or timm:NAME or transformers:NAME, a model
+            of that library; default: masked-autoencoder for images, vector for everything else; vit for other methods
             than mae
+        pretrained: start from the weights that the library has for the model; the same as --init with its name
         decoder: of the masked-autoencoder: self-attention (MAE) or cross-attention (CrossMAE)
         mask: the rule that hides, for instance "~Rotating(PatchMask(4, 4, 4, 0))"; ~ hides what the rule shows
             (for ijepa a MultiBlockMask; two views hide nothing)
@@ -101,7 +103,8 @@ class PretrainConfig:
     data: str
     _: KW_ONLY
     method: MethodName = "mae"
-    model: Literal["masked-autoencoder", "vit", "resnet", "conv", "vector"] | None = None
+    model: str | None = None
+    pretrained: bool = False
     decoder: Literal["self-attention", "cross-attention"] = "self-attention"
     mask: str | None = None
     loss: Literal["mse", "l1", "smooth-l1"] = "mse"
