@@ -14,6 +14,7 @@ from viewproof.data.dataset import Dataset, Split, Statistics, fixed_split, make
 from viewproof.data.images import DEEP, GREY, MAX_PIXELS, ImageForm, looks_whole, opened, upright_size
 from viewproof.data.values import Items
 from viewproof.errors import InvalidArgument
+from viewproof.progress import progress
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 DEFAULT_SIZE = (224, 224)
@@ -130,7 +131,7 @@ def load_folder(
         train, test = (take(whole, np.flatnonzero(held_out == side)) for side in (False, True))
     else:
         train, test = fixed_split(str(folder), whole, test_fraction)
-    skipped = tuple(unreadable.values())
+    skipped = tuple(complaint.replace(f"{folder}/", "") for complaint in unreadable.values())
     return make_dataset(
         folder.name, train, test, names or None, str(folder), statistics, natural=bool(images), skipped=skipped
     )
@@ -138,12 +139,10 @@ def load_folder(
 
 def scan_all(paths: list[Path], scan: Callable[[Path], Any]) -> tuple[dict[Path, Any], dict[Path, str]]:
     """What ``scan`` returns of each file, and the complaint about each file that it refuses."""
-    from tqdm import tqdm
-
     headers, unreadable = {}, {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's about large images and odd EXIF data
-        for path in tqdm(paths, desc="reading headers", unit="file", delay=2, leave=False):
+        for path in progress(paths, "reading headers", "file"):
             try:
                 headers[path] = scan(path)
             except InvalidArgument as error:

@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from viewproof.progress import progress
+
 CHUNK = 2**20
 """The most values in memory at once, unless a single sample has more."""
 
@@ -66,7 +68,7 @@ def moments(values: Values) -> tuple[NDArray[np.float32], NDArray[np.float32], i
     rows = max(1, CHUNK // math.prod(shape[1:]))
     unusable, total, squares = 0, np.zeros_like(shift), np.zeros_like(shift)
     with np.errstate(invalid="ignore"):
-        for start in range(0, shape[0], rows):
+        for start in progress(range(0, shape[0], rows), "measuring mean and deviation"):
             chunk = as_float32(values[np.arange(start, min(start + rows, shape[0]))])
             unusable += chunk.size - int(np.count_nonzero(np.isfinite(chunk)))
             deep = chunk - shift

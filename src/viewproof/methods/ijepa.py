@@ -139,6 +139,11 @@ class IJEPA(JointPretraining):
                 loss = loss + self.regularizer(all_rows(embeddings.float()), step)
         return loss
 
+    def drawn_embeddings(self, x: Tensor, sample_ids: Tensor, draw: int) -> Tensor:
+        """The mean token of the context of an epoch."""
+        context, _ = self.places(tuple(x.shape[1:]), sample_ids, draw)
+        return self.model.encoder(x, context).mean(1)
+
     @property
     def method(self) -> str:
         """What a checkpoint must have been written by to be continued here."""

@@ -115,6 +115,14 @@ class MaskedPretraining(Pretraining):
             self.log("loss", loss, prog_bar=True)
         return loss
 
+    def drawn_embeddings(self, x: Tensor, sample_ids: Tensor, draw: int) -> Tensor:
+        """The mean token that the encoder has of the sample of a step."""
+        if not self.embeds:
+            return super().drawn_embeddings(x, sample_ids, draw)
+        sample = self.sample((x, sample_ids), draw, draw, score_all=True)
+        tokens: Tensor = self.model(sample.x, sample.view, with_tokens=True)[1]
+        return tokens.mean(1)
+
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The same loss on held-out data over all that is hidden, with the rule of step 0."""
         sample = self.sample(batch, 0, score_all=True)

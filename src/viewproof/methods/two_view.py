@@ -105,6 +105,11 @@ class TwoView(JointPretraining):
         loss: Tensor = self.loss(first, second, step)
         return loss
 
+    def drawn_embeddings(self, x: Tensor, sample_ids: Tensor, draw: int) -> Tensor:
+        """The embeddings of the first view of an epoch."""
+        out: Tensor = self.model(self.pair(x, sample_ids, draw)[0])
+        return out
+
 
 @dataclass(frozen=True, kw_only=True)
 class TwoViewMethod(JointMethod):

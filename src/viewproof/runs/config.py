@@ -96,6 +96,9 @@ class PretrainConfig:
         strategy: of several devices: ddp, a copy of the network on each, or fsdp, its parameters sharded
         online_probe: also train a linear classifier on each batch's embeddings, which the training does not see; its
             accuracy is in metrics.csv
+        online_knn: also measure the k-NN accuracy on held-out samples after each epoch, for metrics.csv
+        lidar: also measure LiDAR (arXiv 2312.04000) after each epoch, beside RankMe in metrics.csv
+        logger: which of Lightning's loggers writes the metrics too, into the run folder
         probe_samples: labelled training samples that the k-NN and linear probes fit on, at most
         out: the run folder, which must not exist; default: runs/DATA-METHOD, numbered
     """
@@ -161,6 +164,9 @@ class PretrainConfig:
     nodes: Integer = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
     online_probe: bool = False
+    online_knn: bool = False
+    lidar: bool = False
+    logger: Literal["tensorboard", "csv", "wandb", "mlflow"] = "tensorboard"
     probe_samples: Integer = 10_000
     out: str | None = None
 

@@ -65,6 +65,7 @@ def export(
     aside.mkdir()
     try:
         lines = TARGETS[to](loaded.encoder, aside, loaded.facts)
+        say("loading it in a fresh process, and comparing features")
         x = probe_images(tuple(loaded.facts["sample_shape"]))
         with torch.inference_mode():
             gap = difference(features_in_a_fresh_process(lines, aside, x), loaded.encode(x))

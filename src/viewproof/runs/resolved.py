@@ -15,6 +15,7 @@ from viewproof.methods.base import Method
 from viewproof.runs.config import PretrainConfig
 from viewproof.training.precision import faster_precision
 from viewproof.training.settings import Count, Flag, TrainingSettings, check_fields
+from viewproof.training.trainer import check_logger
 
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {
@@ -37,6 +38,8 @@ class Resolved(TrainingSettings):
     method: Method
     mask: str | None = None
     online_probe: Flag
+    online_knn: Flag = False
+    lidar: Flag = False
     probe_samples: Count
     size: str | None = None
     mean: str | None = None
@@ -116,6 +119,7 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
         raise InvalidArgument(
             f"probe_samples={config.probe_samples} must draw samples of two classes at least; pass a larger number"
         )
+    check_logger(config.logger)
     if config.online_probe and (dataset.classes or 0) < 2:
         raise InvalidArgument(f"online_probe needs labels of at least two classes, and {config.data} has none")
     if config.online_probe and config.ranks > 1 and config.strategy == "fsdp":

@@ -159,6 +159,7 @@ class TrainingSettings(Checked):
     devices: Annotated[int, machine_sized(1)]
     nodes: Count
     strategy: Literal["ddp", "fsdp"]
+    logger: Literal["tensorboard", "csv", "wandb", "mlflow"] = "tensorboard"
 
     @property
     def tokens(self) -> TokenSettings:
