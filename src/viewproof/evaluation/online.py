@@ -101,8 +101,8 @@ class LidarMonitor(Monitor):
         return torch.cat(parts)
 
 
-def lidar(z: Float[Tensor, "samples draws dims"], least: float = 1e-4) -> float:
-    """LiDAR: the effective rank of a linear discriminant analysis (Thilak et al. 2023, arXiv 2312.04000).
+def lidar(z: Float[Tensor, "..."], least: float = 1e-4) -> float:
+    """LiDAR of ``[N, draws, D]``: effective rank of a discriminant analysis (Thilak et al., arXiv 2312.04000).
 
     Samples are classes and the draws of each its members: the exponential of the entropy of the eigenvalues' shares of
     the covariance between classes, whitened by that within classes plus ``least`` on its diagonal. From 1 to the

@@ -99,7 +99,7 @@ def with_backbone(config: PretrainConfig) -> tuple[PretrainConfig, InitialWeight
     elif config.backbone is not None:
         if config.backbone not in SIZES:
             raise InvalidArgument(
-                f"backbone={config.backbone!r} is unknown; pass {', '.join(SIZES)}, timm:NAME or transformers:NAME"
+                f"backbone={config.backbone!r} is unknown; pass one of {', '.join(SIZES)}, timm:NAME, transformers:NAME"
             )
         sizes = dict(SIZES[config.backbone])
     initial = None

@@ -76,7 +76,8 @@ class PretrainConfig:
         steps: optimizer steps, in place of epochs
         batch_size: samples a step, over all devices and micro-batches
         accumulate: equal micro-batches in which a step's batch is taken, one after the other; no statistic spans two
-        optimizer: adamw, or muon on the hidden matrices with adamw on embeddings, heads and vectors; one rate for both
+        optimizer: adamw (default), or muon on the hidden matrices with adamw on embeddings, heads and vectors; one rate
+            for both; the default for mae on digits
         learning_rate: peak rate of the optimizer
         rate_rule: fixed takes learning_rate as it is; linear multiplies it by batch_size / 256, sqrt by its root
         weight_decay: decay of matrices; biases, norms, tokens and positions are not decayed
@@ -146,7 +147,7 @@ class PretrainConfig:
     steps: OptionalInteger = None
     batch_size: OptionalInteger = None
     accumulate: Integer = 1
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon"] | None = None
     learning_rate: float | None = None
     rate_rule: Literal["fixed", "linear", "sqrt"] = "fixed"
     weight_decay: float = 0.05
