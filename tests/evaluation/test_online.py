@@ -97,10 +97,12 @@ def test_lidar_needs_draws(
     assert complaint in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-def test_knn_needs_labels(tmp_path: Path) -> None:
+def test_knn_needs_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "x.npy", np.zeros((9, 1, 4, 4)))
     with pytest.raises(vp.InvalidArgument, match="online_knn needs labels"):
         OnlineKNN(load_dataset(str(tmp_path / "x.npy")))
+    assert main(["pretrain", str(tmp_path / "x.npy"), "--online-knn", "--out", str(tmp_path / "run")]) == 2
+    assert "online_knn needs labels" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", [name for name, package in LOGGERS.items() if package not in ("", "tensorboard")])

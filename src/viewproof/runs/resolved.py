@@ -137,12 +137,11 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
             f"probe_samples={config.probe_samples} must draw samples of two classes at least; pass a larger number"
         )
     check_logger(config.logger)
-    if config.online_probe and (dataset.classes or 0) < 2:
-        raise InvalidArgument(f"online_probe needs labels of at least two classes, and {config.data} has none")
-    if config.online_probe and config.ranks > 1 and config.strategy == "fsdp":
-        raise InvalidArgument(
-            "online_probe needs the whole encoder on each device; pass strategy='ddp' or leave it out"
-        )
+    for name, needs_labels in (("online_probe", True), ("online_knn", True), ("lidar", False)):
+        if getattr(config, name) and needs_labels and (dataset.classes or 0) < 2:
+            raise InvalidArgument(f"{name} needs labels of at least two classes, and {config.data} has none")
+        if getattr(config, name) and config.ranks > 1 and config.strategy == "fsdp":
+            raise InvalidArgument(f"{name} needs the whole encoder on each device; pass strategy='ddp' or leave it out")
     if config.ranks > 1 and config.strategy == "fsdp" and (resolved.optimizer == "muon" or config.ema is not None):
         flag = "optimizer='muon'" if resolved.optimizer == "muon" else f"ema={config.ema}"
         raise InvalidArgument(f"{flag} needs whole matrices on each device; pass strategy='ddp' or leave it out")
