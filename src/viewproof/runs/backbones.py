@@ -46,7 +46,8 @@ class InitialWeights:
         encoder = model.encoder if isinstance(model, JEPANetwork) else encoder_of(model)
         if not isinstance(encoder, PatchTransformer):
             raise InvalidArgument(
-                f"init={shown(self.source.name)!r} is a ViT, unlike a {type(encoder).__name__}; leave model out"
+                f"init={shown(self.source.name)!r} is a vision transformer, and this run's encoder a "
+                f"{type(encoder).__name__}; leave model out"
             )
         report = self.source.load_into(encoder)
         if isinstance(model, JEPANetwork) and model.target is not None:

@@ -51,6 +51,7 @@ class Resolved(TrainingSettings):
 
     method: Method
     mask: str | None = None
+    pretrained: Flag = False
     online_probe: Flag
     online_knn: Flag = False
     lidar: Flag = False
