@@ -125,7 +125,7 @@ def load_folder(
     if names and () in classes:
         loose = classes.count(())
         raise InvalidArgument(f"{folder}: {loose} images lie beside the class folders {names}; move them into one")
-    scan = partial(image_header, max_pixels=max_pixels) if images else recording_header
+    scan: Callable[[Path], Any] = partial(image_header, max_pixels=max_pixels) if images else recording_header
     headers, unreadable = scan_all(paths, scan)
     if unreadable and not (skip_unreadable and headers):
         first = "; ".join(list(unreadable.values())[:3])
@@ -155,7 +155,8 @@ def scan_all(paths: list[Path], scan: Callable[[Path], Any]) -> tuple[dict[Path,
     processes = min(8, os.cpu_count() or 1) if len(paths) >= MANY and hasattr(os, "fork") else 1
     # A header is parsed in Python: threads would wait for its lock, so many files are read by processes.
     ignore = (signal.SIGINT, signal.SIG_IGN)  # the parent stops them
-    with get_context("fork").Pool(processes, signal.signal, ignore) if processes > 1 else nullcontext() as pool:
+    pools: Any = get_context("fork").Pool(processes, signal.signal, ignore) if processes > 1 else nullcontext()
+    with pools as pool:
         of_one = partial(header_or_complaint, scan)
         found = map(of_one, paths) if pool is None else pool.imap(of_one, paths, chunksize=256)
         bar = progress(found, "reading headers", "file", len(paths))

@@ -142,7 +142,8 @@ class IJEPA(JointPretraining):
     def drawn_embeddings(self, x: Tensor, sample_ids: Tensor, draw: int) -> Tensor:
         """The mean token of the context of an epoch."""
         context, _ = self.places(tuple(x.shape[1:]), sample_ids, draw)
-        return self.model.encoder(x, context).mean(1)
+        tokens: Tensor = self.model.encoder(x, context)
+        return tokens.mean(1)
 
     @property
     def method(self) -> str:

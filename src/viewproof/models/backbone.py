@@ -40,6 +40,8 @@ class Backbone(nn.Module):
     ((2, 3), torch.Size([2, 16, 2, 3]), torch.Size([2, 16]))
     """
 
+    model: Any
+
     def __init__(
         self,
         model: nn.Module,
@@ -167,7 +169,7 @@ class MaskedImageModel(nn.Module):
         pixels = self.head(tokens).unflatten(2, (channels, *self.cell)).unflatten(1, self.encoder.grid)
         # [N, rows, columns, C, h, w] -> [N, C, rows, h, columns, w]; a ragged last cell is cut.
         image = pixels.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)[:, :, :height, :width]
-        prediction = image.flatten(1)
+        prediction: Tensor = image.flatten(1)
         return (prediction, tokens) if with_tokens else prediction
 
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
