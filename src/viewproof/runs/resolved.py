@@ -37,8 +37,8 @@ RECIPES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
 )  # fmt: skip
 """Defaults in place of the general ones, each with when it holds: what the user must have given, None for nothing.
 
-A later recipe wins. The digits' second one was chosen on a part of the training digits: in two to three minutes on two
-cores the encoder's features are as good as raw pixels, which 80 epochs of AdamW do not reach.
+A later recipe wins. The digits' second one was chosen on a fifth of the training digits, one seed, 3,200 steps: k-NN
+96.9 % and linear 97.2 %, raw pixels 96.0 % and 97.5 %. 800 steps at 2e-3 and depth 4 gave 87.6 % and 90.7 %.
 """
 
 
