@@ -104,8 +104,10 @@ NAMES = {
     ],
     "losses": ["BarlowTwinsLoss", "InfoNCELoss", "JEPALoss", "SIGRegLoss", "VICRegLoss"],
     "models": [
+        "Backbone",
         "ConvAutoencoder",
         "MaskedAutoencoder",
+        "MaskedImageModel",
         "PatchEncoder",
         "PatchPredictor",
         "Projector",
@@ -216,7 +218,7 @@ def test_importing_changes_no_global_state(first_imports: list[dict[str, Any]]) 
 
 # From bottom to top: a file imports its own layer and those above it in this list.
 LAYERS = [
-    ("errors", "verdict", "files", "bits", "torch_internals"),
+    ("errors", "verdict", "files", "bits", "progress", "torch_internals"),
     ("shapes",),
     ("masks",),
     ("views", "expressions"),
@@ -226,10 +228,10 @@ LAYERS = [
     ("symbolic",),
     ("theorems",),
     ("certify",),
-    ("data", "plots", "testing", "training"),
+    ("data", "plots", "testing", "training", "weights"),
     ("watch",),
     ("bugzoo", "methods"),
-    ("evaluation", "weights"),
+    ("evaluation",),
     ("runs",),
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -85,6 +85,17 @@ def test_what_is_written_resolves_to_itself(name: str, tmp_path: Path) -> None:
     assert prepare(resolved.as_given(), tmp_path).config == resolved
 
 
+def test_a_recipe_holds_where_the_user_gives_none_of_what_it_asks_for(tmp_path: Path) -> None:
+    def chosen(**values: Any) -> tuple[Any, ...]:
+        settings = prepare(PretrainConfig("digits", **values), tmp_path).config
+        return settings.optimizer, settings.learning_rate, settings.depth, settings.epochs
+
+    before = ("adamw", 2e-3, 4, 80)
+    assert chosen()[0] == "muon" and chosen(epochs=3) == (*chosen()[:3], 3)
+    assert chosen(optimizer="adamw") == chosen(learning_rate=2e-3) == chosen(depth=4) == before
+    assert chosen(method="vicreg") == chosen(strategy="fsdp") == chosen(model="conv") == before
+
+
 def test_an_unknown_method_is_refused_with_a_hint_before_the_data_are_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain", "no-such-data", "--method", "vicregg"]) == 2
     assert "method='vicregg' is unknown; did you mean 'vicreg'?" in capsys.readouterr().err

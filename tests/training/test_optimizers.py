@@ -163,7 +163,7 @@ def test_the_average_is_the_closed_form() -> None:
 
 @pytest.mark.parametrize(("rule", "rate"), [("fixed", 0.002), ("linear", 0.002 / 4), ("sqrt", 0.002 / 2)])
 def test_the_rate_follows_the_batch_by_the_rule(rule: str, rate: float, tmp_path: Path) -> None:
-    config = PretrainConfig("digits", rate_rule=rule)  # type: ignore[arg-type]
+    config = PretrainConfig("digits", rate_rule=rule, learning_rate=0.002)  # type: ignore[arg-type]
     run = prepare(config, tmp_path)
     assert run.config.batch_size == 64 and run.module().learning_rate == rate
     assert run.config.as_given().learning_rate == 0.002

@@ -91,6 +91,11 @@ class Recordings:
         """Number of files, one channel, mel filters and frames."""
         return (len(self.paths), 1, self.transform.mels, self.transform.frames)
 
+    @property
+    def parallel(self) -> bool:
+        """Whether threads may decode different recordings at once: they are files."""
+        return isinstance(self.paths, tuple)
+
     def __len__(self) -> int:
         return len(self.paths)
 

@@ -258,6 +258,11 @@ class Rows:
         """Whether the collection decodes its samples."""
         return getattr(self.base, "costly", False)
 
+    @property
+    def parallel(self) -> bool:
+        """Whether threads may decode different samples at once."""
+        return getattr(self.base, "parallel", False)
+
     def crops(
         self, index: NDArray[np.int64], draws: NDArray[np.float64], min_area: float, flip: float = 0.0
     ) -> NDArray[Any]:

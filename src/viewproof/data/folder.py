@@ -1,8 +1,13 @@
 """A folder of images or recordings, decoded when they are fetched."""
 
+import os
+import signal
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,10 +19,13 @@ from viewproof.data.dataset import Dataset, Split, Statistics, fixed_split, make
 from viewproof.data.images import DEEP, GREY, MAX_PIXELS, ImageForm, looks_whole, opened, upright_size
 from viewproof.data.values import Items
 from viewproof.errors import InvalidArgument
+from viewproof.progress import progress
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 DEFAULT_SIZE = (224, 224)
 """Of images of several sizes."""
+MANY = 4096
+"""Files from which on their headers are read by several processes."""
 PARTS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
 
 
@@ -41,6 +49,11 @@ class ImageFiles:
     def shape(self) -> tuple[int, ...]:
         """Number of images, channels, height and width."""
         return (len(self.paths), *self.form.shape)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether threads may decode different images at once: they are files."""
+        return isinstance(self.paths, tuple)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -112,7 +125,7 @@ def load_folder(
     if names and () in classes:
         loose = classes.count(())
         raise InvalidArgument(f"{folder}: {loose} images lie beside the class folders {names}; move them into one")
-    scan = (lambda path: image_header(path, max_pixels)) if images else recording_header
+    scan: Callable[[Path], Any] = partial(image_header, max_pixels=max_pixels) if images else recording_header
     headers, unreadable = scan_all(paths, scan)
     if unreadable and not (skip_unreadable and headers):
         first = "; ".join(list(unreadable.values())[:3])
@@ -130,7 +143,7 @@ def load_folder(
         train, test = (take(whole, np.flatnonzero(held_out == side)) for side in (False, True))
     else:
         train, test = fixed_split(str(folder), whole, test_fraction)
-    skipped = tuple(unreadable.values())
+    skipped = tuple(complaint.replace(f"{folder}/", "") for complaint in unreadable.values())
     return make_dataset(
         folder.name, train, test, names or None, str(folder), statistics, natural=bool(images), skipped=skipped
     )
@@ -138,17 +151,31 @@ def load_folder(
 
 def scan_all(paths: list[Path], scan: Callable[[Path], Any]) -> tuple[dict[Path, Any], dict[Path, str]]:
     """What ``scan`` returns of each file, and the complaint about each file that it refuses."""
-    from tqdm import tqdm
-
     headers, unreadable = {}, {}
+    processes = min(8, os.cpu_count() or 1) if len(paths) >= MANY and hasattr(os, "fork") else 1
+    # A header is parsed in Python: threads would wait for its lock, so many files are read by processes.
+    ignore = (signal.SIGINT, signal.SIG_IGN)  # the parent stops them
+    pools: Any = get_context("fork").Pool(processes, signal.signal, ignore) if processes > 1 else nullcontext()
+    with pools as pool:
+        of_one = partial(header_or_complaint, scan)
+        found = map(of_one, paths) if pool is None else pool.imap(of_one, paths, chunksize=256)
+        bar = progress(found, "reading headers", "file", len(paths))
+        for path, (header, complaint) in zip(paths, bar, strict=True):
+            if complaint is None:
+                headers[path] = header
+            else:
+                unreadable[path] = complaint
+    return headers, unreadable
+
+
+def header_or_complaint(scan: Callable[[Path], Any], path: Path) -> tuple[Any, str | None]:
+    """What ``scan`` returns of a file, or the complaint with which it refuses it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's about large images and odd EXIF data
-        for path in tqdm(paths, desc="reading headers", unit="file", delay=2, leave=False):
-            try:
-                headers[path] = scan(path)
-            except InvalidArgument as error:
-                unreadable[path] = str(error)
-    return headers, unreadable
+        try:
+            return scan(path), None
+        except InvalidArgument as error:
+            return None, str(error)
 
 
 def image_header(path: Path, max_pixels: int) -> tuple[str, tuple[int, int]]:

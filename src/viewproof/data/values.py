@@ -1,10 +1,14 @@
 """Collections of samples that may be larger than memory, and their mean and deviation."""
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from viewproof.progress import progress
 
 CHUNK = 2**20
 """The most values in memory at once, unless a single sample has more."""
@@ -65,13 +69,22 @@ def moments(values: Values) -> tuple[NDArray[np.float32], NDArray[np.float32], i
     shift = first[tuple(slice(None) if axis == feature_axis else slice(1) for axis in range(len(shape)))]
     rows = max(1, CHUNK // math.prod(shape[1:]))
     unusable, total, squares = 0, np.zeros_like(shift), np.zeros_like(shift)
-    with np.errstate(invalid="ignore"):
-        for start in range(0, shape[0], rows):
-            chunk = as_float32(values[np.arange(start, min(start + rows, shape[0]))])
-            unusable += chunk.size - int(np.count_nonzero(np.isfinite(chunk)))
+
+    def sums(start: int) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+        chunk = as_float32(values[np.arange(start, min(start + rows, shape[0]))])
+        with np.errstate(invalid="ignore"):
             deep = chunk - shift
-            total += deep.sum(pooled, keepdims=True)
-            squares += np.square(deep, out=deep).sum(pooled, keepdims=True)
+            whole = deep.sum(pooled, keepdims=True)
+            lost = chunk.size - int(np.count_nonzero(np.isfinite(chunk)))
+            return lost, whole, np.square(deep, out=deep).sum(pooled, keepdims=True)
+
+    # Decoding runs without Python's lock. The chunks' sums are added in their order, whoever decoded them.
+    threads = min(8, os.cpu_count() or 1) if getattr(values, "parallel", False) else 1
+    with ThreadPoolExecutor(threads) as pool, np.errstate(invalid="ignore"):
+        starts = range(0, shape[0], rows)
+        parts = pool.map(sums, starts) if threads > 1 else map(sums, starts)
+        for part in progress(parts, "measuring mean and deviation", "chunk", len(starts)):
+            unusable, total, squares = unusable + part[0], total + part[1], squares + part[2]
         count = math.prod(shape[axis] for axis in pooled)
         std = np.sqrt(np.maximum(squares / count - np.square(total / count), 0)).astype(np.float32)[0]
         mean = (shift + total / count).astype(np.float32)[0]

@@ -16,6 +16,7 @@ from viewproof.data.dataset import take
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
 from viewproof.methods.supervised import Classifier, Supervised
+from viewproof.training.callbacks import RunProgress
 
 BATCH = 64
 RATE = 1e-3
@@ -117,7 +118,7 @@ def fine_tune(
             deterministic=True,
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=False,
+            callbacks=[RunProgress()],
             enable_model_summary=False,
         )
     trainer.fit(module, loader)

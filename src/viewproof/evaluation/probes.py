@@ -12,6 +12,7 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.evaluation.torch_probes import CHUNK, knn_predict, logistic_regression, standardizer
+from viewproof.progress import progress
 
 LARGE = 10**8
 """Training samples times classes above which torch is chosen without a GPU: scikit-learn holds such a matrix."""
@@ -33,11 +34,9 @@ def encode_all(
     >>> encode_all(lambda x: x.flatten(1), lambda i: torch.ones(len(i), 2, 3), range(5), batch_size=2).shape
     (5, 6)
     """
-    order = torch.as_tensor(np.asarray(indices), dtype=torch.int64)
+    parts = torch.split(torch.as_tensor(np.asarray(indices), dtype=torch.int64), batch_size)
     with torch.inference_mode():
-        return torch.cat(
-            [encode(fetch(part)).flatten(1).float().cpu() for part in torch.split(order, batch_size)]
-        ).numpy()
+        return torch.cat([encode(fetch(part)).flatten(1).float().cpu() for part in progress(parts, "encoding")]).numpy()
 
 
 def probe_indices(size: int, count: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Rule, Sample
 from viewproof.masks.finite import check_count
+from viewproof.progress import progress
 
 BASELINES = ("mean of the training samples", "nearest visible value")
 DRAWS = 8
@@ -122,7 +123,7 @@ def hidden_errors(
     totals = {name: torch.zeros(mean_image.shape, dtype=torch.float64) for name in ("model", *BASELINES)}
     counts = torch.zeros(mean_image.shape, dtype=torch.int64)
     with torch.inference_mode():
-        for x, ids in batches:
+        for x, ids in progress(batches, "errors on hidden values"):
             for step_rule, epoch in steps:
                 sample = step_rule.sample(x, sample_ids=ids, epoch=epoch)
                 assert sample.view is not None

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from viewproof.progress import progress
 from viewproof.shapes import Float, Int
 
 QUERIES = 1024
@@ -42,7 +43,7 @@ def knn_predict(
     """
     classes = int(labels.max()) + 1
     predicted = []
-    for queries in torch.split(test, QUERIES):
+    for queries in progress(torch.split(test, QUERIES), "k-NN"):
         near = queries.new_empty(len(queries), 0)
         voters = labels.new_empty(len(queries), 0)
         for part, names in zip(torch.split(train, CHUNK), torch.split(labels, CHUNK), strict=True):
@@ -87,7 +88,10 @@ def logistic_regression(
         line_search_fn="strong_wolfe",
     )
 
+    steps = progress(range(2 * max_iterations), "linear probe", "step")
+
     def loss() -> float:
+        next(steps, None)
         optimizer.zero_grad()
         total = weights.square().sum() / (size if classes == 2 else 2 * size)
         total.backward()  # type: ignore[no-untyped-call]
@@ -100,4 +104,5 @@ def logistic_regression(
 
     with torch.inference_mode(False), torch.enable_grad():
         optimizer.step(loss)  # type: ignore[no-untyped-call]
+    steps.close()
     return weights.detach(), bias.detach()

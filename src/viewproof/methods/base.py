@@ -2,18 +2,20 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from torch import nn
 
 from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Rule
-from viewproof.models import PatchEncoder
+from viewproof.models import Backbone, PatchEncoder
+from viewproof.models.backbone import is_library
 from viewproof.training.augment import parse_transforms
 from viewproof.training.base import Pretraining
-from viewproof.training.settings import CheckedSettings, TrainingSettings
+from viewproof.training.settings import CheckedSettings, TrainingSettings, network
 from viewproof.views import PatchNormalization
+from viewproof.weights.backbones import library_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +72,9 @@ class Method(CheckedSettings, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class JointMethod(Method):
-    """Base of methods that learn embeddings of images by a ViT encoder."""
+    """Base of methods that learn embeddings of images, by a ViT unless ``model`` names another."""
 
-    model: Literal["vit"] = "vit"
+    model: Annotated[str, network("vit")] = "vit"
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Refuse samples that are not images."""
@@ -83,7 +85,9 @@ class JointMethod(Method):
                 f"method={self.name!r} needs images [C, H, W], the samples of {settings.data} are {shape}"
             )
 
-    def encoder(self, settings: TrainingSettings, shape: tuple[int, ...]) -> PatchEncoder:
-        """The encoder that all these methods share."""
+    def encoder(self, settings: TrainingSettings, shape: tuple[int, ...]) -> PatchEncoder | Backbone:
+        """The encoder that all these methods share: a ViT, or another library's model."""
+        if is_library(self.model):
+            return library_encoder(self.model, shape, settings.features)
         sizes = (settings.dim, settings.depth, settings.heads)
         return PatchEncoder(shape, (settings.patch_size,) * 2, *sizes, settings=settings.tokens)

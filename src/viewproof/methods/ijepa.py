@@ -139,6 +139,12 @@ class IJEPA(JointPretraining):
                 loss = loss + self.regularizer(all_rows(embeddings.float()), step)
         return loss
 
+    def drawn_embeddings(self, x: Tensor, sample_ids: Tensor, draw: int) -> Tensor:
+        """The mean token of the context of an epoch."""
+        context, _ = self.places(tuple(x.shape[1:]), sample_ids, draw)
+        tokens: Tensor = self.model.encoder(x, context)
+        return tokens.mean(1)
+
     @property
     def method(self) -> str:
         """What a checkpoint must have been written by to be continued here."""
@@ -171,6 +177,14 @@ class IJEPAMethod(JointMethod):
     decoder_depth: Count = 2
     decoder_heads: Count = 4
 
+    def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
+        """Refuse an encoder that cannot leave patches out."""
+        super().check(settings, dataset)
+        if self.model != "vit":
+            raise InvalidArgument(
+                f"method='ijepa' encodes chosen patches, which {self.model} cannot; pass a plain ViT, or method mae"
+            )
+
     def default_mask(self, settings: TrainingSettings, shape: tuple[int, ...]) -> str:
         """The paper's four targets of 15 to 20 % of the patches, and a context of 40 % of all.
 
@@ -184,6 +198,7 @@ class IJEPAMethod(JointMethod):
     def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> JEPANetwork:
         """The context encoder, its EMA copy, and the predictor."""
         encoder, sizes = self.encoder(settings, shape), (self.decoder_dim, self.decoder_depth, self.decoder_heads)
+        assert isinstance(encoder, PatchEncoder)
         return JEPANetwork(encoder, PatchPredictor(encoder.grid, settings.dim, *sizes), teacher=self.guard is None)
 
     def module(

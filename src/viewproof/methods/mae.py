@@ -16,14 +16,23 @@ from viewproof.masks import Rule, Sample, ScoredPatches, ratio_to_count
 from viewproof.masks.patches import split_patches
 from viewproof.masks.random.rule import one_for_all
 from viewproof.methods.base import Method
-from viewproof.models import ConvAutoencoder, MaskedAutoencoder, ResNet, VectorAutoencoder, ViTReconstructor
+from viewproof.models import (
+    ConvAutoencoder,
+    MaskedAutoencoder,
+    MaskedImageModel,
+    ResNet,
+    VectorAutoencoder,
+    ViTReconstructor,
+)
+from viewproof.models.backbone import is_library
 from viewproof.models.series import SeriesAutoencoder, over_images
 from viewproof.objectives import masked_l1, masked_mse, masked_smooth_l1
 from viewproof.training.base import Pretraining
 from viewproof.training.batch import read_batch
 from viewproof.training.fixed import Loss, predict
-from viewproof.training.settings import Count, Flag, TrainingSettings, non_negative, one_of, positive
+from viewproof.training.settings import Count, Flag, TrainingSettings, network, non_negative, one_of, positive
 from viewproof.views import PatchNormalization
+from viewproof.weights.backbones import library_encoder
 
 Regularizer = Callable[[Tensor, int], Tensor]
 LOSSES: dict[str, Loss] = {"mse": masked_mse, "l1": masked_l1, "smooth-l1": masked_smooth_l1}
@@ -106,6 +115,14 @@ class MaskedPretraining(Pretraining):
             self.log("loss", loss, prog_bar=True)
         return loss
 
+    def drawn_embeddings(self, x: Tensor, sample_ids: Tensor, draw: int) -> Tensor:
+        """The mean token that the encoder has of the sample of a step."""
+        if not self.embeds:
+            return super().drawn_embeddings(x, sample_ids, draw)
+        sample = self.sample((x, sample_ids), draw, draw, score_all=True)
+        tokens: Tensor = self.model(sample.x, sample.view, with_tokens=True)[1]
+        return tokens.mean(1)
+
     def validation_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The same loss on held-out data over all that is hidden, with the rule of step 0."""
         sample = self.sample(batch, 0, score_all=True)
@@ -125,7 +142,7 @@ class MAEMethod(Method):
     reconstructs = True
     natural_augment = "RandomResizedCrop(0.2), Flip()"
 
-    model: Literal["masked-autoencoder", "vit", "resnet", "conv", "vector"]
+    model: Annotated[str, network("masked-autoencoder", "vit", "resnet", "conv", "vector")]
     decoder: Literal["self-attention", "cross-attention"] = "self-attention"
     loss: Annotated[str, one_of(*LOSSES)] = "mse"
     guard: Annotated[str | None, one_of("vicreg", "sigreg")] = None
@@ -188,6 +205,8 @@ class MAEMethod(Method):
             if len(shape) == 2:
                 return SeriesAutoencoder(shape, settings.patch_size, *encoder, *decoder, decoder=self.decoder)
             return MaskedAutoencoder(shape, patch, *encoder, *decoder, decoder=self.decoder, settings=settings.tokens)
+        if is_library(self.model):
+            return MaskedImageModel(library_encoder(self.model, shape, settings.features))
         if self.model == "vit":
             return ViTReconstructor(shape, patch, *encoder, settings=settings.tokens)
         if self.model == "resnet":

@@ -105,6 +105,11 @@ class TwoView(JointPretraining):
         loss: Tensor = self.loss(first, second, step)
         return loss
 
+    def drawn_embeddings(self, x: Tensor, sample_ids: Tensor, draw: int) -> Tensor:
+        """The embeddings of the first view of an epoch."""
+        out: Tensor = self.model(self.pair(x, sample_ids, draw)[0])
+        return out
+
 
 @dataclass(frozen=True, kw_only=True)
 class TwoViewMethod(JointMethod):
@@ -128,6 +133,8 @@ class TwoViewMethod(JointMethod):
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Images, and at least two samples in every batch."""
         super().check(settings, dataset)
+        if self.keep_tokens < 1 and self.model != "vit":
+            raise InvalidArgument(f"keep_tokens={self.keep_tokens} is for ViTs, not for {self.model}; leave it out")
         size, accumulate, held_out = settings.batch_size, settings.accumulate, len(dataset.test)
         if size == accumulate or held_out == 1:
             few = f"accumulate={accumulate} micro-batches of 1 sample" if size == accumulate else "1 held-out sample"

@@ -1,5 +1,6 @@
 """What ``--backbone`` and ``--init`` stand for: the encoder's sizes, and the weights that a run starts from."""
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ from torch import nn
 
 from viewproof.errors import InvalidArgument
 from viewproof.methods.ijepa import JEPANetwork
+from viewproof.models import Backbone
+from viewproof.models.backbone import is_library
 from viewproof.models.vit import PatchTransformer
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.encoder import load_encoder
+from viewproof.weights.backbones import library_encoder, load_backbone, plain_source
 from viewproof.weights.layout import encoder_of, from_encoder
-from viewproof.weights.sources import Source, read_source
+from viewproof.weights.sources import Source, read_source, read_state, shown
 
 SIZES = {
     "vit-tiny": {"dim": 192, "depth": 12, "heads": 3},
@@ -21,26 +25,55 @@ SIZES = {
     "vit-large": {"dim": 1024, "depth": 24, "heads": 16},
 }
 """The published vision transformers (Dosovitskiy et al. 2021; tiny and small: Touvron et al. 2021)."""
+SETTINGS = ("dim", "depth", "heads", "patch_size", "class_token", "registers", "positions", "norm_eps")
+"""What a plain vision transformer's configuration says."""
 
 
 @dataclass(frozen=True, eq=False)
 class InitialWeights:
-    """The weights that ``--init`` names, read before the data are."""
+    """The weights that ``--init`` names; those of a plain vision transformer are read before the data are.
 
-    source: Source
+    ``source`` is None for a run whose encoder is another library's model.
+    """
+
+    text: str
+    source: Source | None
 
     def load(self, model: nn.Module) -> dict[str, Any]:
         """Give a run's network these weights; return the report of `Source.load_into`."""
+        if self.source is None:
+            return self._load_backbone(encoder_of(model))
         encoder = model.encoder if isinstance(model, JEPANetwork) else encoder_of(model)
         if not isinstance(encoder, PatchTransformer):
             raise InvalidArgument(
-                f"init={self.source.name!r} is a vision transformer, and this run's encoder {type(encoder).__name__}; "
-                "leave model out"
+                f"init={shown(self.source.name)!r} is a vision transformer, and this run's encoder a "
+                f"{type(encoder).__name__}; leave model out"
             )
         report = self.source.load_into(encoder)
         if isinstance(model, JEPANetwork) and model.target is not None:
             model.target.load_state_dict(encoder.state_dict())
         return report
+
+    def _load_backbone(self, encoder: nn.Module) -> dict[str, Any]:
+        assert isinstance(encoder, Backbone)
+        path = Path(self.text)
+        if is_library(self.text):
+            own = library_encoder(self.text, encoder.image_shape, encoder.features, pretrained=True)
+        else:
+            own = copy.deepcopy(encoder)
+            if (path / "model.safetensors").exists():
+                loaded = load_encoder(path).encoder
+                if not isinstance(loaded, Backbone):
+                    raise InvalidArgument(
+                        f"init={path.name!r} is a run of a {type(loaded).__name__}, not of {encoder.name}; pass another"
+                    )
+                state = loaded.model.state_dict()
+            elif path.is_file():
+                state = read_state(path)
+            else:
+                raise InvalidArgument(f"init={self.text!r} is no file, run folder, timm:NAME or transformers:NAME")
+            load_backbone(own, state, self.text, own)
+        return load_backbone(encoder, own.model.state_dict(), self.text, own)
 
 
 def with_backbone(config: PretrainConfig) -> tuple[PretrainConfig, InitialWeights | None]:
@@ -49,9 +82,26 @@ def with_backbone(config: PretrainConfig) -> tuple[PretrainConfig, InitialWeight
     What the user gives as well must agree with the weights; with a backbone it wins.
     """
     sizes: dict[str, Any] = {}
-    if config.backbone is not None:
+    named = next((text for text in (config.model, config.backbone) if is_library(text)), None)
+    if config.pretrained:
+        if named is None:
+            raise InvalidArgument("pretrained is of a model of another library; pass model='timm:NAME', or init")
+        config = replace(config, pretrained=False, init=config.init or named)
+    if named is not None:
+        library = None
+        if config.model == named or any(getattr(config, name) is None for name in SETTINGS):
+            library = plain_source(named)
+            if library is None:
+                # Another library's model, used as it is; its weights are read when the images' shape is known.
+                initial = None if config.init is None else InitialWeights(config.init, None)
+                return replace(config, model=named, backbone=None), initial
+            sizes = library.settings()
+        config = replace(config, model=None if config.model == named else config.model, backbone=named)
+    elif config.backbone is not None:
         if config.backbone not in SIZES:
-            raise InvalidArgument(f"backbone={config.backbone!r} is unknown; pass one of {', '.join(SIZES)}")
+            raise InvalidArgument(
+                f"backbone={config.backbone!r} is unknown; pass one of {', '.join(SIZES)}, timm:NAME, transformers:NAME"
+            )
         sizes = dict(SIZES[config.backbone])
     initial = None
     if config.init is not None:
@@ -68,6 +118,6 @@ def with_backbone(config: PretrainConfig) -> tuple[PretrainConfig, InitialWeight
         else:
             source = read_source(config.init)
             sizes |= source.settings()
-        initial = InitialWeights(source)
+        initial = InitialWeights(config.init, source)
     given = {name: value for name, value in sizes.items() if getattr(config, name) is None}
     return replace(config, **given), initial

@@ -29,8 +29,10 @@ class PretrainConfig:
     Attributes:
         data: digits, photos, fashion-mnist[:FOLDER], cifar-10[:FOLDER], a .npy or .npz file, a folder of images or
             recordings, hf:NAME[/CONFIG] or hf:PATH (Hugging Face), wds:SHARDS (WebDataset tar files)
-        model: the network; default: masked-autoencoder for images, vector for everything else; vit for other methods
+        model: the network: masked-autoencoder, vit, resnet, conv or vector; or timm:NAME or transformers:NAME, a model
+            of that library; default: masked-autoencoder for images, vector for everything else; vit for other methods
             than mae
+        pretrained: start from the weights that the library has for the model; the same as --init with its name
         decoder: of the masked-autoencoder: self-attention (MAE) or cross-attention (CrossMAE)
         mask: the rule that hides, for instance "~Rotating(PatchMask(4, 4, 4, 0))"; ~ hides what the rule shows
             (for ijepa a MultiBlockMask; two views hide nothing)
@@ -74,7 +76,8 @@ class PretrainConfig:
         steps: optimizer steps, in place of epochs
         batch_size: samples a step, over all devices and micro-batches
         accumulate: equal micro-batches in which a step's batch is taken, one after the other; no statistic spans two
-        optimizer: adamw, or muon on the hidden matrices with adamw on embeddings, heads and vectors; one rate for both
+        optimizer: adamw (default), or muon on the hidden matrices with adamw on embeddings, heads and vectors; one rate
+            for both; the default for mae on digits
         learning_rate: peak rate of the optimizer
         rate_rule: fixed takes learning_rate as it is; linear multiplies it by batch_size / 256, sqrt by its root
         weight_decay: decay of matrices; biases, norms, tokens and positions are not decayed
@@ -94,6 +97,9 @@ class PretrainConfig:
         strategy: of several devices: ddp, a copy of the network on each, or fsdp, its parameters sharded
         online_probe: also train a linear classifier on each batch's embeddings, which the training does not see; its
             accuracy is in metrics.csv
+        online_knn: also measure the k-NN accuracy on held-out samples after each epoch, for metrics.csv
+        lidar: also measure LiDAR (arXiv 2312.04000) after each epoch, beside RankMe in metrics.csv
+        logger: which of Lightning's loggers writes the metrics too, into the run folder
         probe_samples: labelled training samples that the k-NN and linear probes fit on, at most
         out: the run folder, which must not exist; default: runs/DATA-METHOD, numbered
     """
@@ -101,7 +107,8 @@ class PretrainConfig:
     data: str
     _: KW_ONLY
     method: MethodName = "mae"
-    model: Literal["masked-autoencoder", "vit", "resnet", "conv", "vector"] | None = None
+    model: str | None = None
+    pretrained: bool = False
     decoder: Literal["self-attention", "cross-attention"] = "self-attention"
     mask: str | None = None
     loss: Literal["mse", "l1", "smooth-l1"] = "mse"
@@ -140,7 +147,7 @@ class PretrainConfig:
     steps: OptionalInteger = None
     batch_size: OptionalInteger = None
     accumulate: Integer = 1
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon"] | None = None
     learning_rate: float | None = None
     rate_rule: Literal["fixed", "linear", "sqrt"] = "fixed"
     weight_decay: float = 0.05
@@ -158,6 +165,9 @@ class PretrainConfig:
     nodes: Integer = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
     online_probe: bool = False
+    online_knn: bool = False
+    lidar: bool = False
+    logger: Literal["tensorboard", "csv", "wandb", "mlflow"] = "tensorboard"
     probe_samples: Integer = 10_000
     out: str | None = None
 

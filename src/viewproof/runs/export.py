@@ -17,6 +17,7 @@ from viewproof import __version__
 from viewproof.errors import InvalidArgument
 from viewproof.expressions import parse_rule
 from viewproof.masks import Rule
+from viewproof.models import Backbone
 from viewproof.runs import verdicts
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.encoder import RunEncoder, load_encoder
@@ -64,6 +65,7 @@ def export(
     aside.mkdir()
     try:
         lines = TARGETS[to](loaded.encoder, aside, loaded.facts)
+        say("loading it in a fresh process, and comparing features")
         x = probe_images(tuple(loaded.facts["sample_shape"]))
         with torch.inference_mode():
             gap = difference(features_in_a_fresh_process(lines, aside, x), loaded.encode(x))
@@ -103,13 +105,17 @@ def card(
 ) -> str:
     """The model card: what the encoder is, how it was trained, what was checked, how good it is, how to load it."""
     shape = tuple(loaded.facts["sample_shape"])
+    backbone = isinstance(loaded.encoder, Backbone)
+    named = config.model if backbone else config.backbone
+    network = shown(named) if named else type(loaded.encoder).__name__
+    sizes = {"patch": config.patch_size, "width": config.dim, "depth": config.depth, "heads": config.heads}
     library = {"onnx": "onnx", "torch": "pytorch"}.get(to, to)
     settings = {
         "data": shown(config.data), "samples": " x ".join(map(str, shape)), "method": config.method,
         "mask": config.mask or "none: nothing is hidden",
-        "initial weights": shown(config.init) if config.init else "random", "network": type(loaded.encoder).__name__,
-        "patch": config.patch_size, "width": config.dim, "depth": config.depth,
-        "heads": config.heads, "features": config.features or "mean", "epochs": config.epochs, "steps": config.steps,
+        "initial weights": shown(config.init) if config.init else "random", "network": network,
+        **({} if backbone else sizes), "features": config.features or "mean", "epochs": config.epochs,
+        "steps": config.steps,
         "batch": config.batch_size, "learning rate": config.learning_rate, "weight decay": config.weight_decay,
         "seed": config.seed,
     }  # fmt: skip

@@ -17,6 +17,7 @@ from viewproof.certify import certify_view
 from viewproof.certify.page import STYLE
 from viewproof.files import whole_file
 from viewproof.masks.random.rule import one_for_all
+from viewproof.models import Backbone
 from viewproof.models.vit import PatchTransformer
 from viewproof.runs.folder import Run
 from viewproof.shapes import Float
@@ -41,7 +42,7 @@ def write_page(run: Run) -> None:
     for name, caption in PICTURES.items():
         if (run.folder / name).exists():
             parts.append(_picture((run.folder / name).read_bytes(), caption))
-    encoder = next((m for m in run.model.modules() if isinstance(m, PatchTransformer)), None)
+    encoder = next((m for m in run.model.modules() if isinstance(m, PatchTransformer | Backbone)), None)
     if encoder is not None and len(run.dataset.sample_shape) == 3:
         device = next(encoder.parameters()).device
         chosen = torch.linspace(0, len(run.dataset.test) - 1, min(6, len(run.dataset.test))).long()
@@ -73,7 +74,9 @@ def write_page(run: Run) -> None:
         file.write(page)
 
 
-def feature_figure(encoder: PatchTransformer, x: Float[Tensor, "batch channels height width"], shown: Tensor) -> Figure:
+def feature_figure(
+    encoder: PatchTransformer | Backbone, x: Float[Tensor, "batch channels height width"], shown: Tensor
+) -> Figure:
     """Images above the first three principal components of their patch features, as red, green and blue."""
     with torch.inference_mode():
         tokens = encoder.eval().tokens(x).float().cpu()

@@ -20,6 +20,7 @@ from viewproof.evaluation.export import write_table
 from viewproof.evaluation.fine_tune import check_labels, class_balanced, fine_tune
 from viewproof.evaluation.probes import probe_indices
 from viewproof.masks import Mask, Sample
+from viewproof.progress import progress
 from viewproof.runs.folder import Run, initial_network, write_json
 from viewproof.runs.page import PAGE, write_page
 from viewproof.training import predict
@@ -76,7 +77,7 @@ def reconstruction_report(run: Run) -> tuple[dict[str, Any], list[str]]:
         never = sum(row.count(None) for row in tables["model"])
         spread = f"{min(measured):.4f} to {max(measured):.4f}" + (f", {never} never hidden" if never else "")
         lines.append(f"  the model's by patch of {patch} x {patch}: {spread}; see patch-errors.png")
-        title = f"{run.config.data}, held-out squared error on hidden values\n{run.config.mask}, {over}"
+        title = f"{data.name}, held-out squared error on hidden values\n{run.config.mask}, {over}"
         plots.save_figure(plots.patch_error_figure(tables, title), run.folder / "patch-errors.png")
         draw_reconstructions(run, run.folder / "reconstruction.png")
     return result, lines
@@ -94,7 +95,7 @@ def probe_table(run: Run) -> dict[str, dict[str, float]]:
         "raw values": partial(torch.flatten, start_dim=1),
     }
     table = {}
-    for name, encode in encoders.items():
+    for name, encode in progress(encoders.items(), "probing", "encoder", slow=True):
         features = [encode_all(encode, partial(fetch, data, p), i) for p, i in (("train", train), ("test", test))]
         table[name] = asdict(probe(features[0], data.train.labels[train.numpy()], features[1], data.test.labels))
     return table
@@ -169,7 +170,7 @@ def restore_prediction(run: Run, sample: Sample) -> Tensor:
 def mean_sample(data: Dataset) -> Tensor:
     """The mean training sample, standardised, in one chunked pass."""
     total = torch.zeros(data.sample_shape, dtype=torch.float64)
-    for part in torch.split(torch.arange(len(data.train)), 1024):
+    for part in progress(torch.split(torch.arange(len(data.train)), 1024), "mean sample"):
         total += data.fetch("train", part).double().sum(0)
     return (total / len(data.train)).float()
 
@@ -186,5 +187,5 @@ def draw_reconstructions(run: Run, path: Path, count: int = 6) -> None:
         predicted = restore_prediction(run, sample).reshape(x.shape)
     hidden = sample.view.hidden.expand(x.shape)
     pictures = [data.restore(part).cpu() for part in (x, torch.where(hidden, predicted, x))]
-    title = f"{run.config.data}, held out\n{run.config.mask}, step 0"
+    title = f"{data.name}, held out\n{run.config.mask}, step 0"
     plots.save_figure(plots.reconstruction_figure(pictures[0], hidden.cpu(), pictures[1], title), path)

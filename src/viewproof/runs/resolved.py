@@ -15,16 +15,31 @@ from viewproof.methods.base import Method
 from viewproof.runs.config import PretrainConfig
 from viewproof.training.precision import faster_precision
 from viewproof.training.settings import Count, Flag, TrainingSettings, check_fields
+from viewproof.training.trainer import check_logger
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "digits": {
-        "epochs": 80, "batch_size": 64, "dim": 64, "decoder_depth": 1, "learning_rate": 2e-3, "threads": 1,
-        "min_area": 0.6, "flip": False,
-    },
-    "fashion-mnist": {"epochs": 2},
-    "photos": {"epochs": 20, "batch_size": 128},
-}  # fmt: skip
-"""Defaults by data set, in place of the general ones; digits in two to three minutes on two cores."""
+RECIPES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    (
+        {"data": "digits"},
+        {
+            "epochs": 80, "batch_size": 64, "dim": 64, "decoder_depth": 1, "learning_rate": 2e-3, "threads": 1,
+            "min_area": 0.6, "flip": False,
+        },
+    ),
+    (
+        {
+            "data": "digits", "method": "mae", "model": "masked-autoencoder", "strategy": "ddp", "optimizer": None,
+            "learning_rate": None, "depth": None,
+        },
+        {"optimizer": "muon", "learning_rate": 5e-3, "depth": 2, "epochs": 130},
+    ),
+    ({"data": "fashion-mnist"}, {"epochs": 2}),
+    ({"data": "photos"}, {"epochs": 20, "batch_size": 128}),
+)  # fmt: skip
+"""Defaults in place of the general ones, each with when it holds: what the user must have given, None for nothing.
+
+A later recipe wins. The digits' second one was chosen on a fifth of the training digits, one seed, 3,200 steps: k-NN
+96.9 % and linear 97.2 %, raw pixels 96.0 % and 97.5 %. 800 steps at 2e-3 and depth 4 gave 87.6 % and 90.7 %.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +51,10 @@ class Resolved(TrainingSettings):
 
     method: Method
     mask: str | None = None
+    pretrained: Flag = False
     online_probe: Flag
+    online_knn: Flag = False
+    lidar: Flag = False
     probe_samples: Count
     size: str | None = None
     mean: str | None = None
@@ -94,8 +112,11 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
         "augment": kind.natural_augment if dataset.natural else "none",
         "threads": max(1, torch.get_num_threads() // config.devices),
         **kind.defaults(shape),
-        **RECIPES.get(config.data.partition(":")[0], {}),
     }
+    chosen = {**kind.defaults(shape), **user_values, "data": config.data.partition(":")[0]}
+    for where, defaults in RECIPES:
+        if all(chosen.get(name) == value for name, value in where.items()):
+            values |= defaults
     shares = config.accumulate * config.ranks
     values["batch_size"] = max(1, min(values["batch_size"], size) // shares) * shares
     if config.steps is not None:
@@ -116,14 +137,14 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
         raise InvalidArgument(
             f"probe_samples={config.probe_samples} must draw samples of two classes at least; pass a larger number"
         )
-    if config.online_probe and (dataset.classes or 0) < 2:
-        raise InvalidArgument(f"online_probe needs labels of at least two classes, and {config.data} has none")
-    if config.online_probe and config.ranks > 1 and config.strategy == "fsdp":
-        raise InvalidArgument(
-            "online_probe needs the whole encoder on each device; pass strategy='ddp' or leave it out"
-        )
-    if config.ranks > 1 and config.strategy == "fsdp" and (config.optimizer == "muon" or config.ema is not None):
-        flag = "optimizer='muon'" if config.optimizer == "muon" else f"ema={config.ema}"
+    check_logger(config.logger)
+    for name, needs_labels in (("online_probe", True), ("online_knn", True), ("lidar", False)):
+        if getattr(config, name) and needs_labels and (dataset.classes or 0) < 2:
+            raise InvalidArgument(f"{name} needs labels of at least two classes, and {config.data} has none")
+        if getattr(config, name) and config.ranks > 1 and config.strategy == "fsdp":
+            raise InvalidArgument(f"{name} needs the whole encoder on each device; pass strategy='ddp' or leave it out")
+    if config.ranks > 1 and config.strategy == "fsdp" and (resolved.optimizer == "muon" or config.ema is not None):
+        flag = "optimizer='muon'" if resolved.optimizer == "muon" else f"ema={config.ema}"
         raise InvalidArgument(f"{flag} needs whole matrices on each device; pass strategy='ddp' or leave it out")
     return resolved if config.mask is not None else replace(resolved, mask=method.default_mask(resolved, shape))
 

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from viewproof import plots
 from viewproof.errors import InvalidArgument
+from viewproof.evaluation.online import LidarMonitor, OnlineKNN
 from viewproof.files import whole_file
 from viewproof.runs.backbones import with_backbone
 from viewproof.runs.config import PretrainConfig
@@ -32,6 +33,7 @@ from viewproof.runs.folder import (
 from viewproof.runs.guarded import locked, record_digests
 from viewproof.runs.report import report
 from viewproof.training.base import Pretraining
+from viewproof.training.callbacks import Monitor
 from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.online_probe import OnlineProbe
 from viewproof.training.trainer import CHECKPOINT, RunData, build_trainer, check_layout, is_rank_zero
@@ -44,6 +46,8 @@ def pretrain(config: PretrainConfig, say: Callable[[str], None] = print, *, allo
     config, source = with_backbone(config)
     run = prepare(config, new_folder(config) if first else Path(config.out or "runs"), allow_import=allow_import)
     module = run.module()
+    if run.config.lidar:
+        LidarMonitor(run.dataset, draws=1).embeddings(module, torch.arange(1))  # a method without draws is refused here
     weights = None if source is None else source.load(run.model)
     if first:
         check_layout(run.config, run.dataset)
@@ -90,9 +94,13 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
     if config.compile:
         run.model.compile()
-    monitors: list[CollapseMonitor | OnlineProbe] = [CollapseMonitor(say=say)] if module.embeds else []
+    monitors: list[Monitor] = [CollapseMonitor(say=say)] if module.embeds else []
     if config.online_probe:
         monitors.append(OnlineProbe.of(run.model, data))
+    if config.online_knn:
+        monitors.append(OnlineKNN(data))
+    if config.lidar:
+        monitors.append(LidarMonitor(data))
     trainer = build_trainer(config, run.folder, run.steps_per_epoch, monitors)
     try:
         batches = RunData(config, data, not config.method.reconstructs, run.crop_when_read)
@@ -133,6 +141,6 @@ def finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) -> 
         load_weights(run.model, run.folder)
     method = run.config.method
     label = "mean loss over hidden coordinates" if method.reconstructs else f"{method.name} loss"
-    figure = plots.loss_figure(run.folder / "metrics.csv", run.config.data, label)
+    figure = plots.loss_figure(run.folder / "metrics.csv", run.dataset.name, label)
     plots.save_figure(figure, run.folder / "loss.png")
     return report(run, say)

@@ -85,6 +85,10 @@ class Pretraining(pl.LightningModule):
         x, ids = read_batch(batch, need_ids=True)
         return self.augment(x, ids, self.current_epoch), ids
 
+    def drawn_embeddings(self, x: Tensor, sample_ids: Tensor, draw: int) -> Tensor:
+        """The embeddings ``[N, D]`` of a batch under the ``draw``-th draw of masks or views, for LiDAR."""
+        raise InvalidArgument(f"lidar needs a method that draws masks or views; {type(self).__name__} has no draws")
+
     def rate(self, step: int) -> float:
         """The learning rate's factor at a step: linear warm-up, then half a cosine."""
         if step < self.warmup_steps:

@@ -25,6 +25,12 @@ def between_steps(trainer: pl.Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or batch_idx + 1 == trainer.num_training_batches
 
 
+class Monitor(pl.Callback):
+    """A callback whose ``values`` are columns of ``metrics.csv``; keys that start with ``val_`` are of validations."""
+
+    values: dict[str, float]
+
+
 class MetricsFile(pl.Callback):
     """Appends a row to ``metrics.csv`` every ``every`` steps and after each validation.
 
@@ -102,7 +108,7 @@ class ClipGradient(pl.Callback):
         torch.nn.utils.clip_grad_norm_(pl_module.parameters(), self.norm)
 
 
-class GradientNorm(pl.Callback):
+class GradientNorm(Monitor):
     """Measures the Euclidean norm of the whole gradient before every ``every``-th step, before any clipping.
 
     ``values["gradient_norm"]`` is the last one, for `MetricsFile`.

@@ -13,7 +13,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.losses.ranks import all_rows
 from viewproof.masks.finite import check_count
 from viewproof.shapes import Float
-from viewproof.training.callbacks import between_steps
+from viewproof.training.callbacks import Monitor, between_steps
 
 LEAST_RANK = 2.0
 LEAST_SPREAD = 1e-4
@@ -72,7 +72,7 @@ def measure(z: Float[Tensor, "..."]) -> Geometry:
     return Geometry(float(deviation.mean()), float(deviation.min()), spread, rankme(centred))
 
 
-class CollapseMonitor(pl.Callback):
+class CollapseMonitor(Monitor):
     """Measures ``pl_module.embeddings`` every ``every`` steps, and says so when they collapse.
 
     ``values`` holds the last numbers. One line is said when a collapse begins and one when it ends.

@@ -13,9 +13,10 @@ from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
 from viewproof.training.base import checked_labels
 from viewproof.training.batch import read_batch
+from viewproof.training.callbacks import Monitor
 
 
-class OnlineProbe(pl.Callback):
+class OnlineProbe(Monitor):
     """Trains a linear classifier on ``model.encode(x)`` of each batch, and logs its accuracy.
 
     ``labels`` and ``held_out`` are the classes, from 0, of training and held-out samples, looked up by the batch's

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from viewproof.data.checks import check_int
 from viewproof.errors import InvalidArgument
 from viewproof.models import TokenSettings
+from viewproof.models.backbone import is_library
 
 
 def one_of(*choices: Any) -> Callable[[str, Any], None]:
@@ -23,6 +24,23 @@ def one_of(*choices: Any) -> Callable[[str, Any], None]:
     def check(name: str, value: Any) -> None:
         if value not in choices:
             raise InvalidArgument(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
+
+    return check
+
+
+def network(*choices: str) -> Callable[[str, Any], None]:
+    """A check that a value is one of some networks, or a model of another library.
+
+    >>> network("vit")("model", "timm:resnet18")
+    >>> network("vit")("model", "resnet")
+    Traceback (most recent call last):
+    viewproof.errors.InvalidArgument: model='resnet' must be one of 'vit', timm:NAME, transformers:NAME
+    """
+
+    def check(name: str, value: Any) -> None:
+        if value not in choices and not (isinstance(value, str) and is_library(value)):
+            names = ", ".join([*map(repr, choices), "timm:NAME", "transformers:NAME"])
+            raise InvalidArgument(f"{name}={value!r} must be one of {names}")
 
     return check
 
@@ -141,6 +159,7 @@ class TrainingSettings(CheckedSettings):
     devices: Annotated[int, machine_sized(1)]
     nodes: Count
     strategy: Literal["ddp", "fsdp"]
+    logger: Literal["tensorboard", "csv", "wandb", "mlflow"] = "tensorboard"
 
     @property
     def tokens(self) -> TokenSettings:

@@ -1,5 +1,6 @@
 """The trainer of a run, the batches of a rank, and which rank a process is."""
 
+import importlib.util
 import logging
 import os
 import warnings
@@ -12,16 +13,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 
 from viewproof.data import Dataset, batches
 from viewproof.data.batches import BatchLoader
 from viewproof.errors import InvalidArgument
-from viewproof.training.callbacks import ClipGradient, GradientNorm, MetricsFile, RunProgress
+from viewproof.training.callbacks import ClipGradient, GradientNorm, MetricsFile, Monitor, RunProgress
 from viewproof.training.checkpoints import Checkpoints, StopAtStep, WholeFiles
-from viewproof.training.collapse import CollapseMonitor
-from viewproof.training.online_probe import OnlineProbe
 from viewproof.training.settings import TrainingSettings
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -91,11 +90,29 @@ def check_layout(settings: TrainingSettings, dataset: Dataset) -> None:
         raise InvalidArgument(f"devices={settings.devices} is more than the {cuda} CUDA devices here; pass fewer")
 
 
+LOGGERS = {"tensorboard": "tensorboard", "csv": "", "wandb": "wandb", "mlflow": "mlflow"}
+"""The choices of ``logger``, each with the package that it needs beside Lightning's."""
+
+
+def check_logger(name: str) -> None:
+    """Refuse a logger whose package is not installed."""
+    if LOGGERS[name] and importlib.util.find_spec(LOGGERS[name]) is None:
+        raise InvalidArgument(f"logger={name!r} needs {LOGGERS[name]}, which is not installed; pip install {name}")
+
+
+def build_logger(name: str, folder: Path) -> Logger:
+    """One of Lightning's loggers, which writes into the run folder; wandb goes on line unless WANDB_MODE=offline."""
+    if name == "csv":
+        return CSVLogger(folder, name="csv", version="")
+    if name == "wandb":
+        return WandbLogger(name=folder.name, save_dir=folder, project="viewproof")
+    if name == "mlflow":
+        return MLFlowLogger("viewproof", run_name=folder.name, tracking_uri=(folder / "mlflow").absolute().as_uri())
+    return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
+
+
 def build_trainer(
-    settings: TrainingSettings,
-    folder: Path,
-    steps_per_epoch: int,
-    monitors: Sequence[CollapseMonitor | OnlineProbe] = (),
+    settings: TrainingSettings, folder: Path, steps_per_epoch: int, monitors: Sequence[Monitor] = ()
 ) -> pl.Trainer:
     """The trainer of a run; its files go to ``folder``, its metrics have the ``monitors``' values."""
     epochs = settings.epochs or -(-(settings.steps or 0) // steps_per_epoch)
@@ -129,7 +146,7 @@ def build_trainer(
             deterministic=True,
             callbacks=callbacks,
             plugins=[WholeFiles()],
-            logger=TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False),
+            logger=build_logger(settings.logger, folder),
             log_every_n_steps=10,
             enable_model_summary=False,
             num_sanity_val_steps=0,

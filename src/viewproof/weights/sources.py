@@ -130,15 +130,27 @@ def need(package: str, what: str) -> None:
 
 def from_timm(architecture: str, text: str, *, pretrained: bool, **arguments: Any) -> Source:
     """A plain vision transformer of timm; ``arguments`` go to ``timm.create_model``."""
+    return timm_source(timm_model(architecture, text, pretrained=pretrained, **arguments), text)
+
+
+def timm_model(architecture: str, text: str, *, pretrained: bool, **arguments: Any) -> nn.Module:
+    """A model of timm without its classifier, in evaluation mode."""
     need("timm", text)
     import timm
 
     try:
-        model = timm.create_model(architecture, pretrained=pretrained, num_classes=0, **arguments).eval()
+        model: nn.Module = timm.create_model(architecture, pretrained=pretrained, num_classes=0, **arguments)
     except Exception as error:
-        raise InvalidArgument(f"{text} cannot be made: {_short(error)}; {_remedy(pretrained)}") from error
+        raise InvalidArgument(f"{shown(text)} cannot be made: {_short(error)}; {_remedy(pretrained)}") from error
+    return model.eval()
+
+
+def timm_source(model: Any, text: str) -> Source:
+    """The weights of a plain vision transformer of timm; any other model raises `InvalidArgument`."""
+    import timm
+
     if not isinstance(model, timm.models.vision_transformer.VisionTransformer):
-        raise InvalidArgument(f"{text} is a {type(model).__name__}, not a plain ViT whose weights can be read")
+        raise InvalidArgument(f"{shown(text)} is a {type(model).__name__}, not a plain ViT whose weights can be read")
     attention = model.blocks[0].attn
     weights = from_state(
         model.state_dict(), text, heads=attention.num_heads, norm_eps=model.blocks[0].norm1.eps,
@@ -149,7 +161,11 @@ def from_timm(architecture: str, text: str, *, pretrained: bool, **arguments: An
 
 def from_transformers(identifier: str, text: str, *, pretrained: bool, **arguments: Any) -> Source:
     """A plain vision transformer of transformers: a name on the hub, a folder, or from configuration a model type."""
-    model, config, loading = transformers_model(identifier, text, pretrained=pretrained, **arguments)
+    return transformers_source(*transformers_model(identifier, text, pretrained=pretrained, **arguments), text)
+
+
+def transformers_source(model: nn.Module, config: Any, loading: dict[str, Any], text: str) -> Source:
+    """The weights of a plain vision transformer, with what its loading reported; any other is an `InvalidArgument`."""
     if config.model_type not in PLAIN:
         raise InvalidArgument(f"{text} is of type {config.model_type!r}; weights are read from {', '.join(PLAIN)}")
     if config.hidden_act != "gelu":

@@ -18,12 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from viewproof.errors import InvalidArgument
+from viewproof.models import Backbone
 from viewproof.models.vit import PatchTransformer
 from viewproof.weights.layout import VitWeights, from_encoder
 from viewproof.weights.sources import need, transformers_model
 
 Facts = dict[str, Any]
 """A run's encoder.json: "sample_shape", and "mean" and "std" as nested lists."""
+TIMM_WEIGHTS = "model.safetensors"
 POOLED = {
     "mean": "tokens[:, {prefix}:].mean(1)",
     "class": "tokens[:, 0]",
@@ -56,7 +58,24 @@ def vit_of(encoder: nn.Module, target: str) -> tuple[VitWeights, PatchTransforme
 
 
 def to_transformers(encoder: nn.Module, folder: Path, facts: Facts) -> str:
-    """Write an IJepaModel, or with a class token or registers a ViTModel or Dinov2WithRegistersModel."""
+    """Write an IJepaModel, or with a class token or registers a ViTModel or Dinov2WithRegistersModel.
+
+    A model of transformers is written as it is.
+    """
+    if isinstance(encoder, Backbone) and hasattr(encoder.model, "save_pretrained"):
+        encoder.model.save_pretrained(folder)
+        pooled = POOLED[encoder.features].format(prefix=encoder.prefix)
+        if encoder.is_map:
+            pooled = "(tokens.mean((2, 3)) if out.get('pooler_output') is None else out.pooler_output.flatten(1))"
+        return f"""import torch
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained(folder).eval()
+with torch.inference_mode():
+    out = model(pixel_values=x)
+    tokens = out.last_hidden_state
+    features = {pooled}
+"""
     vit, ours = vit_of(encoder, "transformers")
     kind = "ijepa" if not vit.prefix_count else "vit" if vit.prefix_count == 1 else "dinov2_with_registers"
     sizes: dict[str, Any] = {
@@ -126,7 +145,12 @@ with torch.inference_mode():
 
 
 def to_timm(encoder: nn.Module, folder: Path, facts: Facts) -> str:
-    """Write a VisionTransformer's weights and configuration, for ``checkpoint_path=`` and for ``local-dir:``."""
+    """Write a VisionTransformer's weights and configuration, for ``checkpoint_path=`` and for ``local-dir:``.
+
+    A model of timm is written as it is.
+    """
+    if isinstance(encoder, Backbone) and hasattr(encoder.model, "pretrained_cfg"):
+        return timm_backbone(encoder, folder, facts)
     vit, ours = vit_of(encoder, "timm")
     state = {name: tensor for name, tensor in vit.tensors.items() if name not in ("prefix", "pos_embed")}
     state["pos_embed"] = vit.tensors["pos_embed"][None]
@@ -136,7 +160,7 @@ def to_timm(encoder: nn.Module, folder: Path, facts: Facts) -> str:
             state["cls_token"] = tokens[:, :1].contiguous()
         if vit.prefix_count > vit.class_token:
             state["reg_token"] = tokens[:, int(vit.class_token) :].contiguous()
-    save_file(state, folder / "model.safetensors")
+    save_file(state, folder / TIMM_WEIGHTS)
     pool = {"mean": "avg", "class": "token", "both": ""}[ours.settings.features]
     arguments: dict[str, Any] = {
         "img_size": list(vit.image_shape[1:]), "patch_size": _one_or_both(vit.patch_size),
@@ -156,6 +180,27 @@ def to_timm(encoder: nn.Module, folder: Path, facts: Facts) -> str:
     pooled = "model(x)"
     if ours.settings.features == "both":
         pooled = POOLED["both"].format(prefix=vit.prefix_count).replace("tokens", "model.forward_features(x)")
+    return timm_lines(pooled)
+
+
+def timm_backbone(encoder: Backbone, folder: Path, facts: Facts) -> str:
+    """Write a model of timm and what made it."""
+    save_file({key: value.contiguous() for key, value in encoder.model.state_dict().items()}, folder / TIMM_WEIGHTS)
+    old: Any = encoder.model.pretrained_cfg
+    configuration = {
+        "architecture": old["architecture"], "num_classes": 0, "model_args": encoder.arguments,
+        "pretrained_cfg": {
+            "input_size": list(encoder.image_shape), "num_classes": 0, "first_conv": old.get("first_conv"),
+            "classifier": old.get("classifier"), "mean": flat(facts["mean"]), "std": flat(facts["std"]),
+        },
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(configuration, indent=2) + "\n")
+    pooled = POOLED[encoder.features].format(prefix=encoder.prefix).replace("tokens", "model.forward_features(x)")
+    return timm_lines("model.forward_head(model.forward_features(x), pre_logits=True)" if encoder.is_map else pooled)
+
+
+def timm_lines(features: str) -> str:
+    """The lines that load a folder in timm, with the expression for the features."""
     return f"""import json
 from pathlib import Path
 
@@ -163,10 +208,10 @@ import timm
 import torch
 
 config = json.loads(Path(folder, "config.json").read_text())
-weights = str(Path(folder, "model.safetensors"))
+weights = str(Path(folder, "{TIMM_WEIGHTS}"))
 model = timm.create_model(config["architecture"], num_classes=0, checkpoint_path=weights, **config["model_args"]).eval()
 with torch.inference_mode():
-    features = {pooled}
+    features = {features}
 """
 
 
