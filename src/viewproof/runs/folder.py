@@ -27,6 +27,8 @@ from viewproof.training.base import Pretraining
 
 WEIGHTS = "model.safetensors"
 ENCODER = "encoder.json"
+METRICS = "metrics.csv"
+EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,20 @@ def read_config(folder: Path) -> PretrainConfig:
         return PretrainConfig(**values)
     except (json.JSONDecodeError, TypeError) as error:
         raise InvalidArgument(f"{path} is not a whole configuration: {error}") from error
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """What a run's evaluation.json says, nothing if there is none; a damaged one raises `InvalidArgument`."""
+    check_digest(folder, EVALUATION)
+    if not (folder / EVALUATION).exists():
+        return {}
+    try:
+        result: dict[str, Any] = json.loads((folder / EVALUATION).read_text())
+        return result
+    except ValueError as error:
+        raise InvalidArgument(
+            f"{folder / EVALUATION} is damaged ({error}); write it again with: viewproof evaluate {folder}"
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
