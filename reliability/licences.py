@@ -51,10 +51,10 @@ def main() -> int:
     if missing:
         print(f"not installed, or without a licence in the metadata: {', '.join(missing)}", file=sys.stderr)
         return 1
-    lines = ["# Licences", "", "viewproof is MIT. These are the packages it is tested with, by what their own metadata say;",
-             "`make licences` writes this page. *direct*: viewproof asks for it, in one of its extras.", "",
-             "| package | licence | direct |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows), ""]  # fmt: skip
-    PAGE.write_text("\n".join(lines))
+    lines = ["# Licences", "", "viewproof is MIT. These are the packages it is tested with, by their own metadata;"]
+    lines += ["`make licences` writes this page. *direct*: viewproof asks for it, in one of its extras.", ""]
+    lines += ["| package | licence | direct |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    PAGE.write_text("\n".join(lines) + "\n")
     return 0
 
 

@@ -27,7 +27,7 @@ import numpy as np
 
 from viewproof import cli
 
-SMALL = ["--steps", "60", "--batch-size", "16", "--checkpoint-every", "5", "--threads", "1", "--dim", "16",
+SMALL = ["--steps", "40", "--batch-size", "16", "--checkpoint-every", "4", "--threads", "1", "--dim", "16",
          "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1",
          "--decoder-heads", "2"]  # fmt: skip
 IMPORTED = ("viewproof.runs.train", "viewproof.runs.export", "viewproof.evaluation.export", "viewproof.certify",
@@ -147,10 +147,11 @@ def killed(kinds: list[str], kills: int, folder: Path, rng: random.Random, tally
         left_alone[kind] = outcome(folder / f"whole-{kind}")
     done = 0
     while done < kills:
+        print(f"{done} of {kills} kills", file=sys.stderr, flush=True)
         kind, run = rng.choice(sorted(left_alone)), folder / f"killed-{done}"
         begun = ["pretrain", "x.npz", *SMALL, *KINDS[kind], "--out", run.name]
         words, code, errors = begun, -1, ""
-        for at_most in (1.0, 1.0, 1.0, 10.0):
+        for at_most in (0.6, 0.6, 0.6, 0.6, 0.6, 10.0):
             command = Command(words, folder, fresh="--devices" in KINDS[kind])
             if command.ends(rng.uniform(0, at_most * seconds[kind])) or (at_most > 1 and command.ends(300)):
                 code, errors = command.returncode or 0, command.said()
@@ -171,6 +172,27 @@ def killed(kinds: list[str], kills: int, folder: Path, rng: random.Random, tally
         same = run.exists() and outcome(run) == left_alone[kind]
         tally(f"killed and resumed, bit for bit: {kind}", same, f"{run} differs from whole-{kind}")
         shutil.rmtree(run, ignore_errors=True)
+
+
+def interrupted(folder: Path, rng: random.Random, tally: Tally, trials: int) -> None:
+    """Ctrl+C at a random moment after the first checkpoint ends with code 130 and no traceback; the run goes on."""
+    for _ in range(trials):
+        run = folder / "interrupted"
+        command = Command(["pretrain", "x.npz", *SMALL, "--model", "conv", "--out", run.name], folder)
+        while not (run / "checkpoints" / "last.ckpt").exists() and not command.ends(0.01):
+            pass
+        command.ends(rng.uniform(0, 0.5))
+        ended = command.returncode is not None
+        if not ended:
+            os.kill(command.pid, signal.SIGINT)
+        stopped = command.ends(60)
+        right = stopped and command.returncode == (0 if ended else 130) and "Traceback" not in command.said()
+        command.kill()
+        tally("Ctrl+C ends with code 130", right, f"{command.returncode} {command.said()[-300:]}")
+        if not (run / "model.safetensors").exists():
+            finish(["pretrain", "--resume", run.name], folder)
+        tally("interrupted and resumed, bit for bit", outcome(run) == outcome(folder / "whole-mae"), "differs")
+        shutil.rmtree(run)
 
 
 def killed_while_reading(kills: int, folder: Path, rng: random.Random, tally: Tally) -> None:
@@ -292,6 +314,7 @@ def main(kills: int, seed: int, kinds: list[str]) -> int:
         trials: list[tuple[str, Callable[[], None]]] = [
             ("kills of training", lambda: killed(kinds, kills - kills // 4, folder, rng, tally)),
             ("kills of what reads a run", lambda: killed_while_reading(kills // 4, folder, rng, tally)),
+            ("interrupts", lambda: interrupted(folder, rng, tally, 2 * few)),
             ("damage", lambda: damaged(folder, rng, tally, 3 * few)),
             ("links", lambda: linked(folder, tally)),
             ("disks", lambda: full_disks(folder, rng, tally, few)),

@@ -18,7 +18,7 @@ from viewproof.methods.ijepa import IJEPA
 from viewproof.methods.mae import MaskedPretraining
 from viewproof.methods.two_view import TwoView
 from viewproof.objectives import predictive_view_objective
-from viewproof.runs.folder import METRICS, WEIGHTS, Run, prepare, read_config, read_evaluation
+from viewproof.runs.folder import EVALUATION, METRICS, WEIGHTS, Run, prepare, read_config, read_json
 from viewproof.runs.guarded import check_digest
 from viewproof.training.checkpoints import WholeFiles
 from viewproof.training.collapse import LEAST_RANK, LEAST_SPREAD
@@ -200,7 +200,7 @@ def read_evidence(folder: Path, *, allow_import: bool = False) -> Evidence:
         for name, text in row.items():
             if name not in ("step", "epoch") and text:
                 curves.setdefault(name, []).append((int(row["step"]), float(text)))
-    measured = read_evaluation(folder)
+    measured = read_json(folder / EVALUATION)
     return Evidence(
         curves=curves,
         planned_steps=module.total_steps or 0,

@@ -192,17 +192,19 @@ def read_config(folder: Path) -> PretrainConfig:
         raise InvalidArgument(f"{path} is not a whole configuration: {error}") from error
 
 
-def read_evaluation(folder: Path) -> dict[str, Any]:
-    """What a run's evaluation.json says, nothing if there is none; a damaged one raises `InvalidArgument`."""
-    check_digest(folder, EVALUATION)
-    if not (folder / EVALUATION).exists():
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of a run says, nothing if there is none; a damaged one raises `InvalidArgument`."""
+    check_digest(path.parent, path.name)
+    if not path.exists():
         return {}
     try:
-        result: dict[str, Any] = json.loads((folder / EVALUATION).read_text())
+        result = json.loads(path.read_text())
+        if not isinstance(result, dict):
+            raise ValueError("no object")
         return result
     except ValueError as error:
         raise InvalidArgument(
-            f"{folder / EVALUATION} is damaged ({error}); write it again with: viewproof evaluate {folder}"
+            f"{path} is damaged ({error}); restore a copy, or delete it and write it again"
         ) from error
 
 

@@ -66,8 +66,12 @@ def _read(folder: Path) -> dict[str, str]:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder for one writer; a folder that another process holds raises `InvalidArgument`.
 
+    So does a link in it to another folder, through which files elsewhere would be written.
     The system lets go when the process ends, however it ends. Where it has no such locks (Windows) nothing is held.
     """
+    for path in folder.iterdir():
+        if path.is_symlink() and path.is_dir():
+            raise InvalidArgument(f"{path} must not be a link: a run writes into its own folder; put a folder there")
     try:
         import fcntl
     except ImportError:

@@ -17,7 +17,7 @@ from viewproof.certify.page import STYLE
 from viewproof.files import whole_file
 from viewproof.masks.random.rule import one_for_all
 from viewproof.models.vit import PatchTransformer
-from viewproof.runs.folder import Run, read_evaluation
+from viewproof.runs.folder import EVALUATION, Run, read_json
 from viewproof.runs.guarded import check_digest, recorded
 from viewproof.shapes import Float
 
@@ -32,7 +32,7 @@ PICTURES = {
 def write_page(run: Run) -> None:
     """Write the page of a finished run: scores, curves, pictures, its mask, what is certified, its settings."""
     title, parts = escape(f"{run.folder.name}: {run.config.method.name} on {run.dataset.name}"), []
-    result = read_evaluation(run.folder)
+    result = read_json(run.folder / EVALUATION)
     accuracy = result.get("accuracy") or {}
     rows = [(name, f"{100 * s['knn']:.1f} %", f"{100 * s['linear']:.1f} %") for name, s in accuracy.items()]
     parts.append(_table("Accuracy on held-out samples", ("features", "k-NN", "linear probe"), rows))

@@ -20,7 +20,7 @@ from viewproof.evaluation.fine_tune import check_labels, class_balanced, fine_tu
 from viewproof.evaluation.probes import probe_indices
 from viewproof.masks import Mask, Sample
 from viewproof.metrics import read_metrics
-from viewproof.runs.folder import EVALUATION, METRICS, Run, initial_network, write_json
+from viewproof.runs.folder import EVALUATION, METRICS, Run, initial_network, read_json, write_json
 from viewproof.runs.guarded import check_digest, recorded
 from viewproof.runs.page import PAGE, write_page
 from viewproof.training import predict
@@ -116,15 +116,19 @@ def fine_tune_report(run: Run, epochs: int, labels: int | None, seed: int, layer
         raise InvalidArgument(f"{run.folder} was trained on all labels, a few show nothing; fine-tune another run")
     chosen = class_balanced(data.train.labels, len(data.train) if labels is None else labels, seed)
     starts = {"from the trained encoder": run.model, "from scratch": initial_network(run.config, data)}
-    scores = {name: fine_tune(model, data, chosen, epochs, seed, layer_decay) for name, model in starts.items()}
-    result = {"labels": len(chosen), "epochs": epochs, "seed": seed, "accuracy": scores}
+    settings = {"labels": len(chosen), "epochs": epochs, "seed": seed}
     if layer_decay != 1:
-        result["layer_decay"] = layer_decay
-    with recorded(run.folder, "fine-tune.json"):
-        write_json(run.folder / "fine-tune.json", result)
+        settings["layer_decay"] = layer_decay
+    path = run.folder / "fine-tune.json"
+    old = read_json(path)
+    if old and settings != {name: value for name, value in old.items() if name != "accuracy"}:
+        raise InvalidArgument(f"{path} exists, of another fine-tuning; move it away, nothing is overwritten")
+    scores = {name: fine_tune(model, data, chosen, epochs, seed, layer_decay) for name, model in starts.items()}
+    with recorded(run.folder, path.name):
+        write_json(path, {**settings, "accuracy": scores})
     lines = ["", f"held-out accuracy, encoder and linear head trained on {len(chosen)} labels for {epochs} epochs"]
     lines += [f"  {name:<44} {100 * score:8.1f} %" for name, score in scores.items()]
-    print("\n".join([*lines, "", f"written to {run.folder / 'fine-tune.json'}"]))
+    print("\n".join([*lines, "", f"written to {path}"]))
 
 
 def export_embeddings(run: Run, path: Path) -> None:
