@@ -39,6 +39,7 @@ test-oldest: .venv-oldest/installed
 # Hostile calls, killed and damaged runs, and mutants of the code that tests must kill: docs/reliability.md.
 fuzz: $(INSTALLED)
 	$(BIN)/python reliability/fuzz.py --calls 10000
+	$(BIN)/python reliability/commands.py --commands 500
 
 torture: $(INSTALLED)
 	$(BIN)/python reliability/torture.py

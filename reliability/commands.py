@@ -58,7 +58,7 @@ def prepared(folder: Path) -> None:
     (folder / "text.npy").write_text("text")
     (folder / "folder").mkdir()
     (folder / "script.py").write_text("print('no step')\n")
-    command = Command(["pretrain", "x.npz", *SMALL, "--steps", "2", "--model", "conv", "--out", "run"], folder)
+    command = Command(["pretrain", "x.npz", *SMALL, "--model", "conv", "--out", "run"], folder)
     assert command.ends(120) and command.returncode == 0, command.said()
 
 

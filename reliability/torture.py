@@ -10,6 +10,7 @@ import argparse
 import csv
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import random
@@ -146,9 +147,10 @@ def killed(kinds: list[str], kills: int, folder: Path, rng: random.Random, tally
         seconds[kind] = time.monotonic() - begin
         left_alone[kind] = outcome(folder / f"whole-{kind}")
     done = 0
+    turns = itertools.cycle(sorted(left_alone))
     while done < kills:
         print(f"{done} of {kills} kills", file=sys.stderr, flush=True)
-        kind, run = rng.choice(sorted(left_alone)), folder / f"killed-{done}"
+        kind, run = next(turns), folder / f"killed-{done}"
         begun = ["pretrain", "x.npz", *SMALL, *KINDS[kind], "--out", run.name]
         words, code, errors = begun, -1, ""
         for at_most in (0.6, 0.6, 0.6, 0.6, 0.6, 10.0):
@@ -206,8 +208,9 @@ def killed_while_reading(kills: int, folder: Path, rng: random.Random, tally: Ta
     }
     seconds: dict[str, float] = {}
     done = 0
+    turns = itertools.cycle(sorted(jobs))
     while done < kills:
-        name = rng.choice(sorted(jobs))
+        name = next(turns)
         for product in ("read", "table.npz", "exported"):
             path = folder / product
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -275,7 +278,7 @@ def linked(folder: Path, tally: Tally) -> None:
 def full_disks(folder: Path, rng: random.Random, tally: Tally, trials: int) -> None:
     """A disk that takes no more ends in one line, and the files that were whole stay whole."""
     for _ in range(trials):
-        limit = int(2 ** rng.uniform(4, 17))
+        limit = int(2 ** rng.uniform(4, 22))
         code, errors = finish(["pretrain", "x.npz", *SMALL, "--model", "conv", "--out", "full"], folder, limit)
         tally("a full disk ends in one line", code in (0, 2) and "Traceback" not in errors, f"{limit}: {errors[-300:]}")
         for path in (folder / "full").rglob("*.json"):

@@ -216,7 +216,7 @@ def test_importing_changes_no_global_state(first_imports: list[dict[str, Any]]) 
 
 # From bottom to top: a file imports its own layer and those above it in this list.
 LAYERS = [
-    ("errors", "verdict", "files", "bits", "torch_internals"),
+    ("errors", "verdict", "files", "metrics", "bits", "torch_internals"),
     ("shapes",),
     ("masks",),
     ("views", "expressions"),

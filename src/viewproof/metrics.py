@@ -7,11 +7,13 @@ from viewproof.errors import InvalidArgument
 
 
 def read_metrics(path: Path, size: int | None = None) -> list[dict[str, str]]:
-    """The rows of a ``metrics.csv``, as text by column; an empty cell is a value that was not measured.
+    """The rows of a ``metrics.csv``, as text by column; none if there is no file.
 
-    Only the first ``size`` bytes are read if it is given. A last row that a kill cut short is left out. Anything else
-    that is no such table raises `InvalidArgument`.
+    An empty cell is a value that was not measured. Only the first ``size`` bytes are read if it is given. A last row
+    that a kill cut short is left out. Anything else that is no such table raises `InvalidArgument`.
     """
+    if not path.exists():
+        return []
     try:
         lines = path.read_bytes()[:size].decode().splitlines()
         rows = list(csv.DictReader(lines, strict=True))
@@ -20,7 +22,8 @@ def read_metrics(path: Path, size: int | None = None) -> list[dict[str, str]]:
         for row in rows:
             if None in row or None in row.values():
                 raise ValueError(f"a row has not the {len(row)} cells of the first line")
-            for value in (row["step"], *filter(None, row.values())):
+            int(row["step"])
+            for value in filter(None, row.values()):
                 float(value)
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise InvalidArgument(f"{path} is damaged ({error}); restore a copy, or delete it: the run goes on") from error

@@ -53,7 +53,8 @@ def loss_figure(metrics: Path, title: str, loss_label: str) -> Figure:
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
     axes.set(xlabel="step", ylabel=loss_label, title=title, ylim=(0, None))
-    axes.legend()
+    if rows:
+        axes.legend()
     return figure
 
 

@@ -142,7 +142,7 @@ def test_what_ends_the_writing_of_a_checkpoint_is_not_hidden(
     assert (tmp_path / "last.ckpt").read_text() == "the last one"
 
 
-@pytest.mark.parametrize("place", ["report", "finish", "train"])
+@pytest.mark.parametrize("place", ["report", "save", "train"])
 def test_whenever_a_run_is_interrupted_it_says_how_it_goes_on(
     place: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,5 +155,5 @@ def test_whenever_a_run_is_interrupted_it_says_how_it_goes_on(
     config = PretrainConfig(str(finished.parent / "x.npz"), steps=2, model="conv", dim=8, batch_size=16, threads=1,
                             out=str(tmp_path / "run"))  # fmt: skip
     assert train.pretrain(config, lines.append) == 130
-    ends = {"report": "viewproof evaluate", "finish": "pretrain --resume", "train": "no checkpoint"}
+    ends = {"report": "viewproof evaluate", "save": "pretrain --resume", "train": "no checkpoint"}
     assert ends[place] in lines[-1]

@@ -17,6 +17,7 @@ from viewproof.masks import ScoredPatches
 from viewproof.methods.ijepa import IJEPA
 from viewproof.methods.mae import MaskedPretraining
 from viewproof.methods.two_view import TwoView
+from viewproof.metrics import read_metrics
 from viewproof.objectives import predictive_view_objective
 from viewproof.runs.folder import EVALUATION, METRICS, WEIGHTS, Run, prepare, read_config, read_json
 from viewproof.runs.guarded import check_digest
@@ -196,7 +197,7 @@ def read_evidence(folder: Path, *, allow_import: bool = False) -> Evidence:
     module = run.module()
     curves: dict[str, list[tuple[int, float]]] = {}
     check_digest(folder, METRICS)
-    for row in read_metrics(folder / METRICS) if (folder / METRICS).exists() else ():
+    for row in read_metrics(folder / METRICS):
         for name, text in row.items():
             if name not in ("step", "epoch") and text:
                 curves.setdefault(name, []).append((int(row["step"]), float(text)))

@@ -116,7 +116,7 @@ def fine_tune_report(run: Run, epochs: int, labels: int | None, seed: int, layer
         raise InvalidArgument(f"{run.folder} was trained on all labels, a few show nothing; fine-tune another run")
     chosen = class_balanced(data.train.labels, len(data.train) if labels is None else labels, seed)
     starts = {"from the trained encoder": run.model, "from scratch": initial_network(run.config, data)}
-    settings = {"labels": len(chosen), "epochs": epochs, "seed": seed}
+    settings: dict[str, float] = {"labels": len(chosen), "epochs": epochs, "seed": seed}
     if layer_decay != 1:
         settings["layer_decay"] = layer_decay
     path = run.folder / "fine-tune.json"

@@ -38,6 +38,9 @@ from viewproof.training.online_probe import OnlineProbe
 from viewproof.training.trainer import CHECKPOINT, RunData, build_trainer, check_layout, is_rank_zero
 from viewproof.weights.sources import write_report
 
+TRAINED = (WEIGHTS, ENCODER, METRICS, "init.json", "skipped.txt")
+"""What has its digest from the end of training on."""
+
 
 def pretrain(config: PretrainConfig, say: Callable[[str], None] = print, *, allow_import: bool = False) -> int:
     """Train a new run from its configuration; return the exit code."""
@@ -91,8 +94,12 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
     first = is_rank_zero(run.config.ranks)
     say = say if first else lambda line: None
     try:
-        weights = train(run, module, checkpoint, say)
-        return finish(run, weights, say) if first else 0
+        with recorded(run.folder, *TRAINED) if first else nullcontext():
+            weights = train(run, module, checkpoint, say)
+            if first:
+                with whole_file(run.folder / WEIGHTS, "wb") as file:
+                    file.write(save(weights))
+        return finish(run, say) if first else 0
     except KeyboardInterrupt:
         if (run.folder / WEIGHTS).exists():
             remedy = f"all steps are done; measure with: viewproof evaluate {run.folder}"
@@ -145,11 +152,8 @@ def train(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[
             torch.distributed.destroy_process_group()
 
 
-def finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) -> int:
-    """Write the weights and what is drawn and measured with them; return the exit code."""
-    names = (WEIGHTS, ENCODER, METRICS, "init.json", "skipped.txt")
-    with recorded(run.folder, *names), whole_file(run.folder / WEIGHTS, "wb") as file:
-        file.write(save(weights))
+def finish(run: Run, say: Callable[[str], None]) -> int:
+    """Write what is drawn and measured with a run's weights; return the exit code."""
     if isinstance(run.model, FSDPModule) or run.config.ema is not None:
         run = replace(run, model=initial_network(run.config, run.dataset))
         load_weights(run.model, run.folder)

@@ -58,7 +58,7 @@ class MetricsFile(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Refuse rows that are not those written before the checkpoint; a file that was deleted starts again."""
-        if trainer.is_global_zero and DIGEST in checkpoint and self.path.exists():
+        if DIGEST in checkpoint and self.path.exists():
             self._checked = checkpoint[DIGEST]["size"]
             if hashlib.sha256(self.path.read_bytes()[: self._checked]).hexdigest() != checkpoint[DIGEST]["sha256"]:
                 raise InvalidArgument(
@@ -70,9 +70,7 @@ class MetricsFile(pl.Callback):
         self._since, self._images, self._loss = time.perf_counter(), 0, 0
         if not trainer.is_global_zero:
             return
-        rows = []
-        if self.path.exists():
-            rows = [r for r in read_metrics(self.path, self._checked) if int(r["step"]) <= trainer.global_step]
+        rows = [r for r in read_metrics(self.path, self._checked) if int(r["step"]) <= trainer.global_step]
         with whole_file(self.path, newline="") as file:
             writer = csv.DictWriter(file, [*FIELDS, *self.extra])
             writer.writeheader()
