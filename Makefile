@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 NEWEST := torch==2.14.1 torchvision==0.29.1
 OLDEST := torch==2.9.0 numpy==1.26.4
 
-.PHONY: demo test lint types tests test-peers test-oldest bench fuzz torture mutants lock audit licences docs clean
+.PHONY: demo test lint types tests test-peers test-oldest bench fuzz commands torture mutants lock audit licences docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/viewproof pretrain digits
@@ -39,6 +39,8 @@ test-oldest: .venv-oldest/installed
 # Hostile calls, killed and damaged runs, and mutants of the code that tests must kill: docs/reliability.md.
 fuzz: $(INSTALLED)
 	$(BIN)/python reliability/fuzz.py --calls 10000
+
+commands: $(INSTALLED)
 	$(BIN)/python reliability/commands.py --commands 500
 
 torture: $(INSTALLED)

@@ -15,20 +15,15 @@ import resource
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 import viewproof as vp
-from viewproof.data import batches, from_indexed, load_dataset
-from viewproof.training.augment import parse_transforms
-from viewproof.training.transforms import Flip, RandomResizedCrop, Transform
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import naive
@@ -50,108 +45,14 @@ CALLABLES = {
 # What takes programs of the user's own, or only holds what it is given, is tested where it stands.
 SKIPPED = {
     "Contract", "Finding", "Pipeline", "Report", "Severity", "TargetBranch", "Verdict", "Witness", "Rule", "RandomRule",
-    "InvalidArgument", "ContractViolation", "train_fixed", "predict",
-}  # fmt: skip
-
-
-def rule_mask(
-    rule: vp.Rule, data_shape: Sequence[int], sample_ids: Int[Tensor, " batch"], epoch: int, step: int
-) -> vp.Mask:
-    """A rule's mask of one step."""
-    return rule.at(step).mask(data_shape, sample_ids=sample_ids, epoch=epoch)
-
-
-def rule_sample(
-    rule: vp.Rule, x: Float[Tensor, "batch channels height width"], recon_dim: int, sample_ids: Int[Tensor, " batch"]
-) -> vp.Sample:
-    """A rule's sample of a batch."""
-    return rule.sample(x, recon_dim, sample_ids=sample_ids)
-
-
-def mask_methods(mask: vp.Mask, n: int, length: int, coordinate: int, x: Float[Tensor, "batch channels height width"]
-) -> Any:  # fmt: skip
-    """What a mask can be asked."""
-    return mask.row(n).prefix(length).selected(coordinate), mask.fits(x) and mask.apply(x)
-
-
-def transformed(transform: Transform, x: Float[Tensor, "batch channels height width"], u: Float[Tensor, "batch 8"]
-) -> Tensor:  # fmt: skip
-    """What a transform makes of images."""
-    return transform(x, u)
-
-
-ARRAYS = [np.full((1, 4, 4), k, np.uint8) for k in range(10)]
-# Arguments that no annotation describes: the valid values of each parameter, then the hostile ones.
-POOLS: dict[str, tuple[Any, dict[str, tuple[list[Any], list[Any]]]]] = {
-    "data.from_indexed": (
-        from_indexed,
-        {
-            "dataset": ([ARRAYS, [(a, 0) for a in ARRAYS], np.stack(ARRAYS)],
-                        [None, 3, [], "abc", [None] * 5, [{"image": a} for a in ARRAYS], [b"junk"] * 5,
-                         ["none.png"] * 5,
-                         [*ARRAYS, np.zeros((2, 2))], [np.full((1, 4, 4), np.nan)] * 9, [np.ones((2, 2)) * 1j] * 9,
-                         [np.array(["a", "b"])] * 9, [object()] * 5, [()] * 5, {1: 2}, torch.empty(5, 0)]),
-            "labels": ([None, [0, 1] * 5, list("ab") * 5],
-                       [3, [1], [None] * 10, [float("nan")] * 10, [[1, 2]] * 10, "a", [2**70] * 10, [0.5] * 10,
-                        object()]),
-            "class_names": ([None], [["a"], 3, [3], "ab"]),
-            "kind": ([None, "array"], ["video", 3, "image", "audio", []]),
-            "test_fraction": ([0.1, 0.5], [0, 1, -1, float("nan"), "x", None, float("inf"), 1e-300]),
-            "size": ([None], [(0, 0), (2**40, 2**40), "4", 3, (4,), (4.5, 4), (4, 4), (None, 2)]),
-            "max_pixels": ([2**26], [0, -1, None, "x", 2**70, float("nan")]),
-            "statistics": ([None, ((0.0,), (1.0,))],
-                           [((0.0,), (0.0,)), ((float("nan"),), (1.0,)), 3, ((0, 0), (1, 1)), "ab", (None, None)]),
-            "key": ([None], ["k", 7, -1, object(), 2**70]),
-            "name": (["x"], [None, 3, "a" * 5000]),
-        },
-    ),
-    "data.batches": (
-        lambda **given: next(iter(batches(from_indexed(ARRAYS, labels=[0, 1] * 5), **given)), None),
-        {
-            "part": (["train", "test"], ["", None, 3, "validation"]),
-            "batch_size": ([1], HOSTILE_INTS),
-            "seed": ([0, 7], HOSTILE_INTS),
-            "rank": ([0], HOSTILE_INTS),
-            "world": ([1], HOSTILE_INTS),
-            "accumulate": ([1], HOSTILE_INTS),
-            "min_area": ([None, 0.5], HOSTILE_FLOATS),
-            "flip": ([0.0], HOSTILE_FLOATS),
-            "num_workers": ([0], [-1, 0.5, None, "1", 2**40]),
-        },
-    ),
-    "data.load_dataset": (
-        load_dataset,
-        {"name": ([], ["", None, 3, "digitz", "none.npy", "/dev/null", "hf:", "wds:", "\0", ".", "a" * 999, b"x", []])},
-    ),
-    "training.parse_transforms": (
-        parse_transforms,
-        {"text": (["none", "Flip()", "RandomResizedCrop(0.2), Flip()"],
-                  ["", "Flip", "Flip(", "Flip(2)", "Flip('a')", "(" * 3000, "Flop()", "os.system('')", "Flip(x=1)",
-                   "\0", "Flip() " * 999, None, 3, "Flip(*[1])", "Flip(1e999)", "Flip(-1)"])},
-    ),
-    "load_encoder": (
-        vp.load_encoder,
-        {"run": ([], ["", ".", "none", None, 3, "/dev/null", "\0", "a" * 5000, b"x", Path(__file__)])},
-    ),
-    "watch": (
-        lambda step, batch, allow, name: vp.watch(step, batch, allow=allow, name=name),
-        {
-            "step": ([lambda batch: None], [None, 3, "step", nn.Linear(2, 2)]),
-            "batch": ([torch.rand(2, 3)], [None, 3, [], {}, torch.rand(()), torch.rand(0, 3), "x"]),
-            "allow": ([None], [{}, {"C1": ""}, {"C1": 3}, {3: "x"}, 3, ["C1"], "C1"]),
-            "name": ([None, "x"], [3, "", "a" * 5000]),
-        },
-    ),
+    "InvalidArgument", "ContractViolation", "train_fixed", "predict", "watch", "load_encoder",
 }  # fmt: skip
 
 
 def public_functions() -> dict[str, Any]:
-    """What the package exports and can be called, methods of rules and masks, the data, and the transforms."""
+    """What the package exports and can be called on tensors, masks and numbers."""
     names = [name for name in vp.__all__ if name not in SKIPPED and not name.startswith(("certify", "__"))]
-    functions = {name: getattr(vp, name) for name in names if callable(getattr(vp, name))}
-    functions |= {kind.__name__: kind for kind in Transform.__subclasses__()}
-    functions |= {f.__name__: f for f in (rule_mask, rule_sample, mask_methods, transformed)}
-    return functions | {name: function for name, (function, _) in POOLS.items()}
+    return {name: getattr(vp, name) for name in names if callable(getattr(vp, name))}
 
 
 def shape_of(text: str, sizes: dict[str, int], rng: random.Random) -> tuple[int, ...]:
@@ -212,8 +113,6 @@ def valid(name: str, kind: Any, sizes: dict[str, int], rng: random.Random) -> An
         return sample.view if kind is vp.Mask else sample
     if "Rule" in str(kind) or "VectorMask" in str(kind):
         return rng.choice(RULES)
-    if kind is Transform:
-        return rng.choice((Flip(), RandomResizedCrop(0.2)))
     if "Module" in str(kind):
         return nn.Linear(2, 2)
     if "SSLViewGraph" in str(kind):
@@ -268,11 +167,6 @@ def hostile(value: Any, kind: Any, rng: random.Random) -> Any:
 
 def arguments(function: Any, rng: random.Random) -> tuple[dict[str, Any], bool]:
     """Arguments for a call, and whether one of them is hostile."""
-    for pooled, pools in POOLS.values():
-        if pooled is function:
-            worst = rng.choice(sorted(pools)) if rng.random() < 0.5 else ""
-            worst = next((name for name, (valid_values, _) in pools.items() if not valid_values), worst)
-            return {k: rng.choice(bad if k == worst else good) for k, (good, bad) in pools.items()}, bool(worst)
     target = function.__init__ if inspect.isclass(function) else function
     hints, sizes, chosen = get_type_hints(target, include_extras=True), {}, {}
     parameters = inspect.signature(function).parameters.values()

@@ -50,6 +50,8 @@ def load_encoder(run: str | Path, image_size: tuple[int, int] | None = None) -> 
     interpolated bicubically, which takes a vision transformer. A folder that holds no finished run raises
     `InvalidArgument`.
     """
+    if not isinstance(run, str | Path):
+        raise InvalidArgument(f"run={run!r} must be the path of a run folder; pass a str or a Path")
     folder = Path(run)
     config = restore(read_config(folder))
     for name in (WEIGHTS, ENCODER):
