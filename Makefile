@@ -5,9 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 NEWEST := torch==2.14.1 torchvision==0.29.1
-OLDEST := torch==2.9.0
+OLDEST := torch==2.9.0 numpy==1.26.4
 
-.PHONY: demo test lint types tests test-peers test-oldest bench fuzz torture mutants docs clean
+.PHONY: demo test lint types tests test-peers test-oldest bench fuzz commands torture mutants lock audit licences docs clean
 
 demo: $(INSTALLED)
 	$(BIN)/viewproof pretrain digits
@@ -40,12 +40,29 @@ test-oldest: .venv-oldest/installed
 fuzz: $(INSTALLED)
 	$(BIN)/python reliability/fuzz.py --calls 10000
 
+commands: $(INSTALLED)
+	$(BIN)/python reliability/commands.py --commands 500
+
 torture: $(INSTALLED)
 	$(BIN)/python reliability/torture.py
 
 mutants: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -c constraints.txt cosmic-ray
 	$(BIN)/python reliability/mutants.py
+
+# constraints.lock: the files of constraints.txt by their SHA-256. Install exactly them with
+# `pip install --require-hashes --no-deps -r constraints.lock`.
+lock: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile constraints.txt --no-deps --generate-hashes --universal --python-version 3.11 \
+		--no-header --no-annotate --quiet --output-file constraints.lock
+
+audit: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --requirement constraints.lock --no-deps --disable-pip --require-hashes
+
+licences: .venv-peers/installed
+	.venv-peers/bin/python reliability/licences.py
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py
@@ -58,12 +75,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 .venv-peers/installed .venv-oldest/installed: %/installed: pyproject.toml constraints.txt Makefile
 	test -x $*/bin/python || $(PYTHON) -m venv $*
-	grep -v '^torch==' constraints.txt > $*/constraints.txt
+	grep -v $(FREE) constraints.txt > $*/constraints.txt
 	$*/bin/python -m pip install --quiet -c $*/constraints.txt $(WITH)
 	touch $@
 
 .venv-peers/installed: WITH := -e '.[dev,peers]' $(NEWEST)
+.venv-peers/installed: FREE := '^torch=='
 .venv-oldest/installed: WITH := -e '.[test]' $(OLDEST)
+.venv-oldest/installed: FREE := '^\(torch\|numpy\)=='
 
 clean:
 	rm -rf $(VENV) .venv-peers .venv-oldest runs

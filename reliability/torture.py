@@ -9,27 +9,34 @@ often it failed; exit code 1 if anything did.
 import argparse
 import csv
 import hashlib
+import importlib
+import itertools
 import json
 import os
 import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-SMALL = ["--steps", "60", "--batch-size", "16", "--checkpoint-every", "5", "--threads", "1", "--dim", "16",
+from viewproof import cli
+
+SMALL = ["--steps", "40", "--batch-size", "16", "--checkpoint-every", "4", "--threads", "1", "--dim", "16",
          "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1",
          "--decoder-heads", "2"]  # fmt: skip
+IMPORTED = ("viewproof.runs.train", "viewproof.runs.export", "viewproof.evaluation.export", "viewproof.certify",
+            "sklearn.linear_model", "sklearn.neighbors", "torch.utils.tensorboard", "matplotlib.pyplot")  # fmt: skip
 KINDS = {
     "mae": ["--model", "conv"],
-    "masked autoencoder, micro-batches, probe": ["--accumulate", "2", "--online-probe"],
+    "masked autoencoder": ["--accumulate", "2", "--online-probe"],
+    "simclr": ["--method", "simclr", "--projector-dim", "16"],
     "workers": ["--model", "conv", "--workers", "1"],
     "vicreg": ["--method", "vicreg", "--projector-dim", "16"],
     "ijepa": ["--method", "ijepa"],
@@ -54,24 +61,69 @@ class Tally:
             print(self.words[-1], flush=True)
 
 
-def start(words: list[str], folder: Path, limit: int | None = None) -> subprocess.Popen[str]:
-    """The command line as a process group of its own; ``limit`` is the size in bytes that a file may reach."""
+class Command:
+    """A command line in a process group of its own; ``limit`` is the size in bytes that a file may reach.
 
-    def before() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    It is forked from this process, which has imported what it needs and computed nothing: a trial does not wait for
+    imports. Two ranks start further processes as this one was started, so they take a ``fresh`` interpreter.
+    """
 
-    command = [sys.executable, "-m", "viewproof", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=folder, env=environment, text=True, start_new_session=True, preexec_fn=before,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    def __init__(self, words: list[str], folder: Path, limit: int | None = None, fresh: bool = False) -> None:
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 1
+        try:
+            os.setsid()
+            os.chdir(folder)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(self.errors.fileno(), 2)
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            if fresh:
+                os.execv(sys.executable, [sys.executable, "-m", "viewproof", *words])
+            sys.argv = ["viewproof", *words]
+            code = cli.main(words)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def ends(self, seconds: float) -> bool:
+        """Whether the command ends by itself within so many seconds; then `returncode` is known."""
+        until = time.monotonic() + seconds
+        while self.returncode is None and time.monotonic() < until:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+            else:
+                time.sleep(0.002)
+        return self.returncode is not None
+
+    def kill(self) -> None:
+        """End the command and what it started by SIGKILL."""
+        if self.returncode is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+    def said(self) -> str:
+        """The error stream."""
+        self.errors.seek(0)
+        return self.errors.read()
 
 
-def finish(words: list[str], folder: Path, limit: int | None = None) -> tuple[int, str]:
+def finish(words: list[str], folder: Path, limit: int | None = None, fresh: bool = False) -> tuple[int, str]:
     """Exit code and error stream of a command that is left alone."""
-    process = start(words, folder, limit)
-    _, errors = process.communicate(timeout=300)
-    return process.returncode, errors
+    command = Command(words, folder, limit, fresh)
+    if not command.ends(300):
+        command.kill()
+        return -1, f"{words} did not end within 300 seconds"
+    assert command.returncode is not None
+    return command.returncode, command.said()
 
 
 def outcome(run: Path) -> tuple[str, list[dict[str, str]]]:
@@ -84,45 +136,107 @@ def outcome(run: Path) -> tuple[str, list[dict[str, str]]]:
 def killed(kinds: list[str], kills: int, folder: Path, rng: random.Random, tally: Tally) -> None:
     """Runs that are killed at random moments and resumed end as those that were left alone."""
     left_alone, seconds = {}, {}
-    for kind in kinds:
+    for kind in dict.fromkeys(kinds):
         begin = time.monotonic()
-        code, errors = finish(["pretrain", "x.npz", *SMALL, *KINDS[kind], "--out", f"whole-{kind}"], folder)
-        if code == 2 and "unknown" in errors.lower():
-            continue
+        code, errors = finish(
+            ["pretrain", "x.npz", *SMALL, *KINDS[kind], "--out", f"whole-{kind}"],
+            folder,
+            fresh="--devices" in KINDS[kind],
+        )
+        tally("left alone", code == 0, errors)
         seconds[kind] = time.monotonic() - begin
         left_alone[kind] = outcome(folder / f"whole-{kind}")
-    for n in range(kills):
-        kind, run = rng.choice(sorted(left_alone)), folder / f"killed-{n}"
-        words = ["pretrain", "x.npz", *SMALL, *KINDS[kind], "--out", run.name]
-        for _ in range(8):
-            process = start(words, folder)
-            try:
-                _, errors = process.communicate(timeout=rng.uniform(0, 1.3 * seconds[kind]))
-                tally(
-                    f"finished or refused in one line: {kind}",
-                    process.returncode == 0 and "Trace" not in errors,
-                    errors,
-                )
+    done = 0
+    turns = itertools.cycle(sorted(left_alone))
+    while done < kills:
+        print(f"{done} of {kills} kills", file=sys.stderr, flush=True)
+        kind, run = next(turns), folder / f"killed-{done}"
+        begun = ["pretrain", "x.npz", *SMALL, *KINDS[kind], "--out", run.name]
+        words, code, errors = begun, -1, ""
+        for at_most in (0.6, 0.6, 0.6, 0.6, 0.6, 10.0):
+            command = Command(words, folder, fresh="--devices" in KINDS[kind])
+            if command.ends(rng.uniform(0, at_most * seconds[kind])) or (at_most > 1 and command.ends(300)):
+                code, errors = command.returncode or 0, command.said()
                 break
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
+            command.kill()
+            done += 1
             if (run / "model.safetensors").exists():
-                break
-            if (run / "checkpoints" / "last.ckpt").exists():
+                words = ["evaluate", run.name]
+            elif (run / "checkpoints" / "last.ckpt").exists():
                 words = ["pretrain", "--resume", run.name]
             elif run.exists():
                 # Killed before the first checkpoint: it says so, and is started again.
-                code, errors = finish(["pretrain", "--resume", run.name], folder)
-                tally("no checkpoint yet is said in one line", code == 2 and errors.count("\n") == 1, errors)
+                said = finish(["pretrain", "--resume", run.name], folder)
+                tally("without a checkpoint, one line", said[0] == 2 and said[1].count("\n") == 1, str(said))
                 shutil.rmtree(run)
-        else:
-            finish(words, folder)
-        same = outcome(run) == left_alone[kind]
+                words = begun
+        tally(f"ended after its kills: {kind}", code == 0 and "Traceback" not in errors, f"{words}: {code} {errors}")
+        same = run.exists() and outcome(run) == left_alone[kind]
         tally(f"killed and resumed, bit for bit: {kind}", same, f"{run} differs from whole-{kind}")
-        litter = [path.name for path in run.rglob("*.part")]
-        tally("evaluated after a kill", finish(["evaluate", run.name], folder)[0] == 0, f"{run}: {litter}")
+        shutil.rmtree(run, ignore_errors=True)
+
+
+def interrupted(folder: Path, rng: random.Random, tally: Tally, trials: int) -> None:
+    """Ctrl+C at a random moment after the first checkpoint ends with code 130 and no traceback; the run goes on."""
+    for _ in range(trials):
+        run = folder / "interrupted"
+        command = Command(["pretrain", "x.npz", *SMALL, "--model", "conv", "--out", run.name], folder)
+        while not (run / "checkpoints" / "last.ckpt").exists() and not command.ends(0.01):
+            pass
+        command.ends(rng.uniform(0, 0.5))
+        ended = command.returncode is not None
+        if not ended:
+            os.kill(command.pid, signal.SIGINT)
+        stopped = command.ends(60)
+        right = stopped and command.returncode == (0 if ended else 130) and "Traceback" not in command.said()
+        command.kill()
+        tally("Ctrl+C ends with code 130", right, f"{command.returncode} {command.said()[-300:]}")
+        if not (run / "model.safetensors").exists():
+            finish(["pretrain", "--resume", run.name], folder)
+        tally("interrupted and resumed, bit for bit", outcome(run) == outcome(folder / "whole-mae"), "differs")
         shutil.rmtree(run)
+
+
+def killed_while_reading(kills: int, folder: Path, rng: random.Random, tally: Tally) -> None:
+    """An evaluation, an export and a page that are killed leave nothing half done, and do their work the next time."""
+    jobs = {
+        "evaluate": ["evaluate", "read"],
+        "embeddings": ["evaluate", "read", "--export", "table.npz"],
+        "fine-tuning": ["evaluate", "read", "--fine-tune", "3"],
+        "export": ["export", "read", "exported", "--to", "torch"],
+        "report": ["report", "read"],
+    }
+    seconds: dict[str, float] = {}
+    done = 0
+    turns = itertools.cycle(sorted(jobs))
+    while done < kills:
+        name = next(turns)
+        for product in ("read", "table.npz", "exported"):
+            path = folder / product
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.copytree(folder / "whole-masked autoencoder", folder / "read")
+        if name not in seconds:
+            begin = time.monotonic()
+            code, errors = finish(jobs[name], folder)
+            tally(f"left alone: {name}", code == 0, errors)
+            seconds[name] = time.monotonic() - begin
+            continue
+        command = Command(jobs[name], folder)
+        if command.ends(rng.uniform(0, seconds[name])):
+            continue
+        command.kill()
+        done += 1
+        if (folder / "table.npz").exists():
+            tally("a killed table is whole or absent", len(np.load(folder / "table.npz")["embeddings"]) == 96)
+            (folder / "table.npz").unlink()
+        if (folder / "exported").exists():
+            tally("a killed export is whole or absent", (folder / "exported" / "README.md").exists())
+            shutil.rmtree(folder / "exported")
+        code, errors = finish(jobs[name], folder)
+        before, after = (
+            (folder / run / "evaluation.json").read_bytes() for run in ("whole-masked autoencoder", "read")
+        )
+        tally(f"killed, and done the next time: {name}", code == 0 and before == after, f"{code} {errors[-300:]}")
 
 
 def damaged(folder: Path, rng: random.Random, tally: Tally, trials: int) -> None:
@@ -130,20 +244,21 @@ def damaged(folder: Path, rng: random.Random, tally: Tally, trials: int) -> None
     for _ in range(trials):
         run = folder / "damaged"
         shutil.copytree(folder / "whole-mae", run)
-        target = rng.choice([run / "model.safetensors", run / "checkpoints" / "last.ckpt"])
+        name = rng.choice(["model.safetensors", "checkpoints/last.ckpt", "metrics.csv", "evaluation.json", "loss.png"])
+        target = run / name
         content = bytearray(target.read_bytes())
         at = rng.randrange(len(content))
         content[at] ^= 1 << rng.randrange(8)
         target.write_bytes(content)
         before = (run / "evaluation.json").read_bytes()
-        words = ["evaluate", run.name]
-        if target.suffix == ".ckpt":
+        words = ["evaluate" if target.suffix == ".safetensors" else "report", run.name]
+        if target.suffix in (".ckpt", ".csv"):
             (run / "model.safetensors").unlink()
             words = ["pretrain", "--resume", run.name]
         code, errors = finish(words, folder)
         noticed = code == 2 and errors.count("\n") == 1 and target.name in errors
-        kept = (run / "evaluation.json").read_bytes() == before
-        tally(f"a flipped bit is noticed: {target.name}", noticed and kept, f"byte {at}: {code} {errors[-200:]}")
+        unchanged = (run / "evaluation.json").read_bytes() == before
+        tally(f"a flipped bit is noticed: {target.name}", noticed and unchanged, f"byte {at}: {code} {errors[-200:]}")
         shutil.rmtree(run)
 
 
@@ -163,7 +278,7 @@ def linked(folder: Path, tally: Tally) -> None:
 def full_disks(folder: Path, rng: random.Random, tally: Tally, trials: int) -> None:
     """A disk that takes no more ends in one line, and the files that were whole stay whole."""
     for _ in range(trials):
-        limit = int(2 ** rng.uniform(4, 17))
+        limit = int(2 ** rng.uniform(4, 22))
         code, errors = finish(["pretrain", "x.npz", *SMALL, "--model", "conv", "--out", "full"], folder, limit)
         tally("a full disk ends in one line", code in (0, 2) and "Traceback" not in errors, f"{limit}: {errors[-300:]}")
         for path in (folder / "full").rglob("*.json"):
@@ -175,38 +290,43 @@ def raced(folder: Path, tally: Tally, trials: int) -> None:
     """Runs that start at the same moment take folders of their own; one run is resumed by one process."""
     for _ in range(trials):
         shutil.rmtree(folder / "runs", ignore_errors=True)
-        processes = [start(["pretrain", "x.npz", *SMALL, "--model", "conv"], folder) for _ in range(3)]
-        codes = [(p.communicate(timeout=300), p.returncode)[1] for p in processes]
+        commands = [Command(["pretrain", "x.npz", *SMALL, "--model", "conv"], folder) for _ in range(3)]
+        codes = [c.returncode for c in commands if c.ends(300)]
         names = sorted(path.name for path in (folder / "runs").iterdir())
         tally("three runs at once have three folders", codes == [0, 0, 0] and len(names) == 3, f"{codes} {names}")
         run = folder / "twice"
         shutil.copytree(folder / "whole-mae", run)
         (run / "model.safetensors").unlink()
-        processes = [start(["pretrain", "--resume", run.name], folder) for _ in range(2)]
-        codes = sorted((p.communicate(timeout=300), p.returncode)[1] for p in processes)
+        commands = [Command(["pretrain", "--resume", run.name], folder) for _ in range(2)]
+        codes = sorted(c.returncode or 0 for c in commands if c.ends(300))
         same = outcome(run) == outcome(folder / "whole-mae")
-        tally("two that resume one run write once", same and codes in ([0, 2], [0, 0]), f"{codes}")
+        tally("two that resume one run write once", same and codes == [0, 2], f"{codes}")
         shutil.rmtree(run)
 
 
 def main(kills: int, seed: int, kinds: list[str]) -> int:
     """All trials in a temporary folder; print the table."""
     rng, tally = random.Random(seed), Tally()
+    for module in IMPORTED:
+        importlib.import_module(module)
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         folder = Path(name)
         pixels = np.random.default_rng(0).random((96, 1, 8, 8), np.float32)
         np.savez(folder / "x.npz", x=pixels, y=np.arange(96) % 3)
         few = max(1, kills // 10)
         trials: list[tuple[str, Callable[[], None]]] = [
-            ("kills", lambda: killed(kinds, kills, folder, rng, tally)),
-            ("damage", lambda: damaged(folder, rng, tally, few)),
+            ("kills of training", lambda: killed(kinds, kills - kills // 4, folder, rng, tally)),
+            ("kills of what reads a run", lambda: killed_while_reading(kills // 4, folder, rng, tally)),
+            ("interrupts", lambda: interrupted(folder, rng, tally, 2 * few)),
+            ("damage", lambda: damaged(folder, rng, tally, 3 * few)),
             ("links", lambda: linked(folder, tally)),
             ("disks", lambda: full_disks(folder, rng, tally, few)),
             ("races", lambda: raced(folder, tally, max(1, few // 3))),
         ]
         for what, trial in trials:
-            print(f"{what} ...", flush=True)
+            begin = time.monotonic()
             trial()
+            print(f"{what}: {time.monotonic() - begin:.0f} s", flush=True)
     width = max(map(len, tally.counts))
     print(f"\n{'item':<{width}}  attempts  failures   (seed {seed})")
     for item, (attempts, failures) in sorted(tally.counts.items()):
@@ -220,4 +340,4 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="*", default=[k for k in KINDS if k != "two ranks" or os.name == "posix"])
     chosen = parser.parse_args()
-    sys.exit(main(chosen.kills, chosen.seed, ["mae", *(k for k in chosen.kinds if k != "mae")]))
+    sys.exit(main(chosen.kills, chosen.seed, ["mae", "masked autoencoder", *chosen.kinds]))

@@ -17,6 +17,12 @@ def test_hostile_calls_are_right_or_refused():
     assert process.returncode == 0, process.stdout + process.stderr
 
 
+def test_mutants_that_tests_once_missed_are_noticed():
+    command = [sys.executable, str(FUZZ.with_name("mutants.py")), "--once-missed"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0 and "0 survived" in process.stdout, process.stdout + process.stderr
+
+
 def test_a_function_that_is_wrong_is_found(monkeypatch):
     wrong = wraps(fuzz.vp.vector_mae_selected_idxs)(lambda data_dim, period, offset: [data_dim])
     monkeypatch.setattr(fuzz.vp, "vector_mae_selected_idxs", wrong)

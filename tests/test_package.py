@@ -218,7 +218,7 @@ def test_importing_changes_no_global_state(first_imports: list[dict[str, Any]]) 
 
 # From bottom to top: a file imports its own layer and those above it in this list.
 LAYERS = [
-    ("errors", "verdict", "files", "bits", "progress", "torch_internals"),
+    ("errors", "verdict", "files", "metrics", "bits", "progress", "torch_internals"),
     ("shapes",),
     ("masks",),
     ("views", "expressions"),

@@ -12,6 +12,7 @@ from cyclopts.config import Json
 
 from viewproof import __version__
 from viewproof.errors import InvalidArgument
+from viewproof.files import check_new
 from viewproof.runs.config import Integer, OptionalInteger, PretrainConfig
 
 INSTALL = "pip install 'viewproof[all]'"
@@ -218,14 +219,13 @@ def masks(rule: str, shape: str, *, out: Path = Path("mask.png")) -> int:
     from viewproof.expressions import parse_rule
     from viewproof.masks.random.rule import one_for_all
 
+    check_new(out=out)
     try:
         extents = tuple(int(extent) for extent in shape.split(","))
     except ValueError:
         raise InvalidArgument(f"shape={shape!r} must be extents with commas between them, such as 3,32,32") from None
     parsed = parse_rule(rule, allow_import=True)
     mask = one_for_all(parsed).mask(extents)
-    if out.exists():
-        raise InvalidArgument(f"out={str(out)!r} exists; choose another name, nothing is overwritten")
     plots.save_figure(plots.mask_figure(mask, f"{parsed!r} over {shape}"), out)
     total = mask.hidden.numel()
     print(f"{parsed!r} over {extents}: {mask.count} of {total} hidden ({mask.count / total:.1%}); drawn in {out}")
@@ -250,6 +250,7 @@ def prove(
     """
     from viewproof.theorems.report import run
 
+    check_new(json=json)
     return run(only, json, show, processes=min(4, os.cpu_count() or 1), solver=solver)
 
 
@@ -338,6 +339,7 @@ def watch(
     """
     if not script:
         return complain("watch needs a script and its arguments, such as: viewproof watch train.py --epochs 1")
+    check_new(picture=picture, html=html, json=json)
     from viewproof.watch.script import run
     from viewproof.watch.script_session import ScriptSession
 
@@ -353,6 +355,7 @@ def zoo(*, steps: bool = False, json: Path | None = None) -> int:
         steps: watch bugs as whole training steps; exit 0 only if 9 of 10 are caught, without a false alarm
         json: write the verdicts to this file
     """
+    check_new(json=json)
     if steps:
         from viewproof.bugzoo.steps.run import run_steps
 

@@ -7,6 +7,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from viewproof.errors import InvalidArgument
+
+
+def check_new(**files: Path | None) -> None:
+    """Refuse, before any work is done, an output file that exists or that lies in no folder.
+
+    >>> check_new(json=Path("no/such/folder/out.json"))
+    Traceback (most recent call last):
+    viewproof.errors.InvalidArgument: json='no/such/folder/out.json' must be in a folder that exists; make ... first
+    """
+    for name, path in files.items():
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InvalidArgument(
+                f"{name}={str(path)!r} must be in a folder that exists; make {str(path.parent)!r} first"
+            )
+        if path is not None and os.path.lexists(path):
+            raise InvalidArgument(f"{name}={str(path)!r} exists; choose another name, nothing is overwritten")
+
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str], mode: str = "w", **how: Any) -> Iterator[IO[Any]]:

@@ -1,6 +1,5 @@
 """Pictures: a mask, a loss curve, errors by patch, reconstructions."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from viewproof.errors import InvalidArgument
 from viewproof.files import whole_file
 from viewproof.masks import Mask
+from viewproof.metrics import read_metrics
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -45,8 +45,7 @@ def mask_figure(mask: Mask, title: str) -> Figure:
 
 def loss_figure(metrics: Path, title: str, loss_label: str) -> Figure:
     """The training loss and the held-out loss against the step, from a run's ``metrics.csv``."""
-    with metrics.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_metrics(metrics)
     figure = Figure(figsize=(6.5, 4))
     axes = figure.subplots()
     for column, label, style in (("loss", "training", "-"), ("val_loss", "held out", "o-")):
@@ -54,7 +53,8 @@ def loss_figure(metrics: Path, title: str, loss_label: str) -> Figure:
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
     axes.set(xlabel="step", ylabel=loss_label, title=title, ylim=(0, None))
-    axes.legend()
+    if rows:
+        axes.legend()
     return figure
 
 

@@ -198,6 +198,8 @@ def test_the_share_of_beta_in_the_bound_is_needed() -> None:
 
 def test_rounding_bound_of_more_terms_than_the_type_can_count() -> None:
     assert rounding_bound(3, 2**25, 1.0) == math.inf
+    # At 2**24 roundings the bound has no value; one fewer has one.
+    assert rounding_bound(3, 2**24 - 4, 1.0) == math.inf > rounding_bound(3, 2**24 - 5, 1.0)
     assert rounding_bound(3, 2**25, 1.0, torch.float64) < 1e-8
     assert rounding_bound(1, 0, 0.0) == 0.0
     assert rounding_bound(3, 100, 1.0) < rounding_bound(5, 100, 1.0) < rounding_bound(5, 200, 1.0)

@@ -12,13 +12,13 @@ from viewproof.cli import main
 from viewproof.evaluation.fine_tune import FineTuning
 from viewproof.methods.supervised import Classifier
 from viewproof.models import PatchEncoder
-from viewproof.runs.guarded import check_digest, locked, record_digests
+from viewproof.runs.guarded import check_digest, locked, recorded
 
 
 def test_one_flipped_bit_anywhere_is_noticed(tmp_path: Path) -> None:
     data = bytes(range(40))
-    (tmp_path / "model.safetensors").write_bytes(data)
-    record_digests(tmp_path, "model.safetensors")
+    with recorded(tmp_path, "model.safetensors"):
+        (tmp_path / "model.safetensors").write_bytes(data)
     check_digest(tmp_path, "model.safetensors")
     for place in range(len(data)):
         damaged = bytearray(data)

@@ -12,7 +12,7 @@ from viewproof.certify.pipeline import Pipeline, certify
 from viewproof.certify.report import Report
 from viewproof.errors import InvalidArgument
 from viewproof.expressions import imported
-from viewproof.files import whole_file
+from viewproof.files import check_new, whole_file
 from viewproof.masks import Rule
 from viewproof.verdict import Verdict
 
@@ -28,13 +28,7 @@ def run(
 ) -> int:
     """Certify ``module:object`` on standard normal data; 1 if a finding fails, else 0."""
     waived = dict(text.partition("=")[::2] for text in allow)
-    for name, path in (("html", html), ("json", json)):
-        if path is not None and not path.parent.is_dir():
-            raise InvalidArgument(
-                f"{name}={str(path)!r} must be in a folder that exists; make {str(path.parent)!r} first"
-            )
-        if path is not None and path.exists():
-            raise InvalidArgument(f"{name}={str(path)!r} exists; choose another name, nothing is overwritten")
+    check_new(html=html, json=json)
     extents = parse_shape(shape)
     subject = find(target)
     if not isinstance(subject, Pipeline):

@@ -111,6 +111,8 @@ def from_indexed(
     if all(vector is None for vector in vectors):
         codes: list[Any] = [None] * len(parts)
     elif class_names is not None:
+        if any(np.asarray(vector).dtype.kind not in "biu" for vector in vectors):
+            raise InvalidArgument("labels must be integers where class_names are given; leave class_names out")
         codes = [np.asarray(vector, np.int64) for vector in vectors]
     else:
         codes, class_names = label_codes([np.asarray(vector) for vector in vectors])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from viewproof.errors import InvalidArgument
-from viewproof.files import whole_file
+from viewproof.files import check_new, whole_file
 
 SUFFIXES = (".npz", ".parquet")
 
@@ -22,10 +22,9 @@ def check_target(path: Path) -> None:
     """
     if path.suffix not in SUFFIXES:
         raise InvalidArgument(f"export={str(path)!r} must end in {' or '.join(SUFFIXES)}")
-    if path.exists():
-        raise InvalidArgument(f"export={str(path)!r} exists; choose another name, nothing is overwritten")
     if not path.parent.is_dir():
         raise InvalidArgument(f"export={str(path)!r} lies in no folder; make {str(path.parent)!r} first")
+    check_new(export=path)
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise InvalidArgument(f"export={str(path)!r} needs pyarrow; pip install pyarrow, or export to .npz")
 

@@ -1,7 +1,5 @@
 """What a run folder says about how the run went: a bug, a collapse, too short, or as expected."""
 
-import csv
-import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +17,11 @@ from viewproof.masks import ScoredPatches
 from viewproof.methods.ijepa import IJEPA
 from viewproof.methods.mae import MaskedPretraining
 from viewproof.methods.two_view import TwoView
+from viewproof.metrics import read_metrics
 from viewproof.objectives import predictive_view_objective
-from viewproof.runs.folder import WEIGHTS, Run, prepare, read_config
+from viewproof.runs.folder import EVALUATION, METRICS, WEIGHTS, Run, prepare, read_config, read_json
+from viewproof.runs.guarded import check_digest
+from viewproof.training.checkpoints import WholeFiles
 from viewproof.training.collapse import LEAST_RANK, LEAST_SPREAD
 from viewproof.training.ema import move_target
 from viewproof.training.trainer import CHECKPOINT
@@ -195,15 +196,12 @@ def read_evidence(folder: Path, *, allow_import: bool = False) -> Evidence:
     run = prepare(read_config(folder), folder, allow_import=allow_import)
     module = run.module()
     curves: dict[str, list[tuple[int, float]]] = {}
-    if (folder / "metrics.csv").exists():
-        with (folder / "metrics.csv").open(newline="") as file:
-            for row in csv.DictReader(file):
-                for name, text in row.items():
-                    if name not in ("step", "epoch", None) and text:
-                        curves.setdefault(name, []).append((int(row["step"]), float(text)))
-    measured: dict[str, Any] = {}
-    if (folder / "evaluation.json").exists():
-        measured = json.loads((folder / "evaluation.json").read_text())
+    check_digest(folder, METRICS)
+    for row in read_metrics(folder / METRICS):
+        for name, text in row.items():
+            if name not in ("step", "epoch") and text:
+                curves.setdefault(name, []).append((int(row["step"]), float(text)))
+    measured = read_json(folder / EVALUATION)
     return Evidence(
         curves=curves,
         planned_steps=module.total_steps or 0,
@@ -219,9 +217,10 @@ def _moved(run: Run) -> float | None:
     """The largest relative change of a weight tensor from its first values to the last saved ones."""
     weights: dict[str, Tensor] = {}
     if (run.folder / WEIGHTS).exists():
+        check_digest(run.folder, WEIGHTS)
         weights = load_file(run.folder / WEIGHTS)
     elif (run.folder / CHECKPOINT).exists():
-        state = torch.load(run.folder / CHECKPOINT, weights_only=True)["state_dict"]
+        state = WholeFiles().load_checkpoint(run.folder / CHECKPOINT, weights_only=True)["state_dict"]
         weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
     changes = []
     for name, parameter in run.model.named_parameters():

@@ -1,6 +1,5 @@
 """A finished run's encoder, without its data."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from viewproof.errors import InvalidArgument
 from viewproof.models.vit import PatchTransformer
-from viewproof.runs.folder import ENCODER, WEIGHTS, load_weights, read_config
+from viewproof.runs.folder import ENCODER, WEIGHTS, load_weights, read_config, read_json
 from viewproof.runs.resolved import restore
 from viewproof.shapes import Float, Shaped
 from viewproof.weights.layout import encoder_of, from_encoder, to_encoder
@@ -51,12 +50,16 @@ def load_encoder(run: str | Path, image_size: tuple[int, int] | None = None) -> 
     interpolated bicubically, which takes a vision transformer. A folder that holds no finished run raises
     `InvalidArgument`.
     """
+    if not isinstance(run, str | Path):
+        raise InvalidArgument(f"run={run!r} must be the path of a run folder; pass a str or a Path")
     folder = Path(run)
     config = restore(read_config(folder))
     for name in (WEIGHTS, ENCODER):
         if not (folder / name).exists():
             raise InvalidArgument(f"{folder} has no {name}: the run is not finished; pass --resume to pretrain")
-    facts = json.loads((folder / ENCODER).read_text())
+    facts = read_json(folder / ENCODER)
+    if facts.keys() != {"sample_shape", "mean", "std", "class_names"}:
+        raise InvalidArgument(f"{folder / ENCODER} is damaged: it has {sorted(facts)}; restore a copy, or train again")
     shape = tuple(facts["sample_shape"])
     classes = None if facts["class_names"] is None else len(facts["class_names"])
     with torch.random.fork_rng(devices=[]):

@@ -1,6 +1,5 @@
 """A finished run's encoder for another library, in a folder with its model card."""
 
-import json
 import os
 import platform
 import secrets
@@ -21,7 +20,7 @@ from viewproof.models import Backbone
 from viewproof.runs import verdicts
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.encoder import RunEncoder, load_encoder
-from viewproof.runs.folder import read_config
+from viewproof.runs.folder import EVALUATION, read_config, read_json
 from viewproof.runs.verdicts import certificate, theorem_verdicts
 from viewproof.weights.layout import BOUND, difference, probe_images
 from viewproof.weights.sources import need, shown
@@ -139,8 +138,7 @@ def card(
     else:
         text += ["This method hides nothing; there is no view to certify."]
     text += ["", "No claim is made that these features suit any task.", "", "## Evaluation", ""]
-    evaluation = folder / "evaluation.json"
-    result = json.loads(evaluation.read_text()) if evaluation.exists() else {}
+    result = read_json(folder / EVALUATION)
     if accuracy := result.get("accuracy"):
         text += ["Accuracy on held-out samples:", "", "| encoder | k-NN | linear |", "|---|---|---|"]
         text += [f"| {name} | {100 * s['knn']:.1f} % | {100 * s['linear']:.1f} % |" for name, s in accuracy.items()]

@@ -27,6 +27,8 @@ from viewproof.training.base import Pretraining
 
 WEIGHTS = "model.safetensors"
 ENCODER = "encoder.json"
+METRICS = "metrics.csv"
+EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,22 @@ def read_config(folder: Path) -> PretrainConfig:
         return PretrainConfig(**values)
     except (json.JSONDecodeError, TypeError) as error:
         raise InvalidArgument(f"{path} is not a whole configuration: {error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of a run says, nothing if there is none; a damaged one raises `InvalidArgument`."""
+    check_digest(path.parent, path.name)
+    if not path.exists():
+        return {}
+    try:
+        result = json.loads(path.read_text())
+        if not isinstance(result, dict):
+            raise ValueError("no object")
+        return result
+    except ValueError as error:
+        raise InvalidArgument(
+            f"{path} is damaged ({error}); restore a copy, or delete it and write it again"
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:

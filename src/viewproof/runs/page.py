@@ -1,6 +1,5 @@
 """``report.html``: a run as one page that needs no other file and no network."""
 
-import json
 import re
 from base64 import b64encode
 from dataclasses import asdict
@@ -19,7 +18,8 @@ from viewproof.files import whole_file
 from viewproof.masks.random.rule import one_for_all
 from viewproof.models import Backbone
 from viewproof.models.vit import PatchTransformer
-from viewproof.runs.folder import Run
+from viewproof.runs.folder import EVALUATION, Run, read_json
+from viewproof.runs.guarded import check_digest, recorded
 from viewproof.shapes import Float
 
 PAGE = "report.html"
@@ -33,7 +33,7 @@ PICTURES = {
 def write_page(run: Run) -> None:
     """Write the page of a finished run: scores, curves, pictures, its mask, what is certified, its settings."""
     title, parts = escape(f"{run.folder.name}: {run.config.method.name} on {run.dataset.name}"), []
-    result = json.loads((run.folder / "evaluation.json").read_text())
+    result = read_json(run.folder / EVALUATION)
     accuracy = result.get("accuracy") or {}
     rows = [(name, f"{100 * s['knn']:.1f} %", f"{100 * s['linear']:.1f} %") for name, s in accuracy.items()]
     parts.append(_table("Accuracy on held-out samples", ("features", "k-NN", "linear probe"), rows))
@@ -41,6 +41,7 @@ def write_page(run: Run) -> None:
     parts.append(_table("Mean squared error on hidden values", ("prediction", "error"), errors))
     for name, caption in PICTURES.items():
         if (run.folder / name).exists():
+            check_digest(run.folder, name)
             parts.append(_picture((run.folder / name).read_bytes(), caption))
     encoder = next((m for m in run.model.modules() if isinstance(m, PatchTransformer | Backbone)), None)
     if encoder is not None and len(run.dataset.sample_shape) == 3:
@@ -70,7 +71,7 @@ def write_page(run: Run) -> None:
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n'
         f"<h1>{title}</h1>\n{''.join(parts)}</html>\n"
     )
-    with whole_file(run.folder / PAGE) as file:
+    with recorded(run.folder, PAGE), whole_file(run.folder / PAGE) as file:
         file.write(page)
 
 

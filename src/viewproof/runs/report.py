@@ -1,6 +1,5 @@
 """What a finished run is worth: held-out errors, probes, pictures, one table."""
 
-import csv
 import math
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,8 +19,10 @@ from viewproof.evaluation.export import write_table
 from viewproof.evaluation.fine_tune import check_labels, class_balanced, fine_tune
 from viewproof.evaluation.probes import probe_indices
 from viewproof.masks import Mask, Sample
+from viewproof.metrics import read_metrics
 from viewproof.progress import progress
-from viewproof.runs.folder import Run, initial_network, write_json
+from viewproof.runs.folder import EVALUATION, METRICS, Run, initial_network, read_json, write_json
+from viewproof.runs.guarded import check_digest, recorded
 from viewproof.runs.page import PAGE, write_page
 from viewproof.training import predict
 
@@ -36,10 +37,11 @@ def report(run: Run, say: Callable[[str], None] = print) -> int:
     """
     data = run.dataset
     if not all(bool(weight.isfinite().all()) for weight in run.model.state_dict().values()):
-        with (run.folder / "metrics.csv").open(newline="") as file:
-            rows = [(int(row["step"]), row["loss"] or "0") for row in csv.DictReader(file)]
+        check_digest(run.folder, METRICS)
+        rows = [(int(row["step"]), row["loss"] or "0") for row in read_metrics(run.folder / METRICS)]
         step = next((step for step, loss in rows if not math.isfinite(float(loss))), rows[-1][0] if rows else None)
-        write_json(run.folder / "evaluation.json", {"diverged": True, "step": step})
+        with recorded(run.folder, EVALUATION):
+            write_json(run.folder / EVALUATION, {"diverged": True, "step": step})
         say(f"\ndiverged by step {step}: the weights are not finite; lower the learning rate or pass clip")
         return DIVERGED
     run.model.eval().to(device())
@@ -49,7 +51,8 @@ def report(run: Run, say: Callable[[str], None] = print) -> int:
         used = min(run.config.probe_samples, len(data.train))
         lines += ["", f"held-out accuracy, probes fit on {used} samples {'k-NN':>12} {'linear':>9}"]
         lines += [f"  {name:<44} {100 * s['knn']:8.1f} % {100 * s['linear']:6.1f} %" for name, s in scores.items()]
-    write_json(run.folder / "evaluation.json", result)
+    with recorded(run.folder, EVALUATION):
+        write_json(run.folder / EVALUATION, result)
     write_page(run)
     say("\n".join([*lines, "", f"written to {run.folder}; see {PAGE} there"]))
     return 0
@@ -78,8 +81,9 @@ def reconstruction_report(run: Run) -> tuple[dict[str, Any], list[str]]:
         spread = f"{min(measured):.4f} to {max(measured):.4f}" + (f", {never} never hidden" if never else "")
         lines.append(f"  the model's by patch of {patch} x {patch}: {spread}; see patch-errors.png")
         title = f"{data.name}, held-out squared error on hidden values\n{run.config.mask}, {over}"
-        plots.save_figure(plots.patch_error_figure(tables, title), run.folder / "patch-errors.png")
-        draw_reconstructions(run, run.folder / "reconstruction.png")
+        with recorded(run.folder, "patch-errors.png", "reconstruction.png"):
+            plots.save_figure(plots.patch_error_figure(tables, title), run.folder / "patch-errors.png")
+            draw_reconstructions(run, run.folder / "reconstruction.png")
     return result, lines
 
 
@@ -113,14 +117,19 @@ def fine_tune_report(run: Run, epochs: int, labels: int | None, seed: int, layer
         raise InvalidArgument(f"{run.folder} was trained on all labels, a few show nothing; fine-tune another run")
     chosen = class_balanced(data.train.labels, len(data.train) if labels is None else labels, seed)
     starts = {"from the trained encoder": run.model, "from scratch": initial_network(run.config, data)}
-    scores = {name: fine_tune(model, data, chosen, epochs, seed, layer_decay) for name, model in starts.items()}
-    result = {"labels": len(chosen), "epochs": epochs, "seed": seed, "accuracy": scores}
+    settings: dict[str, float] = {"labels": len(chosen), "epochs": epochs, "seed": seed}
     if layer_decay != 1:
-        result["layer_decay"] = layer_decay
-    write_json(run.folder / "fine-tune.json", result)
+        settings["layer_decay"] = layer_decay
+    path = run.folder / "fine-tune.json"
+    old = read_json(path)
+    if old and settings != {name: value for name, value in old.items() if name != "accuracy"}:
+        raise InvalidArgument(f"{path} exists, of another fine-tuning; move it away, nothing is overwritten")
+    scores = {name: fine_tune(model, data, chosen, epochs, seed, layer_decay) for name, model in starts.items()}
+    with recorded(run.folder, path.name):
+        write_json(path, {**settings, "accuracy": scores})
     lines = ["", f"held-out accuracy, encoder and linear head trained on {len(chosen)} labels for {epochs} epochs"]
     lines += [f"  {name:<44} {100 * score:8.1f} %" for name, score in scores.items()]
-    print("\n".join([*lines, "", f"written to {run.folder / 'fine-tune.json'}"]))
+    print("\n".join([*lines, "", f"written to {path}"]))
 
 
 def export_embeddings(run: Run, path: Path) -> None:

@@ -19,6 +19,7 @@ from viewproof.runs.backbones import with_backbone
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.folder import (
     ENCODER,
+    METRICS,
     WEIGHTS,
     Run,
     encoder_facts,
@@ -30,7 +31,7 @@ from viewproof.runs.folder import (
     read_config,
     write_json,
 )  # fmt: skip
-from viewproof.runs.guarded import locked, record_digests
+from viewproof.runs.guarded import locked, recorded
 from viewproof.runs.report import report
 from viewproof.training.base import Pretraining
 from viewproof.training.callbacks import Monitor
@@ -38,6 +39,9 @@ from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.online_probe import OnlineProbe
 from viewproof.training.trainer import CHECKPOINT, RunData, build_trainer, check_layout, is_rank_zero
 from viewproof.weights.sources import write_report
+
+TRAINED = (WEIGHTS, ENCODER, METRICS, "init.json", "skipped.txt")
+"""What has its digest from the end of training on."""
 
 
 def pretrain(config: PretrainConfig, say: Callable[[str], None] = print, *, allow_import: bool = False) -> int:
@@ -68,22 +72,52 @@ def pretrain(config: PretrainConfig, say: Callable[[str], None] = print, *, allo
 def resume(folder: Path, say: Callable[[str], None] = print, *, allow_import: bool = False) -> int:
     """Continue a run from its last whole checkpoint; return the exit code."""
     config, checkpoint = read_config(folder), folder / CHECKPOINT
-    if (folder / WEIGHTS).exists():
-        remedy = f"evaluate it, or start another run with --config {folder}/config.json"
-        raise InvalidArgument(f"{folder} is finished; {remedy}")
+    check_unfinished(folder)
     if not checkpoint.exists():
         raise InvalidArgument(f"{folder} has no {CHECKPOINT}: it was stopped before its first one; start it again")
     run = prepare(config, folder, allow_import=allow_import)
     check_layout(run.config, run.dataset)
     with locked(folder) if is_rank_zero(run.config.ranks) else nullcontext():
+        # Another process may have finished the run meanwhile.
+        check_unfinished(folder)
         return fit(run, run.module(), checkpoint, say)
 
 
+def check_unfinished(folder: Path) -> None:
+    """Refuse a run that has its weights."""
+    if (folder / WEIGHTS).exists():
+        remedy = f"evaluate it, or start another run with --config {folder}/config.json"
+        raise InvalidArgument(f"{folder} is finished; {remedy}")
+
+
 def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[str], None]) -> int:
-    """Train, from a checkpoint if there is one, and finish; only the first rank speaks and writes."""
-    config, data = run.config, run.dataset
-    first = is_rank_zero(config.ranks)
+    """Train, from a checkpoint if there is one, and measure; only the first rank speaks and writes.
+
+    Whenever it is interrupted it says how the run is continued, and returns 130.
+    """
+    first = is_rank_zero(run.config.ranks)
     say = say if first else lambda line: None
+    try:
+        with recorded(run.folder, *TRAINED) if first else nullcontext():
+            weights = train(run, module, checkpoint, say)
+            if first:
+                with whole_file(run.folder / WEIGHTS, "wb") as file:
+                    file.write(save(weights))
+        return finish(run, say) if first else 0
+    except KeyboardInterrupt:
+        if (run.folder / WEIGHTS).exists():
+            remedy = f"all steps are done; measure with: viewproof evaluate {run.folder}"
+        elif (run.folder / CHECKPOINT).exists():
+            remedy = f"resume with: viewproof pretrain --resume {run.folder}"
+        else:
+            remedy = "there is no checkpoint to resume from"
+        say(f"stopped in epoch {module.current_epoch}; {remedy}")
+        return 130
+
+
+def train(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[str], None]) -> dict[str, Tensor]:
+    """Train, from a checkpoint if there is one; return the weights that are evaluated."""
+    config, data = run.config, run.dataset
     skipped = f", {len(data.skipped)} unreadable files skipped" if data.skipped else ""
     say(
         f"{config.data}: {len(data.train)} training and {len(data.test)} held-out samples of "
@@ -105,42 +139,34 @@ def fit(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[[s
     try:
         batches = RunData(config, data, not config.method.reconstructs, run.crop_when_read)
         trainer.fit(module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        # Every rank takes part in gathering what is sharded.
+        trained = run.model if module.average is None else module.average
+        state = trained.state_dict().items()
+        return {name: (v.full_tensor() if isinstance(v, DTensor) else v).contiguous() for name, v in state}
     except RuntimeError as error:
         if checkpoint is None or "state_dict" not in str(error):
             raise
         raise InvalidArgument(f"{checkpoint} does not fit {run.folder}/config.json: another method wrote it") from error
-    except (KeyboardInterrupt, SystemExit):
-        if not trainer.interrupted:
-            raise
-    else:
-        weights = {}
-        if not trainer.interrupted:
-            # Every rank takes part in gathering what is sharded.
-            trained = run.model if module.average is None else module.average
-            state = trained.state_dict().items()
-            weights = {name: (v.full_tensor() if isinstance(v, DTensor) else v).contiguous() for name, v in state}
+    except SystemExit:
+        # Lightning's way to end on Ctrl+C.
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         # What is measured afterwards is measured by one rank alone.
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-    if trainer.interrupted:
-        saved = (run.folder / CHECKPOINT).exists()
-        remedy = f"resume with: viewproof pretrain --resume {run.folder}"
-        say(f"stopped in epoch {trainer.current_epoch}; {remedy if saved else 'there is no checkpoint to resume from'}")
-        return 130
-    return finish(run, weights, say) if first else 0
 
 
-def finish(run: Run, weights: dict[str, Tensor], say: Callable[[str], None]) -> int:
-    """Write the weights and what is drawn and measured with them; return the exit code."""
-    with whole_file(run.folder / WEIGHTS, "wb") as file:
-        file.write(save(weights))
-    record_digests(run.folder, WEIGHTS, ENCODER)
+def finish(run: Run, say: Callable[[str], None]) -> int:
+    """Write what is drawn and measured with a run's weights; return the exit code."""
     if isinstance(run.model, FSDPModule) or run.config.ema is not None:
         run = replace(run, model=initial_network(run.config, run.dataset))
         load_weights(run.model, run.folder)
     method = run.config.method
     label = "mean loss over hidden coordinates" if method.reconstructs else f"{method.name} loss"
-    figure = plots.loss_figure(run.folder / "metrics.csv", run.dataset.name, label)
-    plots.save_figure(figure, run.folder / "loss.png")
+    with recorded(run.folder, "loss.png"):
+        plots.save_figure(plots.loss_figure(run.folder / METRICS, run.dataset.name, label), run.folder / "loss.png")
     return report(run, say)

@@ -51,8 +51,6 @@ def run(
     theorems = registered()
     if only is not None and show is not None:
         raise InvalidArgument(f"only={only!r} and show={show!r} exclude each other; pass one of them")
-    if json is not None and not json.parent.is_dir():
-        raise InvalidArgument(f"json={str(json)!r} must be in a folder that exists; make {str(json.parent)!r} first")
     if show is not None and show not in theorems:
         raise InvalidArgument(f"show={show!r} is not a theorem; the nearest is {_nearest(show, theorems)!r}")
     selected = chosen(theorems, only) if show is None else [theorems[show]]

@@ -1,7 +1,9 @@
 """What a run shows and writes while it trains: a progress bar, and a CSV of metrics."""
 
 import csv
+import hashlib
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -14,9 +16,12 @@ from pytorch_lightning.callbacks import ProgressBar
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
+from viewproof.errors import InvalidArgument
 from viewproof.files import whole_file
+from viewproof.metrics import read_metrics
 from viewproof.training.batch import read_batch
 
+DIGEST = "metrics_digest"
 FIELDS = ("step", "epoch", "loss", "val_loss", "learning_rate", "images_per_second")
 
 
@@ -43,17 +48,35 @@ class MetricsFile(pl.Callback):
         self.path, self.every, self.extra = path, every, {} if extra is None else extra
         self._since, self._images = 0.0, 0
         self._loss: Any = 0
+        self._checked: int | None = None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the length and digest of the file into the checkpoint, once what they tell of is on the disk."""
+        if trainer.is_global_zero and self.path.exists():
+            with self.path.open("rb+") as file:
+                os.fsync(file.fileno())
+                content = file.read()
+            checkpoint[DIGEST] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse rows that are not those written before the checkpoint; a file that was deleted starts again."""
+        if DIGEST in checkpoint and self.path.exists():
+            self._checked = checkpoint[DIGEST]["size"]
+            if hashlib.sha256(self.path.read_bytes()[: self._checked]).hexdigest() != checkpoint[DIGEST]["sha256"]:
+                raise InvalidArgument(
+                    f"{self.path} is damaged: its SHA-256 is not what the checkpoint says; restore a copy, or delete it"
+                )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the rows up to the step that training starts from."""
         self._since, self._images, self._loss = time.perf_counter(), 0, 0
         if not trainer.is_global_zero:
             return
-        rows = []
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                whole = (row for row in csv.DictReader(file) if None not in row.values())
-                rows = [row for row in whole if int(row["step"]) <= trainer.global_step]
+        rows = [r for r in read_metrics(self.path, self._checked) if int(r["step"]) <= trainer.global_step]
         with whole_file(self.path, newline="") as file:
             writer = csv.DictWriter(file, [*FIELDS, *self.extra])
             writer.writeheader()

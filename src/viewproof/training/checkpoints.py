@@ -70,7 +70,11 @@ class WholeFiles(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path, "wb") as file:
             sealed = Sealed(file)
-            torch.save(checkpoint, cast(IO[bytes], sealed))
+            try:
+                torch.save(checkpoint, cast(IO[bytes], sealed))
+            except RuntimeError as error:
+                # torch's writer raises an error of its own over what ended a write: a full disk, or Ctrl+C.
+                raise error if error.__context__ is None else error.__context__ from None
             sealed.seal()
 
     def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:

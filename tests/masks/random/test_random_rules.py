@@ -268,6 +268,17 @@ def test_patch_indices_partition_every_sample() -> None:
     assert (hidden.diff() > 0).all() and (visible.diff() > 0).all()
 
 
+DEFAULTS = [
+    RandomPatchMask(2, 2, 1), RandomBlockMask((1,), 1), RandomBlockwiseMask(2, 2, 1), TubeMask(2, 2, 1), SpanMask(1, 1),
+    SharedRandomPatchMask(2, 2, 1), SpectrogramMask(1, 1, 1, 1), TokenMask(1, 1, 1, 0, 9), BLOCKS,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", DEFAULTS, ids=lambda rule: type(rule).__name__)
+def test_the_default_seed_is_0(rule: Any) -> None:
+    assert rule == replace(rule, seed=0) != replace(rule, seed=1)
+
+
 def mask(rule: Any, shape: tuple[int, ...], **given: Any) -> Callable[[], Any]:
     return lambda: rule.mask(shape, sample_ids=torch.arange(3), **given)
 
@@ -288,6 +299,12 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: P.RandomBlockwiseMask(2, 2, 7, max_aspect=0.5), "max_aspect=0.5 must be at least 1"),
     (lambda: P.MultiBlockMask(1, 1, 0, (1, 2), (3, 4)), "context=0 must be at least 1"),
     (lambda: P.MultiBlockMask(1, 1, 1, (4, 2), (3, 4)), "target_area=(4, 2) must be two positive numbers"),
+    (lambda: P.MultiBlockMask(1, 1, 1, (0, 2), (3, 4)), "target_area=(0, 2) must be two positive numbers"),
+    (lambda: P.MultiBlockMask(1, 1, 1, (1, 2, 3), (3, 4)), "target_area=(1, 2, 3) must be two positive numbers"),
+    (
+        lambda: P.MultiBlockMask(1, 1, 1, (1, 2), (3, 4), target_aspect=(1, float("inf"))),
+        "target_aspect=(1, inf) must be two positive numbers",
+    ),
     (lambda: P.MultiBlockMask(1, 1, 1, (1.5, 2), (3, 4)), "target_area from=1.5 must be a non-negative integer"),
     (
         mask(P.MultiBlockMask(1, 1, 60, (30, 39), (80, 100)), (1, 10, 10)),
