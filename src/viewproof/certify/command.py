@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from viewproof.certify.annotations import github, place_of, sarif
 from viewproof.certify.page import html_page
 from viewproof.certify.pipeline import Pipeline, certify
 from viewproof.certify.report import Report
@@ -25,10 +26,12 @@ def run(
     rule: Rule | None,
     strict: bool = False,
     allow: Sequence[str] = (),
+    sarif_file: Path | None = None,
+    annotate: bool = False,
 ) -> int:
     """Certify ``module:object`` on standard normal data; 1 if a finding fails, else 0."""
     waived = dict(text.partition("=")[::2] for text in allow)
-    for name, path in (("html", html), ("json", json)):
+    for name, path in (("html", html), ("json", json), ("sarif", sarif_file)):
         if path is not None and not path.parent.is_dir():
             raise InvalidArgument(
                 f"{name}={str(path)!r} must be in a folder that exists; make {str(path.parent)!r} first"
@@ -36,7 +39,7 @@ def run(
         if path is not None and path.exists():
             raise InvalidArgument(f"{name}={str(path)!r} exists; choose another name, nothing is overwritten")
     extents = parse_shape(shape)
-    subject = find(target)
+    subject, place = find(target)
     if not isinstance(subject, Pipeline):
         subject = Pipeline(view=subject, rule=rule)
     elif rule is not None:
@@ -45,7 +48,13 @@ def run(
     report = report.waive(waived)
     print(report)
     print(f"\n{summary(report)}")
-    for path, text in ((html, html_page), (json, lambda report: report.json() + "\n")):
+    if annotate:
+        print(github(report, place, strict=strict))
+    for path, text in (
+        (html, html_page),
+        (json, lambda report: report.json() + "\n"),
+        (sarif_file, lambda report: sarif(report, place, strict=strict) + "\n"),
+    ):
         if path is not None:
             with whole_file(path) as file:
                 file.write(text(report))
@@ -72,8 +81,8 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return extents
 
 
-def find(target: str) -> Any:
-    """The view or `Pipeline` at ``module:object``; a function without arguments is called for it."""
+def find(target: str) -> tuple[Any, str]:
+    """The view or `Pipeline` at ``module:object``, and where it is defined; a function without arguments is called."""
     module, colon, name = target.partition(":")
     if not (module and colon and name):
         raise InvalidArgument(f"object={target!r} must be module:object, such as mypackage.views:mae_view")
@@ -81,6 +90,7 @@ def find(target: str) -> Any:
         subject = imported(module, name)
     except InvalidArgument as error:
         raise InvalidArgument(f"object={target!r}: {error}") from error
+    place = place_of(module, name, subject)
     if inspect.isfunction(subject) and not inspect.signature(subject).parameters:
         try:
             subject = subject()
@@ -92,4 +102,4 @@ def find(target: str) -> Any:
             )
     if not callable(subject) and not isinstance(subject, Pipeline):
         raise InvalidArgument(f"object={target!r} is {type(subject).__name__}; name a view function or a Pipeline")
-    return subject
+    return subject, place
