@@ -9,7 +9,8 @@ import inspect
 import json
 import re
 import shutil
-from functools import cache
+import textwrap
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,8 +94,10 @@ def linked(name: str, folder: str) -> str:
 
 def theorem_page(theorem: Any, answer: dict[str, Any] | None, checked: dict[str, Any]) -> str:
     """Statement, scope, program, what was answered, and the mutants with their witnesses."""
-    # A theorem about lists is about a whole module of functions; it is about those that its mutants change.
+    # The program of a theorem about lists is a namespace of functions; shown are those that it names, or that
+    # its mutants change.
     about = {name for mutant in theorem.mutants for name in changed(theorem.program, mutant.program)}
+    about = {name for name in about if name in theorem.statement} or about
     given = "; ".join(theorem.hypotheses) or "nothing"
     facts = {"layer": theorem.layer, "given": given, "scope": theorem.scope, "method": theorem.method}
     facts["solvers"] = solvers(answer, checked)
@@ -129,25 +132,31 @@ def solvers(answer: dict[str, Any] | None, checked: dict[str, Any]) -> str:
     )
 
 
+def source_of(function: Any) -> str:
+    """The text of a program, or its name where there is none, such as of a partial."""
+    function = inspect.unwrap(function) if callable(function) else function
+    try:
+        text = inspect.cleandoc("\n" + inspect.getsource(function))
+        return f'```python title="{function.__module__}"\n{text}\n```'
+    except (TypeError, OSError):
+        return f"`{getattr(function, '__name__', type(function).__name__)}`"
+
+
 def changed(program: Any, mutant: Any) -> list[str]:
     """The names of the functions in which two namespaces of functions differ."""
     if not isinstance(program, SimpleNamespace):
         return []
-    return [name for name, function in vars(mutant).items() if getattr(program, name, None) is not function]
+    return [name for name, own in vars(program).items() if getattr(mutant, name, None) is not own]
 
 
-def program(function: Any, names: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+def program(function: Any, names: set[str]) -> str:
     """The source of a program; of a namespace of functions, the source of those named."""
-    functions = [getattr(function, name) for name in sorted(names)] if names else [function]
-    shown = []
-    for one in functions:
-        one = inspect.unwrap(one) if callable(one) else one
-        try:
-            source = inspect.cleandoc("\n" + inspect.getsource(one))
-            shown.append(f'```python title="{one.__module__}"\n{source}\n```')
-        except (TypeError, OSError):
-            shown.append(f"`{getattr(one, '__name__', type(one).__name__)}`")
-    return "\n\n".join(shown)
+    if isinstance(function, SimpleNamespace):
+        parts = [getattr(function, name) for name in sorted(names)]
+        # A mutant calls one function in place of several.
+        sources = [source_of(part.func if isinstance(part, partial) else part) for part in parts]
+        return "\n\n".join(dict.fromkeys(sources))
+    return source_of(function)
 
 
 def reference_pages() -> dict[str, str]:
@@ -165,7 +174,7 @@ def reference_pages() -> dict[str, str]:
             elif inspect.isclass(thing) or inspect.isfunction(thing):
                 parts.append(f"::: {home}.{thing.__qualname__}")
             else:
-                parts.append(f"## {name}\n\n`{name}` is a constant of `viewproof.{layer}`.")
+                parts.append(f"## {name}\n\n```python\n{name} = {textwrap.shorten(repr(thing), 400)}\n```")
             names.append(f"`{name}`")
         pages[f"reference/{layer}.md"] = "\n\n".join(parts) + "\n"
         rows.append(f"| [{title}]({layer}.md) | {', '.join(names)} |")

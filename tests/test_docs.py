@@ -3,15 +3,14 @@
 import contextlib
 import io
 import json
-import linecache
 import re
 import runpy
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
-
-import viewproof as vp
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,21 +89,15 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 90
 
 
-@pytest.mark.parametrize("name", ["xray", "own-images", "theorem"])
-def test_every_notebook_runs(name, capsys):
-    notebook = json.loads((ROOT / f"docs/notebooks/{name}.ipynb").read_text())
-    names = {"__name__": "notebook"}
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            assert cell["outputs"] == []
-            code = "".join(cell["source"])
-            linecache.cache[cell["id"]] = (len(code), None, code.splitlines(keepends=True), cell["id"])
-            exec(compile(code, cell["id"], "exec"), names)
-    printed = capsys.readouterr().out
-    if name == "xray":
-        verdicts = {kernel: report.verdict(vp.Contract.C1) for kernel, report in names["reports"].items()}
-        assert verdicts == {2: "PROVED", 4: "REFUTED"} and names["picture"].exists()
-    elif name == "own-images":
-        assert names["losses"][-1] < names["losses"][0]
-    else:
-        assert printed.count("REFUTED") == len(names["theorem"].mutants)
+@pytest.mark.parametrize(
+    ("name", "printed"), [("xray", "REFUTED  C1"), ("own-images", "PROVED   C8"), ("theorem", "wrong polarity: ")]
+)
+def test_every_notebook_runs(name, printed, tmp_path):
+    """In a process of its own, since shapes are checked in this one, and proofs read programs as users have them."""
+    cells = json.loads((ROOT / f"docs/notebooks/{name}.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in code)
+    (tmp_path / "notebook.py").write_text("\n".join("".join(cell["source"]) for cell in code))
+    done = subprocess.run([sys.executable, "notebook.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert printed in done.stdout, done.stdout
