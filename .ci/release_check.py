@@ -77,6 +77,7 @@ def check_python(python: str, wheel: Path, torch: str, folder: Path, pyright: bo
         if extra in ("train", "all"):
             print(run(viewproof, "doctor", "--env", cwd=folder))
             run(viewproof, "certify", "user_view:view", "--shape", "2,3,8,8", cwd=folder)
+        if extra == "all":
             run(viewproof, "watch", ROOT / "examples/mae.py", cwd=folder)
             run(viewproof, "watch", ROOT / "examples/mae.py", "--bug", cwd=folder, code=1)
         if extra == "train":

@@ -34,6 +34,8 @@ def sarif(report: Report, place: str, *, strict: bool = False) -> str:
     counts = {verdict.value: sum(f.verdict is verdict for f in report.findings) for verdict in Verdict}
     run = {
         "tool": {"driver": {"name": "viewproof", "version": __version__, "rules": rules}},
+        # Code scanning takes several files of one tool only if each has a category of its own.
+        "automationDetails": {"id": f"viewproof/{report.subject}/"},
         "columnKind": "unicodeCodePoints",
         "results": [_result(report, f, place, strict) for f in report.findings if f.open],
         "properties": {"subject": report.subject, "verdict": report.verdict(strict=strict), "findings": counts},
