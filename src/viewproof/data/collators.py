@@ -34,7 +34,9 @@ class KeyedCollator:
 
     ids: str = "sample_id"
     _epoch: Tensor = field(
-        default_factory=lambda: torch.zeros((), dtype=torch.int64).share_memory_(), repr=False, compare=False
+        default_factory=lambda: torch.zeros((), dtype=torch.int64).share_memory_(),  # type: ignore[no-untyped-call]
+        repr=False,
+        compare=False,
     )
 
     def set_epoch(self, epoch: int) -> None:
