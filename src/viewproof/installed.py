@@ -44,7 +44,7 @@ def environment_lines() -> list[str]:
 
 
 def extras(requirements: list[str]) -> dict[str, list[str]]:
-    """The packages by the extra that asks for them, from a distribution's requirements; extras of its own left out.
+    """The packages by the extra that asks for them, from a distribution's requirements.
 
     >>> extras(["torch>=2.9", "z3-solver>=4.13; extra == 'prove'", "viewproof[prove]; extra == 'cvc5'"])
     {'core': ['torch'], 'prove': ['z3-solver']}

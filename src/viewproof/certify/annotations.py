@@ -1,4 +1,4 @@
-"""Open findings for other programs: a SARIF 2.1.0 file for code scanning, and the annotations of GitHub Actions.
+"""Open findings for other programs: SARIF 2.1.0 files, and the annotations of GitHub Actions.
 
 Only what is REFUTED or UNKNOWN is written: GitHub shows every result of a file as an alert, also one that passed.
 """
@@ -18,9 +18,9 @@ from viewproof.verdict import Verdict
 
 
 def sarif(report: Report, place: str, *, strict: bool = False) -> str:
-    """The open findings as a SARIF 2.1.0 log; ``place`` is where they are shown, such as ``"train.py:7"``.
+    """The open findings as a SARIF 2.1.0 log.
 
-    A REFUTED finding is an ``error``, or a ``note`` if it is about robustness and not ``strict``. An UNKNOWN one has
+    ``place`` is where they are shown, such as ``"train.py:7"``. A REFUTED finding is an ``error``, or a ``note`` if it is about robustness and not ``strict``. An UNKNOWN one has
     the kind ``open`` and, as SARIF asks of every kind but ``fail``, the level ``none``. Waived findings are
     suppressed, with the reason. How many findings have each verdict stands in the run's properties.
 
@@ -65,7 +65,7 @@ def _result(report: Report, finding: Finding, place: str, strict: bool) -> dict[
 
 
 def github(report: Report, place: str, *, strict: bool = False) -> str:
-    """The open findings as lines that GitHub Actions turns into annotations, waived ones left out.
+    """The open findings, without waived ones, as lines that GitHub turns into annotations.
 
     >>> from viewproof.certify.check import Check
     >>> finding = Check(Contract.C9, "no NaN").unknown("5%")
@@ -84,9 +84,9 @@ def github(report: Report, place: str, *, strict: bool = False) -> str:
 
 
 def place_of(module: str, name: str, subject: object) -> str:
-    """Where ``module:name`` is defined, as ``"views.py:12"``, relative to the working folder if it lies in it.
+    """Where ``module:name`` is defined, such as ``"views.py:12"``.
 
-    A function or class is looked up by itself, anything else by the line that assigns the first part of ``name``.
+    The path is relative to the working folder if it lies in it. A function or class is looked up by itself, anything else by the line that assigns the first part of ``name``.
     """
     file, line = getattr(sys.modules.get(module), "__file__", None) or module, 1
     try:
@@ -115,7 +115,7 @@ def _split(place: str) -> tuple[str, int]:
 
 
 def _level(finding: Finding, strict: bool, levels: tuple[str, str, str]) -> str:
-    """The first of ``levels`` for a REFUTED that counts, the second for one that does not, the third for an UNKNOWN."""
+    """One of ``levels``: for a REFUTED that counts, for one that does not, for an UNKNOWN."""
     if finding.verdict is Verdict.UNKNOWN:
         return levels[2]
     return levels[0] if finding.waiver or finding.decides(strict) else levels[1]

@@ -82,7 +82,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def find(target: str) -> tuple[Any, str]:
-    """The view or `Pipeline` at ``module:object``, and where it is defined; a function without arguments is called."""
+    """The view or `Pipeline` at ``module:object``, and its place; a function without arguments is called."""
     module, colon, name = target.partition(":")
     if not (module and colon and name):
         raise InvalidArgument(f"object={target!r} must be module:object, such as mypackage.views:mae_view")
