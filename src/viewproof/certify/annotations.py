@@ -20,9 +20,10 @@ from viewproof.verdict import Verdict
 def sarif(report: Report, place: str, *, strict: bool = False) -> str:
     """The open findings as a SARIF 2.1.0 log.
 
-    ``place`` is where they are shown, such as ``"train.py:7"``. A REFUTED finding is an ``error``, or a ``note`` if it is about robustness and not ``strict``. An UNKNOWN one has
-    the kind ``open`` and, as SARIF asks of every kind but ``fail``, the level ``none``. Waived findings are
-    suppressed, with the reason. How many findings have each verdict stands in the run's properties.
+    ``place`` is where they are shown, such as ``"train.py:7"``. A REFUTED finding is an ``error``, or a ``note`` if it
+    is about robustness and not ``strict``. An UNKNOWN one has the kind ``open`` and, as SARIF asks of every kind but
+    ``fail``, the level ``none``. Waived findings are suppressed, with the reason. How many findings have each verdict
+    stands in the run's properties.
 
     >>> from viewproof.certify.check import Check
     >>> finding = Check(Contract.C9, "no NaN").unknown("why")
@@ -86,7 +87,8 @@ def github(report: Report, place: str, *, strict: bool = False) -> str:
 def place_of(module: str, name: str, subject: object) -> str:
     """Where ``module:name`` is defined, such as ``"views.py:12"``.
 
-    The path is relative to the working folder if it lies in it. A function or class is looked up by itself, anything else by the line that assigns the first part of ``name``.
+    The path is relative to the working folder if it lies in it. A function or class is looked up by itself, anything
+    else by the line that assigns the first part of ``name``.
     """
     file, line = getattr(sys.modules.get(module), "__file__", None) or module, 1
     try:
