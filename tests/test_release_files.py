@@ -101,3 +101,14 @@ def test_the_changelog_has_headings_that_are_kept() -> None:
     text = (ROOT / "CHANGELOG.md").read_text()
     kinds = set(re.findall(r"^### (.*)$", text, flags=re.M))
     assert kinds and kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_the_dockerfile_copies_what_exists_and_the_workflows_make_what_is_made() -> None:
+    copied = re.findall(r"^COPY (.*) \S+$", (ROOT / "Dockerfile").read_text(), flags=re.M)
+    assert copied and all((ROOT / name).exists() for line in copied for name in line.split())
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    workflow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+    assert {"docs", "release-check"} <= targets
+    assert {"run": "make release-check"} in workflow["build"]["steps"]
+    # PyPI trusts the job by its identity; the job that builds has none.
+    assert workflow["publish"]["permissions"]["id-token"] == "write" and "permissions" not in workflow["build"]
