@@ -1,4 +1,5 @@
 # make demo: pre-train on real images. make test: lint, types, tests, proofs. make bench: the measured figures.
+# make docs: the site, in site/. make release-check: wheel and sdist in dist/, installed and run with each extra alone.
 # make test-peers and make test-oldest: proofs and certifiers on the newest torch, the core on the oldest.
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,8 @@ INSTALLED := $(VENV)/installed
 NEWEST := torch==2.14.1 torchvision==0.29.1
 OLDEST := torch==2.9.0 numpy==1.26.4
 
-.PHONY: demo test lint types tests test-peers test-oldest bench fuzz commands torture mutants lock audit licences docs clean
+.PHONY: demo test lint types tests test-peers test-oldest bench fuzz commands torture mutants lock audit licences docs \
+	release-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/viewproof pretrain digits
@@ -18,8 +20,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# The library, and a user's program that is typed throughout.
 types: $(INSTALLED)
 	$(BIN)/mypy
+	$(BIN)/mypy examples/typed.py
 
 tests: $(INSTALLED)
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
@@ -67,13 +71,26 @@ licences: .venv-peers/installed
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py
 
+# Every link is checked. What the solvers say of each theorem is asked once, and again when a proof or a program changes.
+docs: .venv-docs/installed build/prove.json
+	.venv-docs/bin/python .ci/site_pages.py
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --clean
+
+build/prove.json: .venv-docs/installed $(shell find src/viewproof/theorems src/viewproof/symbolic -name '*.py')
+	mkdir -p build
+	.venv-docs/bin/viewproof prove --solver both --json $@
+
+# With every Python from 3.11 to 3.13 that is here, on the oldest and on the newest torch.
+release-check: .venv-release/installed
+	.venv-release/bin/python .ci/release_check.py --pyright --torch $(OLDEST) --torch $(firstword $(NEWEST))
+
 # The stamps are newer than what decides the versions, so running a target again installs nothing.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $(INSTALLED)
 
-.venv-peers/installed .venv-oldest/installed: %/installed: pyproject.toml constraints.txt Makefile
+.venv-peers/installed .venv-oldest/installed .venv-docs/installed .venv-release/installed: %/installed: pyproject.toml constraints.txt Makefile
 	test -x $*/bin/python || $(PYTHON) -m venv $*
 	grep -v $(FREE) constraints.txt > $*/constraints.txt
 	$*/bin/python -m pip install --quiet -c $*/constraints.txt $(WITH)
@@ -83,6 +100,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 .venv-peers/installed: FREE := '^torch=='
 .venv-oldest/installed: WITH := -e '.[test]' $(OLDEST)
 .venv-oldest/installed: FREE := '^\(torch\|numpy\)=='
+.venv-docs/installed: WITH := -e '.[docs]'
+.venv-docs/installed: FREE := '^$$'
+.venv-release/installed: WITH := build
+.venv-release/installed: FREE := '^$$'
 
 clean:
-	rm -rf $(VENV) .venv-peers .venv-oldest runs
+	rm -rf $(VENV) .venv-peers .venv-oldest .venv-docs .venv-release build dist site runs

@@ -2,8 +2,11 @@
 
 import contextlib
 import io
+import json
 import re
 import runpy
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -29,19 +32,32 @@ def test_every_python_block_runs(page):
         assert len(names["curve"]) == 11 and names["features"].shape == (10, 32)
 
 
-def test_the_output_on_the_page_is_what_the_blocks_print():
-    text = (ROOT / "docs/certify.md").read_text()
+@pytest.mark.parametrize(
+    "page", ["certify.md", *sorted(f"cookbook/{path.name}" for path in (ROOT / "docs/cookbook").glob("[!i]*.md"))]
+)
+def test_the_output_on_the_page_is_what_the_blocks_print(page):
+    text = (ROOT / "docs" / page).read_text()
     names, shown = {"__name__": "page"}, 0
-    for block, output in re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", text, flags=re.S):
+    blocks = re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", text, flags=re.S)
+    assert blocks
+    for block, output in blocks:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(compile(block, "docs/certify.md", "exec"), names)
+            exec(compile(block, page, "exec"), names)
         assert printed.getvalue() == output
         shown += bool(output)
-    assert shown == 17
+    assert page != "certify.md" or shown == 17
+
+
+def test_the_cookbook_lists_its_pages():
+    folder = ROOT / "docs/cookbook"
+    listed = set(re.findall(r"\]\((\w[\w-]*\.md)\)", (folder / "index.md").read_text()))
+    assert listed == {path.name for path in folder.glob("*.md")} - {"index.md"} and len(listed) == 9
+    menu = (ROOT / "mkdocs.yml").read_text()
+    assert all(f"cookbook/{name}" in menu for name in listed)
 
 
 def test_links_point_at_files():
-    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+    for page in (ROOT / "README.md", *ROOT.glob("docs/**/*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} -> {target}"
 
@@ -71,3 +87,17 @@ def test_the_picture_of_the_layers_is_current():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) < 90
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"), [("xray", "REFUTED  C1"), ("own-images", "PROVED   C8"), ("theorem", "wrong polarity: ")]
+)
+def test_every_notebook_runs(name, printed, tmp_path):
+    """In a process of its own, since shapes are checked in this one, and proofs read programs as users have them."""
+    cells = json.loads((ROOT / f"docs/notebooks/{name}.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in code)
+    (tmp_path / "notebook.py").write_text("\n".join("".join(cell["source"]) for cell in code))
+    done = subprocess.run([sys.executable, "notebook.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert printed in done.stdout, done.stdout

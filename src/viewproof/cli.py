@@ -168,7 +168,7 @@ def export_run(
 
 
 @app.command
-def doctor(run: Path, *, allow_import: bool = False) -> int:
+def doctor(run: Path | None = None, *, env: bool = False, allow_import: bool = False) -> int:
     """Say whether a run shows a bug, a collapse, too few steps, or is as expected, and what cannot be told.
 
     Exit 1 for a bug or a collapse. Read are the contracts of what it trains, certified on four samples, metrics.csv,
@@ -176,8 +176,16 @@ def doctor(run: Path, *, allow_import: bool = False) -> int:
 
     Args:
         run: the run folder, of a finished run or not
+        env: show what is installed instead, and what each extra brings
         allow_import: import the module of the rule that config.json names
     """
+    if env and run is None:
+        from viewproof.installed import environment_lines
+
+        print("\n".join(environment_lines()))
+        return 0
+    if env or run is None:
+        return complain("doctor needs a run folder, or --env alone to show what is installed")
     from viewproof.runs.doctor import doctor as examine
     from viewproof.training.trainer import silence_lightning
 
@@ -264,6 +272,8 @@ def certify(
     rule: str | None = None,
     strict: bool = False,
     allow: tuple[str, ...] = (),
+    sarif: Path | None = None,
+    format: Literal["text", "github"] = "text",
 ) -> int:
     """Certify the view or pipeline at TARGET; exit 0 only if all is PROVED, or VACUOUS with a reason.
 
@@ -278,17 +288,18 @@ def certify(
         rule: what a view must hide, for instance 'PatchMask(16, 16, period=4, offset=1)'
         strict: fail as well on what is not robust
         allow: 'NAME=REASON' waives a claim, or a contract such as C9; the report prints the reason
+        sarif: write the open findings to this file, as SARIF 2.1.0 for code scanning
+        format: github prints the open findings as annotations too, at the line that defines TARGET
     """
     from viewproof.certify import command
     from viewproof.expressions import parse_rule
 
-    return command.run(
-        target, shape, html, json, None if rule is None else parse_rule(rule, allow_import=True), strict, allow
-    )
+    parsed = None if rule is None else parse_rule(rule, allow_import=True)
+    return command.run(target, shape, html, json, parsed, strict, allow, sarif, format == "github")
 
 
 # Its options that take a value; after them comes the script, and what follows that is the script's.
-_VALUED = ("--picture", "--html", "--json", "--every", "--kept")
+_VALUED = ("--picture", "--html", "--json", "--sarif", "--format", "--every", "--kept")
 
 
 def script_apart(words: list[str]) -> list[str]:
@@ -315,6 +326,8 @@ def watch(
     picture: Path | None = None,
     html: Path | None = None,
     json: Path | None = None,
+    sarif: Path | None = None,
+    format: Literal["text", "github"] = "text",
     strict: bool = False,
     keep_running: bool = False,
     every: Integer = 0,
@@ -332,6 +345,8 @@ def watch(
         picture: draw the x-ray into this PNG file
         html: write picture, flow, findings and ledger as one page
         json: write the findings to this file
+        sarif: write the open findings to this file, as SARIF 2.1.0 for code scanning
+        format: github prints the open findings as annotations too, at the line of the first loss
         strict: fail as well on what is not robust
         keep_running: let the script run to its end; the report goes to the error stream
         every: with --keep-running, watch again after so many steps; 0 watches once
@@ -339,12 +354,15 @@ def watch(
     """
     if not script:
         return complain("watch needs a script and its arguments, such as: viewproof watch train.py --epochs 1")
-    check_new(picture=picture, html=html, json=json)
     from viewproof.watch.script import run
     from viewproof.watch.script_session import ScriptSession
 
     name = script[0] if module else Path(script[0]).name
-    return run(script, module, ScriptSession(name, picture, html, json, strict, keep_running, every, kept))
+    session = ScriptSession(
+        name, picture, html, json, strict, keep_running, every, kept, sarif, format == "github",
+        "" if module else script[0],
+    )  # fmt: skip
+    return run(script, module, session)
 
 
 @app.command
@@ -363,6 +381,17 @@ def zoo(*, steps: bool = False, json: Path | None = None) -> int:
     from viewproof.bugzoo.run import run
 
     return run(json=json)
+
+
+@app.command
+def completion(shell: Literal["bash", "zsh", "fish"]) -> int:
+    """Print a script that completes this command's words: eval "$(viewproof completion bash)".
+
+    Args:
+        shell: bash or zsh, for eval in its start file; fish, for viewproof completion fish | source
+    """
+    print(app.generate_completion(shell=shell))
+    return 0
 
 
 def from_file(_app: App, _commands: tuple[str, ...], arguments: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from viewproof.certify.annotations import github, place_of, sarif
 from viewproof.certify.page import html_page
 from viewproof.certify.pipeline import Pipeline, certify
 from viewproof.certify.report import Report
@@ -25,12 +26,14 @@ def run(
     rule: Rule | None,
     strict: bool = False,
     allow: Sequence[str] = (),
+    sarif_file: Path | None = None,
+    annotate: bool = False,
 ) -> int:
     """Certify ``module:object`` on standard normal data; 1 if a finding fails, else 0."""
     waived = dict(text.partition("=")[::2] for text in allow)
-    check_new(html=html, json=json)
+    check_new(html=html, json=json, sarif=sarif_file)
     extents = parse_shape(shape)
-    subject = find(target)
+    subject, place = find(target)
     if not isinstance(subject, Pipeline):
         subject = Pipeline(view=subject, rule=rule)
     elif rule is not None:
@@ -39,7 +42,13 @@ def run(
     report = report.waive(waived)
     print(report)
     print(f"\n{summary(report)}")
-    for path, text in ((html, html_page), (json, lambda report: report.json() + "\n")):
+    if annotate:
+        print(github(report, place, strict=strict))
+    for path, text in (
+        (html, html_page),
+        (json, lambda report: report.json() + "\n"),
+        (sarif_file, lambda report: sarif(report, place, strict=strict) + "\n"),
+    ):
         if path is not None:
             with whole_file(path) as file:
                 file.write(text(report))
@@ -66,8 +75,8 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return extents
 
 
-def find(target: str) -> Any:
-    """The view or `Pipeline` at ``module:object``; a function without arguments is called for it."""
+def find(target: str) -> tuple[Any, str]:
+    """The view or `Pipeline` at ``module:object``, and its place; a function without arguments is called."""
     module, colon, name = target.partition(":")
     if not (module and colon and name):
         raise InvalidArgument(f"object={target!r} must be module:object, such as mypackage.views:mae_view")
@@ -75,6 +84,7 @@ def find(target: str) -> Any:
         subject = imported(module, name)
     except InvalidArgument as error:
         raise InvalidArgument(f"object={target!r}: {error}") from error
+    place = place_of(module, name, subject)
     if inspect.isfunction(subject) and not inspect.signature(subject).parameters:
         try:
             subject = subject()
@@ -86,4 +96,4 @@ def find(target: str) -> Any:
             )
     if not callable(subject) and not isinstance(subject, Pipeline):
         raise InvalidArgument(f"object={target!r} is {type(subject).__name__}; name a view function or a Pipeline")
-    return subject
+    return subject, place

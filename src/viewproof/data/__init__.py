@@ -1,6 +1,7 @@
 """Data: named data sets, arrays, folders, Hugging Face data and shards, fetched by one index vector a batch."""
 
 from viewproof.data.batches import Batches, EpochSampler, batches
+from viewproof.data.collators import MLMCollator, SpanCollator, Wav2Vec2Collator
 from viewproof.data.dataset import Dataset, Split, make_dataset
 from viewproof.data.indexed import from_indexed
 from viewproof.data.load import DATASETS, IMAGENET, load_dataset
@@ -12,8 +13,11 @@ __all__ = [
     "Batches",
     "Dataset",
     "EpochSampler",
+    "MLMCollator",
+    "SpanCollator",
     "Split",
     "Values",
+    "Wav2Vec2Collator",
     "batches",
     "from_indexed",
     "load_dataset",

@@ -25,7 +25,9 @@ class Stopped(BaseException):
 class ScriptSession:
     """Records a script's first step, and with ``keep_running`` each ``every``-th after it; prints and writes reports.
 
-    ``picture``, ``html`` and ``json`` are files for the latest report. Raises `InvalidArgument` if a folder is missing.
+    ``picture``, ``html``, ``json`` and ``sarif`` are files for the latest report; ``annotate`` prints what is open as
+    GitHub's annotations too, at the line of the first loss if it lies in this folder, else at the top of the file
+    ``script``. Raises `InvalidArgument` if a folder is missing.
     """
 
     def __init__(
@@ -38,8 +40,12 @@ class ScriptSession:
         keep_running: bool = False,
         every: int = 0,
         kept: str = "",
+        sarif: str | Path | None = None,
+        annotate: bool = False,
+        script: str = "",
     ) -> None:
-        for option, path in (("picture", picture), ("html", html), ("json", json)):
+        files = {"picture": picture, "html": html, "json": json, "sarif": sarif}
+        for option, path in files.items():
             if path is not None and not Path(path).absolute().parent.is_dir():
                 raise InvalidArgument(
                     f"{option}={str(path)!r} must be in a folder that exists; make {str(Path(path).parent)!r} first"
@@ -50,8 +56,8 @@ class ScriptSession:
             raise InvalidArgument(f"kept={kept!r} must be 'mlm'; leave it out if nothing is kept on purpose")
         self.name, self.strict, self.keep_running, self.every, self.kept = name, strict, keep_running, every, kept
         # A script may change its working folder.
-        self.files = {"picture": picture, "html": html, "json": json}
-        self.files = {option: path and Path(path).absolute() for option, path in self.files.items()}
+        self.files = {option: path and Path(path).absolute() for option, path in files.items()}
+        self.annotate, self._script, self._folder = annotate, script or name, Path.cwd()
         self.report: WatchReport | None = None
         self.failure = ""
         self.steps: Counter[int] = Counter()
@@ -139,7 +145,8 @@ class ScriptSession:
                 return
             self.report = report
             # The script's standard output is its own while it runs on.
-            print(report, file=sys.stderr if self.keep_running else sys.stdout, flush=True)
+            stream = sys.stderr if self.keep_running else sys.stdout
+            print(report, file=stream, flush=True)
             if self.files["picture"] is not None:
                 report.picture(self.files["picture"])
             if self.files["html"] is not None:
@@ -150,6 +157,17 @@ class ScriptSession:
             if self.files["json"] is not None:
                 with whole_file(self.files["json"]) as file:
                     file.write(report.json() + "\n")
+            if self.annotate or self.files["sarif"] is not None:
+                from viewproof.certify.annotations import github, sarif
+
+                places = [loss.place for loss in report.losses]
+                of_loss = places and (self._folder / places[0].rpartition(":")[0]).is_file()
+                place = places[0] if of_loss else f"{self._script}:1"
+                if self.annotate:
+                    print(github(report, place, strict=self.strict), file=stream, flush=True)
+                if self.files["sarif"] is not None:
+                    with whole_file(self.files["sarif"]) as file:
+                        file.write(sarif(report, place, strict=self.strict) + "\n")
         except Exception as error:
             # Whatever goes wrong here is not the script's fault, and must not end it.
             self.failure = f"{type(error).__name__}: {error}"
