@@ -12,12 +12,12 @@ from viewproof.masks import Rule
 from viewproof.models import PatchEncoder
 from viewproof.training.augment import parse_transforms
 from viewproof.training.base import Pretraining
-from viewproof.training.settings import Checked, TrainingSettings
+from viewproof.training.settings import CheckedFields, TrainingSettings
 from viewproof.views import PatchNormalization
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(Checked, ABC):
+class Method(CheckedFields, ABC):
     """One way of pre-training, with its own settings as fields.
 
     A field is set by the flag of its name in `viewproof.runs.config.PretrainConfig`; its default and its check stand
