@@ -189,7 +189,7 @@ class Inputs:
         self.parameters = dict(list(_kinds(function).items())[skip:])
         self.kinds: dict[str, Kind] = {}
         for name, (kind, *_) in self.parameters.items():
-            fields = {name: (kind,)} if isinstance(kind, Kind) else _kinds(kind)
+            fields: dict[str, tuple[Any, ...]] = {name: (kind,)} if isinstance(kind, Kind) else _kinds(kind)
             added = {field: its_kind for field, (its_kind, *_) in fields.items()}
             # Two inputs of one name would be one input: the statement would say less than it seems to.
             assert self.kinds.keys().isdisjoint(added), f"{function.__name__} has two inputs of one name"
