@@ -354,6 +354,7 @@ def watch(
     """
     if not script:
         return complain("watch needs a script and its arguments, such as: viewproof watch train.py --epochs 1")
+    check_new(picture=picture, html=html, json=json, sarif=sarif)
     from viewproof.watch.script import run
     from viewproof.watch.script_session import ScriptSession
 

@@ -17,6 +17,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
 from viewproof.methods.supervised import Classifier, Supervised
 from viewproof.training.callbacks import RunProgress
+from viewproof.training.optimizers import BETAS
 
 BATCH = 64
 RATE = 1e-3
@@ -52,11 +53,11 @@ class FineTuning(Supervised):
 
     layer_decay: float = 1.0
 
-    def configure_optimizers(self) -> Any:
+    def new_optimizer(self) -> torch.optim.Optimizer:
         """The base's optimizer, its groups split by block; with a decay of 1 as it is."""
-        configured = super().configure_optimizers()
+        whole = super().new_optimizer()
         if self.layer_decay == 1:
-            return configured
+            return whole
         encoder = self.model.encoder
         depth = len(getattr(encoder, "blocks", ()))
         layers = {}
@@ -67,15 +68,13 @@ class FineTuning(Supervised):
             block = int(number.partition(".")[0]) + 1 if not before and number else 0
             layers[parameter] = block if early else depth + 1
         groups: list[dict[str, Any]] = []
-        for group in configured["optimizer"].param_groups:
+        for group in whole.param_groups:
             for layer in range(depth + 2):
                 parameters = [p for p in group["params"] if layers[p] == layer]
                 rate = self.learning_rate * self.layer_decay ** (depth + 1 - layer)
                 if parameters:
                     groups.append({"params": parameters, "weight_decay": group["weight_decay"], "lr": rate})
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=(0.9, 0.95), fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=BETAS, fused=True)
 
 
 def fine_tune(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import Mask, check_count, may_keep_tensors
-from viewproof.shapes import Int, check_kind
+from viewproof.shapes import Bool, Int, check_kind
 
 
 def hidden_patch_idxs(mask: Mask, patch_h: int, patch_w: int) -> list[int]:
@@ -73,6 +73,24 @@ def patch_grid(height: int, width: int, patch_h: int, patch_w: int) -> tuple[int
     return height // patch_h, width // patch_w
 
 
+def patch_cells(
+    hidden: Bool[Tensor, "batch channels height width"], patch_h: int, patch_w: int, rule: object
+) -> Bool[Tensor, "batch rows cols"]:
+    """Whether each patch is hidden; `InvalidArgument`, naming ``rule``, if only a part of one is."""
+    # Channels of a mask that was broadcast over them are one and the same memory.
+    hidden = hidden if hidden.stride(1) else hidden[:, :1]
+    n, channels, height, width = hidden.shape
+    rows, cols = patch_grid(height, width, patch_h, patch_w)
+    blocks = hidden.reshape(n, channels, rows, patch_h, cols, patch_w)
+    whole = blocks[:, :1, :, :1, :, :1]
+    if bool((blocks != whole).any()):
+        raise InvalidArgument(
+            f"patch_h={patch_h}, patch_w={patch_w}: the mask {rule!r} hides only a part of a patch; use the "
+            "mask's own patch size or a divisor of it"
+        )
+    return whole.reshape(n, rows, cols)
+
+
 def split_patches_by_sample(
     mask: Mask, patch_h: int, patch_w: int
 ) -> tuple[Int[Tensor, "batch visible"], Int[Tensor, "batch hidden"]]:
@@ -91,20 +109,9 @@ def split_patches_by_sample(
     check_kind("mask", mask, Mask)
     if not mask.per_sample or mask.hidden.dim() != 4:
         raise InvalidArgument(f"mask of shape {tuple(mask.hidden.shape)} must be one a sample over [C, H, W]")
-    # Channels of a mask that was broadcast over them are one and the same memory.
-    hidden = mask.hidden if mask.hidden.stride(1) else mask.hidden[:, :1]
-    n, channels, height, width = hidden.shape
-    grid_h, grid_w = patch_grid(height, width, patch_h, patch_w)
-    blocks = hidden.reshape(n, channels, grid_h, patch_h, grid_w, patch_w)
-    whole = blocks[:, :1, :, :1, :, :1]
-    if bool((blocks != whole).any()):
-        raise InvalidArgument(
-            f"patch_h={patch_h}, patch_w={patch_w}: the mask {mask.rule!r} hides only a part of a patch; use the "
-            "mask's own patch size or a divisor of it"
-        )
-    cells = whole.reshape(n, grid_h * grid_w)
+    cells = patch_cells(mask.hidden, patch_h, patch_w, mask.rule).flatten(1)
     counts = cells.sum(1)
-    if n == 0 or bool((counts != counts[0]).any()):
+    if len(cells) == 0 or bool((counts != counts[0]).any()):
         raise InvalidArgument(
             f"the samples of the mask made by {mask.rule!r} hide {sorted(set(counts.tolist()))} patches; a batch that "
             "is gathered needs equal counts"

@@ -37,6 +37,13 @@ def block_hidden(
     return index % period == offset % period
 
 
+def check_widths(blocks: Any) -> tuple[int | None, ...]:
+    """Return ``blocks`` as a tuple of a width or None per axis, else raise `InvalidArgument`."""
+    if isinstance(blocks, str) or not isinstance(blocks, Sequence):
+        raise InvalidArgument(f"blocks={blocks!r} must be a tuple with a width or None per axis")
+    return tuple(k if k is None else check_count(f"blocks[{i}]", k) for i, k in enumerate(blocks))
+
+
 class _Periodic(Rule):
     """What the periodic rules share: checked integer fields, and the kernel over their blocks."""
 
@@ -116,10 +123,7 @@ class BlockMask(_Periodic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.blocks, str) or not isinstance(self.blocks, Sequence):
-            raise InvalidArgument(f"blocks={self.blocks!r} must be a tuple with a width or None per axis")
-        checked = [k if k is None else check_count(f"blocks[{i}]", k) for i, k in enumerate(self.blocks)]
-        object.__setattr__(self, "blocks", tuple(checked))
+        object.__setattr__(self, "blocks", check_widths(self.blocks))
 
     def _blocks(self) -> tuple[int | None, ...]:
         return tuple(self.blocks)

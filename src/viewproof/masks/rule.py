@@ -14,6 +14,9 @@ from viewproof.masks.finite import Mask, check_prefix, check_shape, may_keep_ten
 from viewproof.masks.sample import Sample
 from viewproof.shapes import LARGEST, Int, Shaped, check_tensor
 
+Batch = tuple[Any, int, Any]
+"""What only rules that draw need: sample ids, epoch and lengths."""
+
 
 class Rule:
     """Base of all rules. For a fixed one subclass it as a frozen dataclass and write `hidden`.
@@ -63,12 +66,17 @@ class Rule:
         device: torch.device | str | None = None,
         sample_ids: Int[Tensor, " batch"] | None = None,
         epoch: int = 0,
+        lengths: Int[Tensor, " batch"] | None = None,
     ) -> Mask:
-        """The mask over one sample's shape, built once per (rule, shape, device) and shared after that.
+        """The mask over one sample's shape, or of a rule that draws (`RandomRule`) one mask a sample.
 
-        A fixed rule ignores ``sample_ids`` and ``epoch``.
+        A fixed rule builds it once per (rule, shape, device), shares it after that, and ignores ``sample_ids`` and
+        ``epoch``. A rule that draws gives one mask a sample: ``device`` defaults to that of ``sample_ids``, and missing
+        ids raise `InvalidArgument`. With ``lengths`` coordinates from a sample's length on are padding: never hidden.
+        Lengths for a rule that takes none (see `viewproof.PaddedMask`) raise `InvalidArgument`.
         """
-        return self._masks(check_shape("data_shape", data_shape), None, device)[0]
+        batch = self._batch(sample_ids, epoch, lengths)
+        return self._masks(check_shape("data_shape", data_shape), None, device, batch)[0]
 
     def sample(
         self,
@@ -82,25 +90,25 @@ class Rule:
         """The sample of a batch ``x: [N, *source]``: its masked view and its target.
 
         The target is the first ``recon_dim`` entries of each flattened original. ``recon_dim`` defaults to the whole
-        flattened size; larger raises `InvalidArgument`. A fixed rule ignores ``sample_ids`` and ``epoch``, and takes no
-        ``lengths``: see `RandomRule.mask`.
+        flattened size; larger raises `InvalidArgument`. For the other arguments see `mask`.
         """
         check_tensor("x", x)
         if x.dim() == 0:
             raise InvalidArgument("x of shape () has no batch axis; pass [N, *source]")
-        if lengths is not None and self.padded_axis is None:
-            raise InvalidArgument(f"lengths: {self!r} has no padded axis; wrap it: PaddedMask(rule, axis)")
+        batch = self._batch(sample_ids, epoch, lengths)
         shape = tuple(x.shape[1:])
         size = math.prod(shape)
         length = check_prefix("recon_dim", size if recon_dim is None else recon_dim, size)
-        view, target = self._masks(shape, length, x.device, (sample_ids, epoch, lengths))
+        view, target = self._masks(shape, length, x.device, batch)
         return Sample(view.apply(x), x.reshape(x.shape[0], size)[:, :length], target, view)
 
-    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Any = ()) -> tuple[Mask, Mask]:
-        """The mask of the view, and that of a loss over the first ``length`` flattened coordinates.
+    def _batch(self, sample_ids: Any, epoch: int, lengths: Any) -> Batch:
+        if lengths is not None and self.padded_axis is None:
+            raise InvalidArgument(f"lengths: {self!r} has no padded axis; wrap it: PaddedMask(rule, axis)")
+        return sample_ids, epoch, lengths
 
-        ``batch`` is what only rules that draw need: sample ids, epoch and lengths.
-        """
+    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Batch) -> tuple[Mask, Mask]:
+        """The mask of the view, and that of a loss over the first ``length`` flattened coordinates."""
         if not may_keep_tensors():
             return _build(self, shape, length, device)
         if max(shape, default=0) > LARGEST or math.prod(shape) > LARGEST * 16:

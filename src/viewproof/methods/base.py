@@ -13,13 +13,13 @@ from viewproof.models import Backbone, PatchEncoder
 from viewproof.models.backbone import is_library
 from viewproof.training.augment import parse_transforms
 from viewproof.training.base import Pretraining
-from viewproof.training.settings import CheckedSettings, TrainingSettings, network
+from viewproof.training.settings import CheckedFields, TrainingSettings, network
 from viewproof.views import PatchNormalization
 from viewproof.weights.backbones import library_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(CheckedSettings, ABC):
+class Method(CheckedFields, ABC):
     """One way of pre-training, with its own settings as fields.
 
     A field is set by the flag of its name in `viewproof.runs.config.PretrainConfig`; its default and its check stand

@@ -50,6 +50,14 @@ def unknowns(signature: Signature) -> dict[str, z3.ArithRef | tuple[z3.ArithRef,
     }
 
 
+def unknowns_at(signature: Signature, sizes: Mapping[str, Any]) -> list[tuple[z3.ArithRef, Any]]:
+    """Each of the `unknowns` with its value, of a shape or an integer an argument."""
+    pairs: list[tuple[z3.ArithRef, Any]] = []
+    for name, terms in unknowns(signature).items():
+        pairs += zip(terms, sizes[name], strict=True) if isinstance(terms, tuple) else [(terms, sizes[name])]
+    return pairs
+
+
 @dataclass(frozen=True, eq=False)
 class Capture:
     """A graph, the condition under which it is the program, and the values of its tensor constants."""

@@ -7,7 +7,7 @@ from typing import Any
 import z3
 
 from viewproof.symbolic import second_solver
-from viewproof.symbolic.capture import Capture, Program, Signature, capture, unknowns
+from viewproof.symbolic.capture import Capture, Program, Signature, capture, unknowns, unknowns_at
 from viewproof.symbolic.terms import Term, as_z3
 from viewproof.symbolic.values import NoMeaning
 
@@ -44,10 +44,7 @@ def explore(
         if len(captures) == limit:
             raise NotCovered(f"{limit} captures do not cover all sizes and parameters")
         new = capture(program, signature, hints, hypotheses)
-        at_hints: list[tuple[z3.ExprRef, z3.ExprRef]] = []
-        for name, terms in unknowns(signature).items():
-            pairs = zip(terms, hints[name], strict=True) if isinstance(terms, tuple) else [(terms, hints[name])]
-            at_hints += [(term, z3.IntVal(value)) for term, value in pairs]
+        at_hints = [(term, z3.IntVal(value)) for term, value in unknowns_at(signature, hints)]
         if not z3.is_true(z3.simplify(z3.substitute(new.path, at_hints))):
             raise NotCovered(f"a capture made at {hints} does not hold there")
         captures.append(new)

@@ -33,12 +33,15 @@ class Facts:
     """The premises of every goal about one captured path."""
 
     arithmetic: Arithmetic = "ieee"
-    rounding: bool = False
+    replayed: bool = False
+    """Whether values come from a run in floating point, at coordinates that are numbers."""
+    place: tuple[Term, ...] = ()
+    """The coordinate that `each` stands at."""
     assumed: list[z3.BoolRef] = field(default_factory=list)
     needs: list[tuple[str, Term]] = field(default_factory=list)
     sums: dict[str, BoundedSum] = field(default_factory=dict)
-    splits: dict[int, tuple[Term, Term, Term]] = field(default_factory=dict)
-    alive: list[z3.ExprRef] = field(default_factory=list)
+    splits: dict[int, tuple[Term, Term, Term, Term]] = field(default_factory=dict)
+    """What `join` put together, by its number: the whole, kept so that the number is its own, and its parts."""
     count: int = 0
     meanings: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     """Meanings of operators for these goals alone, before those of the table."""
@@ -64,6 +67,18 @@ class Facts:
         finally:
             del self.assumed[length:]
 
+    def each(self, shape: Sequence[Term]) -> Iterator[tuple[Term, ...]]:
+        """A fresh coordinate of a shape, which stands for all; in a replayed run every coordinate."""
+        if self.replayed:
+            for place in itertools.product(*(range(fold(extent)) for extent in shape)):
+                self.place = place
+                yield place
+            self.place = ()
+        else:
+            place = tuple(self.fresh("at", z3.IntSort()) for _ in shape)
+            with self.given(inside(place, shape)):
+                yield place
+
     def need(self, what: str, condition: Term) -> None:
         """An operator is defined only where the condition holds; it must follow from the premises."""
         if not (known(condition) and condition):
@@ -79,8 +94,8 @@ class Facts:
             self.need(what, implies(inside(index, shape), condition(index)))
 
     def equal(self, a: Any, b: Any) -> Term:
-        """Equality, of real numbers up to ``rounding`` where values come from a run in floating point."""
-        if not self.rounding:
+        """Equality of two real numbers, up to rounding where they are ``replayed``."""
+        if not self.replayed:
             return a == b
         gap = z3.simplify(z3.ToReal(a - b) if (a - b).is_int() else a - b)
         limit = z3.Q(1, 10**6)
@@ -140,15 +155,14 @@ class Facts:
             return halved
         whole = plus(times(quotient, divisor), remainder)
         if not known(whole):
-            self.splits[whole.get_id()] = quotient, divisor, remainder
-            self.alive.append(whole)
+            self.splits[whole.get_id()] = whole, quotient, divisor, remainder
         return whole
 
     def _split(self, a: Term, b: Term) -> tuple[Term, Term] | None:
         parts = None if known(a) else self.splits.get(a.get_id())
         if parts is None:
             return None
-        quotient, divisor, remainder = parts
+        _, quotient, divisor, remainder = parts
         fits = divisor == b if known(divisor) or known(b) else divisor.eq(b) or self.entails(divisor == b)
         inside = self.entails(conj(remainder >= 0, remainder < b))
         return (quotient, remainder) if (known(fits) and fits) and inside else None

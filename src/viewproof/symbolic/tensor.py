@@ -31,6 +31,11 @@ class SymTensor:
         return product(self.shape)
 
 
+def put(index: Sequence[Term], axis: int, *entries: Term) -> Index:
+    """A coordinate or shape with these entries in place of the one of an axis."""
+    return (*index[:axis], *entries, *index[axis + 1 :])
+
+
 def broadcast_shape(facts: Facts, *shapes: Sequence[Term]) -> tuple[tuple[Term, ...], Term]:
     """The common shape of operands, and the condition under which they have one."""
     rank = max(map(len, shapes), default=0)

@@ -32,33 +32,23 @@ def theorems_page(theorems: Mapping[str, Theorem]) -> str:
     return "\n".join(parts)
 
 
-def _names(theorems: Mapping[str, Theorem]) -> str:
+def trust_page(page: str, theorems: Mapping[str, Theorem]) -> str:
+    """``TRUST.md`` with its lists made anew; what stands outside the markers is kept."""
+    from viewproof.symbolic.operators import TABLE
+
     layers: dict[str, list[str]] = {}
     for theorem in theorems.values():
         layers.setdefault(f"{theorem.layer}, by {theorem.method}", []).append(f"`{theorem.name}`")
-    return "\n".join(f"- {layer}: {', '.join(names)}" for layer, names in layers.items())
-
-
-def _scopes(theorems: Mapping[str, Theorem]) -> str:
-    counts = Counter(theorem.scope for theorem in theorems.values())
-    return "\n".join(f"- {count} theorem{'s' if count > 1 else ''}: {scope}" for scope, count in counts.items())
-
-
-def _operators(_: Mapping[str, Theorem]) -> str:
-    from viewproof.symbolic.operators import TABLE
-
-    return ", ".join(f"`{name}`" for name in sorted(TABLE))
-
-
-LISTS = {"theorems": _names, "scopes": _scopes, "operators": _operators}
-
-
-def trust_page(page: str, theorems: Mapping[str, Theorem]) -> str:
-    """``TRUST.md`` with its lists made anew; what stands outside the markers is kept."""
-    for name, make in LISTS.items():
+    scopes = Counter(theorem.scope for theorem in theorems.values())
+    lists = {
+        "theorems": "\n".join(f"- {layer}: {', '.join(names)}" for layer, names in layers.items()),
+        "scopes": "\n".join(f"- {n} theorem{'s' if n > 1 else ''}: {scope}" for scope, n in scopes.items()),
+        "operators": ", ".join(f"`{name}`" for name in sorted(TABLE)),
+    }
+    for name, text in lists.items():
         marker = f"<!-- generated: {name} -->\n"
         start = page.index(marker) + len(marker)
-        page = f"{page[:start]}{make(theorems)}\n{page[page.index('<!-- end -->', start) :]}"
+        page = f"{page[:start]}{text}\n{page[page.index('<!-- end -->', start) :]}"
     return page
 
 

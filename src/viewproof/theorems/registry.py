@@ -89,11 +89,12 @@ THEOREMS: dict[str, Theorem] = {}
 """Every theorem of the modules that have been imported, by name."""
 
 
-def register(theorem: Theorem) -> Theorem:
-    """Add a theorem under its name, which must be new, and return it."""
-    assert theorem.name not in THEOREMS, f"two theorems are called {theorem.name}"
-    THEOREMS[theorem.name] = theorem
-    return theorem
+def register(statement: Callable[..., Any], **fields: Any) -> Theorem:
+    """Add the theorem with a function's name, docstring and module; the name must be new."""
+    name = statement.__name__
+    assert name not in THEOREMS, f"two theorems are called {name}"
+    THEOREMS[name] = Theorem(name, statement=first_paragraph(statement), module=statement.__module__, **fields)
+    return THEOREMS[name]
 
 
 def first_paragraph(described: Any) -> str:

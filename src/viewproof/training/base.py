@@ -74,9 +74,13 @@ class Pretraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, with the schedule stepped once an optimizer step."""
-        optimizer = build_optimizer(self.optimizer, self.model, self.learning_rate, self.weight_decay)
+        optimizer = self.new_optimizer()
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the model's parameters, before any step."""
+        return build_optimizer(self.optimizer, self.model, self.learning_rate, self.weight_decay)
 
     def augmented(self, batch: Any) -> Any:
         """The batch that a training step starts from; the same one unless `augment` is set."""

@@ -45,28 +45,14 @@ def network(*choices: str) -> Callable[[str, Any], None]:
     return check
 
 
-def positive(name: str, value: Any) -> None:
-    """Refuse anything but a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InvalidArgument(f"{name}={value!r} must be positive and finite")
+def number(fits: Callable[[float], bool], must: str) -> Callable[[str, Any], None]:
+    """A check that a value is a number that fits; ``must`` says what it must be."""
 
 
-def non_negative(name: str, value: Any) -> None:
-    """Refuse anything but a finite number of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise InvalidArgument(f"{name}={value!r} must be at least 0 and finite")
-
-
-def momentum(name: str, value: Any) -> None:
-    """Refuse anything but a number of at least 0 and below 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise InvalidArgument(f"{name}={value!r} must be at least 0 and below 1; 1 would keep the first weights")
-
-
-def share(name: str, value: Any) -> None:
-    """Refuse anything but a number above 0 and at most 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise InvalidArgument(f"{name}={value!r} must lie above 0 and at most at 1, which is all")
+positive = number(lambda value: 0 < value < math.inf, "be positive and finite")
+non_negative = number(lambda value: 0 <= value < math.inf, "be at least 0 and finite")
+momentum = number(lambda value: 0 <= value < 1, "be at least 0 and below 1; 1 would keep the first weights")
+share = number(lambda value: 0 < value <= 1, "lie above 0 and at most at 1, which is all")
 
 
 _count = partial(check_int, minimum=1)
@@ -103,11 +89,11 @@ def check_fields(kind: type, values: Mapping[str, Any]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckedSettings:
+class CheckedFields:
     """Base of dataclasses whose fields are checked when one is made; see `check_fields`.
 
     >>> @dataclass(frozen=True, kw_only=True)
-    ... class Sizes(CheckedSettings):
+    ... class Sizes(CheckedFields):
     ...     width: Count = 8
     >>> Sizes(width=0)
     Traceback (most recent call last):
@@ -119,7 +105,7 @@ class CheckedSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(CheckedSettings):
+class TrainingSettings(CheckedFields):
     """What every run is trained with, whatever its method; see `viewproof.runs.config`.
 
     None stands for "no limit" in ``clip``, for "at the end of each epoch only" in ``checkpoint_every``; and one of

@@ -6,7 +6,8 @@ arithmetic is done row by row, so that a sample alone has the bits that it has i
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from viewproof.shapes import Float
 
 WORDS = 8
 """Random words that each transform has for itself."""
+Share = Annotated[float, (0.0, 1.0)]
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,16 @@ class Transform:
     """Base of transforms of images ``[N, C, H, W]`` by numbers ``u: [N, 8]`` in (0, 1), row by row.
 
     ``chance`` is the share of samples that are transformed, decided by the last of the eight numbers; the others keep
-    every bit. Subclasses are frozen dataclasses with `apply`.
+    every bit. Subclasses are frozen dataclasses with `apply`; a field ``Annotated[float, (least, most)]`` outside its
+    range raises `InvalidArgument`.
     """
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            for least, most in (r for r in getattr(field.type, "__metadata__", ()) if isinstance(r, tuple)):
+                value, of = getattr(self, field.name), type(self).__name__
+                if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+                    raise InvalidArgument(f"{field.name}={value!r} of {of} must lie from {least:g} to {most:g}")
 
     def __call__(
         self, x: Float[Tensor, "batch channels height width"], u: Float[Tensor, "batch words"]
@@ -41,12 +51,6 @@ class Transform:
         """All images transformed."""
         raise NotImplementedError(f"{type(self).__name__} must define apply(x, u)")
 
-    def check(self, name: str, least: float, most: float) -> None:
-        """Refuse a field outside a range."""
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise InvalidArgument(f"{name}={value!r} of {type(self).__name__} must lie from {least:g} to {most:g}")
-
 
 @dataclass(frozen=True)
 class RandomResizedCrop(Transform):
@@ -60,10 +64,7 @@ class RandomResizedCrop(Transform):
     True
     """
 
-    min_area: float = 0.2
-
-    def __post_init__(self) -> None:
-        self.check("min_area", 0.001, 1.0)
+    min_area: Annotated[float, (0.001, 1.0)] = 0.2
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
         """Each image's region."""
@@ -76,10 +77,7 @@ class RandomResizedCrop(Transform):
 class Flip(Transform):
     """A share of the images mirrored, left to right; every value keeps its bits."""
 
-    chance: float = 0.5
-
-    def __post_init__(self) -> None:
-        self.check("chance", 0.0, 1.0)
+    chance: Share = 0.5
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
         """All images mirrored."""
@@ -94,12 +92,8 @@ class ColourJitter(Transform):
     standard deviations of the image; of three channels the distance to their mean (saturation) is scaled so too.
     """
 
-    strength: float = 0.4
-    chance: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.check("strength", 0.0, 0.999)
-        self.check("chance", 0.0, 1.0)
+    strength: Annotated[float, (0.0, 0.999)] = 0.4
+    chance: Share = 1.0
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
         """All images with other colours."""
@@ -110,10 +104,7 @@ class ColourJitter(Transform):
 class Grey(Transform):
     """The mean of three channels in each of them."""
 
-    chance: float = 0.2
-
-    def __post_init__(self) -> None:
-        self.check("chance", 0.0, 1.0)
+    chance: Share = 0.2
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
         """All images grey."""
@@ -124,12 +115,8 @@ class Grey(Transform):
 class Blur(Transform):
     """A Gaussian blur, whose deviation lies between a tenth of ``sigma`` and ``sigma`` pixels; edges are repeated."""
 
-    sigma: float = 2.0
-    chance: float = 0.5
-
-    def __post_init__(self) -> None:
-        self.check("sigma", 0.1, 50.0)
-        self.check("chance", 0.0, 1.0)
+    sigma: Annotated[float, (0.1, 50.0)] = 2.0
+    chance: Share = 0.5
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
         """All images blurred."""
@@ -149,10 +136,7 @@ class Blur(Transform):
 class Solarise(Transform):
     """Values above a place between the image's least and largest value mirrored about it."""
 
-    chance: float = 0.2
-
-    def __post_init__(self) -> None:
-        self.check("chance", 0.0, 1.0)
+    chance: Share = 0.2
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
         """All images solarised."""
@@ -168,14 +152,9 @@ class Affine(Transform):
     By up to ``degrees``, ``shift`` as a share of each side, and a factor between 1 - ``scale`` and 1 + ``scale``.
     """
 
-    degrees: float = 10.0
-    shift: float = 0.1
-    scale: float = 0.1
-
-    def __post_init__(self) -> None:
-        self.check("degrees", 0.0, 180.0)
-        self.check("shift", 0.0, 1.0)
-        self.check("scale", 0.0, 0.999)
+    degrees: Annotated[float, (0.0, 180.0)] = 10.0
+    shift: Share = 0.1
+    scale: Annotated[float, (0.0, 0.999)] = 0.1
 
     def apply(self, x: Tensor, u: Tensor) -> Tensor:
         """All images moved."""

@@ -5,6 +5,7 @@ import io
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,8 @@ from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, same
 from viewproof.theorems.registry import Outcome
-from viewproof.theorems.tensors.case import Inputs, Subject, TensorCase, TensorClaim
+from viewproof.theorems.tensors.case import INT, Claims, Inputs, Subject, TensorCase
 from viewproof.theorems.tensors.decide import decide
-from viewproof.theorems.tensors.signatures import INT
 from viewproof.theorems.tensors.spec import same_shape
 from viewproof.torch_internals import replaced
 from viewproof.verdict import Verdict
@@ -40,29 +40,24 @@ def prove_value(
             loss = program(prediction, Sample(y, y, mask))
         return [loss, distance(prediction - y)]
 
-    def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> list[TensorClaim]:
+    def claims(inputs: Inputs, observed: Sequence[Any], facts: Facts) -> Claims:
         loss, terms = observed
         zero = z3.RealVal(0)
-        extents: tuple[Term, ...] = ()
 
         def term(*place: Term) -> Any:
             return z3.If(_selected(inputs, place), terms.at(place), zero)
 
-        each = TensorClaim("a distance for each coordinate", (), lambda: same_shape(terms.shape, inputs["y"].shape))
+        yield "a distance for each coordinate", same_shape(terms.shape, inputs["y"].shape)
         if reduction == "rows":
             rows, *rest = inputs["y"].shape
-            what, extents = "row n of the loss is the row's sum of distances", (rows,)
-
-            def right(*row: Term) -> Any:
-                return facts.equal(loss.at(row), _sum(facts, rest, lambda *place: term(*row, *place), zero))
+            for row in facts.each([rows]):
+                total = _sum(facts, rest, partial(term, *row), zero)
+                yield "row n of the loss is the row's sum of distances", facts.equal(loss.at(row), total)
         else:
             count = z3.ToReal(_count(inputs, facts)) if reduction == "mean" else z3.RealVal(1)
+            total = _sum(facts, inputs["y"].shape, term, zero)
             what = "loss * selected coordinates == sum of distances over the mask"
-
-            def right(*row: Term) -> Any:
-                return facts.equal(loss.at(()) * count, _sum(facts, inputs["y"].shape, term, zero))
-
-        return [each, TensorClaim(what, extents, right)]
+            yield what, facts.equal(loss.at(()) * count, total)
 
     def replay(program: Call, prediction: Tensor, y: Tensor, hidden: Tensor, count: Any) -> Sequence[Tensor]:
         # On concrete tensors what the mask selects is counted, instead of believing the witness.

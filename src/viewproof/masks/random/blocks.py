@@ -11,9 +11,10 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import Mask, check_count, may_keep_tensors
+from viewproof.masks.periodic import check_widths
 from viewproof.masks.random.draws import Draws, among_first, ranked
 from viewproof.masks.random.rule import RandomRule, check_counts
-from viewproof.masks.rule import Rule
+from viewproof.masks.rule import Batch, Rule
 from viewproof.shapes import Bool, Int
 
 Blocks = tuple[int | None, ...]
@@ -121,12 +122,10 @@ class RandomBlockMask(_RandomBlocks):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.blocks, str) or not isinstance(self.blocks, Sequence):
-            raise InvalidArgument(f"blocks={self.blocks!r} must be a tuple with a width or None per axis")
-        checked = [k if k is None else check_count(f"blocks[{i}]", k) for i, k in enumerate(self.blocks)]
+        checked = check_widths(self.blocks)
         if 0 in checked or all(k is None for k in checked):
             raise InvalidArgument(f"blocks={self.blocks!r} must have a positive width on some axis, and no zero")
-        object.__setattr__(self, "blocks", tuple(checked))
+        object.__setattr__(self, "blocks", checked)
 
     def _blocks(self) -> Blocks:
         return tuple(self.blocks)
@@ -169,7 +168,7 @@ class SharedRandomPatchMask(Rule):
         rule = RandomPatchMask(self.patch_h, self.patch_w, self.count, self.seed)
         return rule.draw(shape, Draws(rule.seed, 0, torch.arange(draw, draw + number, device=device)))
 
-    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Any = ()) -> tuple[Mask, Mask]:
+    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Batch) -> tuple[Mask, Mask]:
         if not may_keep_tensors():
             return super()._masks(shape, length, device, batch)
         drawn, place = divmod(self.draw, _AT_ONCE)

@@ -16,6 +16,7 @@ from viewproof.masks.finite import Mask, check_count, check_shape
 from viewproof.masks.random.blocks import check_blocks, spread
 from viewproof.masks.random.draws import WORD, Draws, among_first, below, philox, ranked
 from viewproof.masks.random.rule import RandomRule
+from viewproof.masks.rule import Batch
 from viewproof.shapes import Bool, Int
 
 Sizes = np.ndarray[Any, np.dtype[np.int64]]
@@ -172,7 +173,7 @@ class MultiBlockMask(RandomRule):
         context, *targets = (Mask(part.expand(-1, *shape), per_sample=True, rule=self) for part in hidden)
         return context, targets
 
-    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Any = ()) -> tuple[Mask, Mask]:
+    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Batch) -> tuple[Mask, Mask]:
         ids, epoch, _ = batch
         context, targets = self.blocks(shape, device=device, sample_ids=ids, epoch=epoch)
         union = Mask(torch.stack([target.hidden for target in targets]).any(0), per_sample=True, rule=self)

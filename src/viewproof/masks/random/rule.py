@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
-from viewproof.masks.finite import Mask, check_count, check_shape
+from viewproof.masks.finite import Mask, check_count
 from viewproof.masks.random.draws import Draws
-from viewproof.masks.rule import Rule, check_rule
+from viewproof.masks.rule import Batch, Rule, check_rule
 from viewproof.shapes import Bool, Int
 
 
@@ -66,31 +66,15 @@ class RandomRule(Rule):
     def __invert__(self) -> "RandomRule":
         return RandomComplement(self)
 
-    def mask(
-        self,
-        data_shape: Sequence[int],
-        *,
-        device: torch.device | str | None = None,
-        sample_ids: Int[Tensor, " batch"] | None = None,
-        epoch: int = 0,
-        lengths: Int[Tensor, " batch"] | None = None,
-    ) -> Mask:
-        """One mask a sample over ``data_shape``; ``device`` defaults to that of ``sample_ids``.
-
-        With ``lengths`` coordinates from a sample's length on are padding: never hidden. Missing ids, and lengths
-        for a rule that takes none (see `viewproof.PaddedMask`), raise `InvalidArgument`.
-        """
-        shape, draws = check_shape("data_shape", data_shape), self._draws(sample_ids, epoch, device, lengths)
+    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Batch) -> tuple[Mask, Mask]:
+        ids, epoch, lengths = batch
+        draws = self._draws(ids, epoch, device, lengths)
         if lengths is not None:
             lengths = self._checked(lengths, shape, draws.sample_ids)
         hidden = self.draw(shape, draws, lengths)
         if lengths is not None:
             hidden = without_padding(hidden, lengths, shape, self.padded_axis or 0)
-        return Mask(hidden.expand(-1, *shape), per_sample=True, rule=self)
-
-    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Any = ()) -> tuple[Mask, Mask]:
-        ids, epoch, lengths = batch
-        mask = self.mask(shape, device=device, sample_ids=ids, epoch=epoch, lengths=lengths)
+        mask = Mask(hidden.expand(-1, *shape), per_sample=True, rule=self)
         return mask, mask if length is None else mask.prefix(length)
 
     def _draws(self, ids: Any, epoch: int, device: torch.device | str | None, lengths: Any = None) -> Draws:
@@ -102,9 +86,7 @@ class RandomRule(Rule):
 
     def _checked(self, lengths: Any, shape: tuple[int, ...], ids: Tensor) -> Tensor:
         """Lengths that fit the samples, or an `InvalidArgument`."""
-        axis = self.padded_axis
-        if axis is None:
-            raise InvalidArgument(f"lengths: {self!r} has no padded axis; wrap it: PaddedMask(rule, axis)")
+        axis = self.padded_axis or 0
         if not isinstance(lengths, Tensor) or lengths.shape != ids.shape or lengths.is_floating_point():
             raise InvalidArgument(f"lengths must be an integer tensor of shape {tuple(ids.shape)}, one length a sample")
         if axis >= len(shape):
@@ -196,8 +178,8 @@ class MaskOfSample(Rule):
         """The sample's row; a rule that takes lengths sees no padding."""
         shape, axis = tuple(grid.shape[axis] for axis, grid in enumerate(grids)), self.rule.padded_axis
         ids = torch.tensor([self.sample_id], device=grids[0].device)
-        lengths: dict[str, Any] = {} if axis is None else {"lengths": torch.full_like(ids, shape[axis])}
-        mask = self.rule.mask(shape, sample_ids=ids, epoch=self.epoch, **lengths)
+        lengths = None if axis is None else torch.full_like(ids, shape[axis])
+        mask = self.rule.mask(shape, sample_ids=ids, epoch=self.epoch, lengths=lengths)
         return (mask.row(0) if mask.per_sample else mask).hidden
 
 
@@ -240,9 +222,8 @@ class PaddedMask(RandomRule):
 
     def draw(self, shape: tuple[int, ...], draws: Draws, lengths: Tensor | None = None) -> Bool[Tensor, "batch *shape"]:
         """The rule's mask; `mask` takes the padding out."""
-        ids = draws.sample_ids
-        own: dict[str, Any] = {"lengths": lengths} if self.rule.padded_axis == self.axis else {}
-        mask = self.rule.mask(shape, device=ids.device, sample_ids=ids, epoch=draws.epoch, **own)
+        ids, own = draws.sample_ids, lengths if self.rule.padded_axis == self.axis else None
+        mask = self.rule.mask(shape, device=ids.device, sample_ids=ids, epoch=draws.epoch, lengths=own)
         return mask.hidden.expand(len(ids), *shape)
 
     def _draws(self, ids: Any, epoch: int, device: torch.device | str | None, lengths: Any = None) -> Draws:

@@ -1,18 +1,17 @@
 """Partial prediction: the loss asks for some of the hidden patches, drawn by the sample's id."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from viewproof.errors import InvalidArgument
-from viewproof.masks.finite import Mask, check_shape
+from viewproof.masks.finite import Mask
+from viewproof.masks.patches import patch_cells
 from viewproof.masks.random.blocks import spread
 from viewproof.masks.random.draws import Draws, among_first, ranked
 from viewproof.masks.random.rule import check_counts
-from viewproof.masks.rule import Rule
+from viewproof.masks.rule import Batch, Rule, check_rule
 from viewproof.shapes import Bool, Int
 
 _STREAM = 2
@@ -63,8 +62,7 @@ class ScoredPatches(Rule):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rule, Rule):
-            raise InvalidArgument(f"rule={self.rule!r} must be a rule, for instance RandomPatchMask(4, 4, 12)")
+        check_rule("rule", self.rule)
         check_counts(self, ("seed",))
 
     @property
@@ -80,20 +78,10 @@ class ScoredPatches(Rule):
         """What the rule hides."""
         return self.rule.hidden(*grids)
 
-    def mask(
-        self,
-        data_shape: Sequence[int],
-        *,
-        device: torch.device | str | None = None,
-        sample_ids: Int[Tensor, " batch"] | None = None,
-        epoch: int = 0,
-    ) -> Mask:
-        """The rule's mask; which part of it is scored stands in `sample` alone."""
-        return self.rule.mask(data_shape, device=device, sample_ids=sample_ids, epoch=epoch)
-
-    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Any = ()) -> tuple[Mask, Mask]:
-        view, target = self.rule._masks(check_shape("data_shape", shape), length, device, batch)
+    def _masks(self, shape: tuple[int, ...], length: int | None, device: Any, batch: Batch) -> tuple[Mask, Mask]:
+        view, target = self.rule._masks(shape, length, device, batch)
         if length is None:
+            # `mask` is the rule's; which part of it is scored stands in `sample` alone.
             return view, target
         ids, epoch, _ = batch
         if not isinstance(ids, Tensor):
@@ -104,11 +92,11 @@ class ScoredPatches(Rule):
         ids = ids.to(cells.device)
         words = Draws(self.seed, epoch, ids).words(cells[0].numel(), _STREAM)
         chosen = choose_hidden(words, cells.flatten(1).expand(len(ids), -1), self.count)
-        places = spread(chosen.reshape(-1, *cells.shape[1:]), (1, height, width), (None, self.patch_h, self.patch_w))
+        places = spread(chosen.reshape(-1, 1, *cells.shape[1:]), (1, height, width), (None, self.patch_h, self.patch_w))
         scored = places.expand(-1, *shape).reshape(len(ids), -1)[:, :length]
         return view, score_within(replace(target, rule=self), scored)
 
-    def _hidden_patches(self, view: Mask) -> Bool[Tensor, "rows 1 grid_h grid_w"]:
+    def _hidden_patches(self, view: Mask) -> Bool[Tensor, "rows grid_h grid_w"]:
         """Whether each patch is hidden, of each sample or, if the mask is shared, once for all."""
         hidden = view.hidden if view.per_sample else view.hidden[None]
         if hidden.dim() != 4 or hidden.shape[2] % self.patch_h or hidden.shape[3] % self.patch_w:
@@ -116,18 +104,8 @@ class ScoredPatches(Rule):
                 f"patch_h={self.patch_h}, patch_w={self.patch_w} must divide images [C, H, W]; {self!r} masks "
                 f"samples of {tuple(view.data_shape)}"
             )
-        # Channels of a mask that was broadcast over them are one and the same memory.
-        hidden = hidden if hidden.stride(1) else hidden[:, :1]
-        n, channels, height, width = hidden.shape
-        blocks = hidden.reshape(n, channels, height // self.patch_h, self.patch_h, width // self.patch_w, self.patch_w)
-        cells = blocks[:, :1, :, :1, :, :1]
-        if bool((blocks != cells).any()):
-            raise InvalidArgument(
-                f"patch_h={self.patch_h}, patch_w={self.patch_w}: {self.rule!r} hides only a part of a patch; use "
-                "its own patch size or a divisor of it"
-            )
-        cells = cells.reshape(n, 1, *blocks.shape[2::2])
-        least = int(cells.flatten(1).sum(1).min()) if n else self.count
+        cells = patch_cells(hidden, self.patch_h, self.patch_w, self.rule)
+        least = int(cells.flatten(1).sum(1).min()) if len(cells) else self.count
         if least < self.count:
             raise InvalidArgument(
                 f"count={self.count} patches are scored and {self.rule!r} hides {least}; pass at most that many"

@@ -8,7 +8,7 @@ import torch
 
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.operators.table import TABLE, as_tensor, axis_of, common_dtype, meaning, pointwise, wrapped
-from viewproof.symbolic.tensor import Index, SymTensor, broadcast_shape, spread
+from viewproof.symbolic.tensor import Index, SymTensor, broadcast_shape, put, spread
 from viewproof.symbolic.terms import Term, conj, inside, ite, known, least, most, plus, same
 from viewproof.symbolic.values import NoMeaning
 
@@ -34,10 +34,11 @@ def _range(facts: Facts, extent: Term, start: Any, end: Any, step: int) -> tuple
 def _slice(facts: Facts, x: SymTensor, axis: int = 0, start: Any = None, end: Any = None, step: int = 1) -> SymTensor:
     axis = axis_of(axis, x.rank)
     first, length = _range(facts, x.shape[axis], start, end, step)
-    shape = (*x.shape[:axis], length, *x.shape[axis + 1 :])
-    return SymTensor(
-        shape, x.dtype, lambda index: x.at((*index[:axis], facts.join(index[axis], step, first), *index[axis + 1 :]))
-    )
+
+    def at(index: Index) -> Any:
+        return x.at(put(index, axis, facts.join(index[axis], step, first)))
+
+    return SymTensor(put(x.shape, axis, length), x.dtype, at)
 
 
 @meaning("aten.narrow.default")
@@ -60,7 +61,7 @@ def _slice_scatter(
         behind = index[axis] - first
         place = facts.floordiv(behind, step)
         here = conj(behind >= 0, place < length, same(facts.mod(behind, step), 0))
-        return ite(here, part.at((*index[:axis], place, *index[axis + 1 :])), x.at(index))
+        return ite(here, part.at(put(index, axis, place)), x.at(index))
 
     return SymTensor(x.shape, x.dtype, at)
 
@@ -69,11 +70,11 @@ def _slice_scatter(
 def _select_scatter(facts: Facts, x: SymTensor, part: SymTensor, axis: int, place: Term) -> SymTensor:
     axis = axis_of(axis, x.rank)
     own = wrapped(facts, place, x.shape[axis])
-    return SymTensor(
-        x.shape,
-        x.dtype,
-        lambda index: ite(same(index[axis], own), part.at((*index[:axis], *index[axis + 1 :])), x.at(index)),
-    )
+
+    def at(index: Index) -> Any:
+        return ite(same(index[axis], own), part.at(put(index, axis)), x.at(index))
+
+    return SymTensor(x.shape, x.dtype, at)
 
 
 @meaning("aten.copy.default")
@@ -86,19 +87,18 @@ def _index_select(facts: Facts, x: SymTensor, axis: int, chosen: SymTensor) -> S
     axis = axis_of(axis, x.rank)
     _in_range_everywhere(facts, "index_select", chosen, x.shape[axis], 0)
     count = chosen.shape[0] if chosen.rank else 1
-    shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
 
-    def pick(i: Term) -> Term:
-        return chosen.at((i,) if chosen.rank else ())
+    def at(index: Index) -> Any:
+        return x.at(put(index, axis, chosen.at((index[axis],) if chosen.rank else ())))
 
-    return SymTensor(shape, x.dtype, lambda index: x.at((*index[:axis], pick(index[axis]), *index[axis + 1 :])))
+    return SymTensor(put(x.shape, axis, count), x.dtype, at)
 
 
 @meaning("aten.gather.default")
 def _gather(facts: Facts, x: SymTensor, axis: int, chosen: SymTensor, **_: Any) -> SymTensor:
     axis = axis_of(axis, x.rank)
     _in_range_everywhere(facts, "gather", chosen, x.shape[axis], 0)
-    return SymTensor(chosen.shape, x.dtype, lambda index: x.at((*index[:axis], chosen.at(index), *index[axis + 1 :])))
+    return SymTensor(chosen.shape, x.dtype, lambda index: x.at(put(index, axis, chosen.at(index))))
 
 
 def _in_range_everywhere(facts: Facts, what: str, chosen: SymTensor, extent: Term, lowest: Term) -> None:
@@ -162,16 +162,14 @@ def _cat(facts: Facts, tensors: Sequence[SymTensor], axis: int = 0) -> SymTensor
                 facts.need("cat: equal extents off its axis", same(a, b))
 
     def at(index: Index) -> Any:
-        read = [
-            part.at((*index[:axis], plus(index[axis], -start), *index[axis + 1 :]))
-            for part, start in zip(parts, starts, strict=False)
-        ]
+        places = (put(index, axis, plus(index[axis], -start)) for start in starts)
+        read = [part.at(place) for part, place in zip(parts, places, strict=False)]
         value = read[-1]
         for part, end in zip(read[-2::-1], starts[-2:0:-1], strict=True):
             value = ite(index[axis] < end, part, value)
         return value
 
-    return SymTensor((*first.shape[:axis], starts[-1], *first.shape[axis + 1 :]), dtype, at)
+    return SymTensor(put(first.shape, axis, starts[-1]), dtype, at)
 
 
 def _promoted(tensors: Sequence[SymTensor]) -> torch.dtype:

@@ -7,7 +7,7 @@ import z3
 
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.operators.table import axis_of, in_range, meaning, wrapped
-from viewproof.symbolic.tensor import Index, SymTensor, broadcast_shape, spread
+from viewproof.symbolic.tensor import Index, SymTensor, broadcast_shape, put, spread
 from viewproof.symbolic.terms import Term, known, product, same, times
 from viewproof.symbolic.values import NoMeaning
 
@@ -126,7 +126,7 @@ def _flatten(facts: Facts, x: SymTensor, start: int = 0, end: int = -1) -> SymTe
 def _unflatten(facts: Facts, x: SymTensor, axis: int, sizes: Sequence[Term]) -> SymTensor:
     axis = axis_of(axis, x.rank)
     own = [_left_over(facts, [x.shape[axis]], sizes) if known(d) and d == -1 else d for d in sizes]
-    return reshape(facts, x, [*x.shape[:axis], *own, *x.shape[axis + 1 :]])
+    return reshape(facts, x, put(x.shape, axis, *own))
 
 
 @meaning("aten.expand.default", "aten.broadcast_to.default")
@@ -185,7 +185,7 @@ def _movedim(facts: Facts, x: SymTensor, source: int, destination: int) -> SymTe
 def _unsqueeze(facts: Facts, x: SymTensor, axis: int) -> SymTensor:
     axis = axis_of(axis, x.rank + 1)
     shape = (*x.shape[:axis], 1, *x.shape[axis:])
-    return SymTensor(shape, x.dtype, lambda index: x.at((*index[:axis], *index[axis + 1 :])))
+    return SymTensor(shape, x.dtype, lambda index: x.at(put(index, axis)))
 
 
 @meaning("aten.squeeze.dim", "aten.squeeze.dims", "aten.squeeze.default")
@@ -257,5 +257,4 @@ def select(facts: Facts, x: SymTensor, axis: int, place: Term) -> SymTensor:
     axis = axis_of(axis, x.rank)
     in_range(facts, "select", place, x.shape[axis])
     at = wrapped(facts, place, x.shape[axis])
-    shape = (*x.shape[:axis], *x.shape[axis + 1 :])
-    return SymTensor(shape, x.dtype, lambda index: x.at((*index[:axis], at, *index[axis:])))
+    return SymTensor(put(x.shape, axis), x.dtype, lambda index: x.at((*index[:axis], at, *index[axis:])))

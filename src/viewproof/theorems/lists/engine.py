@@ -19,12 +19,11 @@ import z3
 from viewproof import objectives
 from viewproof.symbolic import second_solver
 from viewproof.theorems.lists import reference
-from viewproof.theorems.lists.inputs import Inputs, World
-from viewproof.theorems.lists.kinds import concrete, emptied, prepend
+from viewproof.theorems.lists.kinds import Inputs, World, concrete, emptied, prepend
 from viewproof.theorems.lists.reference import LONGEST, SHAPES, observed
 from viewproof.theorems.lists.sequences import lift, lower, smt2, unfolded
 from viewproof.theorems.lists.terms import BOOL, REAL, conjunction, executions
-from viewproof.theorems.registry import Mutant, Outcome, Theorem, register
+from viewproof.theorems.registry import Mutant, Outcome, register
 from viewproof.verdict import Verdict
 
 SECONDS = 20
@@ -113,18 +112,15 @@ def theorem(
         claim = lemma(**proof)(statement)
         lengths = f"; every length (definition), length 0 to {LONGEST} (Python)" if claim.inputs.axes else ""
         register(
-            Theorem(
-                name=claim.name,
-                layer="algebra",
-                statement=" ".join(str(statement.__doc__).split()),
-                hypotheses=given,
-                scope=f"exact numbers{lengths}",
-                method=f"induction on {claim.induction}" if claim.induction else "the definitions unfold to it",
-                program=PROGRAM,
-                prove=partial(prove, claim),
-                holds=claim.holds,
-                mutants=tuple(mutants),
-            )
+            statement,
+            layer="algebra",
+            hypotheses=given,
+            scope=f"exact numbers{lengths}",
+            method=f"induction on {claim.induction}" if claim.induction else "the definitions unfold to it",
+            program=PROGRAM,
+            prove=partial(prove, claim),
+            holds=claim.holds,
+            mutants=tuple(mutants),
         )
         return claim
 

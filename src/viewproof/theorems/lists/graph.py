@@ -6,8 +6,7 @@ from typing import Annotated, Any
 from viewproof import objectives
 from viewproof.theorems.lists import kinds
 from viewproof.theorems.lists.engine import Formula, Program, lemma, mutant, theorem
-from viewproof.theorems.lists.inputs import World
-from viewproof.theorems.lists.kinds import Indices, Number, Numbers, Opaque, Views
+from viewproof.theorems.lists.kinds import Indices, Number, Numbers, Opaque, Views, World
 from viewproof.theorems.lists.reference import Contract, Graph, apart, spread
 from viewproof.theorems.lists.sequences import EDGE
 from viewproof.theorems.lists.terms import REAL

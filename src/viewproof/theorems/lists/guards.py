@@ -1,6 +1,7 @@
 """Geometry guards: VICReg terms, the redundancy objective, and that collapse has a cost."""
 
 from fractions import Fraction
+from functools import partial
 from types import SimpleNamespace
 
 from viewproof import objectives
@@ -184,26 +185,27 @@ def off_diagonal_of_zeros(p: Program, off_diag: Numbers) -> Formula:
     return assuming(all_equal(off_diag, 0), then=p.redundancy_reduction_objective(1, [], off_diag) == 0)
 
 
-IDENTITY = ("every diagonal entry is 1", "every off-diagonal entry is 0")
-COLLAPSED = ("the first diagonal entry is 0", "every off-diagonal entry is 0")
-
-
-@theorem(
-    given=IDENTITY,
+identity_theorem = partial(
+    theorem,
+    given=("every diagonal entry is 1", "every off-diagonal entry is 0"),
     uses={diagonal_of_ones: None, off_diagonal_of_zeros: None},
     mutants=[diagonal_target_zero, diagonal_included],
 )
+collapse_theorem = partial(
+    theorem,
+    given=("the first diagonal entry is 0", "every off-diagonal entry is 0"),
+    uses={diagonal_nonneg: None, off_diagonal_of_zeros: None},
+)
+
+
+@identity_theorem()
 def redundancy_reduction_objective_identity(p: Program, barlow: BarlowArguments) -> Formula:
     """The redundancy objective of the identity correlation is 0."""
     value = p.redundancy_reduction_objective(*barlow)
     return assuming(all_equal(barlow.diag, 1), all_equal(barlow.off_diag, 0), then=value == 0)
 
 
-@theorem(
-    given=COLLAPSED,
-    uses={diagonal_nonneg: None, off_diagonal_of_zeros: None},
-    mutants=[objective_signed, first_left_out],
-)
+@collapse_theorem(mutants=[objective_signed, first_left_out])
 def redundancy_reduction_objective_collapsed_diag_positive(
     p: Program, lambda_: Number, diag: Numbers, off_diag: Numbers
 ) -> Formula:
@@ -212,20 +214,14 @@ def redundancy_reduction_objective_collapsed_diag_positive(
     return assuming(all_equal(off_diag, 0), then=value > 0)
 
 
-@theorem(
-    given=IDENTITY,
-    uses={diagonal_of_ones: None, off_diagonal_of_zeros: None},
-    mutants=[diagonal_target_zero, diagonal_included],
-)
+@identity_theorem()
 def barlow_guard_identity_value_zero(p: Program, barlow: BarlowArguments) -> Formula:
     """A Barlow guard of the identity correlation is 0."""
     value = p.BarlowGuard(*barlow).value
     return assuming(all_equal(barlow.diag, 1), all_equal(barlow.off_diag, 0), then=value == 0)
 
 
-@theorem(
-    given=COLLAPSED, uses={diagonal_nonneg: None, off_diagonal_of_zeros: None}, mutants=[guard_signed, first_left_out]
-)
+@collapse_theorem(mutants=[guard_signed, first_left_out])
 def barlow_guard_collapsed_diag_positive(p: Program, lambda_: Number, diag: Numbers, off_diag: Numbers) -> Formula:
     """A Barlow guard is positive if a diagonal entry is 0, whatever the rest of the diagonal."""
     value = p.BarlowGuard(lambda_, prepend(0, diag), off_diag).value

@@ -1,12 +1,16 @@
 """The inputs of a statement in three forms: bounded, of any length, and concrete.
 
-A statement names the kind of each input in its signature: ``def masked_loss_nil(p: Program, loss: IndexLoss)``. The
+A statement names the kind of each input in its signature: ``def masked_loss_nil(p: Program, loss: IndexLoss)``. A
+parameter is annotated with its kind, or with a record of several inputs. A record that is annotated with a public name
+too (a contract, a graph) is made by the program in hand: ``contract: Contract`` is any contract, of that program. The
 functions at the end are what statements say about lists (`every`, `length`, …), whichever form these have.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from typing import Annotated, Any
 
 import z3
@@ -172,6 +176,66 @@ IndexLoss = Annotated[Any, function(TOKEN, REAL)]
 Distance = Annotated[Any, function(TOKEN, TOKEN, REAL)]
 OfIndex = Annotated[Any, function(TOKEN, TOKEN)]
 OfIndexAndValue = Annotated[Any, function(TOKEN, TOKEN, TOKEN)]
+
+
+World = Mapping[str, Any]
+"""A value for each input, by name."""
+
+
+class Inputs:
+    """The kinds of the inputs by name, the fields of records among them."""
+
+    def __init__(self, function: Callable[..., Any], skip: int = 0) -> None:
+        self.parameters = dict(list(_kinds(function).items())[skip:])
+        self.kinds: dict[str, Kind] = {}
+        for name, (kind, *_) in self.parameters.items():
+            fields: dict[str, tuple[Any, ...]] = {name: (kind,)} if isinstance(kind, Kind) else _kinds(kind)
+            added = {field: its_kind for field, (its_kind, *_) in fields.items()}
+            # Two inputs of one name would be one input: the statement would say less than it seems to.
+            assert self.kinds.keys().isdisjoint(added), f"{function.__name__} has two inputs of one name"
+            self.kinds.update(added)
+
+    @property
+    def axes(self) -> int:
+        """How many lengths there are to choose."""
+        return sum(kind.axes for kind in self.kinds.values())
+
+    def shapes(self, least: int, most: int) -> list[tuple[int, ...]]:
+        """Every choice of lengths from ``least`` to ``most``, smallest first."""
+        shapes = product(range(least, most + 1), repeat=self.axes)
+        return sorted(shapes, key=lambda shape: (sum(shape), shape))
+
+    def bounded(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Inputs of these lengths, with symbolic entries."""
+        world: dict[str, Any] = {}
+        lengths = iter(shape)
+        for name, kind in self.kinds.items():
+            sizes = [len(world[kind.like])] if kind.like else [next(lengths) for _ in range(kind.axes)]
+            world[name] = kind.bounded(name, sizes)
+        return world
+
+    def unbounded(self) -> dict[str, Any]:
+        """Inputs of any length."""
+        return {name: kind.unbounded(name) for name, kind in self.kinds.items()}
+
+    def images(self, world: World) -> dict[str, Any]:
+        """Bounded inputs in the form that the definitions take."""
+        return {name: kind.image(world[name]) for name, kind in self.kinds.items()}
+
+    def arguments(self, program: Any, world: World) -> Iterator[Any]:
+        """What the function is called with."""
+        for name, (kind, *public) in self.parameters.items():
+            if isinstance(kind, Kind):
+                yield world[name]
+            else:
+                make = getattr(program, public[0]) if public else kind
+                yield make(*(world[field] for field in _kinds(kind)))
+
+
+def _kinds(function: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
+    """The kind or record of each parameter, and the public name of a record that the program makes."""
+    parameters = inspect.signature(function).parameters.values()
+    return {each.name: getattr(each.annotation, "__metadata__", (each.annotation,)) for each in parameters}
 
 
 def both(*conditions: Any) -> Any:

@@ -59,12 +59,8 @@ class ContractArguments(NamedTuple):
     geometry_guard: Number = 0
 
 
-class PredictiveViewContract(ContractArguments):
-    """A predictive-view contract."""
-
-
-encoded_target_predictive_view_contract = PredictiveViewContract
-Contract = Annotated[Any, PredictiveViewContract]
+PredictiveViewContract = encoded_target_predictive_view_contract = ContractArguments
+Contract = Annotated[Any, ContractArguments, "PredictiveViewContract"]
 
 
 def predictive_loss(contract: Contract) -> Number:
@@ -122,7 +118,7 @@ def vicreg_objective(
 
 
 class VICRegArguments(NamedTuple):
-    """The weights and summaries that `vicreg_objective` and its guard take."""
+    """The arguments of `vicreg_objective`, and a VICReg guard of them."""
 
     lambda_: Number
     mu: Number
@@ -131,14 +127,13 @@ class VICRegArguments(NamedTuple):
     variance: Number
     covariance: Number
 
-
-class VICRegGuard(VICRegArguments):
-    """A VICReg guard."""
-
     @property
     def value(self) -> Number:
         """`vicreg_objective` of the fields."""
         return vicreg_objective(*self)
+
+
+VICRegGuard = VICRegArguments
 
 
 def diagonal_redundancy_penalty(c: Number) -> Number:
@@ -157,15 +152,11 @@ def redundancy_reduction_objective(lambda_: Number, diag: Numbers, off_diag: Num
 
 
 class BarlowArguments(NamedTuple):
-    """The weight and the correlations that `redundancy_reduction_objective` and its guard take."""
+    """The arguments of `redundancy_reduction_objective`, and a Barlow guard of them."""
 
     lambda_: Number
     diag: Numbers
     off_diag: Numbers
-
-
-class BarlowGuard(BarlowArguments):
-    """A redundancy guard."""
 
     @property
     def value(self) -> Number:
@@ -173,13 +164,17 @@ class BarlowGuard(BarlowArguments):
         return redundancy_reduction_objective(*self)
 
 
-class SSLViewGraph(NamedTuple):
+BarlowGuard = BarlowArguments
+
+
+class GraphArguments(NamedTuple):
     """The positive pairs."""
 
     positive_edges: kinds.Edges
 
 
-Graph = Annotated[Any, SSLViewGraph]
+SSLViewGraph = GraphArguments
+Graph = Annotated[Any, GraphArguments, "SSLViewGraph"]
 
 
 def view_graph_energy(graph: Graph, edge_loss: Distance) -> Number:
@@ -270,8 +265,8 @@ _EDGE_LOSS = kinds.function(TOKEN, TOKEN, REAL).bounded("edge_loss", ())
 
 def observed(program: Any, value: Any, expected: Any) -> list[Any]:
     """The numbers that tell a function's value from ``expected``: itself, or what a record gives."""
-    if isinstance(expected, PredictiveViewContract):
+    if isinstance(expected, ContractArguments):
         return [program.predictive_loss(value), program.predictive_view_objective(value)]
-    if isinstance(expected, SSLViewGraph):
+    if isinstance(expected, GraphArguments):
         return [program.view_graph_energy(value, _EDGE_LOSS)]
-    return [value.value if isinstance(expected, VICRegGuard | BarlowGuard) else value]
+    return [value.value if isinstance(expected, VICRegArguments | BarlowArguments) else value]

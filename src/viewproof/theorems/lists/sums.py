@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 from viewproof.theorems.lists import kinds
 from viewproof.theorems.lists.engine import Formula, Program, mutant, theorem
-from viewproof.theorems.lists.inputs import World
 from viewproof.theorems.lists.kinds import (
     Distance,
     IndexLoss,
@@ -13,6 +12,7 @@ from viewproof.theorems.lists.kinds import (
     OfIndex,
     OfIndexAndValue,
     Opaque,
+    World,
     assuming,
     every,
 )

@@ -12,7 +12,7 @@ import torch
 import z3
 
 from viewproof.bits import same_bits
-from viewproof.symbolic.capture import Capture, TensorInput, unknowns
+from viewproof.symbolic.capture import Capture, TensorInput, unknowns_at
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.meaning import symbolic_inputs
 from viewproof.symbolic.terms import as_z3
@@ -102,10 +102,8 @@ def argument(kind: Any, size: Any, generator: torch.Generator) -> Any:
 def _at(subject: Subject, sizes: dict[str, Any]) -> z3.ModelRef:
     """The sizes and numbers as values of the unknowns."""
     model = z3.Model()
-    for name, terms in unknowns(subject.signature).items():
-        several = isinstance(terms, tuple)
-        for term, value in zip(terms, sizes[name], strict=True) if several else [(terms, sizes[name])]:
-            model.update_value(term, z3.IntVal(value))
+    for term, value in unknowns_at(subject.signature, sizes):
+        model.update_value(term, z3.IntVal(value))
     return model
 
 

@@ -18,8 +18,17 @@ from viewproof.symbolic.operators.table import meaning, pointwise
 from viewproof.symbolic.tensor import SymTensor
 from viewproof.symbolic.terms import Term, product, same
 from viewproof.symbolic.values import FLOATS, alike, sort
-from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_tensors
-from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative
+from viewproof.theorems.tensors.case import (
+    INT,
+    PATCHES,
+    PERIODIC,
+    Claims,
+    Inputs,
+    Observed,
+    Subject,
+    not_negative,
+    same_tensors,
+)
 from viewproof.theorems.tensors.theorem import ALL_SIZES, CAPTURED, NOT_NEGATIVE, theorem
 
 
@@ -88,16 +97,11 @@ def beside_mae_loss(
 def objective_is_mae_loss(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """What is claimed of what `beside_mae_loss` observes."""
     listed, expected, *sums, nothing = observed
-
-    def same_number(objective: Any, mae: Any) -> Term:
-        return alike(objective.at(()), mae.at(()), objective.dtype)
-
-    return [
-        *same_tensors("the indices that are selected", listed, expected),
-        TensorClaim("over no index the objective is 0", (), lambda: same(nothing.at(()), z3.BitVecVal(0, 32))),
-        TensorClaim("objective and MAE loss over one index: the same number", (), partial(same_number, *sums[:2])),
-        TensorClaim("objective and MAE loss over two indices: the same number", (), partial(same_number, *sums[2:])),
-    ]
+    yield from same_tensors("the indices that are selected", listed, expected, facts)
+    yield "over no index the objective is 0", same(nothing.at(()), z3.BitVecVal(0, 32))
+    for count, objective, mae in zip(("one index", "two indices"), sums[::2], sums[1::2], strict=True):
+        same_number = alike(objective.at(()), mae.at(()), objective.dtype)
+        yield f"objective and MAE loss over {count}: the same number", same_number
 
 
 def _row_exists(inputs: Inputs) -> list[Term]:
@@ -187,19 +191,8 @@ def image_patch_mae_row_predictive_objective_eq_mae_loss(inputs: Inputs, observe
     return objective_is_mae_loss(inputs, observed, facts)
 
 
-def _block_row(
-    program: Any,
-    x: Tensor,
-    yhat: Tensor,
-    row: int,
-    i: int,
-    k: int,
-    block_0: int,
-    block_2: int,
-    period: int,
-    offset: int,
-    recon_dim: int,
-) -> Sequence[Tensor]:
+def _block_row(program: Any, x: Tensor, yhat: Tensor, row: int, i: int, k: int, *sizes: int) -> Sequence[Tensor]:
+    block_0, block_2, period, offset, recon_dim = sizes
     blocks = (block_0, None, block_2)
     listing = EmptyListing()
     contract = program(x, yhat, row, blocks, period, offset, distance, recon_dim, listing=listing)

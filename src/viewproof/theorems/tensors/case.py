@@ -1,12 +1,12 @@
 """What a theorem is about: how to run and observe a program, and what must hold of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from viewproof.symbolic.capture import Signature
+from viewproof.symbolic.capture import IntInput, Signature
 from viewproof.symbolic.explore import LIMIT
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term
@@ -19,18 +19,14 @@ Inputs = Mapping[str, Any]
 Observed = Sequence[Any]
 """The tensors that a subject observes, as functions of their coordinates."""
 
-
-@dataclass(frozen=True)
-class TensorClaim:
-    """A formula that holds at every coordinate of the extents at which the premise does."""
-
-    what: str
-    extents: tuple[Term, ...]
-    holds: Callable[..., Term]
-    premise: Callable[..., Term] | None = None
+INT = IntInput()
+PERIODIC: Signature = {"period": INT, "offset": INT}
+PATCHES: Signature = {"patch_h": INT, "patch_w": INT, **PERIODIC}
+"""Arguments that many subjects take."""
 
 
-Claims = list[TensorClaim]
+Claims = Iterator[tuple[str, Term]]
+"""Formulas, each with what it says: at every coordinate of `Facts.each`, under the premises of `Facts.given`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +58,18 @@ class TensorCase:
     claims: Callable[[Inputs, Observed, Facts], Claims]
 
 
-def same_extents(what: str, a: Sequence[Term], b: Sequence[Term]) -> TensorClaim:
-    """The claim that two shapes are equal."""
-    return TensorClaim(what, (), lambda: spec.same_shape(a, b))
+def not_negative(inputs: Inputs) -> list[Term]:
+    """The hypotheses that every integer argument is at least 0."""
+    return [value >= 0 for value in inputs.values() if not hasattr(value, "at")]
 
 
-def same_tensors(what: str, a: Any, b: Any) -> Claims:
+def result(program: Any, *arguments: Any) -> Sequence[Tensor]:
+    """What is observed of a program that returns one tensor."""
+    return [program(*arguments)]
+
+
+def same_tensors(what: str, a: Any, b: Any, facts: Facts) -> Claims:
     """The claims that two tensors have one shape and the same bits at every coordinate."""
-    return [
-        same_extents(f"{what}: the same shape", a.shape, b.shape),
-        TensorClaim(f"{what}: the same bits", b.shape, lambda *place: agree(a.at(place), b.at(place), b.dtype)),
-    ]
+    yield f"{what}: the same shape", spec.same_shape(a.shape, b.shape)
+    for place in facts.each(b.shape):
+        yield f"{what}: the same bits", agree(a.at(place), b.at(place), b.dtype)

@@ -11,15 +11,24 @@ from viewproof.masks import Mask, PatchMask, Rule, VectorMask
 from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, conj, floordiv, ite, known, one_if, same
-from viewproof.theorems.registry import Mutant, Outcome, Theorem, register
+from viewproof.theorems.registry import Mutant, Outcome, register
 from viewproof.theorems.tensors import lemmas, spec
-from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorCase, TensorClaim
+from viewproof.theorems.tensors.case import (
+    INT,
+    PATCHES,
+    PERIODIC,
+    Claims,
+    Inputs,
+    Observed,
+    Subject,
+    TensorCase,
+    not_negative,
+    result,
+)
 from viewproof.theorems.tensors.decide import decide
-from viewproof.theorems.tensors.masks import multiplication_for_selection, vector_hides, zero_or_input
-from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative, result
+from viewproof.theorems.tensors.masks import FloorForCeiling, multiplication_for_selection, vector_hides, zero_or_input
 from viewproof.theorems.tensors.theorem import CAPTURED, theorem
 from viewproof.theorems.tensors.witness import replays
-from viewproof.theorems.tensors.wrong_patches import FloorForCeiling
 from viewproof.verdict import Verdict
 
 
@@ -92,27 +101,16 @@ def hidden_count_eq_closed_form(inputs: Inputs, observed: Observed, facts: Facts
 
         total = facts.sum(rows, in_row, zero)
 
-    def step(j: Term) -> Term:
-        grown = ite(spec.in_class(j, period, offset), 1, 0)
-        return same(closed_count(j + 1, period, offset), closed_count(j, period, offset) + grown)
-
-    def division(j: Term) -> Term:
-        if known(period) or known(j):
-            return True
-        ends = [j + more + period - 1 - offset % period for more in (0, 1)]
-        return conj(*(lemmas.quotient(end, period, j / period, j / period + 1) for end in ends))
-
-    return [
-        TensorClaim("the closed form is 0 for size 0", (), lambda: same(closed_count(0, period, offset), 0)),
-        TensorClaim("one more index adds 1 iff it is hidden", (size,), step, division),
-        TensorClaim(
-            "the number of hidden features or patches is the closed form",
-            (),
-            holds=lambda: same(observed[0].at(()), closed_count(size, period, offset)),
-            # By induction the flat sum of the indicator is the closed form; sum_of_rows makes it a sum over the grid.
-            premise=lambda: same(total, closed_count(size, period, offset)),
-        ),
-    ]
+    yield "the closed form is 0 for size 0", same(closed_count(0, period, offset), 0)
+    for (j,) in facts.each([size]):
+        ends = [] if facts.replayed else [j + more + period - 1 - offset % period for more in (0, 1)]
+        with facts.given(conj(*(lemmas.quotient(end, period, j / period, j / period + 1) for end in ends))):
+            before, grown = closed_count(j, period, offset), ite(spec.in_class(j, period, offset), 1, 0)
+            yield "one more index adds 1 iff it is hidden", same(closed_count(j + 1, period, offset), before + grown)
+    # By induction the flat sum of the indicator is the closed form; sum_of_rows makes it a sum over the grid.
+    closed = closed_count(size, period, offset)
+    with facts.given(same(total, closed)):
+        yield "the number of hidden features or patches is the closed form", same(observed[0].at(()), closed)
 
 
 HIDDEN_BITS = {"NaN": 0x7FC00000, "-0.0": 0x80000000}
@@ -141,8 +139,11 @@ def selection(x: Tensor, period: int, offset: int) -> Tensor:
     return vp.vector_mae_mask(x, period, offset)
 
 
-def _breaks_every_case(program: Any) -> Outcome:
-    """For NaN and for -0.0 the solver finds a run in which the hidden value does not become +0.0."""
+def multiplicative_mask_is_not_a_mask(program: Any) -> Outcome:
+    """x * keep does not mask: a hidden NaN stays NaN, and a hidden -0.0 stays -0.0.
+
+    For each of them the solver finds a run in which the hidden value does not become +0.0.
+    """
     goals: list[str] = []
     witnesses: list[str] = []
     for what, case in HIDDEN_VALUES.items():
@@ -159,18 +160,14 @@ def _breaks_every_case(program: Any) -> Outcome:
 
 
 # The one statement that something fails: it is proved by counterexamples.
-multiplicative_mask_is_not_a_mask = register(
-    Theorem(
-        name="multiplicative_mask_is_not_a_mask",
-        layer="masks",
-        statement="x * keep does not mask: a hidden NaN stays NaN, and a hidden -0.0 stays -0.0.",
-        hypotheses=("one feature, hidden",),
-        scope="a counterexample each, in IEEE-754 arithmetic, replayed",
-        method=CAPTURED,
-        program=multiplication_for_selection,
-        prove=_breaks_every_case,
-        holds=lambda program, witness: not replays([HIDDEN_VALUES[witness["case"]]], program, witness),
-        mutants=(Mutant.of(selection),),
-        module=__name__,
-    )
+register(
+    multiplicative_mask_is_not_a_mask,
+    layer="masks",
+    hypotheses=("one feature, hidden",),
+    scope="a counterexample each, in IEEE-754 arithmetic, replayed",
+    method=CAPTURED,
+    program=multiplication_for_selection,
+    prove=multiplicative_mask_is_not_a_mask,
+    holds=lambda program, witness: not replays([HIDDEN_VALUES[witness["case"]]], program, witness),
+    mutants=(Mutant.of(selection),),
 )

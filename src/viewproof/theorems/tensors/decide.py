@@ -13,7 +13,7 @@ from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.meaning import outputs, symbolic_inputs
 from viewproof.symbolic.prove import TIMEOUT, follows
 from viewproof.symbolic.tensor import SymTensor
-from viewproof.symbolic.terms import as_z3, conj, implies, inside, known
+from viewproof.symbolic.terms import as_z3, conj, implies, known
 from viewproof.symbolic.values import NoMeaning
 from viewproof.theorems.registry import Outcome
 from viewproof.theorems.tensors import agreement
@@ -52,9 +52,8 @@ class Record:
     goals: list[str] = field(default_factory=list)
     graphs: list[str] = field(default_factory=list)
     count: int = 0
-    claims: int = 0
-    premises: set[tuple[str, str]] = field(default_factory=set)
-    satisfiable_premises: set[tuple[str, str]] = field(default_factory=set)
+    claims: dict[str, bool] = field(default_factory=dict)
+    """Whether there are arguments and a coordinate that a claim says something of."""
 
     def goal(self, title: str, term: Any) -> None:
         """Keep one goal."""
@@ -82,11 +81,10 @@ def decide(cases: Sequence[TensorCase], program: Any) -> Outcome:
         if tried is not None:
             return Outcome(Verdict.REFUTED, *tried)
         return Outcome(Verdict.UNKNOWN, str(error), None, tuple(record.goals), tuple(record.graphs))
-    if record.claims == 0:
+    if not record.claims:
         return Outcome(Verdict.VACUOUS, "nothing is claimed")
-    idle = record.premises - record.satisfiable_premises
-    if idle:
-        return Outcome(Verdict.VACUOUS, f"no argument meets the premise of {sorted(idle)}")
+    if idle := [name for name, can_hold in record.claims.items() if not can_hold]:
+        return Outcome(Verdict.VACUOUS, f"no argument meets the premise of {idle}")
     goals = (*record.goals, *proved_lemmas())
     return Outcome(Verdict.PROVED, f"{record.count} goals", None, goals, tuple(record.graphs))
 
@@ -129,18 +127,15 @@ def _decide_capture(case: TensorCase, program: Any, capture: Capture, record: Re
             _ask(case, program, facts, inputs, f"defined: {what}", condition, record)
         _MEANINGS[capture] = facts, inputs, observed
     facts, inputs, observed = _MEANINGS[capture]
-    for claim in case.claims(inputs, observed, facts):
-        place = tuple(facts.fresh("at", z3.IntSort()) for _ in claim.extents)
-        within = inside(place, claim.extents)
-        premise = True if claim.premise is None else claim.premise(*place)
-        name = case.subject.name, claim.what
-        record.claims += 1
-        if claim.premise is not None:
-            record.premises.add(name)
-            if name not in record.satisfiable_premises and _can_hold([*facts.assumed, within, premise], _sizes(inputs)):
-                record.satisfiable_premises.add(name)
-        with facts.given(within, premise):
-            _ask(case, program, facts, inputs, claim.what, claim.holds(*place), record)
+    before = len(facts.assumed)
+    # The statement is read to its end before anything is asked: a refutation would leave it amid its premises.
+    claims = [(what, facts.assumed[before:], goal) for what, goal in case.claims(inputs, observed, facts)]
+    for what, premises, goal in claims:
+        with facts.given(*premises):
+            name = f"{case.subject.name}: {what}"
+            if not record.claims.get(name):
+                record.claims[name] = not premises or _can_hold(facts.assumed, _sizes(inputs))
+            _ask(case, program, facts, inputs, what, goal, record)
 
 
 def _can_hold(conditions: Sequence[Any], sizes: Sequence[Any]) -> bool:

@@ -6,7 +6,7 @@ enumerated, over every mask of up to six coordinates and rank up to 3.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,8 @@ from viewproof.masks import Mask
 from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import iff, neg
-from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_extents
-from viewproof.theorems.tensors.signatures import INT, not_negative
+from viewproof.theorems.tensors import spec
+from viewproof.theorems.tensors.case import INT, Claims, Inputs, Observed, Subject, not_negative
 from viewproof.theorems.tensors.theorem import CAPTURED, Enumeration, theorem
 
 SCOPE = "ranks 1 to 4, all extents from 0 (tensor); rank 0 to 3, every mask of up to 6 coordinates (reading one)"
@@ -36,8 +36,7 @@ def _small_masks() -> Iterator[dict[str, Any]]:
                         yield {"hidden": hidden, "coordinate": coordinate}
 
 
-def _wrong_unless(right: Callable[[Any, Mapping[str, Any]], bool]) -> Enumeration:
-    return Enumeration("selected() reads something else", _small_masks, right)
+_enumerated = partial(Enumeration, "selected() reads something else", _small_masks)
 
 
 def _reads(make: str, selected: bool) -> Enumeration:
@@ -47,7 +46,7 @@ def _reads(make: str, selected: bool) -> Enumeration:
         mask = getattr(program, make)(torch.tensor(at["hidden"]).shape)
         return mask.selected(at["coordinate"]) is selected
 
-    return _wrong_unless(right)
+    return _enumerated(right)
 
 
 def _reads_complement(program: Any, at: Mapping[str, Any]) -> bool:
@@ -80,14 +79,12 @@ COMPLEMENT = [
 ]
 
 
-def every_coordinate(selected: bool, inputs: Inputs, hidden: Any) -> Claims:
+def every_coordinate(selected: bool, inputs: Inputs, hidden: Any, facts: Facts) -> Claims:
     """Every coordinate of a mask over the extents is selected, or none is."""
     extents = tuple(inputs.values())
-    what = f"every coordinate is {'' if selected else 'not '}selected"
-    return [
-        same_extents("the mask has the shape asked for", hidden.shape, extents),
-        TensorClaim(what, extents, lambda *place: iff(hidden.at(place), selected)),
-    ]
+    yield "the mask has the shape asked for", spec.same_shape(hidden.shape, extents)
+    for place in facts.each(extents):
+        yield f"every coordinate is {'' if selected else 'not '}selected", iff(hidden.at(place), selected)
 
 
 class NothingForAll(Mask):
@@ -99,7 +96,7 @@ class NothingForAll(Mask):
 @mask_theorem(on=_made("all"), mutants=[NothingForAll], enumerated=_reads("all", True))
 def all_mask_selected(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Mask.all(shape) selects every coordinate."""
-    return every_coordinate(True, inputs, observed[0])
+    return every_coordinate(True, inputs, observed[0], facts)
 
 
 class AllForNothing(Mask):
@@ -111,7 +108,7 @@ class AllForNothing(Mask):
 @mask_theorem(on=_made("empty"), mutants=[AllForNothing], enumerated=_reads("empty", False))
 def empty_mask_not_selected(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Mask.empty(shape) selects no coordinate."""
-    return every_coordinate(False, inputs, observed[0])
+    return every_coordinate(False, inputs, observed[0], facts)
 
 
 class NotInverted(Mask):
@@ -130,13 +127,10 @@ class ReadsBackwards(Mask):
         return super().selected([extent - 1 - at for extent, at in zip(self.hidden.shape, place, strict=True)])
 
 
-@mask_theorem(on=COMPLEMENT, mutants=[NotInverted, ReadsBackwards], enumerated=_wrong_unless(_reads_complement))
+@mask_theorem(on=COMPLEMENT, mutants=[NotInverted, ReadsBackwards], enumerated=_enumerated(_reads_complement))
 def complement_selected_iff(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """~mask selects a coordinate iff mask does not."""
     before, after = inputs["hidden"], observed[0]
-    return [
-        same_extents("the shape is kept", before.shape, after.shape),
-        TensorClaim(
-            "selected iff it was not", before.shape, lambda *place: iff(after.at(place), neg(before.at(place)))
-        ),
-    ]
+    yield "the shape is kept", spec.same_shape(before.shape, after.shape)
+    for place in facts.each(before.shape):
+        yield "selected iff it was not", iff(after.at(place), neg(before.at(place)))

@@ -11,11 +11,26 @@ from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, conj, floordiv, iff, inside, product, same
 from viewproof.theorems.tensors import lemmas, spec
-from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_tensors
-from viewproof.theorems.tensors.masks import block_view, floor_for_ceiling, offset_not_reduced
-from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative
+from viewproof.theorems.tensors.case import (
+    INT,
+    PATCHES,
+    PERIODIC,
+    Claims,
+    Inputs,
+    Observed,
+    Subject,
+    not_negative,
+    same_tensors,
+)
+from viewproof.theorems.tensors.masks import (
+    ChannelInTheIndex,
+    FloorForCeiling,
+    HeightForWidth,
+    block_view,
+    floor_for_ceiling,
+    offset_not_reduced,
+)
 from viewproof.theorems.tensors.theorem import theorem
-from viewproof.theorems.tensors.wrong_patches import ChannelInTheIndex, FloorForCeiling, HeightForWidth
 
 
 def _status(program: Any, channels: int, height: int, width: int, *sizes: int) -> Sequence[Tensor]:
@@ -53,36 +68,23 @@ def _same_patch(inputs: Inputs, row: Term, col: Term, row2: Term, col2: Term) ->
     return conj(*(same(a, b) for a, b in pairs))
 
 
-def _range_steps(inputs: Inputs, hidden: Any) -> Claims:
+def _steps(inputs: Inputs, hidden: Any, pixel: tuple[Term, ...]) -> tuple[Term, Term, Term]:
+    """Patch in the grid; index in range; and the offset hides the pixel iff it is that index."""
+    index = spec.patch_index(inputs["width"], inputs["patch_h"], inputs["patch_w"], *pixel[1:])
+    in_grid = inside(_patch(inputs, *pixel[1:]), _grid(inputs))
+    in_range = conj(index >= 0, index < product(_grid(inputs)))
+    return in_grid, in_range, iff(hidden.at(pixel), same(inputs["offset"], index))
+
+
+def _range_steps(inputs: Inputs, hidden: Any, facts: Facts) -> Claims:
     """Each claim is proved with the one before as its premise."""
-    patches = product(_grid(inputs))
-
-    def index(row: Term, col: Term) -> Term:
-        return spec.patch_index(inputs["width"], inputs["patch_h"], inputs["patch_w"], row, col)
-
-    def in_grid(_: Term, row: Term, col: Term) -> Term:
-        return inside(_patch(inputs, row, col), _grid(inputs))
-
-    def in_range(_: Term, row: Term, col: Term) -> Term:
-        return conj(index(row, col) >= 0, index(row, col) < patches)
-
-    def hidden_by_its_index(channel: Term, row: Term, col: Term) -> Term:
-        return iff(hidden.at((channel, row, col)), same(inputs["offset"], index(row, col)))
-
-    def offset_in_range(*pixel: Term) -> Term:
-        return conj(in_range(*pixel), inputs["offset"] < patches)
-
-    extents = _extents(inputs)
-    return [
-        TensorClaim("the patch of a pixel is in the grid of ceil(extent / patch) patches", extents, in_grid),
-        TensorClaim("0 <= patch_index < the number of patches", extents, in_range, in_grid),
-        TensorClaim(
-            "of the offsets below the number of patches, exactly patch_index hides it",
-            extents,
-            hidden_by_its_index,
-            offset_in_range,
-        ),
-    ]
+    for pixel in facts.each(_extents(inputs)):
+        in_grid, in_range, hidden_by_its_index = _steps(inputs, hidden, pixel)
+        yield "the patch of a pixel is in the grid of ceil(extent / patch) patches", in_grid
+        with facts.given(in_grid):
+            yield "0 <= patch_index < the number of patches", in_range
+        with facts.given(conj(in_range, inputs["offset"] < product(_grid(inputs)))):
+            yield "of the offsets below the number of patches, exactly patch_index hides it", hidden_by_its_index
 
 
 @theorem(PatchMask, on=PATCH_GRID, mutants=[HeightForWidth, FloorForCeiling], given=WHOLE_PERIOD)
@@ -90,34 +92,23 @@ def patch_index_in_range(inputs: Inputs, observed: Observed, facts: Facts) -> Cl
     """0 <= patch_index < ceil(height / patch_h) * ceil(width / patch_w), and of the offsets below that bound exactly
     patch_index hides the pixel.
     """
-    return _range_steps(inputs, observed[0])
+    return _range_steps(inputs, observed[0], facts)
 
 
 @theorem(PatchMask, on=PATCH_GRID, mutants=[HeightForWidth, FloorForCeiling], given=WHOLE_PERIOD)
 def patch_index_injective_on_patches(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Pixels with one patch_index lie in one patch: row // patch_h and col // patch_w agree."""
-    hidden = observed[0]
-    steps = _range_steps(inputs, hidden)
-    in_grid, _, hidden_by_its_index = (step.holds for step in steps)
-
-    def both_hidden(channel: Term, *places: Term) -> Term:
-        """Both hidden, so both of the offset's index; its quotient by the columns is each one's row."""
+    hidden, offset, grid = observed[0], inputs["offset"], _grid(inputs)
+    yield from _range_steps(inputs, hidden, facts)
+    for channel, *places in facts.each((*_extents(inputs), inputs["height"], inputs["width"])):
         pixels = (channel, *places[:2]), (channel, *places[2:])
-        steps_of_each = [step(*pixel) for step in (in_grid, hidden_by_its_index) for pixel in pixels]
-        rows = (_patch(inputs, *pixel[1:])[0] for pixel in pixels)
-        division = lemmas.quotient(inputs["offset"], _grid(inputs)[1], *rows)
-        status = (hidden.at(pixel) for pixel in pixels)
-        return conj(inputs["offset"] < product(_grid(inputs)), *steps_of_each, division, *status)
-
-    return [
-        *steps,
-        TensorClaim(
-            "pixels that one offset below the number of patches hides lie in one patch",
-            (*_extents(inputs), inputs["height"], inputs["width"]),
-            lambda channel, *places: _same_patch(inputs, *places),
-            both_hidden,
-        ),
-    ]
+        # Both are hidden, so both have the offset for their index; its quotient by the columns is each one's row.
+        in_grid, _, by_index = zip(*(_steps(inputs, hidden, pixel) for pixel in pixels), strict=True)
+        division = lemmas.quotient(offset, grid[1], *(_patch(inputs, *pixel[1:])[0] for pixel in pixels))
+        both_hidden = (hidden.at(pixel) for pixel in pixels)
+        with facts.given(conj(offset < product(grid), *in_grid, *by_index, division, *both_hidden)):
+            one_patch = _same_patch(inputs, *places)
+            yield "pixels that one offset below the number of patches hides lie in one patch", one_patch
 
 
 class SwappedPatchSizes(PatchMask):
@@ -131,17 +122,12 @@ class SwappedPatchSizes(PatchMask):
 def pixels_of_one_patch_share_status(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Pixels of one patch are hidden together, in every channel, for every period and offset."""
     hidden = observed[0]
-
-    def same_status(channel: Term, row: Term, col: Term, channel2: Term, row2: Term, col2: Term) -> Term:
-        return iff(hidden.at((channel, row, col)), hidden.at((channel2, row2, col2)))
-
-    def one_patch(channel: Term, row: Term, col: Term, channel2: Term, row2: Term, col2: Term) -> Term:
-        return conj(inputs["patch_h"] != 0, inputs["patch_w"] != 0, _same_patch(inputs, row, col, row2, col2))
-
-    extents = (*_extents(inputs), *_extents(inputs))
-    return [
-        TensorClaim("pixels of one patch, in whatever channels, are hidden together", extents, same_status, one_patch)
-    ]
+    for place in facts.each(_extents(inputs) * 2):
+        pixel, other = place[:3], place[3:]
+        one_patch = _same_patch(inputs, *pixel[1:], *other[1:])
+        with facts.given(conj(inputs["patch_h"] != 0, inputs["patch_w"] != 0, one_patch)):
+            same_status = iff(hidden.at(pixel), hidden.at(other))
+            yield "pixels of one patch, in whatever channels, are hidden together", same_status
 
 
 VECTORS_AND_BLOCKS = Subject(
@@ -164,10 +150,10 @@ IMAGES_AND_BLOCKS = Subject(
 @theorem(vp.vector_mae_mask, on=VECTORS_AND_BLOCKS, mutants=[offset_not_reduced])
 def vector_mask_eq_block_mask(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """vector_mae_mask has the bits of BlockMask((1,), period, offset) applied to x."""
-    return same_tensors("both masks", *observed)
+    return same_tensors("both masks", *observed, facts)
 
 
 @theorem(vp.image_patch_mask, on=IMAGES_AND_BLOCKS, mutants=[floor_for_ceiling])
 def image_mask_eq_block_mask(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """image_patch_mask(x, ...) has the bits of BlockMask((None, patch_h, patch_w), ...) applied to x."""
-    return same_tensors("both masks", *observed)
+    return same_tensors("both masks", *observed, facts)

@@ -13,8 +13,17 @@ from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, conj, iff, ite, neg, same
 from viewproof.symbolic.values import agree
 from viewproof.theorems.tensors import spec
-from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_tensors
-from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative
+from viewproof.theorems.tensors.case import (
+    INT,
+    PATCHES,
+    PERIODIC,
+    Claims,
+    Inputs,
+    Observed,
+    Subject,
+    not_negative,
+    same_tensors,
+)
 from viewproof.theorems.tensors.theorem import ALL_SIZES, theorem
 
 
@@ -66,7 +75,7 @@ def filled_from_a_neighbour(mask: Mask, x: Tensor) -> Tensor:
 def mask_idempotent(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Masking twice is masking once, bit for bit."""
     once, twice = observed
-    return same_tensors("masked twice and once", twice, once)
+    return same_tensors("masked twice and once", twice, once, facts)
 
 
 def not_negated(mask: Mask) -> Mask:
@@ -91,21 +100,16 @@ def mask_then_complement_partition(inputs: Inputs, observed: Observed, facts: Fa
     value elsewhere.
     """
     x, (mask, complement, view, other_view) = inputs["x"], observed
-
-    def in_one(*place: Term) -> Term:
-        return neg(iff(mask.at(place), complement.at(place)))
-
-    def only_in(shown: Any, other: Any, place: tuple[Term, ...]) -> Term:
-        return conj(spec.is_zero(facts, other, place), agree(shown.at(place), x.at(place), x.dtype))
-
-    def value(*place: Term) -> Term:
-        hidden = mask.at(place[x.rank - mask.rank :])
-        return ite(hidden, only_in(other_view, view, place), only_in(view, other_view, place))
-
-    return [
-        TensorClaim("a coordinate is in exactly one of mask and complement", mask.shape, in_one),
-        TensorClaim("each view is +0.0 where its mask selects, else the value", x.shape, value),
-    ]
+    for place in facts.each(mask.shape):
+        in_one = neg(iff(mask.at(place), complement.at(place)))
+        yield "a coordinate is in exactly one of mask and complement", in_one
+    for place in facts.each(x.shape):
+        only_in_view, only_in_other = (
+            conj(spec.is_zero(facts, other, place), agree(shown.at(place), x.at(place), x.dtype))
+            for shown, other in ((view, other_view), (other_view, view))
+        )
+        value = ite(mask.at(place[x.rank - mask.rank :]), only_in_other, only_in_view)
+        yield "each view is +0.0 where its mask selects, else the value", value
 
 
 def row_subject(name: str, rank: int, rule: Callable[..., Rule], sizes: Signature) -> Subject:
@@ -144,4 +148,5 @@ def filled_from_the_batch(rule: Rule, x: Tensor) -> Sample:
 )
 def masking_commutes_with_batch_selection(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """The sample of one row alone is that row of the batch's sample, bit for bit."""
-    return [*same_tensors("input", *observed[:2]), *same_tensors("target", *observed[2:])]
+    yield from same_tensors("input", *observed[:2], facts)
+    yield from same_tensors("target", *observed[2:], facts)

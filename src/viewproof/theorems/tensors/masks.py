@@ -13,9 +13,18 @@ from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, iff, neg
 from viewproof.symbolic.values import agree
-from viewproof.theorems.tensors import spec, wrong_patches
-from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_extents
-from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative, result
+from viewproof.theorems.tensors import spec
+from viewproof.theorems.tensors.case import (
+    INT,
+    PATCHES,
+    PERIODIC,
+    Claims,
+    Inputs,
+    Observed,
+    Subject,
+    not_negative,
+    result,
+)
 from viewproof.theorems.tensors.theorem import ALL_SIZES, theorem
 
 HIDDEN_MASK = Subject(
@@ -61,7 +70,7 @@ Hides = Callable[[Inputs, Sequence[Term]], Term]
 
 def vector_hides(inputs: Inputs, place: Sequence[Term]) -> Term:
     """Whether the vector mask of the specification hides it."""
-    return spec.vector_hidden(place[1], inputs["period"], inputs["offset"])
+    return spec.in_class(place[1], inputs["period"], inputs["offset"])
 
 
 def image_hides(inputs: Inputs, place: Sequence[Term]) -> Term:
@@ -80,42 +89,28 @@ def block_hides(inputs: Inputs, place: Sequence[Term]) -> Term:
 def zero_or_input(hides: Hides, inputs: Inputs, out: Any, facts: Facts) -> Claims:
     """Every value is ``+0.0`` if hidden, else the input's."""
     x = inputs["x"]
-
-    def holds(*place: Term) -> Term:
-        return agree(out.at(place), spec.selected(facts, hides(inputs, place), x, place), x.dtype)
-
-    return [
-        same_extents("the shape is kept", x.shape, out.shape),
-        TensorClaim("the value is 0 if hidden, else the input's", x.shape, holds),
-    ]
+    yield "the shape is kept", spec.same_shape(x.shape, out.shape)
+    for place in facts.each(x.shape):
+        expected = spec.selected(facts, hides(inputs, place), x, place)
+        yield "the value is 0 if hidden, else the input's", agree(out.at(place), expected, x.dtype)
 
 
 def hidden_is_zero(hides: Hides, inputs: Inputs, out: Any, facts: Facts) -> Claims:
     """Every hidden value is ``+0.0``."""
     x = inputs["x"]
-    return [
-        same_extents("the shape is kept", x.shape, out.shape),
-        TensorClaim(
-            "a hidden value is +0.0",
-            x.shape,
-            holds=lambda *place: spec.is_zero(facts, out, place),
-            premise=lambda *place: hides(inputs, place),
-        ),
-    ]
+    yield "the shape is kept", spec.same_shape(x.shape, out.shape)
+    for place in facts.each(x.shape):
+        with facts.given(hides(inputs, place)):
+            yield "a hidden value is +0.0", spec.is_zero(facts, out, place)
 
 
 def visible_is_input(hides: Hides, inputs: Inputs, out: Any, facts: Facts) -> Claims:
     """Every visible value is the input's, bit for bit."""
     x = inputs["x"]
-    return [
-        same_extents("the shape is kept", x.shape, out.shape),
-        TensorClaim(
-            "a visible value is the input's bits",
-            x.shape,
-            holds=lambda *place: agree(out.at(place), x.at(place), x.dtype),
-            premise=lambda *place: neg(hides(inputs, place)),
-        ),
-    ]
+    yield "the shape is kept", spec.same_shape(x.shape, out.shape)
+    for place in facts.each(x.shape):
+        with facts.given(neg(hides(inputs, place))):
+            yield "a visible value is the input's bits", agree(out.at(place), x.at(place), x.dtype)
 
 
 def unreduced_offset(data_dim: int, period: int, offset: int) -> Mask:
@@ -134,14 +129,10 @@ def true_means_visible(data_dim: int, period: int, offset: int) -> Mask:
 def vector_mae_hidden_mask_selected_iff(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """vector_mae_hidden_mask selects j iff period != 0 and j % period == offset % period."""
     hidden, size = observed[0], inputs["data_dim"]
-    return [
-        same_extents("the mask lies over data_dim features", hidden.shape, (size,)),
-        TensorClaim(
-            "feature j is selected iff the rule hides it",
-            (size,),
-            lambda j: iff(hidden.at((j,)), spec.vector_hidden(j, inputs["period"], inputs["offset"])),
-        ),
-    ]
+    yield "the mask lies over data_dim features", spec.same_shape(hidden.shape, (size,))
+    for (j,) in facts.each([size]):
+        expected = spec.in_class(j, inputs["period"], inputs["offset"])
+        yield "feature j is selected iff the rule hides it", iff(hidden.at((j,)), expected)
 
 
 def hidden_by(x: Tensor, *sizes: Any) -> Tensor:
@@ -193,14 +184,45 @@ def vector_mae_mask_visible_get_eq_input(inputs: Inputs, observed: Observed, fac
     return visible_is_input(vector_hides, inputs, observed[0], facts)
 
 
+class _Numbered(PatchMask):
+    def _index(self, channel: Tensor, row: Tensor, col: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def hidden(self, *grids: Tensor) -> Tensor | bool:
+        if self.period == 0 or self.patch_h == 0 or self.patch_w == 0:
+            return False
+        return self._index(*grids) % self.period == self.offset % self.period
+
+
+class HeightForWidth(_Numbered):
+    """Patches per row from the height."""
+
+    def _index(self, channel: Tensor, row: Tensor, col: Tensor) -> Tensor:
+        return row // self.patch_h * (-(-row.shape[1] // self.patch_w)) + col // self.patch_w
+
+
+class FloorForCeiling(_Numbered):
+    """A ragged last patch is not counted."""
+
+    def _index(self, channel: Tensor, row: Tensor, col: Tensor) -> Tensor:
+        return row // self.patch_h * (col.shape[2] // self.patch_w) + col // self.patch_w
+
+
+class ChannelInTheIndex(_Numbered):
+    """Every channel hides other patches."""
+
+    def _index(self, channel: Tensor, row: Tensor, col: Tensor) -> Tensor:
+        return row // self.patch_h * (-(-col.shape[2] // self.patch_w)) + col // self.patch_w + channel
+
+
 def height_for_width(x: Tensor, *sizes: int) -> Tensor:
     """Patches per row from the height."""
-    return select(hidden_by(x, wrong_patches.HeightForWidth(*sizes)), x)
+    return select(hidden_by(x, HeightForWidth(*sizes)), x)
 
 
 def floor_for_ceiling(x: Tensor, *sizes: int) -> Tensor:
     """A ragged last patch is not counted."""
-    return select(hidden_by(x, wrong_patches.FloorForCeiling(*sizes)), x)
+    return select(hidden_by(x, FloorForCeiling(*sizes)), x)
 
 
 def swapped_patch_sizes(x: Tensor, patch_h: int, patch_w: int, period: int, offset: int) -> Tensor:

@@ -11,10 +11,9 @@ import viewproof as vp
 from viewproof.masks.random import draws, scored
 from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
-from viewproof.symbolic.terms import Term, conj, implies, known, one_if, same
-from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_tensors
+from viewproof.symbolic.terms import Term, conj, implies, one_if, same
+from viewproof.theorems.tensors.case import INT, Claims, Inputs, Observed, Subject, not_negative, same_tensors
 from viewproof.theorems.tensors.random_words import BITS, KTHVALUE, Order, order
-from viewproof.theorems.tensors.signatures import INT, not_negative
 from viewproof.theorems.tensors.theorem import CAPTURED, theorem
 
 SIZES = "all batch sizes and extents from 0"
@@ -25,6 +24,16 @@ BY_KTHVALUE = f"{CAPTURED}; torch.kthvalue by its definition; induction on the p
 def choose(words: Tensor, count: int) -> Tensor:
     """What every rule with a count does with its words."""
     return draws.among_first(draws.ranked(words), count)
+
+
+def _last_key(inputs: Inputs, keys: Any, facts: Facts, n: Term) -> Order:
+    """The count-th smallest key of row ``n``."""
+    return order(facts, lambda i: keys.at((n, i)), inputs["words"].shape[1], inputs["count"])
+
+
+def _count(facts: Facts, truths: Any, places: Term, n: Term) -> Any:
+    """How many places of row ``n`` are true."""
+    return facts.sum(places, lambda i: one_if(truths.at((n, i))), z3.IntVal(0))
 
 
 def _enough_places(inputs: Inputs) -> list[Term]:
@@ -62,37 +71,22 @@ def below_for_at_most(words: Tensor, count: int) -> Tensor:
 def exactly_count_places_are_first(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Of each sample's places, exactly count are chosen by their words, equal words or not."""
     (keys, hidden), (rows, places), count = observed, inputs["words"].shape, inputs["count"]
+    for n, i in facts.each((rows, places)) if not facts.replayed else ():
+        last = _last_key(inputs, keys, facts, n)
+        with facts.given(conj(count >= 1, last.place >= 0)):
+            what = "of the first i places, those at most the count-th key are those below it, and its own"
+            yield what, last.is_only_own(keys.at((n, i)), i)
+    for (n,) in facts.each([rows]):
+        # By induction on i, up to the whole row, which holds the place.
+        last_alone = True
+        if not facts.replayed:
+            last = _last_key(inputs, keys, facts, n)
+            last_alone = implies(count >= 1, last.at_most == last.below + 1)
+        with facts.given(last_alone):
+            yield "exactly count places of a row are hidden", same(_count(facts, hidden, places, n), count)
 
-    def is_exact(n: Term) -> Term:
-        return same(facts.sum(places, lambda i: one_if(hidden.at((n, i))), z3.IntVal(0)), count)
 
-    exact = "exactly count places of a row are hidden"
-    if known(places):
-        return [TensorClaim(exact, (rows,), is_exact)]
-
-    def last_key(n: Term) -> Order:
-        return order(facts, lambda i: keys.at((n, i)), places, count)
-
-    def step(n: Term, i: Term) -> Term:
-        key, last = keys.at((n, i)), last_key(n)
-        grown = one_if(last.place < i + 1) - one_if(last.place < i)
-        return same(one_if(key <= last.value) - one_if(key < last.value), grown)
-
-    return [
-        TensorClaim(
-            "of the first i places, those at most the count-th key are those below it, and its own",
-            (rows, places),
-            step,
-            premise=lambda n, i: conj(count >= 1, last_key(n).place >= 0),
-        ),
-        TensorClaim(
-            exact,
-            (rows,),
-            is_exact,
-            # By induction on i, up to the whole row, which holds the place.
-            premise=lambda n: implies(count >= 1, last_key(n).at_most == last_key(n).below + 1),
-        ),
-    ]
+KEY_OF_NO_ELIGIBLE_PLACE = 2**63 - 1
 
 
 def choose_among(words: Tensor, eligible: Tensor, count: int) -> Tensor:
@@ -132,41 +126,20 @@ def eligible_places_last(words: Tensor, eligible: Tensor, count: int) -> Tensor:
 def choice_is_eligible(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """The claims that only eligible places are chosen, where a row has count of them or more."""
     (keys, hidden), (rows, places), count = observed, inputs["words"].shape, inputs["count"]
-    eligible, key_of_no_eligible_place = inputs["eligible"], 2**63 - 1
-
-    def eligible_count(n: Term) -> Any:
-        return facts.sum(places, lambda i: one_if(eligible.at((n, i))), z3.IntVal(0))
-
-    def is_eligible(n: Term, i: Term) -> Term:
-        return implies(hidden.at((n, i)), eligible.at((n, i)))
-
-    only = "a hidden place is eligible, where a row has at least count eligible places"
-    if known(places):
-        return [TensorClaim(only, (rows, places), is_eligible, premise=lambda n, i: eligible_count(n) >= count)]
-
-    def last_key(n: Term) -> Order:
-        return order(facts, lambda i: keys.at((n, i)), places, count)
-
-    def beyond(n: Term) -> Term:
-        return last_key(n).value >= key_of_no_eligible_place
-
-    def step(n: Term, i: Term) -> Term:
-        return one_if(eligible.at((n, i))) <= one_if(keys.at((n, i)) < last_key(n).value)
-
-    def enough_are_eligible(n: Term, i: Term) -> Term:
-        # By induction on i the eligible places would be at most those below the count-th key: fewer than count.
-        fewer = implies(beyond(n), eligible_count(n) <= last_key(n).below)
-        return conj(eligible_count(n) >= count, implies(count >= 1, fewer))
-
-    return [
-        TensorClaim(
-            "were the count-th key that of no eligible place, all eligible keys would be below it",
-            (rows, places),
-            step,
-            premise=lambda n, i: conj(count >= 1, beyond(n)),
-        ),
-        TensorClaim(only, (rows, places), is_eligible, enough_are_eligible),
-    ]
+    eligible = inputs["eligible"]
+    for n, i in facts.each((rows, places)):
+        eligible_count, fewer = _count(facts, eligible, places, n), True
+        if not facts.replayed:
+            last = _last_key(inputs, keys, facts, n)
+            beyond = last.value >= KEY_OF_NO_ELIGIBLE_PLACE
+            with facts.given(conj(count >= 1, beyond)):
+                what = "were the count-th key that of no eligible place, all eligible keys would be below it"
+                yield what, one_if(eligible.at((n, i))) <= one_if(keys.at((n, i)) < last.value)
+            # By induction on i the eligible places would be at most those below the count-th key: fewer than count.
+            fewer = implies(count >= 1, implies(beyond, eligible_count <= last.below))
+        with facts.given(conj(eligible_count >= count, fewer)):
+            only = implies(hidden.at((n, i)), eligible.at((n, i)))
+            yield "a hidden place is eligible, where a row has at least count eligible places", only
 
 
 @theorem(
@@ -210,49 +183,24 @@ def one_scored_patch_less(words: Tensor, hidden: Tensor, count: int) -> Tensor:
 def scored_patches_are_hidden_patches(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Of a sample with count hidden patches or more, exactly count are scored, and each of them is hidden."""
     (keys, chosen), (rows, places), count = observed, inputs["words"].shape, inputs["count"]
-    eligible, exact = inputs["eligible"], "exactly count patches of a row are scored"
-    only_hidden = choice_is_eligible(inputs, observed, facts)
-
-    def eligible_count(n: Term) -> Any:
-        return facts.sum(places, lambda i: one_if(eligible.at((n, i))), z3.IntVal(0))
-
-    def is_exact(n: Term) -> Term:
-        return same(facts.sum(places, lambda i: one_if(chosen.at((n, i))), z3.IntVal(0)), count)
-
-    if known(places):
-        return [*only_hidden, TensorClaim(exact, (rows,), is_exact, premise=lambda n: eligible_count(n) >= count)]
-
-    def last_key(n: Term) -> Order:
-        return order(facts, lambda i: keys.at((n, i)), places, count)
-
-    def step(n: Term, i: Term) -> Term:
-        key, last = keys.at((n, i)), last_key(n)
-        grown = one_if(last.place < i + 1) - one_if(last.place < i)
-        return same(one_if(key <= last.value) - one_if(key < last.value), grown)
-
-    def last_is_eligible(n: Term) -> Term:
-        return last_key(n).value < 2**63 - 1
-
-    return [
-        *only_hidden,
-        TensorClaim(
-            "where the count-th key is that of a hidden patch, no other patch has it",
-            (rows, places),
-            step,
-            premise=lambda n, i: conj(count >= 1, last_key(n).place >= 0, last_is_eligible(n)),
-        ),
-        TensorClaim(
-            exact,
-            (rows,),
-            is_exact,
+    yield from choice_is_eligible(inputs, observed, facts)
+    for n, i in facts.each((rows, places)) if not facts.replayed else ():
+        last = _last_key(inputs, keys, facts, n)
+        with facts.given(conj(count >= 1, last.place >= 0, last.value < KEY_OF_NO_ELIGIBLE_PLACE)):
+            what = "where the count-th key is that of a hidden patch, no other patch has it"
+            yield what, last.is_only_own(keys.at((n, i)), i)
+    for (n,) in facts.each([rows]):
+        hidden_count, by_induction = _count(facts, inputs["eligible"], places, n), True
+        if not facts.replayed:
             # By the inductions of the claims above: the count-th key is that of a hidden patch, and its alone.
-            premise=lambda n: conj(
-                eligible_count(n) >= count,
-                implies(count >= 1, implies(~last_is_eligible(n), eligible_count(n) <= last_key(n).below)),
-                implies(conj(count >= 1, last_is_eligible(n)), last_key(n).at_most == last_key(n).below + 1),
-            ),
-        ),
-    ]
+            last = _last_key(inputs, keys, facts, n)
+            last_is_hidden = last.value < KEY_OF_NO_ELIGIBLE_PLACE
+            by_induction = conj(
+                implies(count >= 1, implies(~last_is_hidden, hidden_count <= last.below)),
+                implies(conj(count >= 1, last_is_hidden), last.at_most == last.below + 1),
+            )
+        with facts.given(conj(hidden_count >= count, by_induction)):
+            yield "exactly count patches of a row are scored", same(_count(facts, chosen, places, n), count)
 
 
 def hidden_places(ids: Tensor, places: int, count: int) -> Tensor:
@@ -297,4 +245,4 @@ def batch_size(ids: Tensor, places: int, count: int) -> Tensor:
 )
 def mask_of_one_sample_alone_eq_its_row_in_the_batch(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """The mask of a sample in a batch is the mask that its id has alone."""
-    return same_tensors("the mask alone and in the batch", *observed)
+    return same_tensors("the mask alone and in the batch", *observed, facts)

@@ -11,10 +11,9 @@ from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, conj, floordiv, iff, neg, same
 from viewproof.theorems.tensors import spec
-from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorCase, TensorClaim, same_extents
+from viewproof.theorems.tensors.case import INT, Claims, Inputs, Observed, Subject, TensorCase, not_negative, result
 from viewproof.theorems.tensors.random_choices import SIZES
 from viewproof.theorems.tensors.random_words import SHIFT
-from viewproof.theorems.tensors.signatures import INT, not_negative, result
 from viewproof.theorems.tensors.theorem import theorem
 
 INTS = TensorInput(1, torch.int64)
@@ -38,14 +37,10 @@ def padded_case(rank: int, axis: int) -> TensorCase:
 
     def claims(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
         hidden, lengths, out = inputs["hidden"], inputs["lengths"], observed[0]
-
-        def status(*place: Term) -> Term:
-            return iff(out.at(place), conj(hidden.at(place), place[axis + 1] < lengths.at(place[:1])))
-
-        return [
-            same_extents("the shape is kept", out.shape, hidden.shape),
-            TensorClaim("hidden iff it was and lies before the sample's length", hidden.shape, status),
-        ]
+        yield "the shape is kept", spec.same_shape(out.shape, hidden.shape)
+        for place in facts.each(hidden.shape):
+            expected = conj(hidden.at(place), place[axis + 1] < lengths.at(place[:1]))
+            yield "hidden iff it was and lies before the sample's length", iff(out.at(place), expected)
 
     signature = {"hidden": TensorInput(rank + 1, torch.bool), "lengths": INTS}
     name = f"rank {rank}, padded axis {axis}"
@@ -108,14 +103,12 @@ def sizes_swapped(cells: Tensor, shape: Sequence[int], widths: Sequence[int]) ->
 )
 def every_coordinate_has_the_status_of_its_block(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """A pixel is hidden iff its patch is, in every channel and frame, ragged patches included."""
-    cells, extents = inputs["cells"], (inputs["cells"].shape[0], inputs["height"], inputs["width"])
-
-    def status(n: Term, row: Term, col: Term) -> Term:
+    cells = inputs["cells"]
+    for n, row, col in facts.each((cells.shape[0], inputs["height"], inputs["width"])):
         patch_row = floordiv(row, inputs["patch_h"], positive=True)
         patch_col = floordiv(col, inputs["patch_w"], positive=True)
-        return iff(observed[0].at((n, 0, row, col)), cells.at((n, 0, patch_row, patch_col)))
-
-    return [TensorClaim("a coordinate has the status of the block that holds it", extents, status)]
+        status = iff(observed[0].at((n, 0, row, col)), cells.at((n, 0, patch_row, patch_col)))
+        yield "a coordinate has the status of the block that holds it", status
 
 
 BOUND = Subject(
@@ -153,20 +146,13 @@ def every_place_of_a_block_is_reached(inputs: Inputs, observed: Observed, facts:
     def least_word(v: Term) -> Term:
         return floordiv(v * 2**32 + bound - 1, bound, positive=True)
 
-    return [
-        TensorClaim(
-            "the integer is from 0 to bound - 1", words.shape, lambda n: conj(out.at((n,)) >= 0, out.at((n,)) < bound)
-        ),
-        TensorClaim(
-            "each such integer has a word", (bound,), lambda v: conj(least_word(v) >= 0, least_word(v) < 2**32)
-        ),
-        TensorClaim(
-            "that gives it",
-            (*words.shape, bound),
-            holds=lambda n, v: same(out.at((n,)), v),
-            premise=lambda n, v: same(words.at((n,)) % 2**32, least_word(v)),
-        ),
-    ]
+    for place in facts.each(words.shape):
+        yield "the integer is from 0 to bound - 1", conj(out.at(place) >= 0, out.at(place) < bound)
+    for (v,) in facts.each([bound]):
+        yield "each such integer has a word", conj(least_word(v) >= 0, least_word(v) < 2**32)
+    for n, v in facts.each((*words.shape, bound)):
+        with facts.given(same(words.at((n,)) % 2**32, least_word(v))):
+            yield "that gives it", same(out.at((n,)), v)
 
 
 CORNERS = Subject(
@@ -192,18 +178,12 @@ def height_for_width(top: Tensor, left: Tensor, size: tuple[int, int], grid: tup
 def rectangle_holds_its_cells(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """A block of that corner and size holds exactly the cells between its corners."""
     extents = inputs["top"].shape[0], inputs["rows"], inputs["cols"]
-
-    def inside(n: Term, row: Term, col: Term) -> Term:
+    yield "one grid a corner", spec.same_shape(observed[0].shape, extents)
+    for n, row, col in facts.each(extents):
         top, left = inputs["top"].at((n,)), inputs["left"].at((n,))
         ends = row < top + inputs["height"], col < left + inputs["width"]
-        return iff(observed[0].at((n, row, col)), conj(row >= top, col >= left, *ends))
-
-    return [
-        same_extents("one grid a corner", observed[0].shape, extents),
-        TensorClaim(
-            "a cell lies inside iff it is at most height - 1 below and width - 1 right of the corner", extents, inside
-        ),
-    ]
+        inside = iff(observed[0].at((n, row, col)), conj(row >= top, col >= left, *ends))
+        yield "a cell lies inside iff it is at most height - 1 below and width - 1 right of the corner", inside
 
 
 def _one_shape(inputs: Inputs) -> list[Term]:
@@ -223,22 +203,10 @@ def kept_tokens_replaced(x: Tensor, roles: Tensor, other: Tensor, mask_id: int) 
 @theorem(tokens.corrupt, on=TOKENS, mutants=[kept_tokens_replaced], given=("one shape for all",), scope=SIZES)
 def tokens_off_the_mask_are_unchanged(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """A token that is neither masked nor replaced is the original; a masked one is the mask id."""
-    x, roles, out = inputs["x"], inputs["roles"], observed[0]
-
-    def has_role(role: int, place: tuple[Term, ...]) -> Term:
-        return same(roles.at(place), role)
-
-    return [
-        TensorClaim(
-            "a token of another role than 2 and 3 is unchanged",
-            x.shape,
-            holds=lambda *place: same(out.at(place), x.at(place)),
-            premise=lambda *place: conj(neg(has_role(2, place)), neg(has_role(3, place))),
-        ),
-        TensorClaim(
-            "a token of role 3 is the mask id",
-            x.shape,
-            holds=lambda *place: same(out.at(place), inputs["mask_id"]),
-            premise=lambda *place: has_role(3, place),
-        ),
-    ]
+    x, out = inputs["x"], observed[0]
+    for place in facts.each(x.shape):
+        replaced, masked = (same(inputs["roles"].at(place), role) for role in (2, 3))
+        with facts.given(conj(neg(replaced), neg(masked))):
+            yield "a token of another role than 2 and 3 is unchanged", same(out.at(place), x.at(place))
+        with facts.given(masked):
+            yield "a token of role 3 is the mask id", same(out.at(place), inputs["mask_id"])

@@ -9,7 +9,7 @@ import z3
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.operators.table import as_tensor, axis_of, pointwise
 from viewproof.symbolic.tensor import Index, SymTensor
-from viewproof.symbolic.terms import Term, as_z3, conj, floordiv, implies, known, one_if
+from viewproof.symbolic.terms import Term, as_z3, conj, floordiv, implies, known, one_if, same
 
 
 class Order:
@@ -22,17 +22,16 @@ class Order:
     def __init__(self, facts: Facts, row: Callable[[Term], Any], extent: Term, k: Term) -> None:
         self.value, self.place = (facts.fresh(name, z3.IntSort()) for name in ("smallest", "place"))
 
-        def is_below(i: Term) -> Any:
-            return one_if(row(i) < self.value)
-
-        def is_at_most(i: Term) -> Any:
-            return one_if(row(i) <= self.value)
-
-        self.below = facts.sum(extent, is_below, z3.IntVal(0))
-        self.at_most = facts.sum(extent, is_at_most, z3.IntVal(0))
+        self.below = facts.sum(extent, lambda i: one_if(row(i) < self.value), z3.IntVal(0))
+        self.at_most = facts.sum(extent, lambda i: one_if(row(i) <= self.value), z3.IntVal(0))
         inside = conj(self.place >= 0, self.place < extent)
         chosen = conj(inside, row(self.place) == self.value, self.below <= k - 1, self.at_most >= k)
         facts.assume(implies(conj(k >= 1, k <= extent), chosen))
+
+    def is_only_own(self, key: Any, i: Term) -> Term:
+        """The key at place ``i`` is at most this one without being below it iff the place is its own."""
+        own = one_if(self.place < i + 1) - one_if(self.place < i)
+        return same(one_if(key <= self.value) - one_if(key < self.value), own)
 
 
 def order(facts: Facts, row: Callable[[Term], Any], extent: Term, k: Term) -> Order:

@@ -14,9 +14,18 @@ from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, iff, product
 from viewproof.symbolic.values import agree
-from viewproof.theorems.tensors import masks, spec, wrong_patches
-from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim, same_extents, same_tensors
-from viewproof.theorems.tensors.signatures import INT, PATCHES, PERIODIC, not_negative
+from viewproof.theorems.tensors import masks, spec
+from viewproof.theorems.tensors.case import (
+    INT,
+    PATCHES,
+    PERIODIC,
+    Claims,
+    Inputs,
+    Observed,
+    Subject,
+    not_negative,
+    same_tensors,
+)
 from viewproof.theorems.tensors.theorem import ALL_SIZES, NOT_NEGATIVE, theorem
 
 
@@ -80,19 +89,19 @@ def input_not_masked(x: Tensor, period: int, offset: int) -> Sample:
 @vector_theorem(mutants=[multiplication_for_selection])
 def vector_mae_sample_input_eq_mask(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """vector_mae_sample(x).x has the bits of vector_mae_mask(x)."""
-    return same_tensors("input and mask", observed[0], observed[4])
+    return same_tensors("input and mask", observed[0], observed[4], facts)
 
 
 @vector_theorem(mutants=[target_from_the_masked_tensor])
 def vector_mae_sample_target_eq_source(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """vector_mae_sample(x).y is x, bit for bit."""
-    return same_tensors("the target is the source", observed[1], inputs["x"])
+    return same_tensors("the target is the source", observed[1], inputs["x"], facts)
 
 
 @vector_theorem(mutants=[rows_rolled, target_from_the_masked_tensor])
 def vector_mae_sample_target_row_eq_source_row(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """Row n of vector_mae_sample(x).y is row n of x."""
-    return same_tensors("row n of the target is row n of x", observed[1], inputs["x"])
+    return same_tensors("row n of the target is row n of x", observed[1], inputs["x"], facts)
 
 
 @vector_theorem(mutants=[multiplication_for_selection, input_not_masked])
@@ -103,12 +112,12 @@ def vector_mae_sample_input_hidden_get_eq_zero(inputs: Inputs, observed: Observe
 
 def floor_for_ceiling(x: Tensor, *sizes: int) -> Sample:
     """A ragged last patch is not counted."""
-    return wrong_patches.FloorForCeiling(*sizes[:4]).sample(x, sizes[4])
+    return masks.FloorForCeiling(*sizes[:4]).sample(x, sizes[4])
 
 
 def height_for_width(x: Tensor, *sizes: int) -> Sample:
     """Patches per row from the height."""
-    return wrong_patches.HeightForWidth(*sizes[:4]).sample(x, sizes[4])
+    return masks.HeightForWidth(*sizes[:4]).sample(x, sizes[4])
 
 
 def channels_last(x: Tensor, *sizes: int) -> Sample:
@@ -125,7 +134,7 @@ def suffix_for_prefix(x: Tensor, *sizes: int) -> Sample:
 @image_theorem(mutants=[multiplication_for_selection])
 def image_patch_mae_sample_input_eq_image_patch_mask(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """image_patch_mae_sample(x).x has the bits of image_patch_mask(x)."""
-    return same_tensors("input and mask", observed[0], observed[4])
+    return same_tensors("input and mask", observed[0], observed[4], facts)
 
 
 @image_theorem(mutants=[floor_for_ceiling])
@@ -143,7 +152,7 @@ def image_patch_mae_sample_input_visible_pixel_eq_source(inputs: Inputs, observe
 @image_theorem(mutants=[target_from_the_masked_tensor])
 def image_patch_mae_sample_target_eq_flatten_batch_prefix(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """image_patch_mae_sample(x).y has the bits of flatten_batch_prefix(x, recon_dim)."""
-    return same_tensors("target and prefix", observed[1], observed[5])
+    return same_tensors("target and prefix", observed[1], observed[5], facts)
 
 
 @image_theorem(mutants=[channels_last, suffix_for_prefix])
@@ -154,24 +163,13 @@ def image_patch_mae_sample_target_row_eq_flattened_source_row(
     that pixel's status.
     """
     x, (_, y, hidden, *_), length = inputs["x"], observed, inputs["recon_dim"]
-
-    def position(place: Sequence[Term]) -> Term:
-        return spec.flat_index(facts, place[1:], x.shape[1:])
-
-    def within(*place: Term) -> Term:
-        return position(place) < length
-
-    def value(*place: Term) -> Term:
-        return agree(y.at((place[0], position(place))), x.at(place), x.dtype)
-
-    def status(*place: Term) -> Term:
-        return iff(hidden.at((position(place),)), masks.image_hides(inputs, place))
-
-    return [
-        same_extents("recon_dim entries a row", y.shape, (x.shape[0], length)),
-        TensorClaim("y[n, (c * height + row) * width + col] is x[n, c, row, col]", x.shape, value, within),
-        TensorClaim("the mask there is the pixel's", x.shape, status, within),
-    ]
+    yield "recon_dim entries a row", spec.same_shape(y.shape, (x.shape[0], length))
+    for place in facts.each(x.shape):
+        position = spec.flat_index(facts, place[1:], x.shape[1:])
+        with facts.given(position < length):
+            value = agree(y.at((place[0], position)), x.at(place), x.dtype)
+            yield "y[n, (c * height + row) * width + col] is x[n, c, row, col]", value
+            yield "the mask there is the pixel's", iff(hidden.at((position,)), masks.image_hides(inputs, place))
 
 
 def _beside_the_vector_sample(program: Any, x: Tensor, data_dim: int, period: int, offset: int) -> Sequence[Tensor]:
@@ -216,21 +214,12 @@ def tensor_prefix_mae_sample_eq_vector_sample_of_prefix(inputs: Inputs, observed
     """tensor_prefix_mae_sample(x, d) equals vector_mae_sample of the first d entries of each flattened row: input,
     target and mask.
     """
-    x, length, target = inputs["x"], inputs["data_dim"], observed[1]
-
-    def position(place: Sequence[Term]) -> Term:
-        return spec.flat_index(facts, place[1:], x.shape[1:])
-
+    x, target = inputs["x"], observed[1]
+    for what, of_x, of_prefix in zip(("input", "target", "mask"), observed[:3], observed[3:], strict=True):
+        yield from same_tensors(what, of_x, of_prefix, facts)
     # Both samples flatten with the same function: what the prefix is must be said too.
-    row_major = TensorClaim(
-        "the target is the row-major prefix of x",
-        x.shape,
-        holds=lambda *place: agree(target.at((place[0], position(place))), x.at(place), x.dtype),
-        premise=lambda *place: position(place) < length,
-    )
-    return [
-        *same_tensors("input", observed[0], observed[3]),
-        *same_tensors("target", observed[1], observed[4]),
-        *same_tensors("mask", observed[2], observed[5]),
-        row_major,
-    ]
+    for place in facts.each(x.shape):
+        position = spec.flat_index(facts, place[1:], x.shape[1:])
+        with facts.given(position < inputs["data_dim"]):
+            value = agree(target.at((place[0], position)), x.at(place), x.dtype)
+            yield "the target is the row-major prefix of x", value

@@ -8,7 +8,7 @@ from typing import Any
 
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.tensor import SymTensor
-from viewproof.symbolic.terms import Term, conj, disj, floordiv, ite, mod, plus, same, times
+from viewproof.symbolic.terms import Term, conj, floordiv, ite, mod, plus, same, times
 from viewproof.symbolic.values import agree, constant
 
 
@@ -18,13 +18,8 @@ def ceil_div(a: Term, b: Term) -> Term:
 
 
 def in_class(index: Term, period: Term, offset: Term) -> Term:
-    """``period != 0`` and the index is congruent to the offset."""
+    """``period != 0`` and the index, of a feature or a block, is congruent to the offset."""
     return conj(period != 0, same(mod(index, period, positive=True), mod(offset, period, positive=True)))
-
-
-def vector_hidden(j: Term, period: Term, offset: Term) -> Term:
-    """Whether feature ``j`` is hidden."""
-    return in_class(j, period, offset)
 
 
 def patch_index(width: Term, patch_h: Term, patch_w: Term, row: Term, col: Term) -> Term:
@@ -72,8 +67,3 @@ def flat_index(facts: Facts, place: Sequence[Term], extents: Sequence[Term]) -> 
     for i, extent in zip(place[1:], extents[1:], strict=True):
         flat = facts.join(flat, extent, i)
     return flat
-
-
-def one_of(*choices: Term) -> Term:
-    """At least one choice."""
-    return disj(*choices)

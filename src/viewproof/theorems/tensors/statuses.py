@@ -14,8 +14,7 @@ from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, conj, product, same
 from viewproof.theorems.tensors import spec
-from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorCase, TensorClaim
-from viewproof.theorems.tensors.signatures import INT, not_negative
+from viewproof.theorems.tensors.case import INT, Claims, Inputs, Observed, Subject, TensorCase, not_negative
 from viewproof.theorems.tensors.theorem import CAPTURED, Enumeration, theorem
 
 RULES = {
@@ -88,12 +87,6 @@ class _Drawn(RandomRule):
         return self.chosen
 
 
-def _cases() -> Iterator[TensorCase]:
-    for rank in (1, 2, 3):
-        for kind in (_Fixed, _Drawn):
-            yield TensorCase(_subject(rank, kind), _claims)
-
-
 def _subject(rank: int, kind: Callable[[Tensor], Rule]) -> Subject:
     batched = kind is _Drawn
 
@@ -117,20 +110,12 @@ def _subject(rank: int, kind: Callable[[Tensor], Rule]) -> Subject:
 
 def _claims(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     scored, view = observed
-    shape, first = inputs["x"].shape, inputs["hidden"].rank - inputs["x"].rank
-
-    def position(place: Sequence[Term]) -> tuple[Term, ...]:
-        """The target's coordinate, behind the row if there is one mask a sample."""
-        return (*(place[:1] if first == 0 else ()), spec.flat_index(facts, place[1:], shape[1:]))
-
-    return [
-        TensorClaim(
-            "a target coordinate that the mask selects is hidden by the view",
-            shape,
-            holds=lambda *place: view.at(place if first == 0 else place[1:]),
-            premise=lambda *place: conj(position(place)[-1] < inputs["length"], scored.at(position(place))),
-        )
-    ]
+    shape, batched = inputs["x"].shape, inputs["hidden"].rank == inputs["x"].rank
+    for place in facts.each(shape):
+        position = spec.flat_index(facts, place[1:], shape[1:])
+        row = place[:1] if batched else ()
+        with facts.given(conj(position < inputs["length"], scored.at((*row, position)))):
+            yield "a target coordinate that the mask selects is hidden by the view", view.at((*row, *place[1:]))
 
 
 def _samples() -> Iterator[dict[str, Any]]:
@@ -162,4 +147,4 @@ def _lies_within(program: Any, at: Mapping[str, Any]) -> bool:
 )
 def scored_is_hidden() -> list[TensorCase]:
     """A target coordinate that a sample's mask selects is hidden by the sample's view."""
-    return list(_cases())
+    return [TensorCase(_subject(rank, kind), _claims) for rank in (1, 2, 3) for kind in (_Fixed, _Drawn)]

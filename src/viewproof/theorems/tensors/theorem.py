@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from viewproof.theorems.registry import Mutant, Outcome, Theorem, first_paragraph, register
+from viewproof.theorems.registry import Mutant, Outcome, Theorem, register
 from viewproof.theorems.tensors.case import Claims, Subject, TensorCase
 from viewproof.theorems.tensors.decide import decide
 from viewproof.theorems.tensors.witness import replays
@@ -64,19 +64,15 @@ def theorem(
             return replays(cases, program, witness)
 
         return register(
-            Theorem(
-                name=statement.__name__,
-                layer=layer,
-                statement=first_paragraph(statement),
-                hypotheses=tuple(given),
-                scope=scope,
-                method=method,
-                program=program,
-                prove=prove,
-                holds=holds,
-                mutants=tuple(map(Mutant.of, mutants)),
-                module=statement.__module__,
-            )
+            statement,
+            layer=layer,
+            hypotheses=tuple(given),
+            scope=scope,
+            method=method,
+            program=program,
+            prove=prove,
+            holds=holds,
+            mutants=tuple(map(Mutant.of, mutants)),
         )
 
     return enter

@@ -17,8 +17,7 @@ from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, conj, floordiv, iff, inside, mod, product, same
 from viewproof.theorems.tensors import lemmas, spec
 from viewproof.theorems.tensors.bridges import EmptyListing, distance
-from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorClaim
-from viewproof.theorems.tensors.signatures import INT, PATCHES, not_negative
+from viewproof.theorems.tensors.case import INT, PATCHES, Claims, Inputs, Observed, Subject, not_negative
 from viewproof.theorems.tensors.theorem import ALL_SIZES, CAPTURED, Enumeration, theorem
 
 
@@ -138,6 +137,7 @@ def patch_token_objective_eq_hidden_pixel_objective(inputs: Inputs, observed: Ob
     """Per-pixel distances summed over hidden patches' pixels equal the sum over hidden pixels."""
     objective, picture, hidden = observed[:3]
     x, row, k = inputs["x"], inputs["row"], inputs["k"]
+    h, w, channels = inputs["patch_h"], inputs["patch_w"], x.shape[1]
     values, patches = inputs["yhat"].shape[2], inputs["yhat"].shape[1]
     function = z3.Function("distance", *[z3.RealSort()] * 3)
 
@@ -145,36 +145,21 @@ def patch_token_objective_eq_hidden_pixel_objective(inputs: Inputs, observed: Ob
         place = (row, *_pixel(inputs, facts, k, v))
         return function(x.at(place), picture.at(place))
 
-    def objective_by_pixel() -> Term:
-        # A witness is replayed with the sum itself, in rounded arithmetic.
-        total = observed[3].at(()) if facts.rounding else facts.sum(values, summand, z3.RealVal(0))
-        return facts.equal(objective.at(()), total)
-
-    def in_grid(patch_index: Term, v: Term) -> Term:
-        h, w, channels = inputs["patch_h"], inputs["patch_w"], x.shape[1]
-        inner = floordiv(v, channels, positive=True)
-        grid = lemmas.below(patch_index, inputs["grid_h"], inputs["grid_w"])
-        return conj(grid, lemmas.below(v, h * w, channels), lemmas.below(inner, h, w))
-
-    def value_of_its_pixel(patch_index: Term, v: Term) -> Term:
-        back = _value(inputs, facts, *_pixel(inputs, facts, patch_index, v))
-        return conj(*(same(a, b) for a, b in zip(back, (patch_index, v), strict=True)))
-
-    def pixel_of_its_value(*pixel: Term) -> Term:
+    # A witness is replayed with the sum itself, in rounded arithmetic.
+    total = observed[3].at(()) if facts.replayed else facts.sum(values, summand, z3.RealVal(0))
+    yield "the objective of a patch is the sum over its pixels", facts.equal(objective.at(()), total)
+    for pixel in facts.each(x.shape[1:]):
+        index = spec.patch_index(x.shape[3], h, w, *pixel[1:])
+        hidden_iff_in_class = iff(hidden.at(pixel), spec.in_class(index, inputs["period"], inputs["offset"]))
+        yield "a pixel is hidden iff its patch is in the class", hidden_iff_in_class
+    for place in facts.each((patches, values)):
+        patch_index, v = place
+        in_grid = lemmas.below(patch_index, inputs["grid_h"], inputs["grid_w"])
+        in_patch = lemmas.below(v, h * w, channels), lemmas.below(floordiv(v, channels, positive=True), h, w)
+        with facts.given(conj(in_grid, *in_patch)):
+            pixel = _pixel(inputs, facts, patch_index, v)
+            yield "a value of a patch is a pixel", inside(pixel, x.shape[1:])
+            yield "which lies in that patch, at that place", spec.same_shape(_value(inputs, facts, *pixel), place)
+    for pixel in facts.each(x.shape[1:]):
         back = _pixel(inputs, facts, *_value(inputs, facts, *pixel))
-        return conj(*(same(a, b) for a, b in zip(back, pixel, strict=True)))
-
-    def status(channel: Term, r: Term, c: Term) -> Term:
-        index = spec.patch_index(x.shape[3], inputs["patch_h"], inputs["patch_w"], r, c)
-        return iff(hidden.at((channel, r, c)), spec.in_class(index, inputs["period"], inputs["offset"]))
-
-    def inside_image(patch_index: Term, v: Term) -> Term:
-        return inside(_pixel(inputs, facts, patch_index, v), x.shape[1:])
-
-    return [
-        TensorClaim("the objective of a patch is the sum over its pixels", (), objective_by_pixel),
-        TensorClaim("a pixel is hidden iff its patch is in the class", x.shape[1:], status),
-        TensorClaim("a value of a patch is a pixel", (patches, values), inside_image, in_grid),
-        TensorClaim("which lies in that patch, at that place", (patches, values), value_of_its_pixel, in_grid),
-        TensorClaim("and every pixel is a value of its patch", x.shape[1:], pixel_of_its_value),
-    ]
+        yield "and every pixel is a value of its patch", spec.same_shape(back, pixel)

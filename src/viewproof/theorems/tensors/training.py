@@ -20,8 +20,7 @@ from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.terms import Term, as_z3, conj, neg, one_if, same
 from viewproof.theorems.tensors import spec
 from viewproof.theorems.tensors.bridges import EmptyListing
-from viewproof.theorems.tensors.case import Claims, Inputs, Observed, Subject, TensorCase, TensorClaim, same_extents
-from viewproof.theorems.tensors.signatures import INT
+from viewproof.theorems.tensors.case import INT, Claims, Inputs, Observed, Subject, TensorCase
 from viewproof.theorems.tensors.theorem import CAPTURED, theorem
 
 
@@ -52,6 +51,11 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": lambda target, prediction: (prediction - target).abs(),
     "smooth_l1": lambda target, prediction: F.smooth_l1_loss(prediction, target, reduction="none"),
 }
+
+
+def mutant(mse: Callable[..., Tensor]) -> type[Any]:
+    """The losses with this one for the `mse`."""
+    return type(mse.__name__, (TrainingLosses,), {"mse": staticmethod(mse), "__doc__": mse.__doc__})
 
 
 def _sample(y: Tensor, hidden: Tensor, places: Tensor | None = None) -> Sample:
@@ -132,46 +136,33 @@ def loss_case(loss: str, reduction: Reduction, over: Over, per_sample: bool, par
         return [value, torch.tensor(objectives, dtype=torch.float64)]
 
     def claims(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
-        value, objective = observed[:2]
+        value, objective, *listed = observed
         (rows, size), zero = inputs["y"].shape, z3.RealVal(0)
 
         def listed_objective(n: Term, j: Term) -> Any:
             """Entry ``j`` of the objective of row ``n``, if that row's contract lists it."""
             at = [(inputs["row"], as_z3(n)), (inputs["i"], as_z3(j))]
-            listed = z3.substitute(as_z3(observed[2].at((inputs["i"],))), *at)
-            return z3.If(listed, z3.substitute(objective.at(()), *at), zero)
+            is_listed = z3.substitute(as_z3(listed[0].at((inputs["i"],))), *at)
+            return z3.If(is_listed, z3.substitute(objective.at(()), *at), zero)
 
         def row_objective(n: Term) -> Any:
             # A witness is replayed on whole contracts; the goal takes them entry by entry (lemma sum_over_selected).
-            if facts.rounding:
+            if facts.replayed:
                 return objective.at((n,))
             return facts.sum(size, lambda j: listed_objective(n, j), zero)
 
+        if not facts.replayed:
+            selected = as_z3(_selected(inputs, over, inputs["row"], inputs["i"]))
+            listed_iff_selected = same(as_z3(listed[0].at((inputs["i"],))), selected)
+            yield "the row's contract lists the coordinate iff the mask selects it", listed_iff_selected
         if reduction == "rows":
-            related = TensorClaim(
-                "row n of the loss is the row's objective",
-                (rows,),
-                lambda n: facts.equal(value.at((n,)), row_objective(n)),
-            )
+            for (n,) in facts.each([rows]):
+                yield "row n of the loss is the row's objective", facts.equal(value.at((n,)), row_objective(n))
         else:
             count = z3.ToReal(_count(inputs, facts, over)) if reduction == "mean" else z3.RealVal(1)
             total = facts.sum(rows, row_objective, zero)
-            related = TensorClaim(
-                "loss * selected coordinates == sum of the rows' objectives",
-                (),
-                lambda: facts.equal(value.at(()) * count, total),
-            )
-        if facts.rounding:
-            return [related]
-
-        def listed_iff_selected() -> Term:
-            listed = observed[2].at((inputs["i"],))
-            return same(as_z3(listed), as_z3(_selected(inputs, over, inputs["row"], inputs["i"])))
-
-        return [
-            TensorClaim("the row's contract lists the coordinate iff the mask selects it", (), listed_iff_selected),
-            related,
-        ]
+            what = "loss * selected coordinates == sum of the rows' objectives"
+            yield what, facts.equal(value.at(()) * count, total)
 
     kind, form = "one mask a sample" if per_sample else "one mask", "eager" if eager else "compiled"
     kind += ", a part of it scored" if partial else ""
@@ -181,43 +172,37 @@ def loss_case(loss: str, reduction: Reduction, over: Over, per_sample: bool, par
     return TensorCase(Subject(name, signature, observe, _fitting, "real", selected, replay), claims)
 
 
-class LossOverTheComplement(TrainingLosses):
-    """Visible coordinates are summed."""
+@mutant
+def loss_over_the_complement(prediction: Tensor, sample: Sample, reduction: Reduction, over: Over) -> Tensor:
+    """Visible coordinates are summed.
 
-    @staticmethod
-    def mse(prediction: Tensor, sample: Sample, reduction: Reduction = "mean", over: Over = "hidden") -> Tensor:
-        """The error of what is visible, over the count of what is hidden."""
-        visible = sample if over == "all" else Sample(sample.x, sample.y, ~sample.mask)
-        count = sample.selection(over).hidden.sum() * (1 if sample.mask.per_sample else prediction.shape[0])
-        total = vp.masked_mse(prediction, visible, reduction="sum", over=over)
-        return total / count if reduction == "mean" else total
+    The error of what is visible is divided by the count of what is hidden.
+    """
+    visible = sample if over == "all" else Sample(sample.x, sample.y, ~sample.mask)
+    count = sample.selection(over).hidden.sum() * (1 if sample.mask.per_sample else prediction.shape[0])
+    total = vp.masked_mse(prediction, visible, reduction="sum", over=over)
+    return total / count if reduction == "mean" else total
 
 
-class MeanOverAll(TrainingLosses):
+@mutant
+def mean_over_all(prediction: Tensor, sample: Sample, reduction: Reduction, over: Over) -> Tensor:
     """Divided by all coordinates."""
-
-    @staticmethod
-    def mse(prediction: Tensor, sample: Sample, reduction: Reduction = "mean", over: Over = "hidden") -> Tensor:
-        """The sum over the mask, divided by the size of the batch."""
-        if reduction != "mean":
-            return vp.masked_mse(prediction, sample, reduction, over)
-        return vp.masked_mse(prediction, sample, "sum", over) / (prediction.shape[0] * prediction.shape[1])
+    if reduction != "mean":
+        return vp.masked_mse(prediction, sample, reduction, over)
+    return vp.masked_mse(prediction, sample, "sum", over) / (prediction.shape[0] * prediction.shape[1])
 
 
-class AbsoluteForSquared(TrainingLosses):
+@mutant
+def absolute_for_squared(prediction: Tensor, sample: Sample, reduction: Reduction, over: Over) -> Tensor:
     """Another distance."""
-
-    @staticmethod
-    def mse(prediction: Tensor, sample: Sample, reduction: Reduction = "mean", over: Over = "hidden") -> Tensor:
-        """The square of the mean absolute error."""
-        gap = vp.masked_l1(prediction, sample, reduction, over)
-        return gap * gap if reduction == "mean" else gap
+    gap = vp.masked_l1(prediction, sample, reduction, over)
+    return gap * gap if reduction == "mean" else gap
 
 
 @theorem(
     TrainingLosses,
     layer="bridges",
-    mutants=[LossOverTheComplement, MeanOverAll, AbsoluteForSquared],
+    mutants=[loss_over_the_complement, mean_over_all, absolute_for_squared],
     given=("the mask selects something, if the loss is a mean",),
     scope="real numbers; all batch and target sizes from 0; any mask, shared or one a sample; mse, l1, smooth_l1; "
     "mean (as compiled, and as run eagerly for mse), sum, rows; over hidden and all",
@@ -246,15 +231,10 @@ def gradient_case(loss: str, reduction: Reduction, per_sample: bool, partial: bo
 
     def claims(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
         gradient, shape = observed[0], inputs["prediction"].shape
-        return [
-            same_extents("a gradient for each prediction", gradient.shape, shape),
-            TensorClaim(
-                "off the mask the gradient is +0.0",
-                shape,
-                holds=lambda *place: spec.is_zero(facts, gradient, place),
-                premise=lambda *place: neg(_selected(inputs, "hidden", *place)),
-            ),
-        ]
+        yield "a gradient for each prediction", spec.same_shape(gradient.shape, shape)
+        for place in facts.each(shape):
+            with facts.given(neg(_selected(inputs, "hidden", *place))):
+                yield "off the mask the gradient is +0.0", spec.is_zero(facts, gradient, place)
 
     name = f"gradient of {loss}, {reduction}, {'one mask a sample' if per_sample else 'one mask'}"
     name += ", a part of it scored" if partial else ""
@@ -264,19 +244,16 @@ def gradient_case(loss: str, reduction: Reduction, per_sample: bool, partial: bo
     )
 
 
-class MultiplicationForSelection(TrainingLosses):
+@mutant
+def multiplication_for_selection(prediction: Tensor, sample: Sample, reduction: Reduction, over: Over) -> Tensor:
     """error**2 * mask: a NaN off the mask."""
-
-    @staticmethod
-    def mse(prediction: Tensor, sample: Sample, reduction: Reduction = "mean", over: Over = "hidden") -> Tensor:
-        """The sum of the weighted squares, whatever the reduction."""
-        return ((prediction - sample.y).square() * sample.mask.hidden).sum()
+    return ((prediction - sample.y).square() * sample.mask.hidden).sum()
 
 
 @theorem(
     TrainingLosses,
     layer="bridges",
-    mutants=[LossOverTheComplement, MultiplicationForSelection],
+    mutants=[loss_over_the_complement, multiplication_for_selection],
     given=("the mask selects something, if the loss is a mean",),
     scope="all batch and target sizes from 0; any mask, shared or one a sample; every float32 bit pattern, NaN and "
     "infinities included; mse, l1 (captured as its definition |a - b|), smooth_l1; mean, sum",
@@ -290,33 +267,27 @@ def training_loss_gradient_support() -> list[TensorCase]:
     ]
 
 
-class LossOverTheView(TrainingLosses):
+@mutant
+def loss_over_the_view(prediction: Tensor, sample: Sample, reduction: Reduction, over: Over) -> Tensor:
     """All that is hidden is summed."""
-
-    @staticmethod
-    def mse(prediction: Tensor, sample: Sample, reduction: Reduction = "mean", over: Over = "hidden") -> Tensor:
-        """The loss over the view's mask, in place of its scored part."""
-        assert sample.view is not None
-        return vp.masked_mse(prediction, Sample(sample.x, sample.y, sample.view), reduction, over)
+    assert sample.view is not None
+    return vp.masked_mse(prediction, Sample(sample.x, sample.y, sample.view), reduction, over)
 
 
-class MeanOverTheView(TrainingLosses):
+@mutant
+def mean_over_the_view(prediction: Tensor, sample: Sample, reduction: Reduction, over: Over) -> Tensor:
     """Divided by what is hidden."""
-
-    @staticmethod
-    def mse(prediction: Tensor, sample: Sample, reduction: Reduction = "mean", over: Over = "hidden") -> Tensor:
-        """The sum over what is scored, divided by the number of hidden coordinates."""
-        if reduction != "mean":
-            return vp.masked_mse(prediction, sample, reduction, over)
-        assert sample.view is not None
-        count = sample.view.hidden.sum() * (1 if sample.view.per_sample else prediction.shape[0])
-        return vp.masked_mse(prediction, sample, "sum", over) / count
+    if reduction != "mean":
+        return vp.masked_mse(prediction, sample, reduction, over)
+    assert sample.view is not None
+    count = sample.view.hidden.sum() * (1 if sample.view.per_sample else prediction.shape[0])
+    return vp.masked_mse(prediction, sample, "sum", over) / count
 
 
 @theorem(
     TrainingLosses,
     layer="bridges",
-    mutants=[LossOverTheView, MeanOverTheView, LossOverTheComplement],
+    mutants=[loss_over_the_view, mean_over_the_view, loss_over_the_complement],
     given=("the mask and the places have a coordinate in common, if the loss is a mean",),
     scope="real numbers; all batch and target sizes from 0; any mask, shared or one a sample; any places; mse; mean "
     "(as compiled, and as run eagerly), sum, rows",
@@ -336,7 +307,7 @@ def partial_loss_eq_row_objectives() -> list[TensorCase]:
 @theorem(
     TrainingLosses,
     layer="bridges",
-    mutants=[LossOverTheView, LossOverTheComplement],
+    mutants=[loss_over_the_view, loss_over_the_complement],
     given=("the mask and the places have a coordinate in common, if the loss is a mean",),
     scope="all batch and target sizes from 0; any mask, shared or one a sample; any places; every float32 bit pattern, "
     "NaN and infinities included; mse; mean, sum",

@@ -11,7 +11,7 @@ from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.meaning import concrete
 from viewproof.symbolic.tensor import SymTensor
-from viewproof.symbolic.terms import fold, implies, known
+from viewproof.symbolic.terms import conj, fold, implies, known
 from viewproof.symbolic.values import FLOATS
 from viewproof.theorems.tensors.agreement import argument, satisfies
 from viewproof.theorems.tensors.case import Inputs, TensorCase
@@ -95,20 +95,19 @@ def broken(case: TensorCase, program: Any, arguments: Sequence[Any]) -> str | No
         observed = [tensor.detach() for tensor in run(program, *arguments)]
     except Exception as error:
         return f"raises {type(error).__name__}: {error}"
-    facts = Facts(case.subject.arithmetic, rounding=case.subject.arithmetic == "real")
+    facts = Facts(case.subject.arithmetic, replayed=True)
     inputs = {
         name: concrete(argument, facts) if isinstance(argument, torch.Tensor) else argument
         for name, argument in zip(case.subject.signature, arguments, strict=True)
     }
-    for claim in case.claims(inputs, [concrete(tensor, facts) for tensor in observed], facts):
-        for place in itertools.product(*map(range, (fold(extent) for extent in claim.extents))):
-            truth = fold(implies(True if claim.premise is None else claim.premise(*place), claim.holds(*place)))
-            if not known(truth):
-                solver = z3.Solver()
-                solver.add(*facts.assumed, z3.Not(truth))
-                truth = solver.check() == z3.unsat
-            if not truth:
-                return f"{claim.what} at {place}" if place else claim.what
+    for what, goal in case.claims(inputs, [concrete(tensor, facts) for tensor in observed], facts):
+        truth = fold(implies(conj(*facts.assumed), goal))
+        if not known(truth):
+            solver = z3.Solver()
+            solver.add(z3.Not(truth))
+            truth = solver.check() == z3.unsat
+        if not truth:
+            return f"{what} at {facts.place}" if facts.place else what
     return None
 
 
