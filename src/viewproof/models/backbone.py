@@ -112,7 +112,7 @@ class Backbone(nn.Module):
     def feature_map(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim rows columns"]:
         """The features of every place of the grid."""
         out, _ = self._run(self._checked(x))
-        return out if out.dim() == 4 else out[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid)
+        return out if out.dim() == 4 else out[:, self.prefix :].mT.reshape(len(x), -1, *self.grid)
 
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         """The features of each whole image."""

@@ -48,6 +48,12 @@ def network(*choices: str) -> Callable[[str, Any], None]:
 def number(fits: Callable[[float], bool], must: str) -> Callable[[str, Any], None]:
     """A check that a value is a number that fits; ``must`` says what it must be."""
 
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
+            raise InvalidArgument(f"{name}={value!r} must {must}")
+
+    return check
+
 
 positive = number(lambda value: 0 < value < math.inf, "be positive and finite")
 non_negative = number(lambda value: 0 <= value < math.inf, "be at least 0 and finite")

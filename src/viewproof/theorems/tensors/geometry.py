@@ -150,10 +150,10 @@ IMAGES_AND_BLOCKS = Subject(
 @theorem(vp.vector_mae_mask, on=VECTORS_AND_BLOCKS, mutants=[offset_not_reduced])
 def vector_mask_eq_block_mask(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """vector_mae_mask has the bits of BlockMask((1,), period, offset) applied to x."""
-    return same_tensors("both masks", *observed, facts)
+    return same_tensors("both masks", observed[0], observed[1], facts)
 
 
 @theorem(vp.image_patch_mask, on=IMAGES_AND_BLOCKS, mutants=[floor_for_ceiling])
 def image_mask_eq_block_mask(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """image_patch_mask(x, ...) has the bits of BlockMask((None, patch_h, patch_w), ...) applied to x."""
-    return same_tensors("both masks", *observed, facts)
+    return same_tensors("both masks", observed[0], observed[1], facts)

@@ -148,5 +148,5 @@ def filled_from_the_batch(rule: Rule, x: Tensor) -> Sample:
 )
 def masking_commutes_with_batch_selection(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """The sample of one row alone is that row of the batch's sample, bit for bit."""
-    yield from same_tensors("input", *observed[:2], facts)
-    yield from same_tensors("target", *observed[2:], facts)
+    yield from same_tensors("input", observed[0], observed[1], facts)
+    yield from same_tensors("target", observed[2], observed[3], facts)

@@ -245,4 +245,4 @@ def batch_size(ids: Tensor, places: int, count: int) -> Tensor:
 )
 def mask_of_one_sample_alone_eq_its_row_in_the_batch(inputs: Inputs, observed: Observed, facts: Facts) -> Claims:
     """The mask of a sample in a batch is the mask that its id has alone."""
-    return same_tensors("the mask alone and in the batch", *observed, facts)
+    return same_tensors("the mask alone and in the batch", observed[0], observed[1], facts)
