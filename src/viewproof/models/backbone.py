@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask
-from viewproof.shapes import Float, check_sizes
+from viewproof.shapes import Float, check_kind, check_sizes
 
 LIBRARIES = ("timm", "transformers")
 CELLS = (1, 2, 4, 7, 8, 14, 16, 28, 32, 64)
@@ -50,7 +50,11 @@ class Backbone(nn.Module):
         name: str = "model",
     ) -> None:
         super().__init__()
+        check_kind("model", model, nn.Module)
         check_sizes("image_shape", image_shape, 3)
+        check_kind("name", name, str)
+        if features not in ("mean", "class", "both"):
+            raise InvalidArgument(f"features={features!r} must be 'mean', 'class' or 'both'")
         self.model, self.image_shape, self.features, self.name = model, tuple(image_shape), features, name
         self.prefix, self.grid, self.is_map = 0, (1, 1), False
         self.arguments: dict[str, Any] = {}
@@ -150,6 +154,7 @@ class MaskedImageModel(nn.Module):
         super().__init__()
         if fill not in ("learned", "zero"):
             raise InvalidArgument(f"fill={fill!r} must be 'learned' or 'zero'")
+        check_kind("encoder", encoder, Backbone)
         channels, height, width = encoder.image_shape
         self.encoder = encoder
         self.cell = (math.ceil(height / encoder.grid[0]), math.ceil(width / encoder.grid[1]))
