@@ -48,7 +48,7 @@ def watch(seen: Seen, change: Callable[..., Any], die: Callable[[int], bool] = l
     for kind in (JointPretraining, MaskedPretraining):
         change(kind, "training_step", watched(kind.training_step))
     change(MetricsFile, "on_train_start", every_step(MetricsFile.on_train_start))
-    change(train, "finish", lambda run, weights, say: say("finished") or 0)
+    change(train, "finish", lambda run, say: say("finished") or 0)
 
 
 def every_step(start: Any) -> Any:
