@@ -172,6 +172,8 @@ def test_only_the_first_rank_writes_and_speaks(folder: Path) -> None:
             "config.json",
             "encoder.json",
             "metrics.csv",
+            "model.safetensors",
+            "sha256.json",
             "checkpoints",
             "checkpoints/last.ckpt",
         }

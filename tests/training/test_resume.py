@@ -119,7 +119,7 @@ class Seen:
         self.steps: list[tuple[int, list[int], Tensor | None]] = []
         for kind in (JointPretraining, MaskedPretraining):
             monkeypatch.setattr(kind, "training_step", self.watched(kind.training_step))
-        monkeypatch.setattr(train, "finish", lambda run, weights, say: 0)
+        monkeypatch.setattr(train, "finish", lambda run, say: 0)
 
     def watched(self, step: Any) -> Any:
         def training_step(module: Any, batch: Any, batch_idx: int) -> Tensor:

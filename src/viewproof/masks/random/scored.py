@@ -24,6 +24,7 @@ def choose_hidden(
 
     Theorem: ``scored_patches_are_hidden_patches``.
 
+    >>> import torch
     >>> choose_hidden(torch.tensor([[4, 9, 1, 7]]), torch.tensor([[True, True, False, True]]), 2)
     tensor([[ True, False, False,  True]])
     """
@@ -48,6 +49,7 @@ class ScoredPatches(Rule):
     patches or fewer than ``count`` patches, and missing ids, raise `InvalidArgument`. Theorems:
     ``scored_patches_are_hidden_patches``, ``partial_loss_eq_row_objectives``, ``partial_loss_gradient_support``.
 
+    >>> import torch
     >>> from viewproof.masks import PatchMask
     >>> rule = ScoredPatches(~PatchMask(2, 2, period=4, offset=0), 2, 2, count=2)
     >>> sample = rule.sample(torch.ones(3, 1, 4, 8), sample_ids=torch.arange(3))
