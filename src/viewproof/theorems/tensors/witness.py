@@ -1,6 +1,7 @@
 """Counterexamples as concrete arguments, read off a model or drawn at random."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.meaning import concrete
 from viewproof.symbolic.tensor import SymTensor
 from viewproof.symbolic.terms import conj, fold, implies, known
-from viewproof.symbolic.values import FLOATS
+from viewproof.symbolic.values import FLOATS, NoMeaning
 from viewproof.theorems.tensors.agreement import argument, satisfies
 from viewproof.theorems.tensors.case import Inputs, TensorCase
 
@@ -32,7 +33,10 @@ def read_model(model: z3.ModelRef, inputs: Inputs, real: bool) -> dict[str, Any]
             witness[name] = value(symbol).as_long()
             continue
         shape = [value(extent).as_long() for extent in symbol.shape]
-        places = itertools.islice(itertools.product(*map(range, shape)), _MOST_ENTRIES)
+        if math.prod(shape) > _MOST_ENTRIES:
+            # Z3 was cut off before it found a smaller one; trials on small sizes may.
+            raise NoMeaning(f"the counterexample, {name} of shape {tuple(shape)}, is too large to be replayed")
+        places = itertools.product(*map(range, shape))
         entries = [_plain(value(symbol.at(tuple(map(z3.IntVal, place))))) for place in places]
         key = "bits" if symbol.dtype in FLOATS and not real else "values"
         witness[name] = {"dtype": str(symbol.dtype).removeprefix("torch."), "shape": shape, key: entries}
