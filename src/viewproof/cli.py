@@ -258,7 +258,6 @@ def prove(
     """
     from viewproof.theorems.report import run
 
-    check_new(json=json)
     return run(only, json, show, processes=min(4, os.cpu_count() or 1), solver=solver)
 
 

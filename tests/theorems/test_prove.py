@@ -206,7 +206,8 @@ def test_the_page_has_every_theorem_with_its_mutants():
 
 
 def test_trust_lists_are_replaced_and_the_rest_is_kept():
-    page = "before\n" + "".join(f"<!-- generated: {name} -->\nSTALE\n<!-- end -->\n" for name in ("theorems", "scopes", "operators")) + "after\n"
+    markers = ("theorems", "scopes", "operators")
+    page = "before\n" + "".join(f"<!-- generated: {name} -->\nSTALE\n<!-- end -->\n" for name in markers) + "after\n"
     new = trust_page(page, SMALL)
     assert "STALE" not in new and "`masked_loss_nil`" in new and new.startswith("before\n") and new.endswith("after\n")
     assert trust_page(new, SMALL) == new

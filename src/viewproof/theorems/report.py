@@ -21,7 +21,7 @@ from typing import Any
 
 from viewproof import __version__
 from viewproof.errors import InvalidArgument
-from viewproof.files import whole_file
+from viewproof.files import check_new, whole_file
 from viewproof.theorems import pages, registered
 from viewproof.theorems.registry import Checked, Outcome, Theorem
 from viewproof.theorems.workers import check_all, warm_up
@@ -38,6 +38,7 @@ def run(
     ``only`` is a shell pattern or a part of a name, ``show`` one name to print in full, ``json`` a file to write;
     each of the ``processes`` takes up to 0.5 GB. ``solver`` is ``z3``, ``cvc5`` or ``both``.
     """
+    check_new(json=json)
     try:
         import z3  # noqa: F401
     except ModuleNotFoundError:
