@@ -31,8 +31,8 @@ tests: $(INSTALLED)
 # Beside the packages whose models and transforms are certified as they are.
 test-peers: .venv-peers/installed
 	.venv-peers/bin/viewproof prove
-	.venv-peers/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal tests/symbolic tests/certify \
-		tests/watch tests/weights
+	.venv-peers/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal tests/symbolic tests/certify tests/weights
+	.venv-peers/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal tests/watch
 
 # Without Lightning, Z3 and the like: what `import viewproof` alone needs.
 test-oldest: .venv-oldest/installed
@@ -77,7 +77,7 @@ docs: .venv-docs/installed build/prove.json
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --clean
 
 build/prove.json: .venv-docs/installed $(shell find src/viewproof/theorems src/viewproof/symbolic -name '*.py')
-	mkdir -p build
+	mkdir -p build && rm -f $@
 	.venv-docs/bin/viewproof prove --solver both --json $@
 
 # With every Python from 3.11 to 3.13 that is here, on the oldest and on the newest torch.
