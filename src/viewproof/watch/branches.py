@@ -169,6 +169,9 @@ def _training(run: Recorder, targets: dict[int, str], modules: list[nn.Module], 
         everything = list(module.parameters())
         if not own or len(own) < len(everything) or any(in_optimizer[id(p)].gradient for p in own):
             continue
+        # A frozen module may stand in an optimizer, which passes over what has no gradient: often a target encoder.
+        if not any(in_optimizer[id(p)].requires_grad for p in own):
+            continue
         if path not in read or any(path.startswith(other[1][0] + ".") for other in out.trained if other[1]):
             continue
         what = "runs without gradient" if not differentiable else "gets no gradient, although the loss reads it"

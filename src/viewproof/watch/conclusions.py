@@ -186,9 +186,13 @@ def averages(x: Examined, check: Check) -> Finding | None:
         return check.undecided(
             f"`{branches.teachers[0]}` moves without gradient, and is the average of no module found"
         )
+    shown = {path: a for path, a in x.plain.averages.items() if abs(1 - a.momentum) > 1e-6}
+    if not shown and not branches.average:
+        path, average = next(iter(x.plain.averages.items()))
+        reason = f"`{path}` and `{average.of}` were equal when one averaged the other: a later step shows the momentum"
+        return check.vacuous(reason, scope=check.scope, method="parameters before and after")
     each = "; ".join(
-        f"`{path}` is {a.momentum:.6g} of itself + {1 - a.momentum:.6g} of `{a.of}`"
-        for path, a in x.plain.averages.items()
+        f"`{path}` is {a.momentum:.6g} of itself + {1 - a.momentum:.6g} of `{a.of}`" for path, a in shown.items()
     )
     return _branch(x, check, branches.average, each)
 
