@@ -8,6 +8,8 @@ from json import dump
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from viewproof.bugzoo.steps.step import REGISTERED, StepSpecimen
 from viewproof.certify.report import Finding, Report
 from viewproof.files import whole_file
@@ -63,8 +65,10 @@ def examine_step(specimen: StepSpecimen) -> Watched:
 
     def report(bug: bool) -> Report:
         try:
-            step, batch = specimen.build(bug)
-            return watch(step, batch)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                step, batch = specimen.build(bug)
+                return watch(step, batch)
         except Exception as error:
             errors.append(f"{'buggy' if bug else 'correct'} twin: {type(error).__name__}: {error}")
             return nothing
