@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,8 +29,8 @@ def check_count(name: str, value: Any, zero: str = "hide nothing") -> Any:
     if isinstance(value, float):
         remedy = f"round {name} or {remedy}"
     try:
-        # A tuple: torch 2.9 compiles no isinstance of a union.
-        number = -1 if isinstance(value, (bool, Tensor)) else operator.index(value)
+        # A tuple: torch 2.9 compiles no isinstance of a union. NumPy 1 takes its own bool for an index.
+        number = -1 if isinstance(value, (bool, np.bool_, Tensor)) else operator.index(value)
     except TypeError:
         number = -1
     if not 0 <= number < 2**63:
