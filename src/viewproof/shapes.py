@@ -4,6 +4,7 @@ import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,7 +65,7 @@ def check_size(name: str, value: Any) -> int:
     viewproof.errors.InvalidArgument: dim=0 must be an integer from 1 to 268435456; pass the width you mean
     """
     try:
-        number = 0 if isinstance(value, (bool, Tensor)) else operator.index(value)
+        number = 0 if isinstance(value, (bool, np.bool_, Tensor)) else operator.index(value)
     except TypeError:
         number = 0
     if not 1 <= number <= LARGEST:
