@@ -1,4 +1,4 @@
-"""Builds the wheel and the sdist into dist/, installs the wheel with each extra alone, and runs what each extra brings.
+"""Builds wheel and sdist, installs the wheel with each extra alone and runs what it brings.
 
     python .ci/release_check.py [--torch REQUIREMENT ...] [--python EXECUTABLE ...] [--pyright]
 
@@ -36,7 +36,7 @@ VIEW = "import viewproof as vp\n\ndef view(x):\n    return vp.image_patch_mae_sa
 
 
 def run(*command: str | Path, cwd: Path | None = None, code: int = 0) -> str:
-    """Run a command without this repository on its path; its output, or the end if its exit code is another one."""
+    """The output of a command that runs without this repository on its path; ends on another code."""
     print("+", *command, flush=True)
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True)

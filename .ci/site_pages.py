@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def with_links(name: str, text: str) -> str:
-    """The page with links between the repository's files as links between pages; what is no page becomes text."""
+    """The page with links to files as links to pages; a link to what is no page becomes text."""
     if name in BESIDE:
         text = re.sub(r"\]\(docs/([^)]*)\)", r"](\1)", text)
     for target, source in BESIDE.items():

@@ -1,4 +1,4 @@
-"""One watched step beside a plain one: ViT-Tiny/16 at 224 x 224, batch 8, masked autoencoder with AdamW.
+"""One watched step beside a plain one: a ViT-Tiny/16 masked autoencoder at 224, batch 8, AdamW.
 
 Goals: at most 15 times a plain step, and at most 2 GB more memory than the process has without it (forked copies
 share what they do not write to). `python benchmarks/watch.py 1` runs one round.

@@ -1,4 +1,4 @@
-"""Gives every command hostile words and files: it does its work, or ends with one line and code 2.
+"""Gives every command hostile words and files; it works, or ends with one line and code 2.
 
     python reliability/commands.py --commands 500 --seed 0
 

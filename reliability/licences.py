@@ -1,4 +1,4 @@
-"""Writes docs/licences.md: the licence that each package of constraints.txt states in its metadata.
+"""Writes docs/licences.md: the licences that the packages of constraints.txt state.
 
     python reliability/licences.py
 

@@ -1,4 +1,4 @@
-"""Kills, damages and races runs, and checks that nothing is lost, overwritten or silently different.
+"""Kills, damages and races runs; nothing may be lost, overwritten or silently different.
 
     python reliability/torture.py --kills 100 --seed 0
 
@@ -62,7 +62,9 @@ class Tally:
 
 
 class Command:
-    """A command line in a process group of its own; ``limit`` is the size in bytes that a file may reach.
+    """A command line in a process group of its own.
+
+    ``limit`` is the size in bytes that a file may reach.
 
     It is forked from this process, which has imported what it needs and computed nothing: a trial does not wait for
     imports. Two ranks start further processes as this one was started, so they take a ``fresh`` interpreter.
@@ -177,7 +179,7 @@ def killed(kinds: list[str], kills: int, folder: Path, rng: random.Random, tally
 
 
 def interrupted(folder: Path, rng: random.Random, tally: Tally, trials: int) -> None:
-    """Ctrl+C at a random moment after the first checkpoint ends with code 130 and no traceback; the run goes on."""
+    """Ctrl+C after the first checkpoint ends with code 130 and no traceback; the run goes on."""
     for _ in range(trials):
         run = folder / "interrupted"
         command = Command(["pretrain", "x.npz", *SMALL, "--model", "conv", "--out", run.name], folder)
@@ -198,7 +200,7 @@ def interrupted(folder: Path, rng: random.Random, tally: Tally, trials: int) -> 
 
 
 def killed_while_reading(kills: int, folder: Path, rng: random.Random, tally: Tally) -> None:
-    """An evaluation, an export and a page that are killed leave nothing half done, and do their work the next time."""
+    """A killed evaluation, export or page leaves nothing half done and works the next time."""
     jobs = {
         "evaluate": ["evaluate", "read"],
         "embeddings": ["evaluate", "read", "--export", "table.npz"],
@@ -287,7 +289,7 @@ def full_disks(folder: Path, rng: random.Random, tally: Tally, trials: int) -> N
 
 
 def raced(folder: Path, tally: Tally, trials: int) -> None:
-    """Runs that start at the same moment take folders of their own; one run is resumed by one process."""
+    """Runs that start together take folders of their own; one process resumes a run."""
     for _ in range(trials):
         shutil.rmtree(folder / "runs", ignore_errors=True)
         commands = [Command(["pretrain", "x.npz", *SMALL, "--model", "conv"], folder) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Draws the picture of docs/own-data.md: photographs of several sizes and what a run sees. Run it from this folder."""
+"""Draws the picture of docs/own-data.md, run from this folder: photographs and what a run sees."""
 
 import shutil
 import tempfile

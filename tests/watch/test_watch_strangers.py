@@ -131,3 +131,37 @@ def test_a_collator_that_hands_out_a_masked_copy_and_the_original(hides: bool, v
             loss.backward()
             optimizer.step()
     assert leaks(seen.report) == verdict, seen.report
+
+
+@pytest.mark.parametrize("way", ["a number a sample", "added afterwards"])
+def test_what_was_made_of_the_data_before_the_first_module_leaves_it_open(way: str) -> None:
+    class Told(Masked):
+        def forward(self, tokens: Tensor, hidden: Tensor, mean: Tensor) -> Tensor:
+            out: Tensor = super().forward(tokens, hidden)
+            return out + mean[:, None, None] if way == "a number a sample" else out
+
+    torch.manual_seed(0)
+    model = Told(False)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with vp.watch.recording() as seen:
+        for x in IMAGES.split(8):
+            hidden, mean = torch.rand(x.shape[:2]) < 0.5, x.mean((1, 2))
+            told = mean if way == "a number a sample" else torch.zeros(8)
+            out = model(x, hidden, told)
+            out = out if way == "a number a sample" else out + mean[:, None, None]
+            loss = ((out - x).square().mean(-1) * hidden).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert leaks(seen.report) in ("UNKNOWN", "REFUTED"), seen.report
+
+
+def test_a_program_without_modules_is_told_so() -> None:
+    weight = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], 0.1)
+    with vp.watch.recording() as seen:
+        for _ in range(3):
+            optimizer.zero_grad()
+            (weight - 1).square().sum().backward()
+            optimizer.step()
+    assert seen.report is not None and "no module was called" in seen.report.findings[0].detail

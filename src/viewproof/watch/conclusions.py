@@ -62,7 +62,11 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
     if not scored and x.tokens:
         return check.undecided(x.tokens)
     if x.first and (not scored or x.others):
-        reason = f"{' and '.join(x.others)} were made before" if scored else "the loss asks for nothing of it"
+        reason = (
+            f"{' and '.join(x.others)} were made before, perhaps of the same data"
+            if scored
+            else "the loss asks for nothing of it"
+        )
         return check.undecided(
             f"no DataLoader gave a batch, so it is what {x.first}, the first module, takes; {reason}; "
             "vp.watch(step, batch) follows a step from its batch on"

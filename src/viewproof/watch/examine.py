@@ -121,12 +121,8 @@ def examine(runner: Runner, batch: Any, variables: dict[str, Any], kept: str = "
         out.planes = planes_of(runner, plain, contents)
         look_for_leak(runner, plain, contents, out)
         out.copies = copies(out.planes.sources, tensors)
-        numbers = [
-            p
-            for p, t in tensors.items()
-            if t.is_floating_point() and t.dim() > 1 and not bool(((t == 0) | (t == 1)).all())
-        ]
-        out.others = tuple(numbers) if len(numbers) > 1 else ()
+        numbers = [p for p, t in tensors.items() if t.is_floating_point() and not bool(((t == 0) | (t == 1)).all())]
+        out.others = (*(numbers if len(numbers) > 1 else ()), *dict.fromkeys(plain.record.outside))
     if out.repeatable or plain.record.terms.empty:
         swapped = {s.path: t for s in out.planes.sources if (t := exchanged(s, contents[s.path])) is not None}
         support = list(plain.record.support.values()) if swapped else []

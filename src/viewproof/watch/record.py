@@ -92,6 +92,7 @@ class Record:
     made_in_step: list[str] = field(default_factory=list)
     first_nan: str = ""
     logged: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
     terms: Terms = field(default_factory=Terms)
 
 
@@ -116,6 +117,10 @@ class Recorder(Run):
         self.versions: dict[int, int] = {}
         self._known = {id(m) for m in modules}
         self._watcher = TermWatcher()
+        known = {id(t) for m in modules for t in (*m.parameters(), *m.buffers())} | {id(t) for t in sources.values()}
+        known |= {id(p.grad) for p in parameters.values()}
+        # Numbers that were there before the step and that nothing names: they may come from the batch's data.
+        self._outside = {id(t): t for t in alive(Tensor) if id(t) not in known and t.is_floating_point()}
         self._start = time.perf_counter()
         self._generators = GeneratorStates.now()
         for path, tensor in sources.items():
@@ -136,6 +141,8 @@ class Recorder(Run):
         if torch.is_grad_enabled() and any(map(self.trains, read)):
             self._hold.add(index)
         results = list(tensors_of_call(out))
+        if not self.steps and any(id(t) in self._outside and not bool(((t == 0) | (t == 1)).all()) for t in read):
+            self.record.outside.append(f"what {name} reads at {place()}")
         with DisableTorchFunction():
             self._watcher.made(index, name, read, out)
         if not self.record.first_nan and not name.startswith(("empty", "new_empty")):

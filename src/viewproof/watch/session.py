@@ -180,7 +180,13 @@ class Recording:
         if os.getpid() != self._pid:
             return
         if self.report is None and self.steps:
-            self._keep(self._from_waiting() or _report(None, None, {}, self.name, self.allow))
+            cannot = cannot_fork()
+            reason = (
+                f"the step cannot be run again: {cannot}"
+                if cannot
+                else "no DataLoader gave a batch and no module was called before an optimizer's step, so none was found"
+            )
+            self._keep(self._from_waiting() or report_of(Examined(failure=reason), self.name))
         self._dismiss()
 
     def _keep(self, report: WatchReport) -> None:
