@@ -13,6 +13,7 @@ import random_masks
 import startup
 import torch
 import training_step
+import watch
 
 
 def main() -> None:
@@ -27,6 +28,7 @@ def main() -> None:
         certify_view,
         certify_encoder,
         contract_guard,
+        watch,
         prove,
     )
     for benchmark in benchmarks:

@@ -48,6 +48,18 @@ def test_the_output_on_the_page_is_what_the_blocks_print(page):
     assert page != "certify.md" or shown == 17
 
 
+def test_shown_adapters_are_excerpts_of_the_tests_that_run_them():
+    def without_indentation(text):
+        return "\n".join(line.strip() for line in text.splitlines())
+
+    files = ("test_public_parts", "test_lightly_and_timm")
+    tests = without_indentation("\n".join((ROOT / f"tests/certify/{name}.py").read_text() for name in files))
+    blocks = re.findall(r"```python\n(.*?)\n```", (ROOT / "docs/public-parts.md").read_text(), flags=re.S)
+    assert len(blocks) == 19
+    for block in blocks:
+        assert all(without_indentation(part) in tests for part in block.split("\n\n\n")), block
+
+
 def test_the_cookbook_lists_its_pages():
     folder = ROOT / "docs/cookbook"
     listed = set(re.findall(r"\]\((\w[\w-]*\.md)\)", (folder / "index.md").read_text()))

@@ -123,7 +123,9 @@ def test_lightly_update_momentum_averages_parameters_alone() -> None:
 
 def test_lightly_patches_and_masks() -> None:
     utils = lightly("models.utils")
-    assert vp.certify_geometry(lambda x: utils.patchify(x, 4), IMAGES).verdict() is PROVED
+    grid = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    assert vp.certify_geometry(lambda x: utils.patchify(x, 4), IMAGES, positions=grid).verdict() is PROVED
+    assert vp.certify_geometry(lambda x: utils.patchify(x.mT, 4), IMAGES, positions=grid).verdict() is REFUTED
 
     def draw() -> Any:
         return utils.random_block_mask((1, 12, 12), batch_mask_ratio=1.0)[0]
@@ -212,6 +214,7 @@ def test_lightly_random_token_mask() -> None:
 
     report = vp.certify_view(view, torch.randn(2, 24, 16), generator="global")
     assert report.verdict() is PROVED, str(report)
+    assert vp.certify_view(view, torch.randn(2, 24, 16)).verdict(Contract.C8) is REFUTED
 
 
 def test_timm_patch_embedding_keeps_patches_apart() -> None:
@@ -222,3 +225,5 @@ def test_timm_patch_embedding_keeps_patches_apart() -> None:
 
     report = vp.certify_encoder(embedding, IMAGES, hidden=pixels(HIDDEN), visible_outputs=visible)
     assert report.verdict() is PROVED, str(report)
+    wrong = vp.certify_encoder(embedding, IMAGES, hidden=pixels(HIDDEN.roll(1, 1)), visible_outputs=visible)
+    assert wrong.verdict() is REFUTED

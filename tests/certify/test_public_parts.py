@@ -132,6 +132,7 @@ def test_models_with_a_mask_token_see_no_hidden_patch(name: str, config: str, op
 
     report = vp.certify_encoder(encoder, IMAGES, hidden=pixels(HIDDEN))
     assert report.verdict() is PROVED, shown(report)
+    assert vp.certify_encoder(encoder, IMAGES, hidden=pixels(HIDDEN.roll(1, 1))).verdict() is REFUTED
 
 
 def test_video_mae_sees_no_hidden_tube() -> None:
@@ -146,6 +147,7 @@ def test_video_mae_sees_no_hidden_tube() -> None:
 
     report = vp.certify_encoder(encoder, videos, hidden=hidden.expand(videos.shape))
     assert report.verdict() is PROVED, shown(report)
+    assert vp.certify_encoder(encoder, videos, hidden=~hidden.expand(videos.shape)).verdict() is REFUTED
 
 
 def test_wav2vec2_masks_frames_in_its_input() -> None:
@@ -199,3 +201,8 @@ def test_bert_collator(tmp_path: Path) -> None:
 
     report = vp.certify_view(view, ids, generator="global")
     assert report.verdict() is PROVED, shown(report)
+
+    def without_kept(ids: Tensor) -> Any:
+        return {key: value for key, value in view(ids).items() if key != "kept"}
+
+    assert vp.certify_view(without_kept, ids, generator="global").verdict() is REFUTED
