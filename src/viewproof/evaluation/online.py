@@ -1,7 +1,6 @@
 """What is measured of the encoder after each epoch, beside the online probe: k-NN accuracy, and LiDAR."""
 
 import math
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -14,18 +13,19 @@ from viewproof.evaluation.torch_probes import knn_predict, standardizer
 from viewproof.masks.finite import check_count
 from viewproof.shapes import Float
 from viewproof.training.base import Pretraining, checked_labels
-from viewproof.training.batch import read_batch
 from viewproof.training.callbacks import Monitor
-from viewproof.training.online_probe import embed
+from viewproof.training.online_probe import HeldOutAccuracy, embed
 
 
-class OnlineKNN(Monitor):
+class OnlineKNN(HeldOutAccuracy):
     """The k-NN accuracy on held-out samples after each epoch: ``values["val_knn_accuracy"]``.
 
     Neighbours are sought among ``samples`` labelled training samples, always the same, encoded anew for each
     validation; features are standardised by theirs. Nothing is drawn, and nothing of it is in checkpoints. Data without
     labels raise `InvalidArgument`.
     """
+
+    column = "val_knn_accuracy"
 
     def __init__(self, data: Dataset, samples: int = 2000, neighbours: int = 20) -> None:
         if (data.classes or 0) < 2 or data.train.labels is None or data.test.labels is None:
@@ -36,38 +36,22 @@ class OnlineKNN(Monitor):
         self.held_out = checked_labels("held_out", data.test.labels, data.classes or 0)
         self.values = {"val_knn_accuracy": math.nan}
         self._features = torch.empty(0)
-        self._right = self._total = 0
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Encode the training samples."""
-        self._right = self._total = 0
+        super().on_validation_epoch_start(trainer, pl_module)
         self._features = encoded(pl_module, self.data, self.chosen)
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Label held-out samples by their neighbours."""
-        x, ids = read_batch(batch, need_ids=True)
+    def predicted(self, module: pl.LightningModule, x: Tensor) -> Tensor:
+        """The class of a sample's neighbours."""
         mean, std = standardizer(self._features)
-        train, queries = (((z - mean) / std).float() for z in (self._features, embed(model_of(pl_module), x)))
-        near = knn_predict(train, self.labels.to(x.device), queries, min(self.neighbours, len(train)))
-        self._right += int((near == self.held_out.to(x.device)[ids]).sum())
-        self._total += len(x)
+        train, queries = (((z - mean) / std).float() for z in (self._features, embed(model_of(module), x)))
+        return knn_predict(train, self.labels.to(x.device), queries, min(self.neighbours, len(train)))
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The accuracy over all held-out batches of all processes."""
+        """Let go of the features."""
+        super().on_validation_epoch_end(trainer, pl_module)
         self._features = torch.empty(0)
-        counts = torch.tensor([self._right, self._total], device=trainer.strategy.root_device)
-        right, total = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-        if total:
-            self.values["val_knn_accuracy"] = right / total
-            pl_module.log("val_knn_accuracy", right / total, sync_dist=True)
 
 
 class LidarMonitor(Monitor):

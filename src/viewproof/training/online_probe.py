@@ -16,7 +16,49 @@ from viewproof.training.batch import read_batch
 from viewproof.training.callbacks import Monitor
 
 
-class OnlineProbe(Monitor):
+class HeldOutAccuracy(Monitor):
+    """The share of held-out samples that ``predicted`` labels right, ``values[column]``, after each validation.
+
+    ``held_out: [samples]`` holds their classes, looked up by the batch's sample ids. Counts are summed over processes.
+    """
+
+    column: str
+    held_out: Tensor
+
+    def predicted(self, module: pl.LightningModule, x: Tensor) -> Tensor:
+        """The classes ``[N]`` that a batch is given."""
+        raise NotImplementedError
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count from zero."""
+        self._right = self._total = 0
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Label held-out samples, and learn nothing from them."""
+        x, ids = read_batch(batch, need_ids=True)
+        with torch.no_grad():
+            labels = self.predicted(pl_module, x)
+        self._right += int((labels == self.held_out.to(x.device)[ids]).sum())
+        self._total += len(x)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The accuracy over all held-out batches of all processes."""
+        counts = torch.tensor([self._right, self._total], device=trainer.strategy.root_device)
+        right, total = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        if total:
+            self.values[self.column] = right / total
+            pl_module.log(self.column, right / total, sync_dist=True)
+
+
+class OnlineProbe(HeldOutAccuracy):
     """Trains a linear classifier on ``model.encode(x)`` of each batch, and logs its accuracy.
 
     ``labels`` and ``held_out`` are the classes, from 0, of training and held-out samples, looked up by the batch's
@@ -32,6 +74,8 @@ class OnlineProbe(Monitor):
     {'probe_accuracy': nan, 'val_probe_accuracy': nan}
     """
 
+    column = "val_probe_accuracy"
+
     def __init__(self, labels: Any, held_out: Any, classes: int, dim: int, learning_rate: float = 1e-2) -> None:
         if classes < 2:
             raise InvalidArgument(f"classes={classes} must be at least 2: one class tells nothing apart")
@@ -43,7 +87,6 @@ class OnlineProbe(Monitor):
         self.optimizer = torch.optim.Adam([self.weight, self.bias], lr=learning_rate)
         self.values = {"probe_accuracy": math.nan, "val_probe_accuracy": math.nan}
         self.recent: deque[float] = deque(maxlen=10)
-        self._right = self._total = 0
 
     @classmethod
     def of(cls, model: nn.Module, data: Dataset) -> "OnlineProbe":
@@ -77,33 +120,9 @@ class OnlineProbe(Monitor):
         self.optimizer.step()
         return float((logits.argmax(1) == labels).float().mean())
 
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count from zero."""
-        self._right = self._total = 0
-
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Label held-out samples, and learn nothing from them."""
-        x, ids = read_batch(batch, need_ids=True)
-        with torch.no_grad():
-            logits = self.logits(pl_module.model, x)  # type: ignore[arg-type]
-        self._right += int((logits.argmax(1) == self.held_out[ids]).sum())
-        self._total += len(x)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The accuracy over all held-out batches of all processes."""
-        counts = torch.tensor([self._right, self._total], device=trainer.strategy.root_device)
-        right, total = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-        if total:
-            self.values["val_probe_accuracy"] = right / total
-            pl_module.log("val_probe_accuracy", self.values["val_probe_accuracy"], sync_dist=True)
+    def predicted(self, module: pl.LightningModule, x: Tensor) -> Tensor:
+        """The classifier's class."""
+        return self.logits(module.model, x).argmax(1)  # type: ignore[arg-type]
 
     def logits(self, model: nn.Module, x: Tensor) -> Tensor:
         """The classifier's output on detached embeddings."""
