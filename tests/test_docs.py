@@ -16,8 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
-    "page",
-    ["README.md", *(f"docs/{name}.md" for name in ("guide", "masks", "methods", "evaluation", "own-data"))],
+    "page", ["README.md", *(f"docs/{name}.md" for name in ("guide", "masks", "methods", "evaluation", "own-data"))]
 )
 def test_every_python_block_runs(page):
     text = (ROOT / page).read_text()

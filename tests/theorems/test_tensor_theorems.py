@@ -18,9 +18,9 @@ from viewproof.objectives import masked
 from viewproof.symbolic.capture import IntInput, TensorInput, capture
 from viewproof.symbolic.tensor import SymTensor
 from viewproof.theorems import Verdict, check, registered
-from viewproof.theorems.tensors import decide, masks, statuses
+from viewproof.theorems.tensors import decide, masks, statuses, training
 from viewproof.theorems.tensors.case import TensorCase
-from viewproof.theorems.tensors.witness import read_model
+from viewproof.theorems.tensors.witness import broken, counterexample, read_model
 
 MODULES = ("masks", "samples", "statuses", "geometry", "laws", "counts", "bridges", "tokens", "training")
 THEOREMS = {
@@ -41,6 +41,22 @@ def test_theorem_is_proved_and_its_mutants_are_refuted(name: str) -> None:
 def test_every_module_has_theorems() -> None:
     assert {theorem.module.rpartition(".")[2] for theorem in THEOREMS.values()} == set(MODULES)
     assert len(THEOREMS) == 39
+
+
+def test_arguments_that_break_a_hypothesis_about_values_are_no_counterexample() -> None:
+    case = training.gradient_case("mse", "mean", False, partial=True)
+    nothing_scored = [torch.ones(1, 1), torch.zeros(1, 1), torch.tensor([True]), torch.zeros(1, 1, dtype=torch.bool)]
+    # A mean over nothing is refused, by the program and by its mutant: the theorem speaks of no such sample.
+    assert broken(case, training.TrainingLosses, nothing_scored) is None
+    part_scored = [torch.ones(1, 2), torch.zeros(1, 2), torch.tensor([True, True]), torch.tensor([[True, False]])]
+    assert broken(case, training.TrainingLosses, part_scored) is None
+    assert "gradient is +0.0" in (broken(case, training.loss_over_the_view, part_scored) or "")
+
+
+def test_random_trials_find_what_differs_where_many_sizes_must_be_equal() -> None:
+    case = training.gradient_case("mse", "sum", False, partial=True)
+    assert counterexample(case, training.loss_over_the_view) is not None
+    assert counterexample(case, training.TrainingLosses) is None
 
 
 def test_scored_is_hidden_is_about_every_rule_that_ships() -> None:

@@ -12,7 +12,7 @@ import torch
 import z3
 
 from viewproof.bits import same_bits
-from viewproof.symbolic.capture import Capture, TensorInput, unknowns_at
+from viewproof.symbolic.capture import Capture, TensorInput, unknowns, unknowns_at
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.meaning import symbolic_inputs
 from viewproof.symbolic.terms import as_z3
@@ -67,6 +67,31 @@ def run(capture: Capture, arguments: Sequence[Any]) -> list[torch.Tensor]:
 def satisfies(subject: Subject, sizes: dict[str, Any]) -> bool:
     """Whether the hypotheses hold at these sizes and numbers."""
     return _true(_hypotheses(subject), _at(subject, sizes))
+
+
+def admissible(subject: Subject, sizes: dict[str, Any]) -> dict[str, Any] | None:
+    """Sizes and numbers that meet the hypotheses, none above the largest one; each is kept if it can be."""
+    if satisfies(subject, sizes):
+        return sizes
+    values = unknowns_at(subject.signature, sizes)
+    most = max(value for _, value in values)
+    solver = z3.Solver()
+    solver.set("timeout", 1000)
+    solver.add(_hypotheses(subject), *(z3.And(term >= 0, term <= most) for term, _ in values))
+    for term, value in values:
+        if solver.check(term == value) == z3.sat:
+            solver.add(term == value)
+    if solver.check() != z3.sat:
+        return None
+    model = solver.model()
+
+    def number(term: z3.ArithRef) -> int:
+        return int(model.eval(term, model_completion=True).as_long())
+
+    return {
+        name: tuple(map(number, terms)) if isinstance(terms, tuple) else number(terms)
+        for name, terms in unknowns(subject.signature).items()
+    }
 
 
 @lru_cache
