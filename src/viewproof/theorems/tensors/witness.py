@@ -12,7 +12,7 @@ from viewproof.symbolic.capture import TensorInput
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.meaning import concrete
 from viewproof.symbolic.tensor import SymTensor
-from viewproof.symbolic.terms import conj, fold, implies, known
+from viewproof.symbolic.terms import Term, conj, fold, implies, known
 from viewproof.symbolic.values import FLOATS, NoMeaning
 from viewproof.theorems.tensors.agreement import argument, satisfies
 from viewproof.theorems.tensors.case import Inputs, TensorCase
@@ -93,26 +93,36 @@ def describe(case: TensorCase, arguments: Sequence[Any]) -> dict[str, Any]:
 
 
 def broken(case: TensorCase, program: Any, arguments: Sequence[Any]) -> str | None:
-    """The first claim that the program breaks on concrete arguments, and where; None if all hold."""
-    try:
-        run = case.subject.replay or case.subject.observe
-        observed = [tensor.detach() for tensor in run(program, *arguments)]
-    except Exception as error:
-        return f"raises {type(error).__name__}: {error}"
+    """The first claim that the program breaks on concrete arguments, and where.
+
+    None if all hold, or if the arguments are not what the claims are about: they break a hypothesis about values.
+    """
     facts = Facts(case.subject.arithmetic, replayed=True)
     inputs = {
         name: concrete(argument, facts) if isinstance(argument, torch.Tensor) else argument
         for name, argument in zip(case.subject.signature, arguments, strict=True)
     }
+    if case.subject.value_hypotheses is not None and not _true(conj(*case.subject.value_hypotheses(inputs, facts))):
+        return None
+    try:
+        run = case.subject.replay or case.subject.observe
+        observed = [tensor.detach() for tensor in run(program, *arguments)]
+    except Exception as error:
+        return f"raises {type(error).__name__}: {error}"
     for what, goal in case.claims(inputs, [concrete(tensor, facts) for tensor in observed], facts):
-        truth = fold(implies(conj(*facts.assumed), goal))
-        if not known(truth):
-            solver = z3.Solver()
-            solver.add(z3.Not(truth))
-            truth = solver.check() == z3.unsat
-        if not truth:
+        if not _true(implies(conj(*facts.assumed), goal)):
             return f"{what} at {facts.place}" if facts.place else what
     return None
+
+
+def _true(term: Term) -> bool:
+    """Whether a term without free constants, or with any values of them, is true."""
+    truth = fold(term)
+    if known(truth):
+        return bool(truth)
+    solver = z3.Solver()
+    solver.add(z3.Not(truth))
+    return bool(solver.check() == z3.unsat)
 
 
 def replays(cases: Sequence[TensorCase], program: Any, witness: Mapping[str, Any]) -> bool:
