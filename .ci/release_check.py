@@ -47,10 +47,9 @@ def run(*command: str | Path, cwd: Path | None = None, code: int = 0) -> str:
 
 def starts(python: str) -> bool:
     """Whether there is such an interpreter: a version manager's name for one may lead to none."""
-    return (
-        shutil.which(python) is not None
-        and not subprocess.run([python, "-c", ""], stderr=subprocess.DEVNULL).returncode
-    )
+    if shutil.which(python) is None:
+        return False
+    return not subprocess.run([python, "-c", ""], stderr=subprocess.DEVNULL).returncode
 
 
 def site_packages(environment: Path) -> Path:
