@@ -4,8 +4,8 @@ WORKDIR /opt/viewproof
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
 RUN pip install --no-cache-dir -c constraints.txt '.[all]' \
-    && useradd --create-home user
-USER user
+    && useradd --create-home --uid 1000 user
+USER 1000
 WORKDIR /work
 ENTRYPOINT ["viewproof"]
 CMD ["--help"]

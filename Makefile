@@ -82,7 +82,7 @@ build/prove.json: .venv-docs/installed $(shell find src/viewproof/theorems src/v
 
 # With every Python from 3.11 to 3.13 that is here, on the oldest and on the newest torch.
 release-check: .venv-release/installed
-	.venv-release/bin/python .ci/release_check.py --pyright --torch $(OLDEST) --torch $(firstword $(NEWEST))
+	.venv-release/bin/python .ci/release_check.py --pyright --torch $(firstword $(OLDEST)) --torch $(firstword $(NEWEST))
 
 # The stamps are newer than what decides the versions, so running a target again installs nothing.
 $(INSTALLED): pyproject.toml constraints.txt

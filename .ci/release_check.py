@@ -45,6 +45,13 @@ def run(*command: str | Path, cwd: Path | None = None, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+def starts(python: str) -> bool:
+    """Whether there is such an interpreter: a version manager's name for one may lead to none."""
+    if shutil.which(python) is None:
+        return False
+    return not subprocess.run([python, "-c", ""], stderr=subprocess.DEVNULL).returncode
+
+
 def site_packages(environment: Path) -> Path:
     """The folder of an environment's packages."""
     return next(environment.glob("lib/python3.*/site-packages"))
@@ -116,7 +123,7 @@ def main() -> None:
         "--pyright", action="store_true", help="check the typed example with pyright as well as with mypy"
     )
     options = parser.parse_args()
-    pythons = options.python or [p for n in (11, 12, 13) if (p := shutil.which(f"python3.{n}"))] or [sys.executable]
+    pythons = options.python or [p for n in (11, 12, 13) if starts(p := f"python3.{n}")] or [sys.executable]
     shutil.rmtree(ROOT / "dist", ignore_errors=True)
     run(sys.executable, "-m", "build", "--outdir", ROOT / "dist", ROOT)
     (wheel,) = (ROOT / "dist").glob("*.whl")

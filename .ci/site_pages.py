@@ -47,7 +47,7 @@ def main() -> None:
     """Write all pages."""
     target = ROOT / "build/pages"
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(ROOT / "docs", target, ignore=shutil.ignore_patterns("*.py", "*.json", "*.ipynb", "__pycache__"))
+    shutil.copytree(ROOT / "docs", target, ignore=shutil.ignore_patterns("*.py", "*.ipynb", "__pycache__"))
     pages = {str(path.relative_to(target)): path.read_text(encoding="utf-8") for path in target.rglob("*.md")}
     pages |= {name: (ROOT / source).read_text(encoding="utf-8") for name, source in BESIDE.items()}
     pages |= {f"notebooks/{path.stem}.md": notebook_page(path) for path in ROOT.glob("docs/notebooks/*.ipynb")}

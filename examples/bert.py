@@ -37,6 +37,19 @@ def make_tokenizer(text: str) -> PreTrainedTokenizerFast:
     )
 
 
+def make_model(vocabulary: int) -> BertForMaskedLM:
+    """A BERT of two small layers."""
+    config = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=64,
+    )
+    return BertForMaskedLM(config)
+
+
 class EveryToken(DataCollatorForLanguageModeling):
     """The planted bug: the loss is over every token."""
 
@@ -58,14 +71,6 @@ def main() -> None:
     tokenizer = make_tokenizer(text)
     lines = [line for line in text.splitlines() if len(line.split()) > 8]
     examples = [{"input_ids": tokenizer(line, truncation=True, max_length=32)["input_ids"]} for line in lines]
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        max_position_embeddings=64,
-    )
     collator = (EveryToken if arguments.bug else DataCollatorForLanguageModeling)(tokenizer, mlm_probability=0.15)
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
@@ -79,7 +84,7 @@ def main() -> None:
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        model = BertForMaskedLM(config)
+        model = make_model(len(tokenizer))
         Trainer(model=model, args=settings, train_dataset=examples, data_collator=collator).train()
 
 

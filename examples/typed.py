@@ -19,7 +19,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tenso
     optimizer.zero_grad()
     torch.autograd.backward(loss)  # as loss.backward(), which torch leaves untyped
     optimizer.step()
-    return loss.item()
+    return float(loss.item())  # torch 2.14 types item() as Any
 
 
 def main() -> None:

@@ -5,46 +5,78 @@ import io
 import json
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
+from cyclopts import CycloptsError
+
+from viewproof.cli import app, script_apart
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", *(f"docs/{name}.md" for name in ("guide", "masks", "methods", "evaluation", "own-data"))]
+# The pages that a person wrote; the generated ones, and the one of excerpts, have tests of their own.
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
+    if path.name not in ("bugzoo.md", "watch-steps.md", "theorems.md", "public-parts.md")
 )
-def test_every_python_block_runs(page):
-    text = (ROOT / page).read_text()
-    names = {"__name__": "page"}
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    assert blocks
+
+
+def fences(page):
+    """The language and the text of each block of code."""
+    return re.findall(r"^```(\w*)[^\n]*\n(.*?)^```$", (ROOT / page).read_text(), flags=re.S | re.M)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "python" in dict(fences(page))])
+def test_every_python_block_runs_and_prints_what_the_page_shows(page):
+    names, shown = {"__name__": "page"}, 0
+    blocks = re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", (ROOT / page).read_text(), flags=re.S)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for block in blocks:
-            exec(compile(block, page, "exec"), names)
-    if page.endswith("guide.md"):
+        for block, output in blocks:
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(compile(block, page, "exec"), names)
+            assert printed.getvalue() == output
+            shown += bool(output)
+    assert page != "docs/certify.md" or shown == 17
+    if page == "docs/guide.md":
         assert len(names["curve"]) == 11 and names["features"].shape == (10, 32)
 
 
-@pytest.mark.parametrize(
-    "page", ["certify.md", *sorted(f"cookbook/{path.name}" for path in (ROOT / "docs/cookbook").glob("[!i]*.md"))]
-)
-def test_the_output_on_the_page_is_what_the_blocks_print(page):
-    text = (ROOT / "docs" / page).read_text()
-    names, shown = {"__name__": "page"}, 0
-    blocks = re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", text, flags=re.S)
-    assert blocks
-    for block, output in blocks:
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(compile(block, page, "exec"), names)
-        assert printed.getvalue() == output
-        shown += bool(output)
-    assert page != "certify.md" or shown == 17
+def command_lines(page):
+    """The words of every `viewproof ...` in blocks of commands and of sessions."""
+    for language, block in fences(page):
+        if language in ("sh", "bash", "console") or (page == "README.md" and not language):
+            for line in block.replace("\\\n", " ").splitlines():
+                if found := re.match(r"(?:\$ )?(?:.* -m |srun .* |\S*/bin/)?viewproof (.*)", line):
+                    yield shlex.split(found[1], comments=True)
+
+
+def test_every_command_on_the_pages_is_taken_by_the_command_line():
+    """Names, options and types; the files and data that they name are not here."""
+    tried = [words for page in PAGES for words in command_lines(page)]
+    assert len(tried) > 50
+    for words in tried:
+        parse(words)
+    with pytest.raises(CycloptsError):
+        parse(["pretrain", "digits", "--no-such-option", "1"])
+
+
+def parse(words):
+    words = ["watch", *script_apart(words[1:])] if words[0] == "watch" else words
+    app.parse_args(words, exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_says_what_it_is(page):
+    """Run here: python. Parsed here: sh, bash, console. The rest is marked: py needs the reader's own names."""
+    ours = {"python", "text", "sh", "bash", "console", "py", "yaml"} | ({""} if page == "README.md" else set())
+    assert {language for language, _ in fences(page)} <= ours
 
 
 def test_shown_adapters_are_excerpts_of_the_tests_that_run_them():
@@ -62,7 +94,7 @@ def test_shown_adapters_are_excerpts_of_the_tests_that_run_them():
 def test_the_cookbook_lists_its_pages():
     folder = ROOT / "docs/cookbook"
     listed = set(re.findall(r"\]\((\w[\w-]*\.md)\)", (folder / "index.md").read_text()))
-    assert listed == {path.name for path in folder.glob("*.md")} - {"index.md"} and len(listed) == 9
+    assert listed == {path.name for path in folder.glob("*.md")} - {"index.md"} and len(listed) == 10
     menu = (ROOT / "mkdocs.yml").read_text()
     assert all(f"cookbook/{name}" in menu for name in listed)
 

@@ -80,6 +80,7 @@ def test_a_lightning_run_is_reported_on_and_not_changed(breaks, tmp_path, capsys
         return
     assert reports[0] is None and reports[1] is watcher.report and (tmp_path / "out.json").exists()
     assert watcher.report.subject == "Autoencoder in trainer.fit" and str(watcher.report) in err
+    assert "no DataLoader gave a batch" not in err
 
 
 class Rows(Dataset):

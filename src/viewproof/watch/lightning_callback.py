@@ -38,12 +38,12 @@ class LightningCallback(Callback):
         """The latest `WatchReport`, None before the first."""
         return self.session.report
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin to record."""
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to record: ``on_train_start`` comes after the loader's first iterator, whose batches are to be seen."""
         self.session.name = f"{type(pl_module).__name__} in trainer.fit"
         self.session.start()
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Stop recording."""
         self.session.end()
 
