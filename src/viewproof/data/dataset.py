@@ -215,8 +215,15 @@ def with_statistics(data: Dataset, statistics: Statistics) -> Dataset:
     extents = [1] * len(shape)
     extents[axis] = shape[axis]
     given = []
+    if not isinstance(statistics, Sequence) or len(statistics) != 2:
+        raise InvalidArgument(f"statistics={statistics!r} must be (mean, std), each one number a channel")
     for name, values in zip(("mean", "std"), statistics, strict=True):
-        array = np.asarray(values, np.float64)
+        if not isinstance(values, Sequence | np.ndarray):
+            raise InvalidArgument(f"{name}={values!r} must be 1 finite number or {shape[axis]}, one a channel")
+        try:
+            array = np.asarray(values, np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidArgument(f"{name}={values!r} must be numbers, one a channel; {error}") from error
         if array.ndim != 1 or len(array) not in (1, shape[axis]) or not np.isfinite(array).all():
             raise InvalidArgument(f"{name}={tuple(values)} must be 1 finite number or {shape[axis]}, one a channel")
         if name == "std" and not (array > 0).all():
