@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -27,11 +27,12 @@ RANDOM = ["tests/masks/random/test_random_rules.py", "tests/masks/random/test_ra
 FLOW = ["tests/certify/flow/test_trace.py", "tests/certify/flow/test_dependence.py"]
 ALGEBRA = ["tests/objectives/test_objectives_algebra.py", "tests/objectives/test_objectives_contracts.py"]
 LOSSES = ["tests/objectives/test_losses_exact.py", "tests/objectives/test_losses_selection.py"]
+WATCH = [f"tests/watch/test_watch_{part}.py" for part in ("engine", "terms", "tokens", "methods")]
 # Each module beside the tests that are to notice its mutants: few and fast, and first those that stand closest.
 TESTS = {
     "src/viewproof/masks/finite.py": [*MASKS, "tests/masks/test_masks_autograd.py"],
     "src/viewproof/masks/periodic.py": MASKS[::-1],
-    "src/viewproof/masks/patches.py": MASKS[::-1],
+    "src/viewproof/masks/patches.py": [*MASKS[::-1], *RANDOM],
     "src/viewproof/masks/rule.py": [*MASKS[2:], *RANDOM],
     "src/viewproof/masks/sample.py": ["tests/objectives/test_losses_selection.py", *MASKS, "tests/test_views_input.py"],
     "src/viewproof/masks/random/blockwise.py": RANDOM,
@@ -44,15 +45,15 @@ TESTS = {
     "src/viewproof/objectives/contracts.py": ALGEBRA[::-1],
     "src/viewproof/objectives/guards.py": ALGEBRA,
     "src/viewproof/objectives/graph.py": ALGEBRA,
-    "src/viewproof/objectives/rows.py": [*ALGEBRA, *LOSSES],
+    "src/viewproof/objectives/rows.py": ["tests/losses/test_joint_exact.py", *ALGEBRA, *LOSSES],
     "src/viewproof/objectives/masked.py": LOSSES,
     "src/viewproof/certify/flow/rules.py": FLOW,
     "src/viewproof/certify/flow/moves.py": FLOW,
     "src/viewproof/certify/flow/storage.py": FLOW,
     "src/viewproof/certify/flow/label_rules.py": FLOW,
-    "src/viewproof/watch/conclusions.py": ["tests/watch/test_watch_engine.py"],
-    "src/viewproof/watch/examine.py": ["tests/watch/test_watch_engine.py"],
-    "src/viewproof/watch/roles.py": ["tests/watch/test_watch_engine.py"],
+    "src/viewproof/watch/conclusions.py": WATCH,
+    "src/viewproof/watch/examine.py": WATCH,
+    "src/viewproof/watch/roles.py": WATCH,
 }
 # Mutants that tests once missed: (module, as it is, changed, the test that notices now).
 ONCE_MISSED = [
@@ -92,6 +93,15 @@ def changed_text(module: str, operator: str, occurrence: int) -> tuple[int, str]
     changed = mutate_code(text, get_operator(operator)(), occurrence)
     lines = zip(text.splitlines(), changed.splitlines(), strict=False)
     return next((n for n, (a, b) in enumerate(lines, 1) if a != b), 1), changed
+
+
+def compiles(text: str) -> bool:
+    """Whether a mutant is Python at all; one that is not would be noticed by whatever imports it."""
+    try:
+        compile(text, "mutant", "exec")
+    except SyntaxError:
+        return False
+    return True
 
 
 def noticed(module: str, changed: str, copy: Path, tests: list[str], seconds: float = 200) -> bool:
@@ -148,8 +158,9 @@ def main(sample: int, seed: int, only: str, once_missed: bool) -> int:
         total, rng = sum(map(len, every.values())), random.Random(seed)
         # From each module in turn, so that a long one does not take the sample.
         turns = zip_longest(*([(m, *mutant) for mutant in rng.sample(found, len(found))] for m, found in every.items()))
-        drawn = [mutant for turn in turns for mutant in turn if mutant is not None][:sample]
-        chosen = [(m, *changed_text(m, name, place), TESTS[m]) for m, name, place in drawn]
+        drawn = (mutant for turn in turns for mutant in turn if mutant is not None)
+        changes = ((m, *changed_text(m, name, place), TESTS[m]) for m, name, place in drawn)
+        chosen = list(islice((change for change in changes if compiles(change[2])), sample))
     listed = tomllib.loads((ROOT / "reliability" / "equivalent.toml").read_text())["mutant"]
     equivalent = {(entry["module"], entry["line"]): entry["reason"] for entry in listed}
     survivors = 0

@@ -105,6 +105,8 @@ def test_arrays_tensors_and_mappings():
         ([(np.ones(2), 0)] * 3, {"key": 7}, "key=7 is not in dataset"),
         ([np.ones(2)] * 3, {"labels": [[0], [0, 1], [2]]}, "one integer or string a sample"),
         ([np.ones(2)] * 3, {"labels": ["a", "b", "a"], "class_names": [3]}, "labels must be integers"),
+        ([np.ones(2)] * 3, {"labels": [0, 1, 0], "class_names": 3}, "class_names=3 must be"),
+        ([np.ones(2)] * 3, {"labels": [0, 1, 0], "class_names": "ab"}, "class_names='ab' must be"),
         ([np.ones(2)] * 3, {"kind": "video"}, "kind='video' must be"),
         ([np.ones(2)] * 3, {"test_fraction": None}, "test_fraction=None must"),
         ([np.ones(2)] * 3, {"max_pixels": 0}, "max_pixels=0 must"),

@@ -140,7 +140,9 @@ def test_images_of_half_precision_are_transformed() -> None:
 
 
 @pytest.mark.parametrize("pair", [lambda a: a, lambda a: AS_USED.AugmentedPair(a), lambda a: AS_USED.RandomViews()])
-@pytest.mark.parametrize("ids", [None, [1, 2], torch.arange(5), torch.arange(6)[None], torch.rand(6)])
+@pytest.mark.parametrize(
+    "ids", [None, [1, 2], torch.arange(5), torch.arange(6)[None], torch.rand(6), torch.arange(6, device="meta")]
+)
 def test_ids_that_are_not_one_a_sample_are_refused(pair: Any, ids: Any) -> None:
     with pytest.raises(plain.InvalidArgument, match="ids"):
         pair(AS_USED.Augment((AS_USED.Flip(),)))(images(), ids)

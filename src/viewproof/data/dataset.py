@@ -1,7 +1,7 @@
 """A data set: a training and a test part, standardised by the training part's statistics."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -170,6 +170,8 @@ def make_dataset(
     ((1, 2, 2), torch.Size([1, 1, 1]), 5.5, ('0', '1'))
     """
     source = source or name
+    if class_names is not None and (isinstance(class_names, str) or not isinstance(class_names, Iterable)):
+        raise InvalidArgument(f"class_names={class_names!r} must be a list of names, one a class; or leave it out")
     for split in (train, test):
         check_array(source, tuple(split.values.shape), split.values.dtype)
     if train.values.shape[1:] != test.values.shape[1:]:

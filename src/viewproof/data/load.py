@@ -60,7 +60,12 @@ def load_dataset(
     """
     text = str(name_or_path)
     name, _, folder = text.partition(":")
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a folder that may not be read, no such home
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidArgument(f"data set {text[:80]!r} cannot be looked for ({reason}); pass another path") from error
     check_fraction(test_fraction)
     check_max_pixels(max_pixels)
     if size is not None:

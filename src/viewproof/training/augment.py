@@ -164,10 +164,10 @@ def check_batch_of_images(x: Tensor, sample_ids: Tensor) -> None:
     """Refuse what is not images ``[N, C, H, W]`` with one id a sample."""
     check_images(x)
     check_tensor("sample_ids", sample_ids)
-    if sample_ids.shape != x.shape[:1]:
+    if sample_ids.shape != x.shape[:1] or sample_ids.is_meta != x.is_meta:
         raise InvalidArgument(
-            f"x of shape {tuple(x.shape)} with ids of shape {tuple(sample_ids.shape)} must be images [N, C, H, W] and N"
-            " ids; pass one id a sample"
+            f"x of shape {tuple(x.shape)} on {x.device} with ids of shape {tuple(sample_ids.shape)} on"
+            f" {sample_ids.device} must be images [N, C, H, W] and N ids; pass one id a sample"
         )
 
 
