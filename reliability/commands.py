@@ -182,9 +182,10 @@ def run(commands: int, seed: int) -> tuple[Counter[str], list[str]]:
             if not right:
                 last = (text.splitlines() or ["did not end" if not ended else f"code {code}"])[-1][:100]
                 where = [line.strip() for line in text.splitlines() if line.lstrip().startswith("File ")][-1:]
-                failures.setdefault(
-                    f"{kinds[number % 4].__name__}: {last}", f"{[w[:80] for w in words]}: {last} {where}"
-                )
+                kind = f"{kinds[number % 4].__name__}: {last}"
+                if kind not in failures:
+                    failures[kind] = f"{[w[:80] for w in words]}: {last} {where}"
+                    print(failures[kind], flush=True)
             for path in folder.iterdir():
                 if path.name not in before:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -199,7 +200,6 @@ if __name__ == "__main__":
     # What asks for more memory than this fails here, and does not take the machine down.
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
     counts, wrong = run(chosen.commands, chosen.seed)
-    print("\n".join(wrong))
     print(
         f"{chosen.commands} commands, seed {chosen.seed}: " + ", ".join(f"{n} {k}" for k, n in sorted(counts.items()))
     )
