@@ -55,7 +55,7 @@ mutants: $(INSTALLED)
 	$(BIN)/python reliability/mutants.py
 
 # constraints.lock: the files of constraints.txt by their SHA-256. Install exactly them with
-# `pip install --require-hashes --no-deps -r constraints.lock`.
+# `pip install --require-hashes --no-deps -r constraints.lock`, after torch, whose builds bring libraries of their own.
 lock: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile constraints.txt --no-deps --generate-hashes --universal --python-version 3.11 \
@@ -63,7 +63,7 @@ lock: $(INSTALLED)
 
 audit: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet pip-audit
-	$(BIN)/pip-audit --requirement constraints.lock --no-deps --disable-pip --require-hashes
+	$(BIN)/pip-audit --requirement constraints.lock --strict --disable-pip --require-hashes
 
 licences: .venv-peers/installed
 	.venv-peers/bin/python reliability/licences.py

@@ -10,12 +10,15 @@ import argparse
 import importlib
 import json
 import random
+import resource
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,8 @@ from torture import IMPORTED, SMALL, Command
 
 from viewproof.runs.config import PretrainConfig
 
-WORDS = ["-1", "0", "2.5", "1e30", "1e-300", "nan", "-inf", "99999999999999999999", "", " ", "abc", "None", "true",
+HUGE = "99999999999999999999"
+WORDS = ["-1", "0", "2.5", "1e30", "1e-300", "nan", "-inf", HUGE, "", " ", "abc", "None", "true",
          "[1]", "é", "../x", "a" * 5000, "\0", "--", "~" * 3000, "1,2,3", "x.npz"]  # fmt: skip
 VALUES = [None, True, -1, 0, 2.5, 1e30, float("nan"), 10**30, "", "16", "a" * 5000, [], [1], {}, {"a": 1}]
 DATA = ["", "digitz", "no.npy", "no.npz", "broken.npz", "nan.npz", "text.npy", "folder", "hf:", "hf:./folder", "wds:",
@@ -31,6 +35,9 @@ DATA = ["", "digitz", "no.npy", "no.npz", "broken.npz", "nan.npz", "text.npy", "
         "a" * 5000]  # fmt: skip
 # What would run for minutes, or wait for other machines, where its value is valid.
 LONG = {"compile", "nodes", "devices"}
+ENDLESS = ("--steps", "--epochs", "--fine-tune")
+# An export that works takes half a minute: it is loaded again in a fresh process.
+READERS = [*["evaluate", "doctor", "report", "resume", "resume"] * 4, "export"]
 FOREIGN = ["config.json", "metrics.csv", "evaluation.json", "model.safetensors", "encoder.json", "sha256.json",
            "checkpoints/last.ckpt"]  # fmt: skip
 JUNK = [
@@ -79,12 +86,12 @@ def configured(folder: Path, rng: random.Random) -> list[str]:
     """One field of a configuration has a hostile value: to start from, or in a run folder."""
     values = json.loads((folder / "run" / "config.json").read_text()) | {"steps": 1, "epochs": None}
     name = rng.choice([*values, "unknown", "_"])
-    values[name] = rng.choice(VALUES)
+    values[name] = rng.choice([v for v in VALUES if v != 10**30] if name in ("steps", "epochs") else VALUES)
     if rng.random() < 0.5:
         (folder / "c.json").write_text(json.dumps(values))
         return ["pretrain", "--config", "c.json", "--out", "new"]
     (folder / "copy" / "config.json").write_text(json.dumps(values))
-    command = rng.choice(["evaluate", "doctor", "report", "resume", "export"])
+    command = rng.choice(READERS)
     if command == "resume":
         (folder / "copy" / "model.safetensors").unlink()
         return ["pretrain", "--resume", "copy"]
@@ -104,7 +111,7 @@ def damaged(folder: Path, rng: random.Random) -> list[str]:
         path.mkdir()
     elif how != "gone":
         path.write_bytes(rng.choice(JUNK) if how == "junk" else content[: rng.randrange(1 + len(content))])
-    command = rng.choice(["evaluate", "doctor", "report", "export", "resume", "resume"])
+    command = rng.choice(READERS)
     if command == "resume":
         weights = folder / "copy" / "model.safetensors"
         shutil.rmtree(weights) if weights.is_dir() else weights.unlink(missing_ok=True)
@@ -137,6 +144,12 @@ def others(folder: Path, rng: random.Random) -> list[str]:
     return whole
 
 
+def endless(words: list[str]) -> bool:
+    """Whether a command is valid and works for hours: so many steps, or all theorems."""
+    counts = any(flag in ENDLESS and word == HUGE for flag, word in pairwise(words))
+    return counts or (words[0] == "prove" and "vector_mae_nothing" not in words)
+
+
 def run(commands: int, seed: int) -> tuple[Counter[str], list[str]]:
     """How the commands ended, and the failures in words."""
     rng, outcomes, failures = random.Random(seed), Counter[str](), dict[str, str]()
@@ -147,11 +160,19 @@ def run(commands: int, seed: int) -> tuple[Counter[str], list[str]]:
         folder = Path(name)
         prepared(folder)
         before = {path.name for path in folder.iterdir()}
+        begin = time.monotonic()
         for number in range(commands):
-            shutil.copytree(folder / "run", folder / "copy")
-            words = kinds[number % len(kinds)](folder, rng)
-            command = Command(words, folder)
+            if number % 50 == 0:
+                print(f"{number} of {commands}, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+            words = ["prove"]
+            while endless(words):
+                shutil.rmtree(folder / "copy", ignore_errors=True)
+                shutil.copytree(folder / "run", folder / "copy")
+                words = kinds[number % len(kinds)](folder, rng)
+            command, started = Command(words, folder), time.monotonic()
             ended = command.ends(90)
+            if (seconds := time.monotonic() - started) > 10:
+                print(f"{seconds:.0f} s: {[word[:40] for word in words]}", file=sys.stderr, flush=True)
             command.kill()
             text, code = command.said(), command.returncode
             right = ended and code in (0, 1, 2, 3) and "Traceback" not in text
@@ -161,9 +182,10 @@ def run(commands: int, seed: int) -> tuple[Counter[str], list[str]]:
             if not right:
                 last = (text.splitlines() or ["did not end" if not ended else f"code {code}"])[-1][:100]
                 where = [line.strip() for line in text.splitlines() if line.lstrip().startswith("File ")][-1:]
-                failures.setdefault(
-                    f"{kinds[number % 4].__name__}: {last}", f"{[w[:80] for w in words]}: {last} {where}"
-                )
+                kind = f"{kinds[number % 4].__name__}: {last}"
+                if kind not in failures:
+                    failures[kind] = f"{[w[:80] for w in words]}: {last} {where}"
+                    print(failures[kind], flush=True)
             for path in folder.iterdir():
                 if path.name not in before:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -175,8 +197,9 @@ if __name__ == "__main__":
     parser.add_argument("--commands", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
+    # What asks for more memory than this fails here, and does not take the machine down.
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
     counts, wrong = run(chosen.commands, chosen.seed)
-    print("\n".join(wrong))
     print(
         f"{chosen.commands} commands, seed {chosen.seed}: " + ", ".join(f"{n} {k}" for k, n in sorted(counts.items()))
     )

@@ -15,15 +15,20 @@ import resource
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 import viewproof as vp
+from viewproof.data import batches, from_indexed, load_dataset
+from viewproof.training.augment import Augment, RandomViews, parse_transforms
+from viewproof.training.transforms import Affine, Blur, ColourJitter, Flip, Grey, RandomResizedCrop, Solarise, Transform
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import naive
@@ -45,14 +50,123 @@ CALLABLES = {
 # What takes programs of the user's own, or only holds what it is given, is tested where it stands.
 SKIPPED = {
     "Contract", "Finding", "Pipeline", "Report", "Severity", "TargetBranch", "Verdict", "Witness", "Rule", "RandomRule",
-    "InvalidArgument", "ContractViolation", "train_fixed", "predict", "watch", "load_encoder",
+    "InvalidArgument", "ContractViolation", "train_fixed", "predict", "watch",
+}  # fmt: skip
+
+
+def rule_mask(
+    rule: vp.Rule, data_shape: Sequence[int], sample_ids: Int[Tensor, " batch"], epoch: int, step: int
+) -> vp.Mask:
+    """A rule's mask of one step."""
+    return rule.at(step).mask(data_shape, sample_ids=sample_ids, epoch=epoch)
+
+
+def rule_sample(
+    rule: vp.Rule, x: Float[Tensor, "batch channels height width"], recon_dim: int, sample_ids: Int[Tensor, " batch"]
+) -> vp.Sample:
+    """A rule's sample of a batch."""
+    return rule.sample(x, recon_dim, sample_ids=sample_ids)
+
+
+def mask_methods(
+    mask: vp.Mask, n: int, length: int, coordinate: int, x: Float[Tensor, "batch channels height width"]
+) -> Any:
+    """What a mask can be asked."""
+    return mask.row(n).prefix(length).selected(coordinate), mask.fits(x) and mask.apply(x)
+
+
+def transformed(
+    transform: Transform, x: Float[Tensor, "batch channels height width"], u: Float[Tensor, "batch 8"]
+) -> Tensor:
+    """A batch transformed by given numbers."""
+    return transform(x, u)
+
+
+def augmented(
+    transform: Transform, x: Float[Tensor, "batch channels height width"], sample_ids: Int[Tensor, " batch"], epoch: int
+) -> Any:
+    """Drawn transforms of a batch, and two views of it."""
+    return Augment((transform, Flip()))(x, sample_ids, epoch), RandomViews(0.5)(x, sample_ids, epoch)
+
+
+def first_batch(**options: Any) -> Any:
+    """The first batch that a loader gives; its workers end with it."""
+    return next(iter(batches(from_indexed(ARRAYS, labels=[0, 1] * 5), **options)), None)
+
+
+TRANSFORMS = [kind() for kind in (Affine, Blur, ColourJitter, Flip, Grey, RandomResizedCrop, Solarise)]
+PATHS = ["", ".", "none", None, 3, "/dev/null", "\0", b"x", "a" * 5000, "none/" * 999, Path("none"), Path(__file__)]
+ARRAYS = [np.full((1, 4, 4), k, np.uint8) for k in range(10)]
+# Arguments that no annotation describes: the valid values of each parameter, then the hostile ones.
+POOLS: dict[str, tuple[Any, dict[str, tuple[list[Any], list[Any]]]]] = {
+    "data.from_indexed": (
+        from_indexed,
+        {
+            "dataset": ([ARRAYS, [(a, 0) for a in ARRAYS], np.stack(ARRAYS)],
+                        [None, 3, [], "abc", [None] * 5, [{"image": a} for a in ARRAYS], [b"junk"] * 5, [{1: 2}] * 3,
+                         ["none.png"] * 5,
+                         [*ARRAYS, np.zeros((2, 2))], [np.full((1, 4, 4), np.nan)] * 9, [np.ones((2, 2)) * 1j] * 9,
+                         [np.array(["a", "b"])] * 9, [object()] * 5, [()] * 5, {1: 2}, torch.empty(5, 0)]),
+            "labels": ([None, [0, 1] * 5, list("ab") * 5],
+                       [3, [1], [None] * 10, [float("nan")] * 10, [[1, 2]] * 10, "a", [2**70] * 10, [0.5] * 10,
+                        object()]),
+            "class_names": ([None], [["a"], 3, [3], "ab"]),
+            "kind": ([None, "array"], ["video", 3, "image", "audio", []]),
+            "test_fraction": ([0.1, 0.5], [0, 1, -1, float("nan"), "x", None, float("inf"), 1e-300]),
+            "size": ([None], [(0, 0), (2**40, 2**40), "4", 3, (4,), (4.5, 4), (4, 4), (None, 2)]),
+            "max_pixels": ([2**26], [0, -1, None, "x", 2**70, float("nan")]),
+            "statistics": ([None, ((0.0,), (1.0,))],
+                           [((0.0,), (0.0,)), ((float("nan"),), (1.0,)), 3, ((0, 0), (1, 1)), "ab", (None, None)]),
+            "key": ([None], ["k", 7, -1, object(), 2**70]),
+            "name": (["x"], [None, 3, "a" * 5000]),
+        },
+    ),
+    "data.batches": (
+        first_batch,
+        {
+            "part": (["train", "test"], ["", None, 3, "validation"]),
+            "batch_size": ([1], HOSTILE_INTS),
+            "seed": ([0, 7], HOSTILE_INTS),
+            "rank": ([0], HOSTILE_INTS),
+            "world": ([1], HOSTILE_INTS),
+            "accumulate": ([1], HOSTILE_INTS),
+            "min_area": ([None, 0.5], HOSTILE_FLOATS),
+            "flip": ([0.0], HOSTILE_FLOATS),
+            "num_workers": ([0], [-1, 0.5, None, "1", True, 2**40]),
+        },
+    ),
+    "training.parse_transforms": (
+        parse_transforms,
+        {"text": (["none", "Flip()", "RandomResizedCrop(0.2), Flip()"],
+                  ["", "Flip", "Flip(", "Flip(2)", "Flip('a')", "(" * 3000, "Flop()", "os.system('')", "Flip(x=1)",
+                   "\0", "Flip() " * 999, "Flip(*[1])", "Flip(1e999)", "Flip(-1)", "Flip(" + "-" * 900 + "1)",
+                   "9" * 5000, None, 3, b"Flip()", ["Flip()"], "Flip(10**999)", "Flip(" + "9" * 400 + ")"])},
+    ),
+    "load_encoder": (
+        vp.load_encoder,
+        {"run": ([], PATHS), "image_size": ([None], [(None, 2), 3, "ab", (0, 0)])},
+    ),
+    "data.load_dataset": (
+        load_dataset,
+        {
+            "name_or_path": (["digits"], [*PATHS, "digits:x", "hf:", "wds:", "cifar-10:none", "fashion-mnist:\0"]),
+            "test_fraction": ([0.1, 0.5], [0, 1, -1, float("nan"), "x", None]),
+            "size": ([None], [(0, 0), (2**40, 2**40), "4", 3, (4,), (None, 2)]),
+            "mean": ([None], ["ab", 3, [float("nan")], []]),
+            "max_pixels": ([2**26], [0, -1, None, "x", 2**70]),
+            "image_column": ([None], ["x", 3]),
+        },
+    ),
 }  # fmt: skip
 
 
 def public_functions() -> dict[str, Any]:
-    """What the package exports and can be called on tensors, masks and numbers."""
+    """What the package exports and can be called, methods of rules and masks, the data, and the transforms."""
     names = [name for name in vp.__all__ if name not in SKIPPED and not name.startswith(("certify", "__"))]
-    return {name: getattr(vp, name) for name in names if callable(getattr(vp, name))}
+    functions = {name: getattr(vp, name) for name in names if callable(getattr(vp, name))}
+    functions |= {kind.__name__: kind for kind in Transform.__subclasses__()}
+    functions |= {f.__name__: f for f in (rule_mask, rule_sample, mask_methods, transformed, augmented)}
+    return functions | {name: function for name, (function, _) in POOLS.items()}
 
 
 def shape_of(text: str, sizes: dict[str, int], rng: random.Random) -> tuple[int, ...]:
@@ -113,6 +227,8 @@ def valid(name: str, kind: Any, sizes: dict[str, int], rng: random.Random) -> An
         return sample.view if kind is vp.Mask else sample
     if "Rule" in str(kind) or "VectorMask" in str(kind):
         return rng.choice(RULES)
+    if kind is Transform:
+        return rng.choice(TRANSFORMS)
     if "Module" in str(kind):
         return nn.Linear(2, 2)
     if "SSLViewGraph" in str(kind):
@@ -167,6 +283,11 @@ def hostile(value: Any, kind: Any, rng: random.Random) -> Any:
 
 def arguments(function: Any, rng: random.Random) -> tuple[dict[str, Any], bool]:
     """Arguments for a call, and whether one of them is hostile."""
+    for pooled, pools in POOLS.values():
+        if pooled is function:
+            worst = rng.choice(sorted(pools)) if rng.random() < 0.5 else ""
+            worst = next((name for name, (valid_values, _) in pools.items() if not valid_values), worst)
+            return {k: rng.choice(bad if k == worst else good) for k, (good, bad) in pools.items()}, bool(worst)
     target = function.__init__ if inspect.isclass(function) else function
     hints, sizes, chosen = get_type_hints(target, include_extras=True), {}, {}
     parameters = inspect.signature(function).parameters.values()
@@ -178,7 +299,9 @@ def arguments(function: Any, rng: random.Random) -> tuple[dict[str, Any], bool]:
         chosen[parameter.name] = valid(parameter.name, hints.get(parameter.name), sizes, rng)
     spoil = bool(chosen) and rng.random() < 0.5
     if spoil:
-        name = rng.choice(sorted(chosen))
+        # The object whose methods are called stays what it is.
+        own = {"rule"} if function in (rule_mask, rule_sample) else {"mask"} if function is mask_methods else set()
+        name = rng.choice(sorted(chosen.keys() - own - {"transform"}))
         chosen[name] = hostile(chosen[name], hints.get(name), rng)
     return chosen, spoil
 
@@ -206,7 +329,7 @@ def run(calls: int, seed: int) -> tuple[Counter[str], list[str]]:
     """How the calls ended, and the failures in words."""
     rng, functions = random.Random(seed), public_functions()
     torch.manual_seed(seed)
-    outcomes: Counter[str] = Counter()
+    outcomes = Counter[str]()
     failures: dict[str, str] = {}
     warnings.simplefilter("ignore")
     for call in range(calls):

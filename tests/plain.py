@@ -1,4 +1,4 @@
-"""The core, losses and models as users import them, a second copy beside the one whose shapes the test run checks.
+"""The core, models and data as users import them, a second copy beside the one whose shapes the test run checks.
 
 The checks would speak before our own errors do, and a compiler cannot trace them. ``from plain import PatchMask``
 is the user's class; `installed` makes ``import viewproof`` mean this copy for a while.
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
-LAYERS = ("errors", "masks", "views", "objectives", "losses", "models")
+LAYERS = ("errors", "masks", "views", "objectives", "losses", "models", "data", "training.augment")
 
 
 def _take_out() -> dict[str, ModuleType]:
@@ -33,7 +33,7 @@ def _load() -> dict[str, ModuleType]:
 MODULES = _load()
 for _layer in LAYERS:
     _module = MODULES[f"viewproof.{_layer}"]
-    globals().update({name: getattr(_module, name) for name in _module.__all__})
+    globals().update({name: getattr(_module, name) for name in getattr(_module, "__all__", ())})
 split_patches = MODULES["viewproof.masks.patches"].split_patches
 
 

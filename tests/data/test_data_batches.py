@@ -1,4 +1,5 @@
 import numpy as np
+import plain
 import pytest
 import torch
 
@@ -91,11 +92,17 @@ def test_a_data_set_smaller_than_a_batch_is_refused():
     assert len(batches(numbered(10), "train", 10)) == 1
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 0}, {"batch_size": True}, {"seed": -1}, {"num_workers": -1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_size": 0}, {"batch_size": True}, {"seed": -1}, {"num_workers": -1}, {"num_workers": 2**40},
+        {"min_area": float("nan")}, {"min_area": "1"}, {"flip": 1j}, {"flip": None},
+    ],
+)  # fmt: skip
 def test_other_arguments_are_refused(change):
     (name,) = change
-    with pytest.raises(InvalidArgument, match=f"^{name}="):
-        batches(numbered(10), "train", **({"batch_size": 2} | change))
+    with pytest.raises(plain.InvalidArgument, match=f"^{name}="):
+        plain.batches(numbered(10), "train", **({"batch_size": 2} | change))
     with pytest.raises(InvalidArgument, match="epoch=-1 must be"):
         EpochSampler(4, 2).set_epoch(-1)
     with pytest.raises(InvalidArgument, match="part='valid' must be"):

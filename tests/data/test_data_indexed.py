@@ -7,6 +7,7 @@ import wave
 from pathlib import Path
 
 import numpy as np
+import plain
 import pytest
 import torch
 from PIL import Image
@@ -97,11 +98,30 @@ def test_arrays_tensors_and_mappings():
         ([np.ones(2)] * 3, {"labels": [0.5, 1, 2]}, "one integer or string a sample"),
         ([np.ones(2)] * 3, {"labels": [0, 1]}, "do not match 3 samples"),
         ([b"nothing"] * 3, {}, "not a readable image"),
+        (None, {}, "must have len"),
+        ({1: 2}, {}, r"dataset\[0\] fails"),
+        ([{"a": 1, 2: 3}], {}, r"samples have the columns \['2', 'a'\]"),
+        ([np.ones(2)] * 3, {"key": "x"}, "key='x' is not in dataset"),
+        ([(np.ones(2), 0)] * 3, {"key": 7}, "key=7 is not in dataset"),
+        ([np.ones(2)] * 3, {"labels": [[0], [0, 1], [2]]}, "one integer or string a sample"),
+        ([np.ones(2)] * 3, {"labels": ["a", "b", "a"], "class_names": [3]}, "labels must be integers"),
+        ([np.ones(2)] * 3, {"labels": [0, 1, 0], "class_names": 3}, "class_names=3 must be"),
+        ([np.ones(2)] * 3, {"labels": [0, 1, 0], "class_names": "ab"}, "class_names='ab' must be"),
+        ([np.ones(2)] * 3, {"kind": "video"}, "kind='video' must be"),
+        ([np.ones(2)] * 3, {"test_fraction": None}, "test_fraction=None must"),
+        ([np.ones(2)] * 3, {"max_pixels": 0}, "max_pixels=0 must"),
+        ([np.ones(2)] * 3, {"size": (None, 2)}, r"size\[0\]=None must"),
+        ([np.ones(2)] * 3, {"size": "44"}, "size='44' must be"),
+        ([png(0)] * 3, {"size": (2**40, 2**40)}, "more pixels than max_pixels"),
+        ([np.ones(2)] * 3, {"statistics": 3}, "statistics=3 must be"),
+        ([np.ones(2)] * 3, {"statistics": "ab"}, "mean='a' must be"),
+        ([np.ones(2)] * 3, {"statistics": ((None,), (1.0,))}, "mean="),
+        ([np.ones(2)] * 3, {"statistics": (3, 4)}, "mean=3 must be"),
     ],
 )
 def test_what_cannot_be_read_is_refused(dataset, options, message):
-    with pytest.raises(InvalidArgument, match=message):
-        data = from_indexed(dataset, **options)
+    with pytest.raises(plain.InvalidArgument, match=message):
+        data = plain.from_indexed(dataset, **options)
         for part in ("train", "test"):
             data.fetch(part, range(len(data.part(part))))
 

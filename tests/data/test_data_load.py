@@ -109,3 +109,9 @@ def test_size_must_apply_and_be_two_positive_integers(tmp_path):
 def test_test_fraction_is_checked_for_every_source(name):
     with pytest.raises(InvalidArgument, match=r"test_fraction=1\.5"):
         load_dataset(name, test_fraction=1.5)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "none/" * 999, "~nobody-of-this-name/x", "\0"])
+def test_what_is_no_path_is_one_line(name):
+    with pytest.raises(InvalidArgument, match="data set"):
+        load_dataset(name)

@@ -179,3 +179,10 @@ def test_a_ready_buffer_holds_what_a_fresh_tensor_does_for_elements_wider_than_a
     out = torch.full_like(x[0], torch.nan)
     assert mask.apply(x[0], out=out) is out
     assert torch.equal(torch.view_as_real(out), torch.view_as_real(mask.apply(x[0])))
+
+
+def test_what_a_mask_keeps_from_inference_mode_serves_outside_it() -> None:
+    x, mask = torch.randn(2, 6), VectorMask(period=2, offset=0).mask((6,))
+    with torch.inference_mode():
+        mask.apply(x, out=torch.empty_like(x))
+    assert same_bits(mask.apply(x, out=torch.empty_like(x)), mask.apply(x))

@@ -1,6 +1,7 @@
 import copy
 import pickle
 from dataclasses import dataclass
+from typing import Any
 
 import naive
 import plain
@@ -100,6 +101,13 @@ def test_rotating(period: int, offset: int, step: int, data_dim: int) -> None:
         not h for h in naive.vector_mask(data_dim, period, offset + step)
     ]
     assert rule.mask((data_dim,)).hidden.tolist() == naive.vector_mask(data_dim, period, offset)
+
+
+@pytest.mark.parametrize("step", ["3", None, 0.5, -1, True, 1j])
+@pytest.mark.parametrize("rule", [plain.Rotating(plain.VectorMask(3, 0)), plain.SharedRandomPatchMask(2, 2, count=1)])
+def test_a_step_is_a_count(rule: plain.Rule, step: Any) -> None:
+    with pytest.raises(plain.InvalidArgument, match=r"^step="):
+        rule.at(step)
 
 
 def test_every_class_gets_its_turn_once_a_period() -> None:

@@ -200,6 +200,8 @@ def test_rounding_bound_of_more_terms_than_the_type_can_count() -> None:
     assert rounding_bound(3, 2**25, 1.0) == math.inf
     # At 2**24 roundings the bound has no value; one fewer has one.
     assert rounding_bound(3, 2**24 - 4, 1.0) == math.inf > rounding_bound(3, 2**24 - 5, 1.0)
+    # With mu = 1/2, the bound is mu / (1 - mu) = 1 of the value, and what underflows.
+    assert rounding_bound(3, 2**23 - 4, 1.0) == pytest.approx(1.0)
     assert rounding_bound(3, 2**25, 1.0, torch.float64) < 1e-8
     assert rounding_bound(1, 0, 0.0) == 0.0
     assert rounding_bound(3, 100, 1.0) < rounding_bound(5, 100, 1.0) < rounding_bound(5, 200, 1.0)

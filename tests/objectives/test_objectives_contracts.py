@@ -1,3 +1,4 @@
+from dataclasses import FrozenInstanceError
 from fractions import Fraction
 from typing import Any
 
@@ -16,6 +17,7 @@ from viewproof import (
     image_mae_reconstruction_idxs,
     image_patch_mae_row_predictive_contract,
     image_patch_token_row_predictive_contract,
+    mae_as_predictive_view_contract,
     mae_loss,
     matrix_row_as_patch_batch,
     matrix_row_as_prediction,
@@ -233,3 +235,9 @@ def test_messages_name_the_value_and_the_remedy(call: Any, message: str) -> None
     with pytest.raises(plain.InvalidArgument) as raised:
         call()
     assert str(raised.value) == message
+
+
+def test_a_contract_does_not_change_once_it_is_made() -> None:
+    contract = mae_as_predictive_view_contract([0], lambda i: i, lambda i: i, sq)
+    with pytest.raises(FrozenInstanceError):
+        contract.context = 1  # type: ignore[misc]

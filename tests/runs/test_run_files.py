@@ -1,5 +1,6 @@
 """What a run writes stays what it was: damage is noticed, nothing foreign is overwritten, Ctrl+C is not an error."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -157,3 +158,12 @@ def test_whenever_a_run_is_interrupted_it_says_how_it_goes_on(
     assert train.pretrain(config, lines.append) == 130
     ends = {"report": "viewproof evaluate", "save": "pretrain --resume", "train": "no checkpoint"}
     assert ends[place] in lines[-1]
+
+
+def test_a_run_whose_checkpoint_lies_behind_its_end_is_not_resumed(run: Path, capsys: Any) -> None:
+    (run / "model.safetensors").unlink()
+    values = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(values | {"steps": None, "epochs": 1}))
+    assert main(["pretrain", "--resume", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert "lies behind the last epoch" in error and error.count("\n") == 1

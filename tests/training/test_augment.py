@@ -4,6 +4,7 @@ import math
 import re
 from typing import Any
 
+import plain
 import pytest
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from viewproof.training.transforms import (
     Solarise,
     region,
 )  # fmt: skip
+
+AS_USED = plain.MODULES["viewproof.training.augment"]
+"""The module without the checks of shapes, which speak before our own errors do."""
 
 
 def images(n: int = 6, channels: int = 3) -> Tensor:
@@ -111,6 +115,44 @@ def test_values_stay_in_range_and_finite() -> None:
 def test_bad_input(options: dict[str, Any], message: str) -> None:
     with pytest.raises(vp.InvalidArgument, match=re.escape(message)):
         RandomViews(**options)
+
+
+@pytest.mark.parametrize("name", ["x", "u"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda x: None, lambda x: x.tolist(), lambda x: x[0], lambda x: x[:1], lambda x: x[:, :0], lambda x: x.int(),
+        lambda x: x.to(torch.complex64), lambda x: x.to(torch.float8_e4m3fn), lambda x: x.to("meta"),
+        lambda x: x.to_sparse(), lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+    ],
+)  # fmt: skip
+def test_images_and_numbers_of_another_kind_are_refused(name: str, bad: Any) -> None:
+    for transform in ALL:
+        given = {"x": images(), "u": torch.rand(6, 8)}
+        with pytest.raises(plain.InvalidArgument, match=r"^[xu] "):
+            AS_USED.TRANSFORMS[type(transform).__name__]()(**given | {name: bad(given[name])})
+
+
+def test_images_of_half_precision_are_transformed() -> None:
+    for transform, dtype in [(t, d) for t in ALL for d in (torch.float16, torch.bfloat16, torch.float64)]:
+        x = images().to(dtype)
+        assert transform(x, torch.rand(6, 8)).shape == x.shape
+
+
+@pytest.mark.parametrize("pair", [lambda a: a, lambda a: AS_USED.AugmentedPair(a), lambda a: AS_USED.RandomViews()])
+@pytest.mark.parametrize(
+    "ids", [None, [1, 2], torch.arange(5), torch.arange(6)[None], torch.rand(6), torch.arange(6, device="meta")]
+)
+def test_ids_that_are_not_one_a_sample_are_refused(pair: Any, ids: Any) -> None:
+    with pytest.raises(plain.InvalidArgument, match="ids"):
+        pair(AS_USED.Augment((AS_USED.Flip(),)))(images(), ids)
+
+
+@pytest.mark.parametrize("options", [{"min_area": "1"}, {"min_area": None}, {"jitter": True}, {"jitter": 1j}])
+def test_views_of_ill_typed_options_are_refused(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(plain.InvalidArgument, match=f"^{name}="):
+        AS_USED.RandomViews(**options)
 
 
 ALL = (RandomResizedCrop(), Flip(), ColourJitter(), Grey(0.5), Blur(), Solarise(0.5), Affine())
@@ -242,11 +284,19 @@ def test_the_text_is_the_transforms() -> None:
         ("Flip(odds=0.5)", "augment='Flip(odds=0.5)'"),
         ("Flip(open('x'))", "augment="),
         ("__import__('os')", "no transform is called '__import__'"),
+        ("\0", "null bytes"),
+        ("(" * 900, "is not an expression"),
+        ("-" * 900 + "1", "augment="),
+        ("Flip(" + "-" * 900 + "1)", "augment="),
+        ("Flip(" + "9" * 900 + ")", "augment="),
+        ("9" * 5000, "must be a text of at most 1000 characters"),
+        (3, "must be a text of at most 1000 characters"),
+        (None, "must be a text of at most 1000 characters"),
     ],
 )
-def test_bad_texts(text: str, message: str | None) -> None:
+def test_bad_texts(text: Any, message: str | None) -> None:
     if message is None:
         assert parse_transforms(text) == (Flip(),)
     else:
-        with pytest.raises(vp.InvalidArgument, match=re.escape(message)):
-            parse_transforms(text)
+        with pytest.raises(plain.InvalidArgument, match=re.escape(message)):
+            AS_USED.parse_transforms(text)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +114,17 @@ def test_an_encoder_without_its_data_gives_the_same_features(runs: Path) -> None
     assert larger(torch.randn(2, 3, 16, 12)).shape == (2, 32)
     with pytest.raises(vp.InvalidArgument, match="patch_size="):
         vp.load_encoder(runs / "class", image_size=(15, 12))
+
+
+@pytest.mark.parametrize("run", ["", "none", "a" * 5000, "none/" * 999, "\0", __file__, "/dev/null", b"x", None, 3])
+def test_what_is_no_path_of_a_run_is_refused(run: Any) -> None:
+    with pytest.raises(vp.InvalidArgument, match=r"run folder|run="):
+        vp.load_encoder(run)
+
+
+def test_an_image_size_that_is_none_is_refused() -> None:
+    with pytest.raises(vp.InvalidArgument, match="image_size"):
+        vp.load_encoder(".", image_size=(None, 2))  # type: ignore[arg-type]
 
 
 def test_onnx_says_what_to_install(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Batches: an epoch's order from (seed, epoch), and one vectorised index a batch."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 from viewproof.data.checks import check_int
 from viewproof.data.dataset import Dataset
 from viewproof.errors import InvalidArgument
+from viewproof.masks.finite import check_count
 from viewproof.masks.random.draws import Draws
 from viewproof.shapes import Float, Int
 
@@ -38,8 +40,13 @@ class Batches(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def __init__(
         self, dataset: Dataset, part: str, seed: int = 0, min_area: float | None = None, flip: float = 0.0
     ) -> None:
-        self.dataset, self.part, self.seed, self.min_area, self.flip = dataset, part, seed, min_area, flip
         self.size = len(dataset.part(part))
+        if min_area is not None:
+            check_count("seed", seed, "draw as by default")
+        for name, value in (("min_area", 1.0 if min_area is None else min_area), ("flip", flip)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise InvalidArgument(f"{name}={value!r} must be a number from 0 to 1; pass a share")
+        self.dataset, self.part, self.seed, self.min_area, self.flip = dataset, part, seed, min_area, flip
         if min_area is not None and not dataset.crops_when_read:
             raise InvalidArgument(
                 f"min_area={min_area} crops images as they are read; crop {dataset.name} by a transform"
@@ -191,6 +198,10 @@ def batches(
     >>> [ids.tolist() for x, ids in batches(make_dataset("three", part, part), "test", batch_size=2)]
     [[0, 1], [2]]
     """
+    if check_int("num_workers", num_workers, 0) > 16 * (os.cpu_count() or 1):
+        raise InvalidArgument(
+            f"num_workers={num_workers} must be at most 16 times this machine's {os.cpu_count()} processors; pass fewer"
+        )
     source = Batches(dataset, part, seed, min_area, flip)
     shuffle = part == "train" if shuffle is None else shuffle
     drop_last = part == "train" if drop_last is None else drop_last
@@ -200,7 +211,7 @@ def batches(
         source,
         batch_size=None,
         sampler=sampler,
-        num_workers=check_int("num_workers", num_workers, 0),
+        num_workers=num_workers,
         persistent_workers=num_workers > 0,
         # Without a generator of its own, a DataLoader draws its workers' seed from the global one.
         generator=torch.Generator().manual_seed(seed % 2**63),

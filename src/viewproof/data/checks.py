@@ -1,6 +1,7 @@
 """What every loader asks of its input, and the one wording of each complaint."""
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,23 @@ def check_fraction(value: object) -> float:
     if not isinstance(value, float) or not 0 < value < 1:
         raise InvalidArgument(f"test_fraction={value!r} must lie strictly between 0 and 1")
     return value
+
+
+def check_image_size(size: Any, max_pixels: int) -> tuple[int, int] | None:
+    """Return ``size=(rows, columns)``, or None; anything else, and too many pixels, raise `InvalidArgument`.
+
+    >>> check_image_size((None, 2), 2**26)
+    Traceback (most recent call last):
+    viewproof.errors.InvalidArgument: size[0]=None must be an integer of at least 1
+    """
+    if size is None:
+        return None
+    if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+        raise InvalidArgument(f"size={size!r} must be (H, W), for instance (224, 224)")
+    height, width = (check_int(f"size[{axis}]", extent, 1) for axis, extent in enumerate(size))
+    if height * width > max_pixels:
+        raise InvalidArgument(f"size={size!r} has more pixels than max_pixels={max_pixels}; pass a smaller size")
+    return height, width
 
 
 def check_array(source: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:

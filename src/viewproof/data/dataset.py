@@ -1,7 +1,7 @@
 """A data set: a training and a test part, standardised by the training part's statistics."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -170,6 +170,8 @@ def make_dataset(
     ((1, 2, 2), torch.Size([1, 1, 1]), 5.5, ('0', '1'))
     """
     source = source or name
+    if class_names is not None and (isinstance(class_names, str) or not isinstance(class_names, Iterable)):
+        raise InvalidArgument(f"class_names={class_names!r} must be a list of names, one a class; or leave it out")
     for split in (train, test):
         check_array(source, tuple(split.values.shape), split.values.dtype)
     if train.values.shape[1:] != test.values.shape[1:]:
@@ -215,8 +217,15 @@ def with_statistics(data: Dataset, statistics: Statistics) -> Dataset:
     extents = [1] * len(shape)
     extents[axis] = shape[axis]
     given = []
+    if not isinstance(statistics, Sequence) or len(statistics) != 2:
+        raise InvalidArgument(f"statistics={statistics!r} must be (mean, std), each one number a channel")
     for name, values in zip(("mean", "std"), statistics, strict=True):
-        array = np.asarray(values, np.float64)
+        if not isinstance(values, Sequence | np.ndarray):
+            raise InvalidArgument(f"{name}={values!r} must be 1 finite number or {shape[axis]}, one a channel")
+        try:
+            array = np.asarray(values, np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidArgument(f"{name}={values!r} must be numbers, one a channel; {error}") from error
         if array.ndim != 1 or len(array) not in (1, shape[axis]) or not np.isfinite(array).all():
             raise InvalidArgument(f"{name}={tuple(values)} must be 1 finite number or {shape[axis]}, one a channel")
         if name == "std" and not (array > 0).all():

@@ -4,15 +4,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from viewproof.data.audio import LogMel, Recordings, frames_for, recording_header
+from viewproof.data.checks import check_fraction, check_image_size
 from viewproof.data.dataset import Dataset, Split, Statistics, fixed_split, label_codes, make_dataset
 from viewproof.data.folder import ImageFiles, image_form
-from viewproof.data.images import MAX_PIXELS, opened, upright_size
+from viewproof.data.images import MAX_PIXELS, check_max_pixels, opened, upright_size
 from viewproof.data.values import Items, Values
 from viewproof.errors import InvalidArgument
 
@@ -35,8 +36,14 @@ class Column:
         return len(self.items)
 
     def __getitem__(self, k: int) -> Any:
-        item = self.items[k]
-        value = item if self.key is None else item[self.key]
+        try:
+            item = self.items[k]
+        except (LookupError, TypeError) as error:
+            raise InvalidArgument(f"dataset[{k}] fails ({error!r}); pass a data set that has 0 to N - 1") from error
+        try:
+            value = item if self.key is None else item[self.key]
+        except (LookupError, TypeError, AttributeError) as error:
+            raise InvalidArgument(f"key={self.key!r} is not in dataset[{k}]; pass one that all samples have") from error
         if isinstance(value, Mapping) and "bytes" in value:  # an undecoded Hugging Face image or recording
             value = value["path"] if value["bytes"] is None else value["bytes"]
         return BytesIO(value) if isinstance(value, bytes) else value
@@ -98,24 +105,34 @@ def from_indexed(
     >>> data.sample_shape, len(data.train), data.classes
     ((1, 4, 4), 9, 2)
     """
-    parts, columns = [part for part in (dataset, test) if part is not None], []
+    check_fraction(test_fraction)
+    size = check_image_size(size, check_max_pixels(max_pixels))
+    if kind not in (None, *get_args(Kind)):
+        raise InvalidArgument(f"kind={kind!r} must be 'image', 'array' or 'audio'; leave it out to have it found")
+    parts, columns = [dataset] if test is None else [dataset, test], []
     for part in parts:
         if not hasattr(part, "__getitem__") or not hasattr(part, "__len__") or len(part) == 0:
             raise InvalidArgument(f"dataset of type {type(part).__name__} must have len() of at least 1 and [i]")
-        if key is None and isinstance(part[0], Mapping):
-            raise InvalidArgument(f"samples have the columns {sorted(part[0])}; pass key= with one of them")
-        columns.append(Column(part, 0 if key is None and isinstance(part[0], tuple) else key))
+        first = Column(part)[0]
+        if key is None and isinstance(first, Mapping):
+            raise InvalidArgument(f"samples have the columns {sorted(map(str, first))}; pass key= with one of them")
+        columns.append(Column(part, 0 if key is None and isinstance(first, tuple) else key))
     values = column_values(columns, kind, size, max_pixels)
     named = zip(parts, (labels, test_labels)[: len(parts)], strict=True)
     vectors = [getattr(part, "targets", None) if y is None else y for part, y in named]
     if all(vector is None for vector in vectors):
         codes: list[Any] = [None] * len(parts)
-    elif class_names is not None:
-        if any(np.asarray(vector).dtype.kind not in "biu" for vector in vectors):
-            raise InvalidArgument("labels must be integers where class_names are given; leave class_names out")
-        codes = [np.asarray(vector, np.int64) for vector in vectors]
     else:
-        codes, class_names = label_codes([np.asarray(vector) for vector in vectors])
+        try:
+            arrays = [np.asarray(vector) for vector in vectors]
+        except ValueError as error:  # rows of several lengths
+            raise InvalidArgument(f"labels must be one integer or string a sample; {error}") from error
+        if class_names is None:
+            codes, class_names = label_codes(arrays)
+        elif any(array.dtype.kind not in "biu" for array in arrays):
+            raise InvalidArgument("labels must be integers where class_names are given; leave class_names out")
+        else:
+            codes = [array.astype(np.int64) for array in arrays]
     whole = [Split(value, code) for value, code in zip(values, codes, strict=True)]
     train, held_out = whole if test is not None else fixed_split(name, whole[0], test_fraction)
     natural = isinstance(values[0], ImageFiles)

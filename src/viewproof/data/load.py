@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from viewproof.data.arrays import load_npy, load_npz
-from viewproof.data.checks import check_fraction, check_int
+from viewproof.data.checks import check_fraction, check_image_size
 from viewproof.data.dataset import Dataset, with_statistics
 from viewproof.data.fetch import cifar_folder, fashion_folder
 from viewproof.data.folder import load_folder
@@ -60,16 +60,18 @@ def load_dataset(
     """
     text = str(name_or_path)
     name, _, folder = text.partition(":")
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a folder that may not be read, no such home
+        reason = getattr(error, "strerror", None) or error
+        raise InvalidArgument(f"data set {text[:80]!r} cannot be looked for ({reason}); pass another path") from error
     check_fraction(test_fraction)
     check_max_pixels(max_pixels)
     if size is not None:
         if text != "photos" and (name in DATASETS or path.is_file()):
             raise InvalidArgument(f"size={size} does not apply to {text!r}; it does to 'photos' and folders of images")
-        if len(size) != 2:
-            raise InvalidArgument(f"size={size} must be (H, W)")
-        for axis, extent in enumerate(size):
-            check_int(f"size[{axis}]", extent, 1)
+        size = check_image_size(size, max_pixels)
     if (mean is None) != (std is None):
         raise InvalidArgument("mean and std standardise together; pass both mean and std, or neither")
     statistics = None if mean is None or std is None else (tuple(mean), tuple(std))

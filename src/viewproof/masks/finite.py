@@ -199,7 +199,6 @@ class Mask:
         # One bitwise "and" with ones where visible and zeros where hidden selects in the time of a copy.
         ones: dict[torch.dtype, Tensor] = self.__dict__.setdefault("_ones", {})
         if word not in ones:
-            with torch.inference_mode(False):
-                ones[word] = self.hidden.to(word) - 1
+            ones[word] = self.hidden.to(word) - 1
         torch.bitwise_and(x.detach().view(word), ones[word], out=out.view(word))
         return out

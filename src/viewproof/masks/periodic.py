@@ -152,6 +152,7 @@ class Rotating(Rule):
 
     def at(self, step: int) -> Rule:
         """The rule with its offset moved on by ``step``, modulo its period."""
+        step = check_count("step", step, "take the first offset")
         return replace(self.rule, offset=(self.rule.offset + step) % max(self.rule.period, 1))
 
 

@@ -49,7 +49,11 @@ def sq_dist(u: Indexed, v: Indexed) -> Any:
     >>> sq_dist([0, 3], [4, 0])
     25
     """
-    return sum((widened(a) - widened(b)) ** 2 for a, b in zip(u, v, strict=True))
+    try:
+        pairs = list(zip(u, v, strict=True))
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"u and v must be vectors of one length ({error}); pass as many coordinates") from error
+    return sum((widened(a) - widened(b)) ** 2 for a, b in pairs)
 
 
 def graph_alignment_energy(graph: SSLViewGraph, reps: Indexed) -> Any:

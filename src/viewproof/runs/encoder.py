@@ -10,7 +10,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.models.vit import PatchTransformer
 from viewproof.runs.folder import ENCODER, WEIGHTS, load_weights, read_config, read_json
 from viewproof.runs.resolved import restore
-from viewproof.shapes import Float, Shaped
+from viewproof.shapes import Float, Shaped, check_sizes
 from viewproof.weights.layout import encoder_of, from_encoder, to_encoder
 
 
@@ -52,6 +52,8 @@ def load_encoder(run: str | Path, image_size: tuple[int, int] | None = None) -> 
     """
     if not isinstance(run, str | Path):
         raise InvalidArgument(f"run={run!r} must be the path of a run folder; pass a str or a Path")
+    if image_size is not None:
+        check_sizes("image_size", image_size, 2)
     folder = Path(run)
     config = restore(read_config(folder))
     for name in (WEIGHTS, ENCODER):

@@ -180,8 +180,11 @@ def make_folder(folder: Path, config: PretrainConfig) -> Path:
 def read_config(folder: Path) -> PretrainConfig:
     """The configuration of a run folder."""
     path = folder / "config.json"
-    if not path.exists():
-        raise InvalidArgument(f"{folder} is not a run folder: it has no config.json")
+    try:
+        if not path.exists():
+            raise InvalidArgument(f"{folder} is not a run folder: it has no config.json; pass one that pretrain wrote")
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise InvalidArgument(f"{str(folder)[:80]!r} cannot be read ({error.strerror}); pass a run folder") from error
     try:
         values = json.loads(path.read_text())
         unknown = set(values) - {field.name for field in fields(PretrainConfig)}

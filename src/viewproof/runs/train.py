@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from safetensors.torch import save
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
@@ -149,6 +150,12 @@ def train(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[
         if checkpoint is None or "state_dict" not in str(error):
             raise
         raise InvalidArgument(f"{checkpoint} does not fit {run.folder}/config.json: another method wrote it") from error
+    except MisconfigurationException as error:
+        if checkpoint is None or "restored a checkpoint" not in str(error):
+            raise
+        raise InvalidArgument(
+            f"{checkpoint} lies behind the last epoch that {run.folder}/config.json sets; raise epochs there"
+        ) from error
     except SystemExit:
         # Lightning's way to end on Ctrl+C.
         if trainer.interrupted:

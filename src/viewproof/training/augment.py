@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from viewproof.data.batches import CROP_STREAM
 from viewproof.errors import InvalidArgument
+from viewproof.expressions import LONGEST
 from viewproof.masks.finite import check_count
 from viewproof.masks.random.draws import Draws
-from viewproof.shapes import Float, Int
+from viewproof.shapes import Float, Int, check_tensor
 from viewproof.training.transforms import (
     WORDS,
     Affine,
@@ -29,6 +30,7 @@ from viewproof.training.transforms import (
     RandomResizedCrop,
     Solarise,
     Transform,
+    check_images,
     jittered,
     region,
 )  # fmt: skip
@@ -67,10 +69,7 @@ class Augment:
         stream: int = CROP_STREAM,
     ) -> Float[Tensor, "batch channels height width"]:
         """The transformed images, of the same shape."""
-        if x.dim() != 4 or len(sample_ids) != len(x):
-            raise InvalidArgument(
-                f"x of shape {tuple(x.shape)} with {len(sample_ids)} ids must be images [N, C, H, W] and N ids"
-            )
+        check_batch_of_images(x, sample_ids)
         numbers = Draws(self.seed, epoch, sample_ids.to(x.device)).uniforms(WORDS * len(self.transforms), stream)
         for k, transform in enumerate(self.transforms):
             if k >= self.first:
@@ -131,9 +130,9 @@ class RandomViews:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_area <= 1:
+        if not is_number(self.min_area) or not 0 < self.min_area <= 1:
             raise InvalidArgument(f"min_area={self.min_area!r} must lie above 0 and at most at 1, the whole image")
-        if not 0 <= self.jitter < 1:
+        if not is_number(self.jitter) or not 0 <= self.jitter < 1:
             raise InvalidArgument(f"jitter={self.jitter!r} must lie in [0, 1); pass 0 to leave the values as they are")
         check_count("seed", self.seed)
 
@@ -141,6 +140,7 @@ class RandomViews:
         self, x: Float[Tensor, "batch channels height width"], sample_ids: Int[Tensor, " batch"], epoch: int = 0
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch channels height width"]]:
         """Two views of each image."""
+        check_batch_of_images(x, sample_ids)
         draws = Draws(self.seed, epoch, sample_ids.to(x.device))
         a, b = (self._view(x, draws.uniforms(WORDS, stream).to(x.dtype)) for stream in (12, 13))
         return a, b
@@ -155,6 +155,22 @@ class RandomViews:
         return view if self.jitter == 0 else jittered(view, self.jitter, u[:, 5:])
 
 
+def is_number(value: object) -> bool:
+    """Whether a value is a number as a person writes one, not True or a tensor."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_batch_of_images(x: Tensor, sample_ids: Tensor) -> None:
+    """Refuse what is not images ``[N, C, H, W]`` with one id a sample."""
+    check_images(x)
+    check_tensor("sample_ids", sample_ids)
+    if sample_ids.shape != x.shape[:1] or sample_ids.is_meta != x.is_meta:
+        raise InvalidArgument(
+            f"x of shape {tuple(x.shape)} on {x.device} with ids of shape {tuple(sample_ids.shape)} on"
+            f" {sample_ids.device} must be images [N, C, H, W] and N ids; pass one id a sample"
+        )
+
+
 def parse_transforms(text: str) -> tuple[Transform, ...]:
     """The transforms that a text such as ``RandomResizedCrop(0.2), Flip()`` stands for; ``none`` is no transform.
 
@@ -164,26 +180,29 @@ def parse_transforms(text: str) -> tuple[Transform, ...]:
     Traceback (most recent call last):
     viewproof.errors.InvalidArgument: augment='Flop()': no transform is called 'Flop'; did you mean Flip?
     """
+    if not isinstance(text, str) or len(text) > LONGEST:
+        raise InvalidArgument(f"augment={str(text)[:40]!r}... must be a text of at most {LONGEST} characters")
     if text.strip() in ("", "none"):
         return ()
+    transforms = []
     try:
         body = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise InvalidArgument(f"augment={text!r} is not an expression: {error.msg}") from error
-    calls: Sequence[ast.expr] = body.elts if isinstance(body, ast.Tuple | ast.List) else [body]
-    transforms = []
-    for call in calls:
-        name = ast.unparse(call.func) if isinstance(call, ast.Call) else ast.unparse(call)
-        if name not in TRANSFORMS:
-            near = difflib.get_close_matches(name, TRANSFORMS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"pass some of {', '.join(TRANSFORMS)}, or none"
-            raise InvalidArgument(f"augment={text!r}: no transform is called {name!r}; {hint}")
-        try:
+        calls: Sequence[ast.expr] = body.elts if isinstance(body, ast.Tuple | ast.List) else [body]
+        for call in calls:
+            name = ast.unparse(call.func) if isinstance(call, ast.Call) else ast.unparse(call)
+            if name not in TRANSFORMS:
+                near = difflib.get_close_matches(name, TRANSFORMS, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"pass some of {', '.join(TRANSFORMS)}, or none"
+                raise InvalidArgument(f"no transform is called {name!r}; {hint}")
             given = (call.args, call.keywords) if isinstance(call, ast.Call) else ([], [])
             arguments = [_number(argument) for argument in given[0]]
             transforms.append(TRANSFORMS[name](*arguments, **{str(w.arg): _number(w.value) for w in given[1]}))
-        except (ValueError, TypeError) as error:
-            raise InvalidArgument(f"augment={text!r}: {error}") from error
+    except SyntaxError as error:
+        raise InvalidArgument(f"augment={text!r} is not an expression: {error.msg}") from error
+    except (RecursionError, MemoryError) as error:
+        raise InvalidArgument(f"augment={text[:40]!r}... is nested too deep; write the transforms plainly") from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidArgument(f"augment={text!r}: {error}") from error
     return tuple(transforms)
 
 

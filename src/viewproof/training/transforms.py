@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from viewproof.errors import InvalidArgument
-from viewproof.shapes import Float
+from viewproof.shapes import Float, check_tensor
 
 WORDS = 8
 """Random words that each transform has for itself."""
@@ -41,6 +41,13 @@ class Transform:
         self, x: Float[Tensor, "batch channels height width"], u: Float[Tensor, "batch words"]
     ) -> Float[Tensor, "batch channels height width"]:
         """The transformed images."""
+        check_images(x)
+        check_tensor("u", u)
+        if u.shape != (len(x), WORDS) or u.device != x.device or not u.is_floating_point() or u.dtype.itemsize < 2:
+            raise InvalidArgument(
+                f"u of {u.dtype} and shape {tuple(u.shape)} on {u.device} must be {len(x)} rows of {WORDS} floats on"
+                f" {x.device}; draw them in (0, 1)"
+            )
         chance = getattr(self, "chance", 1.0)
         if chance == 0:
             return x
@@ -166,6 +173,16 @@ class Affine(Transform):
         ratio = x.shape[2] / x.shape[3]
         across, down = across[:, None, None], down[:, None, None]
         return resampled(x, sin / ratio * z + cos * y + down, cos * z - sin * ratio * y + across)
+
+
+def check_images(x: Tensor) -> None:
+    """Refuse what is not images ``[N, C, H, W]`` of floats on which torch computes."""
+    check_tensor("x", x)
+    if x.dim() != 4 or 0 in x.shape[1:] or not x.is_floating_point() or x.dtype.itemsize < 2:
+        raise InvalidArgument(
+            f"x of {x.dtype} and shape {tuple(x.shape)} must be images [N, C, H, W] of 16-bit floats or larger ones;"
+            " convert it by x.float()"
+        )
 
 
 def region(u: Tensor, min_area: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

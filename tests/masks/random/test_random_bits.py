@@ -201,6 +201,7 @@ BAD_IDS = [
     (torch.zeros(2, 2, dtype=torch.int64), "sample_ids of torch.int64 (2, 2) must be"),
     (torch.ones(2, dtype=torch.bool), "sample_ids of torch.bool (2,) must be"),
     ([1, 2], "sample_ids of list must be an integer tensor"),
+    (torch.nested.nested_tensor([torch.ones(2), torch.ones(1)]), "sample_ids of Tensor must be an integer tensor"),
 ]
 
 

@@ -91,6 +91,13 @@ def test_one_rectangle_is_a_rectangle_until_its_last_row() -> None:
     assert {(3, 4), (4, 3)} <= shapes
 
 
+def test_the_context_block_reaches_every_patch() -> None:
+    rule = MultiBlockMask(1, 1, context=4, target_area=(1, 1), context_area=(9, 9), targets=1)
+    context, _ = rule.blocks((1, 6, 5), sample_ids=torch.arange(400))
+    seen = ~context.hidden[:, 0]
+    assert bool((seen.sum((1, 2)) == 4).all()) and bool(seen.any(0).all())
+
+
 BLOCKS = MultiBlockMask(1, 1, context=20, target_area=(12, 20), context_area=(80, 100), targets=4)
 
 

@@ -154,9 +154,10 @@ class SharedRandomPatchMask(Rule):
 
     def at(self, step: int) -> Rule:
         """The rule of the draw ``step`` after this one."""
+        draw = check_count("draw", self.draw + check_count("step", step, "stay at this draw"), "start from it")
         # A copy, made once a step: the other fields have been checked.
         moved = object.__new__(type(self))
-        vars(moved).update(vars(self), draw=check_count("draw", self.draw + step, "start from it"))
+        vars(moved).update(vars(self), draw=draw)
         return moved
 
     def hidden(self, *grids: Int[Tensor, "..."]) -> Tensor | bool:

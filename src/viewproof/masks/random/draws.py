@@ -53,8 +53,9 @@ class Draws:
 
     def __post_init__(self) -> None:
         ids = self.sample_ids
-        if not isinstance(ids, Tensor) or ids.dim() != 1 or ids.dtype not in _INTEGERS:
-            what = f"{ids.dtype} {tuple(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+        whole = isinstance(ids, Tensor) and not ids.is_nested
+        if not whole or ids.dim() != 1 or ids.dtype not in _INTEGERS:
+            what = f"{ids.dtype} {tuple(ids.shape)}" if whole else type(ids).__name__
             raise InvalidArgument(f"sample_ids of {what} must be an integer tensor [N] with one entry per sample")
         if check_count("epoch", self.epoch, "draw the first epoch's masks") > WORD:
             raise InvalidArgument(f"epoch={self.epoch} must be below 2**32; count epochs from 0")
