@@ -50,10 +50,15 @@ class Constants:
     def note(self, largest: int = LARGEST) -> None:
         """Note the tensors of at most ``largest`` elements that live now and are not known."""
         for tensor in Alive.now().tensors:
-            plain = type(tensor) is Tensor and tensor.layout == torch.strided and tensor.device.type != "meta"
-            if plain and tensor.is_floating_point() and tensor.numel() <= largest and id(tensor) not in self._values:
+            if type(tensor) is not Tensor or id(tensor) in self._values:
+                continue
+            try:
                 with DisableTorchFunction():
-                    self._values[id(tensor)] = weakref.ref(tensor), tensor.detach().clone()
+                    if tensor.is_floating_point() and tensor.numel() <= largest and tensor.layout == torch.strided:
+                        self._values[id(tensor)] = weakref.ref(tensor), tensor.detach().clone()
+            except RuntimeError:
+                # Of a transform that is over, or without memory: it stays unknown.
+                continue
 
     def unchanged(self, tensor: Tensor) -> bool:
         """Whether the tensor was noted, and holds what it held."""

@@ -15,8 +15,6 @@ from typing import Any, NoReturn
 
 import torch
 
-from viewproof.watch.one_rank import cannot_copy, stand_alone
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -57,7 +55,9 @@ def cannot_fork() -> str:
         return "CUDA is in use, which does not survive a fork"
     if sys.platform == "darwin":
         return "forks are not safe on macOS"
-    return cannot_copy()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return "a process group is open, which other ranks share"
+    return ""
 
 
 def fork(seconds: float = 600.0) -> Sender | Answer:
@@ -75,12 +75,7 @@ def fork(seconds: float = 600.0) -> Sender | Answer:
     if pid == 0:
         os.close(reading)
         _quieten()
-        side = Sender(writing)
-        try:
-            stand_alone()
-        except BaseException as error:
-            side.send(None, describe(error))
-        return side
+        return Sender(writing)
     os.close(writing)
     data, end = bytearray(), time.monotonic() + seconds
     try:

@@ -297,17 +297,6 @@ def negatives_differ(x: Examined, check: Check) -> Finding | None:
     return check.refuted(*x.terms.equal)
 
 
-@claims(Contract.C7, "negatives come from the samples of all ranks", method="read off the step")
-def negatives_of_all_ranks(x: Examined, check: Check) -> Finding | None:
-    """Concerns losses that compare samples, on several ranks; what gathers them is not followed, and said."""
-    if x.plain is None or x.ranks < 2 or not x.plain.record.terms.compared:
-        return None
-    what = f"the cross-entropy at {x.plain.record.terms.compared[0]} compares the samples of this rank, of {x.ranks}"
-    if x.local_negatives:
-        return check.vacuous(f"{what}, as local_negatives=True declares", scope=check.scope, method="declared")
-    return check.undecided(f"{what}; local_negatives=True declares that it is meant")
-
-
 @claims(Contract.C9, "no prediction depends on uninitialised memory", method="run with two fillings of fresh memory")
 def no_fresh_memory(x: Examined, check: Check) -> Finding | None:
     """Memory of torch.empty that nothing fills."""

@@ -12,7 +12,6 @@ from viewproof.watch.asked_tokens import WHOLE
 from viewproof.watch.child import Runner
 from viewproof.watch.facts import Source
 from viewproof.watch.leak import look_for_leak
-from viewproof.watch.one_rank import ranks
 from viewproof.watch.plain_run import Plain, PlainRun
 from viewproof.watch.planes import ValueRun
 from viewproof.watch.seen_scored import Planes, gradients, planes_of
@@ -40,16 +39,9 @@ class Examined:
     tokens: str = ""
     rows: TokenFacts | None = None
     kept: str = ""
-    local_negatives: bool = False
-    ranks: int = field(default_factory=ranks)
     terms: TermFacts = field(default_factory=TermFacts)
     seconds: float = 0.0
-
-    @property
-    def place(self) -> str:
-        """Where the step was run."""
-        alone = f" of one of {self.ranks} ranks, each with its own gradients" if self.ranks > 1 else ""
-        return f"in forked copies of the process{alone}"
+    place: str = "in forked copies of the process"
 
 
 def examine(

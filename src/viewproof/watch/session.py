@@ -32,13 +32,12 @@ def watch(
     *,
     allow: Mapping[str, str] | None = None,
     kept: str = "",
-    local_negatives: bool = False,
     name: str | None = None,
 ) -> WatchReport:
     """What one training step of yours does: ``step(batch)`` is run several times, and nothing of it stays behind.
 
     ``kept="mlm"`` declares that a tenth of the tokens that the loss asks for is left in the clear on purpose, as BERT
-    does; ``local_negatives=True`` that of several ranks each takes its negatives from its own samples on purpose.
+    does.
     """
     _check_kept(kept)
     variables = {**variables_of_callers(), **variables_of(step)}
@@ -50,7 +49,7 @@ def watch(
         run_in_child(side, make, finish, batch, step)
         raise AssertionError("a child sends and ends")
 
-    return _report(runner, batch, variables, name or subject_name(step, None), allow, kept, local_negatives)
+    return _report(runner, batch, variables, name or subject_name(step, None), allow, kept)
 
 
 def _check_kept(kept: str) -> None:
@@ -65,7 +64,6 @@ def _report(
     name: str,
     allow: Mapping[str, str] | None,
     kept: str,
-    local_negatives: bool,
     first: str = "",
     constants: Constants | None = None,
 ) -> WatchReport:
@@ -75,7 +73,7 @@ def _report(
         examined = Examined(failure=f"the step cannot be run again: {reason}")
         if not reason:
             examined = examine(runner, batch, variables, kept, constants)
-            examined.first, examined.local_negatives = first, local_negatives
+            examined.first = first
         report = report_of(examined, name)
     except Exception as error:
         report = report_of(Examined(failure=f"viewproof failed: {describe(error)}"), name)
@@ -116,12 +114,10 @@ class Recording:
         on_step: Callable[[int], Any] | None = None,
         allow: Mapping[str, str] | None = None,
         kept: str = "",
-        local_negatives: bool = False,
         name: str = "recorded step",
     ) -> None:
         _check_kept(kept)
-        self.on_step, self.name, self.allow = on_step, name, allow
-        self.kept, self.local_negatives = kept, local_negatives
+        self.on_step, self.name, self.allow, self.kept = on_step, name, allow, kept
         self.steps, self.report = 0, None  # type: int, WatchReport | None
         self.loader: Any = None
         self._pid, self._contexts = os.getpid(), ExitStack()
@@ -248,7 +244,7 @@ class Recording:
     def _examined(self, batch: Any) -> WatchReport:
         first = self._first if self.loader is None else ""
         constants = self._constants if first else None
-        declared = self.allow, self.kept, self.local_negatives
+        declared = self.allow, self.kept
         return _report(self._runner(batch), batch, variables_of_callers(), self.name, *declared, first, constants)
 
     def _finish_child(self, side: Sender, run: Any, finish: Any) -> None:
