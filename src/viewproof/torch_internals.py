@@ -136,6 +136,33 @@ def _asked_by(program_file: str, frame: FrameType | None) -> bool:
     return False
 
 
+@contextmanager
+def without_recomputation() -> Iterator[None]:
+    """Let checkpointed functions run once and keep their activations, instead of running again in backward.
+
+    A reentrant checkpoint of which no input takes a gradient stays as it is: it gives its parameters none. Checked on
+    CHECKED. Without the names: ``AttributeError``.
+    """
+    from torch.utils import checkpoint
+
+    apply = checkpoint.CheckpointFunction.apply
+
+    def once(function: Any, preserve: bool, *args: Any) -> Any:
+        passed = [a for a in args if isinstance(a, Tensor)]
+        if torch.is_grad_enabled() and not any(a.requires_grad for a in passed):
+            return apply(function, preserve, *args)
+        return function(*args)
+
+    def around(*args: Any, **kwargs: Any) -> Iterator[None]:
+        yield
+
+    with (
+        replaced(checkpoint.CheckpointFunction, "apply", once),
+        replaced(checkpoint, "_checkpoint_without_reentrant_generator", around),
+    ):
+        yield
+
+
 class BelowModes:
     """A context for our own operators: no dispatch mode, function mode or tensor subclass sees them.
 

@@ -200,3 +200,46 @@ def test_hooks_are_gone_after_an_exception() -> None:
     with pytest.raises(KeyError), vp.watch.recording():
         raise KeyError("of the loop")
     assert DataLoader.__iter__ is iterate and "viewproof.watch.session" in sys.modules
+
+
+def elementwise(kind: str, bug: bool = False) -> Built:
+    """Steps whose elements are seen by some predictions and asked of others."""
+    torch.manual_seed(0)
+    if kind == "autoregressive":
+        # A causal convolution over a series predicts each element from those before it.
+        conv, out = nn.Conv1d(2, 8, 3), nn.Conv1d(8, 2, 1)
+        model = nn.ModuleList([conv, out])
+
+        def loss_of(x: Tensor) -> Tensor:
+            before = nn.functional.pad(x.mT, (3, 0))[..., :-1]
+            return (out(conv(before).relu()).mT - x).square().mean()
+    else:
+        # A forecast of a series normalised by its context, or if wrong by all of it.
+        model = nn.ModuleList([nn.Linear(6, 8), nn.Linear(8, 4)])
+
+        def loss_of(x: Tensor) -> Tensor:
+            of = x if bug else x[:, :6]
+            z = (x - of.mean(1, keepdim=True)) / of.std(1, keepdim=True)
+            return (model[1](model[0](z[:, :6]).relu()) - z[:, 6:]).square().mean()
+
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def step(x: Tensor) -> None:
+        loss = loss_of(x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step, torch.randn(3, 10, 2) if kind == "autoregressive" else torch.randn(3, 10)
+
+
+@pytest.mark.parametrize("kind", ["autoregressive", "normalised by the context"])
+def test_what_one_element_reads_may_be_asked_of_another(kind: str) -> None:
+    report = vp.watch(*elementwise(kind))
+    assert not report.refuted, str(report)
+    assert report.verdict(vp.Contract.C1) is Verdict.UNKNOWN and "normalises" in str(report)
+
+
+def test_statistics_of_what_is_asked_for_are_no_autoencoder() -> None:
+    report = vp.watch(*elementwise("normalised", bug=True))
+    assert report.verdict(vp.Contract.C1) is Verdict.UNKNOWN, str(report)

@@ -7,23 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from trained_step import Built, trained
 
 from viewproof.certify.report import Contract
 from viewproof.watch import watch
-
-Built = tuple[Callable[[Any], Any], Any]
-
-
-def trained(model: nn.Module, loss_of: Callable[[Any], Any], batch: Any) -> Built:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-
-    def step(inputs: Any) -> None:
-        loss = loss_of(inputs)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step, batch
 
 
 def itself(bug: bool) -> Built:
@@ -154,3 +141,59 @@ def test_what_is_right_is_not_refuted(kind: str) -> None:
     torch.manual_seed(0)
     report = watch(*untouched(kind))
     assert not report.refuted, str(report)
+
+
+@pytest.mark.parametrize(
+    ("term", "verdict"),
+    [
+        ("left out", "UNKNOWN"),
+        ("added", None),
+        ("detached", None),
+        ("of the loss", None),
+        ("without gradient", None),
+        ("of a second loss", None),
+    ],
+)
+def test_a_term_that_no_loss_has_is_asked_about(term: str, verdict: str | None) -> None:
+    """A term that is computed with gradient and logged may be forgotten, or a metric."""
+    torch.manual_seed(0)
+    model = nn.Linear(5, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x: Tensor) -> dict[str, float]:
+        z = model(x)
+        invariance = F.mse_loss(z, x[:, :4])
+        with torch.set_grad_enabled(term != "without gradient"):
+            spread = (z.detach() if term == "detached" else z).std(0)
+            variance = invariance.exp() if term == "of the loss" else (1 - spread).relu().mean()
+        optimizer.zero_grad()
+        (invariance + (variance if term == "added" else 0)).backward(retain_graph=term == "of a second loss")
+        if term == "of a second loss":
+            variance.backward()
+        optimizer.step()
+        return {"invariance": float(invariance), "variance": float(variance)}
+
+    found = [f for f in watch(step, torch.randn(6, 5)).findings if f.claim.startswith("every term")]
+    assert [f.verdict.name for f in found] == ([verdict] if verdict else [])
+    assert not found or ("test_watch_terms.py" in found[0].detail and 'allow={"C4"' in found[0].detail)
+
+
+@pytest.mark.parametrize("bug", [False, True])
+def test_positives_that_are_one_vector_are_refuted(bug: bool) -> None:
+    """Frames are asked for among others of their sample; the targets are made after the mask if wrong."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"embed": nn.Linear(5, 8), "mix": nn.Linear(9, 9), "target": nn.Linear(8, 8)})
+    token = nn.Parameter(torch.randn(8))
+    model.register_parameter("token", token)
+    others = torch.arange(9).roll(1), torch.arange(9).roll(4)
+
+    def loss(x: Tensor) -> Tensor:
+        hidden = torch.rand(x.shape[:2]).argsort(1) < 4
+        frames = model["embed"](x).tanh()
+        masked = torch.where(hidden[..., None], token, frames)
+        q, c = model["target"](masked if bug else frames), model["mix"](masked.mT).mT
+        scores = F.cosine_similarity(c[:, :, None], torch.stack([q, *(q[:, o] for o in others)], 2), dim=-1)
+        return F.cross_entropy(scores.flatten(0, 1), torch.where(hidden, 0, -100).flatten())
+
+    report = watch(*trained(model, loss, torch.randn(3, 9, 5)))
+    assert [f.contract for f in report.refuted] == [Contract.C3] * bug, str(report)

@@ -232,7 +232,8 @@ def _average(
                 (path,),
             )
         )
-    if average.momentum < 0.5:
+    # What averages for evaluation may begin with a copy, and does not run in the step.
+    if average.momentum < 0.5 and (average.momentum or any(c.module == id(module) for c in run.record.calls)):
         out.doubts.append((f"`{path}` takes {1 - average.momentum:.3g} of `{average.of}` a step: exchanged?", (path,)))
     calls = [c for c in run.record.calls if c.module == id(module)]
     if calls and not calls[0].training:

@@ -8,6 +8,8 @@ import select
 import signal
 import sys
 import time
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -39,6 +41,10 @@ class Sender:
                 file.write(data)
         finally:
             os._exit(0)
+
+
+Runner = Callable[[Callable[[Callable[[], Any]], Any], Callable[[Any], Any]], Answer]
+"""Runs the step once more from where it was: ``runner(make, finish)`` begins a run and answers what it found."""
 
 
 def cannot_fork() -> str:
@@ -117,3 +123,31 @@ def _quieten() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     except (ImportError, ValueError, OSError):
         pass
+
+
+def run_in_child(side: Sender, make: Any, finish: Any, batch: Any, step: Callable[[Any], Any]) -> None:
+    """Run the step in a child, and send what the run finished with."""
+    run = None
+    try:
+        run = make(lambda: side.send(finish(run)))
+        changed = run.batch(batch)
+        run.begin()
+        step(changed)
+        run.end()
+        side.send(finish(run))
+    except BaseException as error:
+        # What a tracked run saw before it broke is no answer.
+        side.send(None, describe(error))
+
+
+def describe(error: BaseException) -> str:
+    """The error with the place in the user's code."""
+    from viewproof.certify.flow.tracker import _LIBRARIES
+
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
+    ours = [f for f in frames if "/viewproof/" in f.filename]
+    users = [f for f in frames if f not in ours]
+    last = (users or ours)[-1:] if frames else []
+    at = f" at {last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno}" if last else ""
+    inside = f" (in {ours[-1].filename.rsplit('/', 1)[-1]}:{ours[-1].lineno})" if ours else ""
+    return f"the step raised {type(error).__name__}: {str(error)[:200]}{at}{inside}"

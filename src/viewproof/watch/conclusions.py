@@ -141,9 +141,10 @@ def no_padding_read(x: Examined, check: Check) -> Finding | None:
 @claims(Contract.C3, "what is scored is content of the source", method="dependence tracked, then run again")
 def target_has_content(x: Examined, check: Check) -> Finding | None:
     """The target is not a constant where the loss asks."""
-    if x.plain is None or x.planes.empty_target is None:
+    empty = x.planes.empty_target or x.terms.constant
+    if x.plain is None or empty is None:
         return None
-    what, inputs = x.planes.empty_target
+    what, inputs = empty
     return check.refuted(what, inputs)
 
 
@@ -271,10 +272,18 @@ def views_differ(x: Examined, check: Check) -> Finding | None:
 
 @claims(Contract.C4, "every term that is computed is part of the loss", method="read off the step")
 def no_term_dropped(x: Examined, check: Check) -> Finding | None:
-    """No term is overwritten by the next; concerns steps in which one was."""
-    if x.plain is None or not x.plain.record.terms.dropped:
+    """No term is overwritten by the next, or forgotten; concerns steps in which one may be."""
+    if x.plain is None:
         return None
-    return check.refuted(x.plain.record.terms.dropped[0], {})
+    terms = x.plain.record.terms
+    if terms.dropped:
+        return check.refuted(terms.dropped[0], {})
+    if terms.left_out:
+        return check.undecided(
+            f"what {' and '.join(terms.left_out[:3])} computes of the predictions takes gradients, and no loss has it; "
+            'detach it if it is only looked at, or allow={"C4": "a metric"} says so'
+        )
+    return None
 
 
 @claims(Contract.C7, "no negative is the anchor or its positive", method="gradients of the step, and another batch")

@@ -95,13 +95,23 @@ class GradientRun(PlannedRun):
     outputs, which are cut from the source, each position's own.
     """
 
-    def __init__(self, plan: Plan, held: bool, stop: Callable[[], Any], sources: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        held: bool,
+        stop: Callable[[], Any],
+        sources: dict[str, Tensor],
+        parameters: list[nn.Parameter],
+    ) -> None:
         super().__init__(plan, held, stop)
+        self.parameters = parameters
         self.leaves = {
             path: t.detach().clone().requires_grad_() for path, t in sources.items() if t.is_floating_point()
         }
         self.sources, self.found = sources, {p: torch.zeros(t.shape, dtype=torch.bool) for p, t in sources.items()}
         self.looked_at: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.losses: list[Tensor] = []
         self.positions: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def batch(self, batch: Any) -> Any:
@@ -110,9 +120,7 @@ class GradientRun(PlannedRun):
 
     def begin(self) -> None:
         """Turn on, with gradients everywhere but at parameters."""
-        import gc
-
-        for parameter in (o for o in gc.get_objects() if issubclass(type(o), nn.Parameter)):
+        for parameter in self.parameters:
             parameter.requires_grad_(False)
         torch.set_grad_enabled(True)
         enter = self._contexts.enter_context
@@ -141,6 +149,7 @@ class GradientRun(PlannedRun):
             if self.held:
                 return with_tensors(out, {id(t): t.detach() for t in tensors_of_call(out) if t.requires_grad})
             self.looked_at += [t for t in tensors_of_call(out) if t.requires_grad]
+            self.values += [t.detach().clone().cpu() for t in tensors_of_call(out)]
         return out
 
     def target(self, path: str, out: Any) -> Any:
@@ -157,6 +166,7 @@ class GradientRun(PlannedRun):
     def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
         """Compute the gradients that are asked here, not those of the program."""
         with DisableTorchFunction():
+            self.losses += [t.detach().clone().cpu() for t in losses]
             tensors = losses if self.held else self.looked_at
             generator = torch.Generator().manual_seed(self.backwards)
             total: Any = 0
@@ -194,7 +204,7 @@ class TrackedRun(PlannedRun):
     ) -> None:
         super().__init__(plan, held, stop)
         self.sources, self.marked, self.positions = sources, marked, positions
-        self.tracked, self.depends = Dependence(finite), ""
+        self.tracked, self.depends = Dependence(finite, visible=False), ""
         # What escapes after the last prediction, as a loss that is printed does, reaches no prediction any more.
         self._escaped = ""
         self._next = dict.fromkeys(positions, 0)

@@ -1,6 +1,5 @@
 """The plain run: what is read off a step while it runs as it always does."""
 
-import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,14 +10,10 @@ from torch import Tensor, nn
 
 from viewproof.bits import GeneratorStates
 from viewproof.torch_internals import DisableTorchFunction
-from viewproof.watch.graph import parameter_of, predictions
+from viewproof.watch.alive import Alive
+from viewproof.watch.graph import predictions
 from viewproof.watch.loss_terms import Terms, TermWatcher
 from viewproof.watch.run import Run, place, tensors_of_call
-
-
-def alive(kind: type) -> list[Any]:
-    """All objects of this class in the process."""
-    return [o for o in gc.get_objects() if issubclass(type(o), kind)]
 
 
 @dataclass
@@ -100,13 +95,17 @@ class Recorder(Run):
     """Makes a `Record`. ``names`` gives modules' paths by id, ``sources`` tensors by path."""
 
     def __init__(
-        self, names: dict[int, str], sources: dict[str, Tensor], parameters: dict[int, Tensor], before: Any
+        self,
+        alive: Alive,
+        names: dict[int, str],
+        sources: dict[str, Tensor],
+        parameters: dict[int, Tensor],
+        before: Any,
     ) -> None:
         super().__init__()
         self.before, modules = before, before.modules.values()
         self.record, self.names, self.sources, self.parameters = Record(), names, sources, parameters
-        self.optimizers = alive(torch.optim.Optimizer)
-        self.optimized = {id(p) for o in self.optimizers for g in o.param_groups for p in g["params"]}
+        self.optimized = {id(p) for o in alive.optimizers for g in o.param_groups for p in g["params"]}
         self._versions = {path: t._version for path, t in sources.items()}
         self._nodes: dict[Any, tuple[str, int]] = {}
         self._outputs: dict[Any, int] = {}
@@ -120,7 +119,7 @@ class Recorder(Run):
         known = {id(t) for m in modules for t in (*m.parameters(), *m.buffers())} | {id(t) for t in sources.values()}
         known |= {id(p.grad) for p in parameters.values()}
         # Numbers that were there before the step and that nothing names: they may come from the batch's data.
-        self._outside = {id(t): t for t in alive(Tensor) if id(t) not in known and t.is_floating_point()}
+        self._outside = {id(t): t for t in alive.tensors if id(t) not in known and t.is_floating_point()}
         self._start = time.perf_counter()
         self._generators = GeneratorStates.now()
         for path, tensor in sources.items():
@@ -304,6 +303,7 @@ class Recorder(Run):
     def finish(self) -> Record:
         """The record, at the end of the step."""
         after, record = GeneratorStates.now(), self.record
+        self._watcher.at_end()
         record.seconds = time.perf_counter() - self._start
         for name, kind in (("torch", "torch's"), ("numpy", "NumPy's"), ("python", "Python's")):
             if getattr(after, name) != getattr(self._generators, name):
@@ -321,6 +321,3 @@ def _drops(module: nn.Module) -> bool:
 
 def _kind_of(node: Any) -> str:
     return str(node.name())
-
-
-__all__ = ["Call", "Loss", "Parameter", "Record", "Recorder", "alive", "parameter_of"]

@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from viewproof.torch_internals import DisableTorchFunction, replaced
+from viewproof.torch_internals import DisableTorchFunction, replaced, without_recomputation
 from viewproof.watch.sources import with_tensors
 
 
@@ -41,6 +41,8 @@ class Run(TorchFunctionMode):
         backward, grad = torch.autograd.backward, torch.autograd.grad
         enter(replaced(torch.autograd, "backward", self._counted(backward, self.on_backward)))
         enter(replaced(torch.autograd, "grad", self._counted(grad, self.on_grad)))
+        # What runs again in backward has other operators than before, and its graph of gradients is not the step's.
+        enter(without_recomputation())
         enter(self)
 
     def done(self) -> bool:

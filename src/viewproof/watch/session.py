@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from viewproof.certify.check import subject_name
 from viewproof.errors import InvalidArgument
 from viewproof.torch_internals import replaced
-from viewproof.watch.child import Answer, Sender, cannot_fork, fork
+from viewproof.watch.alive import Constants
+from viewproof.watch.child import Answer, Sender, cannot_fork, describe, fork, run_in_child
 from viewproof.watch.conclusions import report_of
 from viewproof.watch.examine import Examined, examine
 from viewproof.watch.names import variables_of, variables_of_callers
@@ -57,50 +58,27 @@ def _check_kept(kept: str) -> None:
 
 
 def _report(
-    runner: Any, batch: Any, variables: Any, name: str, allow: Mapping[str, str] | None, kept: str = "", first: str = ""
+    runner: Any,
+    batch: Any,
+    variables: Any,
+    name: str,
+    allow: Mapping[str, str] | None,
+    kept: str,
+    first: str = "",
+    constants: Constants | None = None,
 ) -> WatchReport:
     """The report; what goes wrong in here is said in it, and never reaches the user's code."""
     reason = cannot_fork()
     try:
         examined = Examined(failure=f"the step cannot be run again: {reason}")
         if not reason:
-            examined = examine(runner, batch, variables, kept)
+            examined = examine(runner, batch, variables, kept, constants)
             examined.first = first
         report = report_of(examined, name)
     except Exception as error:
         report = report_of(Examined(failure=f"viewproof failed: {describe(error)}"), name)
     waived: WatchReport = dataclasses.replace(report, findings=report.waive(allow or {}).findings)
     return waived
-
-
-def run_in_child(side: Sender, make: Any, finish: Any, batch: Any, step: Callable[[Any], Any]) -> None:
-    """Run the step in a child, and send what the run finished with."""
-    run = None
-    try:
-        run = make(lambda: side.send(finish(run)))
-        changed = run.batch(batch)
-        run.begin()
-        step(changed)
-        run.end()
-        side.send(finish(run))
-    except BaseException as error:
-        # What a tracked run saw before it broke is no answer.
-        side.send(None, describe(error))
-
-
-def describe(error: BaseException) -> str:
-    """The error with the place in the user's code."""
-    import traceback
-
-    from viewproof.certify.flow.tracker import _LIBRARIES
-
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
-    ours = [f for f in frames if "/viewproof/" in f.filename]
-    users = [f for f in frames if f not in ours]
-    last = (users or ours)[-1:] if frames else []
-    at = f" at {last[0].filename.rsplit('/', 1)[-1]}:{last[0].lineno}" if last else ""
-    inside = f" (in {ours[-1].filename.rsplit('/', 1)[-1]}:{ours[-1].lineno})" if ours else ""
-    return f"the step raised {type(error).__name__}: {str(error)[:200]}{at}{inside}"
 
 
 class _Resume(BaseException):
@@ -148,6 +126,7 @@ class Recording:
         self._tries = 3
         # Without a loader: whether the next call of a module begins a step, or ends the one that runs in this copy.
         self._calls, self._armed, self._anchor, self._first = ExitStack(), True, 0, ""
+        self._constants = Constants()
 
     def __enter__(self) -> "Recording":
         handle = register_optimizer_step_post_hook(self._stepped)
@@ -216,6 +195,9 @@ class Recording:
     def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.steps += 1
         self._anchor = self._anchor or id(optimizer)
+        if self.steps == 1 and self.loader is None:
+            # A gradient scaler makes its scale in the first step.
+            self._constants.note(largest=1)
         self._armed = id(optimizer) == self._anchor and self.loader is None and self.report is None
         if self.on_step is not None and os.getpid() == self._pid and self._child is None:
             self.on_step(self.steps)
@@ -252,6 +234,8 @@ class Recording:
                     self._dismiss()
                     self._keep(report)
             elif not self.steps:
+                if self.loader is None:
+                    self._constants.note()
                 self._wait(batch)
         except _Resume as resume:
             return resume.batch
@@ -259,7 +243,9 @@ class Recording:
 
     def _examined(self, batch: Any) -> WatchReport:
         first = self._first if self.loader is None else ""
-        return _report(self._runner(batch), batch, variables_of_callers(), self.name, self.allow, self.kept, first)
+        constants = self._constants if first else None
+        declared = self.allow, self.kept
+        return _report(self._runner(batch), batch, variables_of_callers(), self.name, *declared, first, constants)
 
     def _finish_child(self, side: Sender, run: Any, finish: Any) -> None:
         try:

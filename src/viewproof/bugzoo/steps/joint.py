@@ -168,9 +168,10 @@ def same_view_twice(bug: bool) -> Built:
     "reported",
     "mims-harvard/TFC-pretraining/issues/21",
     contracts="C4 C6 C7",
+    needs="a declaration",
 )
 def term_not_added(bug: bool) -> Built:
-    """The variance is reported in every step and is not part of what is differentiated."""
+    """The variance is reported in every step and is not part of what is differentiated, as a metric is not."""
     return vicreg(bug, "term not added")
 
 

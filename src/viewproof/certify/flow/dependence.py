@@ -28,7 +28,9 @@ class Dependence(Tracker):  # type: ignore[no-untyped-call]
     the same value, zeros' signs aside, as long as they and everything computed from them is finite, so that a factor
     of exactly 0 removes dependence; ``scores`` then says whether attention scores were assumed to stay within +-2000
     (a masked key has weight 0 only if no score is so large as to outweigh the mask). ``checks`` are places at which the
-    program asks for a truth value and raises if it is the wrong one: what holds is said of the inputs that pass.
+    program asks for a truth value and raises if it is the wrong one: what holds is said of the inputs that pass. With
+    ``visible=False`` nothing is noted of what follows from untagged elements alone, which is faster, and
+    ``reads_visible`` says nothing.
 
     >>> x = torch.rand(2, 3)
     >>> with Dependence() as tracked:
@@ -38,8 +40,9 @@ class Dependence(Tracker):  # type: ignore[no-untyped-call]
     [[False, False], [True, True], [False, False, False]]
     """
 
-    def __init__(self, finite: bool = False, checks: Collection[str] = ()) -> None:
+    def __init__(self, finite: bool = False, checks: Collection[str] = (), visible: bool = True) -> None:
         super().__init__(tagged=True, low=False)
+        self.storages.dependent_only = not visible
         self.checks, self._checking = checks, False
         self.finite, self.scores = finite, False
         self.unknown: dict[str, None] = {}

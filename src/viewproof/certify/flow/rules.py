@@ -233,6 +233,12 @@ def reduction(call: Call) -> Any:
     return dep.any(dim if isinstance(dim, int) else tuple(dim), keepdim=bool(call.args.get("keepdim")))
 
 
+def elementwise_loss(call: Call) -> Any:
+    """A loss of each element of its arguments, or the sum or mean of these."""
+    each = pointwise(call)
+    return each if call.args["reduction"] == 0 else each.any()
+
+
 def running(call: Call) -> Any:
     """What came before along ``dim``."""
     dep = call.dep("self")

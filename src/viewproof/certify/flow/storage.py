@@ -47,6 +47,8 @@ class Storages:
 
     def __init__(self, **unknown: bool | int) -> None:
         self.unknown, self.main = unknown, next(iter(unknown))
+        # Whether storages are left out in which no entry of the first plane is set: `derived` is then `depends`.
+        self.dependent_only = False
         self._known: dict[int, _Planes] = {}
         self._sweep = 1024
 
@@ -94,6 +96,9 @@ class Storages:
             return f"dependent data in a {tensor.layout} tensor, which has no strided storage" if lost else ""
         storage = tensor.untyped_storage()
         known = self._known.get(storage_key(tensor))
+        nothing = self.dependent_only and not bool(main.any())
+        if known is None and nothing:
+            return ""
         if known is None:
             if len(self._known) > self._sweep:
                 # The address of a storage that is gone is not used again while a weak reference to it is kept.
@@ -113,6 +118,8 @@ class Storages:
                 known.planes[plane].fill_(self.unknown[plane])
             else:
                 laid.copy_(entry.unsqueeze(-1) if entry.dim() else entry)
+        if nothing and not bool(known.planes[self.main].any()):
+            self.forget(tensor)
         if self.main in known.planes and not storage.resizable() and bool(main.any()):
             return "dependent data written to memory that is shared with code outside torch"
         return ""

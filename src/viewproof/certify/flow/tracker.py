@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from viewproof.certify.flow.call import BoundCall, Call, tensors_in
+from viewproof.certify.flow.call import BoundCall, Call, base_name, tensors_in
 from viewproof.certify.flow.rules import fresh, metadata, uninitialised
 from viewproof.certify.flow.storage import Storages, address
 from viewproof.certify.flow.table import deciding, row_of
@@ -134,14 +134,16 @@ class Tracker(TorchDispatchMode):
         if row.dependence is None and decomposes(func):
             with self._again():
                 return func.decompose(*args, **kwargs)
+        resizes = base_name(func) in ("resize", "resize_as")
         with BelowModes():
-            call = Call(self, row, func, args, kwargs)
-            resized = call.written if call.name in ("resize", "resize_as") else []
-            sizes = [t.untyped_storage().nbytes() for t in resized if t.layout == torch.strided]
-            concerned = row.dependence is uninitialised or bool(sizes) or any(map(self.storages.derived, call.passed))
+            passed = tensors_in((*args, *kwargs.values()))
+            concerned = row.dependence is uninitialised or resizes or any(map(self.storages.derived, passed))
         if not concerned:
             return func(*args, **kwargs)
         with BelowModes():
+            call = Call(self, row, func, args, kwargs)
+            resized = call.written if resizes else []
+            sizes = [t.untyped_storage().nbytes() for t in resized if t.layout == torch.strided]
             outcome = self._outcome(call)
         out = func(*args, **kwargs)
         with BelowModes():

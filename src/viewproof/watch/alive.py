@@ -1,0 +1,66 @@
+"""The modules, optimizers and tensors of the process, found without their names."""
+
+import gc
+import weakref
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from viewproof.torch_internals import DisableTorchFunction
+
+
+@dataclass(frozen=True)
+class Alive:
+    """What lives in the process; forked copies share it."""
+
+    modules: list[nn.Module]
+    optimizers: list[torch.optim.Optimizer]
+    tensors: list[Tensor]
+
+    @classmethod
+    def now(cls) -> "Alive":
+        """One walk over all objects, by their types: asking an object for its class may run code of anyone's."""
+        objects = gc.get_objects()
+        types = set(map(type, objects))
+
+        def of(kind: type) -> set[type]:
+            return {t for t in types if issubclass(t, kind)}
+
+        kinds = of(nn.Module), of(torch.optim.Optimizer), of(Tensor)
+        return cls(*([o for o in objects if type(o) in chosen] for chosen in kinds))
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters among the tensors, those of no module too."""
+        return [t for t in self.tensors if issubclass(type(t), nn.Parameter)]
+
+
+class Constants:
+    """Small tensors as they were before a batch was made: one that is unchanged in a later step holds nothing of it.
+
+    Numbers for normalising, a table of places, the scale of a gradient scaler. Large tensors may be the data.
+    """
+
+    LARGEST = 4096
+
+    def __init__(self) -> None:
+        self._values: dict[int, tuple[weakref.ref[Tensor], Tensor]] = {}
+
+    def note(self, largest: int = LARGEST) -> None:
+        """Note the tensors of at most ``largest`` elements that live now and are not known."""
+        for tensor in Alive.now().tensors:
+            if type(tensor) is not Tensor or id(tensor) in self._values:
+                continue
+            try:
+                with DisableTorchFunction():
+                    if tensor.is_floating_point() and tensor.numel() <= largest and tensor.layout == torch.strided:
+                        self._values[id(tensor)] = weakref.ref(tensor), tensor.detach().clone()
+            except RuntimeError:
+                # Of a transform that is over, or without memory: it stays unknown.
+                continue
+
+    def unchanged(self, tensor: Tensor) -> bool:
+        """Whether the tensor was noted, and holds what it held."""
+        reference, value = self._values.get(id(tensor), (None, None))
+        return reference is not None and reference() is tensor and value is not None and torch.equal(tensor, value)

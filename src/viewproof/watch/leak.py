@@ -1,0 +1,161 @@
+"""Two batches that show a leak: a group of the source, and a prediction that reads it and is asked for it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from viewproof.bits import unlike
+from viewproof.watch.asked_tokens import AskingRun
+from viewproof.watch.child import Answer, Runner
+from viewproof.watch.facts import Source
+from viewproof.watch.plain_run import Plain
+from viewproof.watch.planes import ValueRun
+from viewproof.watch.seen_scored import Planes
+
+
+def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], planes: Planes) -> None:
+    """Set the witness of a leak, or why a group that is both seen and scored is none.
+
+    An autoregressive model reads all that it is asked for, each element elsewhere: the element that is asked for a
+    group must read it. What normalises a target is asked for too, beside the target: a group counts as asked for where
+    the loss's gradient over the predictions follows it more than all other groups of its sample together.
+    """
+
+    def values(new: dict[str, Tensor]) -> Answer:
+        return runner(lambda stop: ValueRun(plain.plan, stop, contents, new), lambda run: run.values)
+
+    for source in planes.sources:
+        leak = source.leak
+        if not bool(leak.any()):
+            continue
+        base: list[Tensor] = values({}).value or []
+        asking = _Asking(runner, plain, contents, source, base)
+        everything = bool(source.seen.all()) and bool(source.scored.all())
+        found: list[Any] = []
+        by_pairs = not bool(planes.positions)
+        both = leak.nonzero().tolist()
+        chosen = [both[i] for i in sorted({0, len(both) // 2, len(both) - 1})]
+        for sample, group in chosen:
+            changed = _other(source, contents[source.path], sample, group)
+            answer = values({source.path: changed})
+            if answer.value is None:
+                planes.reasons.setdefault("witness", answer.failure)
+                continue
+            asked = asking.elements(sample, group) if by_pairs else None
+            at = _differs(base, answer.value, asked) if asked is not None or not by_pairs else None
+            if at is not None:
+                found.append((sample, group, changed, at, answer.value))
+                if not everything:
+                    break
+        if everything and len(found) == len(chosen):
+            planes.waived = f"every group of {source.path} is seen and scored: an autoencoder, which hides nothing"
+            continue
+        if everything or not found:
+            planes.reasons.setdefault(
+                "leak",
+                f"no prediction was found that reads what it is itself asked for in {source.path}, as in an "
+                "autoregressive model, or beside a target that what is seen normalises; this proves nothing",
+            )
+            continue
+        sample, group, changed, (index, at), other = found[0]
+        _set_witness(plain, source, contents, planes, sample, group, changed, index, at, base, other)
+        return
+
+
+def _set_witness(
+    plain: Plain,
+    source: Source,
+    contents: dict[str, Tensor],
+    planes: Planes,
+    sample: int,
+    group: int,
+    changed: Tensor,
+    index: int,
+    at: tuple[int, ...],
+    base: list[Tensor],
+    other: list[Tensor],
+) -> None:
+    seen, scored = source.seen, source.scored
+    kind = "C4" if bool(scored[seen].all()) and not bool(seen.all()) else "C1"
+    what = (
+        f"group {group} of sample {sample} of {source.path} is asked for by the loss at "
+        f"{plain.record.losses[0].place}, and changing it changes prediction {index} at {list(at)} from "
+        f"{float(base[index][at]):.6g} to {float(other[index][at]):.6g}; {int(source.leak.sum())} of "
+        f"{int(scored.sum())} scored groups are seen"
+    )
+    what += ": the loss asks for what is visible" if kind == "C4" else ""
+    maps = {"seen": seen.float().mean(0).reshape(source.grid), "scored": scored.float().mean(0).reshape(source.grid)}
+    inputs = {"one": contents[source.path].detach().cpu(), "other": changed.cpu()}
+    planes.witness = what, inputs, {"hidden": (sample, group), "output": at}, maps
+
+
+def _other(source: Source, tensor: Tensor, sample: int, group: int) -> Tensor:
+    """The source with other content in one group of one sample."""
+    changed = tensor.detach().clone()
+    where = (source.group == group).to(tensor.device)
+    content = changed[sample][where]
+    changed[sample][where] = (
+        content + content.float().std().nan_to_num().clamp_min(0.5).to(content)
+        if content.is_floating_point() and content.numel() > 1
+        else content + 1
+    )
+    return changed
+
+
+def _differs(base: list[Tensor], other: list[Tensor], asked: list[Tensor] | None) -> tuple[int, tuple[int, ...]] | None:
+    """The first element of a prediction that differs, among those that are ``asked``."""
+    for index, (one, two) in enumerate(zip(base, other, strict=False)):
+        if one.shape != two.shape or one.dtype != two.dtype:
+            continue
+        apart = unlike(one, two)
+        if asked is not None:
+            apart = apart & asked[index] if index < len(asked) and asked[index].shape == apart.shape else apart & False
+        if bool(apart.any()):
+            return index, tuple(apart.nonzero()[0].tolist())
+    return None
+
+
+class _Asking:
+    """Which elements of the predictions are asked for a group: those whose gradient follows its content."""
+
+    def __init__(
+        self, runner: Runner, plain: Plain, contents: dict[str, Tensor], source: Source, base: list[Tensor]
+    ) -> None:
+        self.runner, self.plain, self.contents, self.source, self.base = runner, plain, contents, source, base
+        self._unchanged: list[Tensor] | None = None
+
+    def gradients(self, new: dict[str, Tensor]) -> list[Tensor] | None:
+        """Of the loss over the predictions, which hold the same values whatever the batch holds."""
+        plan, base, contents = self.plain.plan, self.base, self.contents
+        answer = self.runner(
+            lambda stop: AskingRun(plan, stop, base, contents, new), lambda run: [g.cpu() for g in run.gradients]
+        )
+        found: list[Tensor] | None = answer.value
+        return found
+
+    def elements(self, sample: int, group: int) -> list[Tensor] | None:
+        """Bool, a tensor for each prediction; None if the group is asked for nowhere, or only beside others."""
+        tensor = self.contents[self.source.path].detach()
+        if not tensor.is_floating_point():
+            return None
+        if self._unchanged is None:
+            self._unchanged = self.gradients({})
+        # Wide and without a direction, so that signs flip and normalised content changes.
+        generator = torch.Generator().manual_seed(group)
+        scale = tensor.float().nan_to_num().std().nan_to_num().clamp_min(0.05)
+        noise = (10 * scale.cpu() * torch.randn(tensor[sample].shape, generator=generator)).to(tensor)
+        own = (self.source.group == group).to(tensor.device)
+        moves = []
+        for where in (own, ~own):
+            new = tensor.clone()
+            new[sample] += noise * where
+            gradients = self.gradients({self.source.path: new})
+            if gradients is None or self._unchanged is None or len(gradients) != len(self._unchanged):
+                return None
+            pairs = zip(gradients, self._unchanged, strict=True)
+            moves.append([(g - u).double().nan_to_num().abs() for g, u in pairs])
+        most = max((float(m.max()) for m in moves[0] if m.numel()), default=0.0)
+        asked = [m > 0.3 * most for m in moves[0]] if most else []
+        by_own, by_others = (sum(float(m[a].sum()) for m, a in zip(move, asked, strict=False)) for move in moves)
+        return asked if most and by_own >= by_others else None

@@ -1,0 +1,117 @@
+"""The plain run of a whole step, and what it sends home."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from viewproof.bits import unlike
+from viewproof.torch_internals import DisableTorchFunction
+from viewproof.watch.alive import Alive, Constants
+from viewproof.watch.branches import Branches, branch_facts
+from viewproof.watch.facts import ModuleFacts
+from viewproof.watch.names import module_names
+from viewproof.watch.planes import Plan
+from viewproof.watch.record import Record, Recorder
+from viewproof.watch.roles import Average, Before, module_facts
+
+
+@dataclass
+class Plain:
+    """What the plain run sends home."""
+
+    record: Record
+    modules: list[ModuleFacts]
+    averages: dict[str, Average]
+    plan: Plan
+    names: dict[int, str]
+    branches: Branches
+    erased: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+
+class PlainRun(Recorder):
+    """The plain run, with all modules of the process before and after."""
+
+    def __init__(
+        self, alive: Alive, variables: dict[str, Any], sources: dict[str, Tensor], constants: Constants | None
+    ) -> None:
+        parameters = {id(p): p for m in alive.modules for p in m.parameters(recurse=False)}
+        super().__init__(alive, module_names(variables), sources, parameters, Before(alive.modules))
+        if constants is not None:
+            # What holds less than a sample, and has not changed, holds nothing of the batch.
+            sample = min((t[0].numel() for t in sources.values()), default=0)
+            self._outside = {
+                key: t for key, t in self._outside.items() if t.numel() >= sample or not constants.unchanged(t)
+            }
+        self._restarts = 0
+        self._contents = {path: t.detach().clone() for path, t in sources.items()}
+
+    def batch(self, batch: Any) -> Any:
+        """As it is."""
+        return batch
+
+    def done(self) -> bool:
+        """Over once a loss has read the batch: a loader may hand it out a step before it is used."""
+        read = {o for loss in self.record.losses for o in _read(self.record, loss.reads, self.names)}
+        if not self.steps or not self.sources or read & self.sources.keys() or self._restarts == 2:
+            return self.steps > 0
+        self._restarts += 1
+        self.record, self.steps = Record(), 0
+        with DisableTorchFunction():
+            self.before.again()
+        return False
+
+    def sent(self) -> Plain:
+        """What is sent home."""
+        self.end()
+        record = self.finish()
+        names: dict[int, str] = {}
+        for key, path in self.names.items():
+            for name, p in (
+                self.before.modules[key].named_parameters(recurse=False) if key in self.before.modules else ()
+            ):
+                names.setdefault(id(p), f"{path}.{name}")
+        for key, parameter in record.parameters.items():
+            parameter.name = names.get(key, parameter.name)
+            if key in self.parameters:
+                parameter.moved = self.before.moved(self.parameters[key])
+        modules, averages = module_facts(record, self.before, self.names)
+        plan = self._plan(record)
+        return Plain(record, modules, averages, plan, self.names, branch_facts(self, plan), self._erased())
+
+    def _erased(self) -> dict[str, tuple[int, float]]:
+        out: dict[str, tuple[int, float]] = {}
+        for path, tensor in self.sources.items():
+            changed = unlike(tensor, self._contents[path])
+            left = tensor.detach()[changed]
+            if 0 < len(left) < tensor.numel() and bool((left == left[0]).all()) and len(left) > 1:
+                out[path] = len(left), float(left[0])
+        return out
+
+    def _plan(self, record: Record) -> Plan:
+        functions = frozenset(i for kind, i, _ in record.predictions if kind == "function")
+        modules = frozenset(i for kind, i, _ in record.predictions if kind == "module")
+        by_index = {c.index: c for c in record.calls}
+        targets: dict[int, str] = {}
+        for call in record.calls:
+            module = self.before.modules.get(call.module)
+            above, inside = call.parent, False
+            while above is not None:
+                inside, above = inside or above in targets, by_index[above].parent
+            if module is None or inside or not call.reads or not any(True for _ in module.parameters()):
+                continue
+            if not call.differentiable or not any(map(self.trains, module.parameters())):
+                targets[call.index] = self.names.get(call.module, type(module).__name__)
+        return Plan(functions, modules, record.hold, targets, record.backwards, self._restarts)
+
+
+def _read(record: Record, reads: Iterable[str], names: dict[int, str]) -> set[str]:
+    """The paths, and all that the modules among them read."""
+    out = set(reads)
+    for _ in range(16):
+        more = {o for c in record.calls if names.get(c.module) in out for o in c.reads}
+        if more <= out:
+            break
+        out |= more
+    return out

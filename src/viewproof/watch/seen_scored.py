@@ -1,0 +1,201 @@
+"""Which groups of the sources are seen, and which are scored: by gradients, and proved by tracked dependence."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from viewproof.watch.child import Answer, Runner
+from viewproof.watch.facts import Source
+from viewproof.watch.plain_run import Plain
+from viewproof.watch.planes import GradientRun, Plan, TrackedRun
+from viewproof.watch.sources import Content, Groups, grouped
+
+
+@dataclass
+class Planes:
+    """What is known of the two planes of one step."""
+
+    sources: list[Source] = field(default_factory=list)
+    proved: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    positions: dict[str, Tensor] = field(default_factory=dict)
+    witness: Any = None
+    waived: str = ""
+    empty_target: Any = None
+
+    def reason(self) -> str:
+        """Why a plane is not proved."""
+        return "; ".join(f"{plane}: {reason}" for plane, reason in self.reasons.items())
+
+
+def gradients(
+    runner: Runner, plan: Plan, held: bool, contents: dict[str, Tensor], parameters: list[nn.Parameter]
+) -> Answer:
+    """What `GradientRun` finds: masks by source, masks by target encoder, losses and predictions."""
+    return runner(
+        lambda stop: GradientRun(plan, held, stop, contents, parameters),
+        lambda run: (
+            run.found,
+            {path: [m for _, m in parts] for path, parts in run.positions.items()},
+            run.losses,
+            run.values,
+        ),
+    )
+
+
+def planes_of(
+    runner: Runner, plain: Plain, contents: dict[str, Tensor], parameters: list[nn.Parameter], seen: Answer | None
+) -> Planes:
+    """Seen and scored groups of every source: shown by gradients, the rest proved by tracked dependence.
+
+    ``seen`` is the answer of `gradients` with predictions free, if there is one already.
+    """
+    out = Planes()
+    shown: dict[bool, Any] = {}
+    for held in (False, True):
+        answer = seen if seen and not held else gradients(runner, plain.plan, held, contents, parameters)
+        if answer.value is None:
+            out.reasons["scored" if held else "seen"] = answer.failure
+        shown[held] = answer.value or ({p: torch.zeros(t.shape, dtype=torch.bool) for p, t in contents.items()}, {})
+    positions: dict[str, list[Tensor]] = shown[True][1]
+    read = [m for parts in positions.values() for m in parts if m.dim() == 3 and bool(m.any())]
+    lengths = {m.shape[1] - extra for m in read for extra in (0, 1) if m.shape[1] - extra > 1}
+    found: list[Content] = []
+    planes: dict[str, dict[bool, Tensor]] = {}
+    for path, tensor in contents.items():
+        patterns = [shown[held][0][path] for held in (False, True)]
+        groups = grouped(tensor, plain.record.strides.get(path, ()), patterns, lengths)
+        found.append(Content(path, tensor, groups))
+        planes[path] = {held: groups.any_of(shown[held][0][path]) for held in (False, True)}
+    mixed = False
+    marks: dict[str, list[Tensor]] = {
+        path: [
+            ~m.flatten(2).any(2).reshape(*m.shape[:2], *[1] * (m.dim() - 2)).expand(m.shape) if m.dim() > 2 else ~m
+            for m in parts
+        ]
+        for path, parts in positions.items()
+    }
+    for content in found:
+        for path, parts in positions.items():
+            for mask in parts:
+                at = _groups_of_positions(mask, content.groups)
+                if at is not None and bool(at.all()):
+                    # Something mixes all positions, such as a centre of the batch: those of the predictions count.
+                    mixed = True
+                    supports = [_groups_of_positions(m, content.groups) for m in plain.record.support.values()]
+                    for support in supports:
+                        at = at & support if support is not None and len(support) == len(at) else at
+                if at is not None:
+                    out.positions[path] = at
+                    planes[content.path][True] |= at
+    for held in (False, True):
+        marked = {c.path: ~c.groups.spread(planes[c.path][held]) for c in found}
+        if any(bool(m.any()) for m in marked.values()) or (held and marks):
+            _follow(runner, plain.plan, held, contents, marked, marks if held else {}, out)
+    if read and not out.positions:
+        out.reasons.setdefault("scored", "the loss asks for positions of a target encoder that are those of no groups")
+    if mixed:
+        out.reasons.setdefault(
+            "scored", "the target mixes all positions, as a centre does; scored are those where predictions are read"
+        )
+    followed = not out.reasons
+    if out.reasons.keys() == {"seen"}:
+        # No leak needs less: that what is scored is not seen.
+        asked = {c.path: c.groups.spread(planes[c.path][True] & ~planes[c.path][False]) for c in found}
+        if any(bool(m.any()) for m in asked.values()):
+            _follow(runner, plain.plan, False, contents, asked, {}, out)
+    out.empty_target = _empty_target(runner, plain, contents, parameters, found, planes, out)
+    for content in found:
+        out.sources.append(
+            Source(
+                content.path,
+                content.values.detach().cpu(),
+                content.groups.number,
+                content.groups.grid,
+                planes[content.path][False],
+                planes[content.path][True],
+                followed=followed,
+            )
+        )
+    return out
+
+
+def _follow(
+    runner: Runner,
+    plan: Plan,
+    held: bool,
+    contents: dict[str, Tensor],
+    marked: dict[str, Tensor],
+    marks: dict[str, list[Tensor]],
+    out: Planes,
+) -> None:
+    """Track what is marked, and set in ``out`` for which values it reaches nothing, or the reason why it may."""
+    name = "scored" if held else "seen"
+    for finite in (False, True):
+        answer = runner(
+            lambda stop, finite=finite: TrackedRun(plan, held, stop, contents, marked, marks, finite),  # type: ignore[misc]
+            lambda run: (run.depends or (run.missed() and "a prediction"), run.reason(), run.tracked.scores),
+        )
+        if answer.value is None:
+            out.reasons[name] = answer.failure
+            return
+        depends, reason, scores = answer.value
+        if not depends:
+            out.proved[name] = "all values" if not finite else "all values that keep what is computed finite"
+            out.proved[name] += " and attention scores within +-2000" if scores else ""
+            out.reasons.pop(name, None)
+            return
+        out.reasons[name] = f"{depends} may depend on it: {reason}"
+
+
+def _empty_target(
+    runner: Runner,
+    plain: Plain,
+    contents: dict[str, Tensor],
+    parameters: list[nn.Parameter],
+    found: list[Content],
+    planes: dict[str, dict[bool, Tensor]],
+    out: Planes,
+) -> tuple[str, dict[str, Any]] | None:
+    """What the loss asks for, if that holds no content of the source where it asks."""
+    scored = any(bool(planes[c.path][True].any()) for c in found)
+    follow = all(content.values.is_floating_point() for content in found)
+    if follow and not scored and not out.positions and out.proved.get("scored", "").startswith("all values that keep"):
+        # Without the finiteness nothing is proved: the loss reads the source, times zero.
+        what = "the loss reads the batch beside the predictions and none of its content: its target is constant"
+        return what, {"batch": [c.path for c in found]}
+    cut = replace(plain.plan, targets={})
+    for content in found:
+        asked = planes[content.path][True]
+        if not out.positions or not bool(asked.any()) or not content.values.is_floating_point():
+            continue
+        answer = gradients(runner, cut, True, contents, parameters)
+        if answer.value is None or bool((content.groups.any_of(answer.value[0][content.path]) & asked).any()):
+            continue
+        marked = {c.path: torch.zeros(c.values.shape, dtype=torch.bool) for c in found}
+        marked[content.path] = content.groups.spread(asked)
+        answer = runner(
+            lambda stop, marked=marked: TrackedRun(cut, True, stop, contents, marked, {}, True),  # type: ignore[misc]
+            lambda run: run.depends or run.missed(),
+        )
+        if answer.value == "":
+            what = f"the target of all {int(asked.sum())} scored groups of {content.path} is made without them"
+            return what, {"batch": content.path}
+    return None
+
+
+def _groups_of_positions(mask: Tensor, groups: Groups) -> Tensor | None:
+    """[samples, groups]: the positions of a target encoder's output, if it has one for each group."""
+    if mask.dim() == 3:
+        flat = mask.any(2)
+        for extra in (0, 1, 2, 4, 5):
+            if flat.shape[1] == groups.count + extra and groups.count > 1:
+                return flat[:, extra:]
+        flat = mask.any(1)
+        return flat if flat.shape[1] == groups.count else None
+    if mask.dim() > 3:
+        flat = mask.any(1).flatten(1)
+        return flat if flat.shape[1] == groups.count else None
+    return None
