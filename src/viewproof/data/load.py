@@ -11,6 +11,7 @@ from viewproof.data.fetch import cifar_folder, fashion_folder
 from viewproof.data.folder import load_folder
 from viewproof.data.images import MAX_PIXELS, check_max_pixels
 from viewproof.data.named import load_cifar10, load_digits, load_fashion_mnist, load_photos
+from viewproof.data.text import load_text
 from viewproof.errors import InvalidArgument
 
 DATASETS = {
@@ -95,6 +96,8 @@ def load_dataset(
         data = load_digits(test_fraction)
     elif name == "photos":
         data = load_photos(test_fraction, size or (32, 32))
+    elif path.is_file() and path.suffix == ".txt":
+        data = load_text(path, test_fraction)
     elif path.is_file() and path.suffix in (".npy", ".npz"):
         data = (load_npy if path.suffix == ".npy" else load_npz)(path, test_fraction)
     else:
