@@ -39,7 +39,7 @@ def load_dataset(
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> Dataset:
-    """The data set of that name, or that of a ``.npy`` or ``.npz`` file or a folder of images.
+    """The data set of that name, or that of a ``.npy``, ``.npz`` or ``.txt`` file or a folder of images.
 
     Names win over paths: write ``./digits`` for a folder called so. ``fashion-mnist:FOLDER`` and ``cifar-10:FOLDER``
     say where the files are; without a folder they are looked for, then fetched. Arrays are ``[N, *shape]``, images
