@@ -4,9 +4,14 @@
     python benchmarks/results.py --calibrate measure how many steps each method's budget holds
     python benchmarks/results.py --page      write the page from what is there
 
-Every finished run is a row of docs/results.json, so it may be stopped at any time and goes on where it was.
+    python benchmarks/results.py --data cifar-10 --seconds 120 --seeds 0 --rows mae mae-muon dino
+        a table of its own, of any methods, with AdamW or Muon (NAME-muon), and of any budget in CPU seconds of one core
+
+Every finished run is a row of docs/results.json (of another table: docs/results-DATA-SECONDS.json), so it may be
+stopped at any time and goes on where it was. A row's steps are the budget over the measured CPU seconds of a step.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -15,6 +20,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -22,11 +28,8 @@ from typing import Any
 from viewproof.files import whole_file
 
 ROOT = Path(__file__).parents[1]
-STORE = ROOT / "docs" / "results.json"
 PAGE = ROOT / "docs" / "results.md"
 RUNS = ROOT / "runs" / "results"
-SECONDS = 600  # of one core: five minutes of two
-SEEDS = (0, 1, 2)
 COMMON = "--patch-size 4 --dim 128 --depth 4 --heads 4 --threads 1 --warmup-epochs 0.1"
 METHODS = {
     "mae": "--batch-size 128 --decoder-dim 64 --decoder-depth 1",
@@ -35,7 +38,14 @@ METHODS = {
     "barlow": "--batch-size 128",
     "sigreg": "--batch-size 128",
     "supervised": "--batch-size 128",
+    "simclr": "--batch-size 128",
+    "lejepa": "--batch-size 128",
+    "dino": "--batch-size 128",
+    "data2vec": "--batch-size 128",
 }
+"""The flags of every method; a row NAME-muon is that method with Muon."""
+FIRST = ("mae", "ijepa", "vicreg", "barlow", "sigreg", "supervised")
+"""The rows of the page's first table."""
 LONGER = {"mae-x4": ("mae", 4)}
 """Runs beyond the budget, of one seed: the method, and how many budgets."""
 NAMES = {
@@ -45,30 +55,65 @@ NAMES = {
     "ijepa": "I-JEPA",
     "vicreg": "VICReg",
     "barlow": "Barlow Twins",
-    "sigreg": "SIGReg (LeJEPA)",
+    "sigreg": "SIGReg, two views",
+    "simclr": "SimCLR",
+    "lejepa": "LeJEPA",
+    "dino": "DINO with iBOT",
+    "data2vec": "data2vec",
     "untrained": "the same encoder, untrained",
     "raw": "raw pixels",
 }
 BATCH = 128
 
 
+@dataclass(frozen=True)
+class Table:
+    """What is trained, for how many CPU seconds of one core, and where its rows are kept."""
+
+    data: str = "fashion-mnist"
+    seconds: int = 600
+    seeds: tuple[int, ...] = (0, 1, 2)
+    rows: tuple[str, ...] = FIRST
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the page's first table."""
+        return (self.data, self.seconds) == ("fashion-mnist", 600)
+
+    @property
+    def label(self) -> str:
+        """What its files and its marks in the page have in their names."""
+        return "" if self.first else f"-{self.data.partition(':')[0]}-{self.seconds}"
+
+    @property
+    def store(self) -> Path:
+        """The file of its finished rows."""
+        return ROOT / "docs" / f"results{self.label}.json"
+
+    @property
+    def longer(self) -> dict[str, tuple[str, int]]:
+        """Its runs beyond the budget."""
+        return LONGER if self.first else {}
+
+
 def plan(row: str, store: dict[str, Any]) -> tuple[str, int]:
-    """Method and steps of a row."""
+    """The row whose flags are used, and the steps."""
     method, budgets = LONGER.get(row, (row, 1))
     return method, budgets * store["steps"][method]
 
 
-def command(method: str, seed: int, steps: int) -> list[str]:
+def command(data: str, row: str, seed: int, steps: int) -> list[str]:
     """What makes one run, as it is typed."""
-    words = f"pretrain fashion-mnist --method {method} --steps {steps} --seed {seed} {METHODS[method]} {COMMON}"
-    return ["viewproof", *words.split()]
+    method = row.removesuffix("-muon")
+    words = f"pretrain {data} --method {method} --steps {steps} --seed {seed} {METHODS[method]} {COMMON}"
+    return ["viewproof", *words.split(), *(["--optimizer", "muon"] if row != method else [])]
 
 
-def train(method: str, seed: int, steps: int, out: Path) -> None:
+def train(data: str, row: str, seed: int, steps: int, out: Path) -> None:
     """Train one run, or go on with it."""
     if (out / "model.safetensors").exists():
         return
-    words = [*command(method, seed, steps), "--probe-samples", "1000", "--out", str(out)]
+    words = [*command(data, row, seed, steps), "--probe-samples", "1000", "--out", str(out)]
     if (out / "checkpoints" / "last.ckpt").exists():
         words = ["viewproof", "pretrain", "--resume", str(out)]
     elif out.exists():
@@ -79,8 +124,8 @@ def train(method: str, seed: int, steps: int, out: Path) -> None:
         raise SystemExit(f"{' '.join(words)}\n{done.stderr[-2000:]}")
 
 
-def score(method: str, seed: int, out: Path) -> dict[str, float]:
-    """k-NN(20) and linear probe on all 60,000 training images, in percent."""
+def score(data_name: str, method: str, seed: int, out: Path) -> dict[str, float]:
+    """k-NN(20) and linear probe on all training images, in percent."""
     import torch
 
     from viewproof.evaluation import encode_all, probe
@@ -90,7 +135,7 @@ def score(method: str, seed: int, out: Path) -> dict[str, float]:
     if method in ("raw", "untrained"):
         words = f"{COMMON}".split()
         sizes = {words[k][2:].replace("-", "_"): int(words[k + 1]) for k in range(0, 8, 2)}
-        run = prepare(PretrainConfig("fashion-mnist", method="vicreg", threads=1, seed=seed, **sizes), out)
+        run = prepare(PretrainConfig(data_name, method="vicreg", threads=1, seed=seed, **sizes), out)
     else:
         run = load_run(out)
     data, encode = run.dataset, run.model.eval().encode
@@ -105,14 +150,14 @@ def score(method: str, seed: int, out: Path) -> dict[str, float]:
     return {"knn": 100 * scores.knn, "linear": 100 * scores.linear}
 
 
-def save(store: dict[str, Any]) -> None:
+def save(table: Table, store: dict[str, Any]) -> None:
     """Whole or not at all."""
-    with whole_file(STORE) as file:
+    with whole_file(table.store) as file:
         file.write(json.dumps(store, indent=1) + "\n")
 
 
-def calibrate(store: dict[str, Any]) -> None:
-    """Steps that the budget holds, from the CPU seconds of steps 5 to 25 of each method."""
+def calibrate(table: Table, rows: tuple[str, ...], store: dict[str, Any]) -> None:
+    """Steps that the budget holds, from the CPU seconds of steps 5 to 25 of each row."""
     import pytorch_lightning as pl
 
     from viewproof.cli import app
@@ -128,10 +173,12 @@ def calibrate(store: dict[str, Any]) -> None:
             self.times.append(time.process_time())
 
     silence_lightning()
-    store["seconds"], store["steps"] = {}, {}
-    for method in METHODS:
-        _, bound, _ = app.parse_args(command(method, 0, 25)[1:])
+    for part in ("seconds", "steps"):
+        store.setdefault(part, {})
+    for row in rows:
+        _, bound, _ = app.parse_args(command(table.data, row, 0, 25)[1:])
         folder = RUNS / "calibrate"
+        shutil.rmtree(folder, ignore_errors=True)
         run = prepare(bound.arguments["run"], folder)
         folder.mkdir(parents=True)
         trainer, clock = build_trainer(run.config, folder, run.steps_per_epoch), Clock()
@@ -139,44 +186,48 @@ def calibrate(store: dict[str, Any]) -> None:
         trainer.fit(run.module(), batches(run.dataset, "train", BATCH))
         shutil.rmtree(folder)
         each = (clock.times[-1] - clock.times[4]) / (len(clock.times) - 5)
-        store["seconds"][method], store["steps"][method] = round(each, 4), int(SECONDS / each)
-        print(method, f"{each:.3f} s a step", flush=True)
-    save(store)
+        store["seconds"][row], store["steps"][row] = round(each, 4), int(table.seconds / each)
+        print(row, f"{each:.3f} s a step", flush=True)
+        save(table, store)
 
 
-def fill(store: dict[str, Any]) -> None:
+def fill(table: Table, store: dict[str, Any], workers: int) -> None:
     """Train and score what has no row yet."""
-    lock = Lock()
-    jobs = [("raw", 0), *(("untrained", seed) for seed in SEEDS), *((m, seed) for seed in SEEDS for m in METHODS)]
-    jobs += [(row, 0) for row in LONGER]
+    lock, seeds = Lock(), table.seeds
+    jobs = [("raw", 0), *(("untrained", seed) for seed in seeds), *((m, seed) for seed in seeds for m in table.rows)]
+    jobs += [(row, 0) for row in table.longer]
 
     def one(job: tuple[str, int]) -> None:
         name, seed = job
-        out, key = RUNS / f"{name}-{seed}", f"{name}-{seed}"
+        key = f"{name}-{seed}"
+        out = RUNS / f"{key}{table.label}"
         if name not in ("raw", "untrained"):
-            method, steps = plan(name, store)
-            train(method, seed, steps, out)
-        row = score(name, seed, out)
+            row, steps = plan(name, store)
+            train(table.data, row, seed, steps, out)
+        scores = score(table.data, name, seed, out)
         with lock:
-            store["rows"][key] = row
-            save(store)
-            print(key, row, flush=True)
+            store["rows"][key] = scores
+            save(table, store)
+            print(key, scores, flush=True)
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         list(pool.map(one, [job for job in jobs if "{}-{}".format(*job) not in store["rows"]]))
 
 
-def page(store: dict[str, Any]) -> str:
+def page(table: Table, store: dict[str, Any]) -> str:
     """The table, as Markdown."""
     lines = ["| | k-NN(20) % | linear probe % | images seen | seeds |", "| --- | --- | --- | --- | --- |"]
-    for row, name in NAMES.items():
+    names = dict(NAMES)
+    for row in table.rows:
+        names.setdefault(row, f"{NAMES[row.removesuffix('-muon')]}, Muon")
+    for row, name in names.items():
         scores = [found for key, found in store["rows"].items() if key.rsplit("-", 1)[0] == row]
         if scores:
             cells = [spread([found[kind] for found in scores]) for kind in ("knn", "linear")]
             seen = "0" if row in ("raw", "untrained") else f"{BATCH * plan(row, store)[1]:,}"
             lines.append(f"| {name} | {cells[0]} | {cells[1]} | {seen} | {len(scores)} |")
     lines += ["", "The commands, for seed 0:", "", "```bash"]
-    lines += [" ".join(command(method, 0, store["steps"][method])) for method in METHODS]
+    lines += [" ".join(command(table.data, row, 0, store["steps"][row])) for row in table.rows]
     return "\n".join([*lines, "```"])
 
 
@@ -186,21 +237,40 @@ def spread(values: list[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
-def write_page(store: dict[str, Any]) -> None:
-    """Replace what stands between the marks of docs/results.md."""
-    before, _, rest = PAGE.read_text().partition("<!-- table -->")
-    _, _, after = rest.partition("<!-- end -->")
-    PAGE.write_text(f"{before}<!-- table -->\n{page(store)}\n<!-- end -->{after}")
+def write_page(table: Table, store: dict[str, Any]) -> None:
+    """Replace what stands between the table's marks of docs/results.md; a new table comes last."""
+    start, end = f"<!-- table{table.label} -->", f"<!-- end{table.label} -->"
+    text = PAGE.read_text()
+    if start not in text:
+        seeds = "one seed" if len(table.seeds) == 1 else f"{len(table.seeds)} seeds"
+        text += f"\n## {table.data}, {table.seconds} CPU seconds of one core, {seeds}\n\n{start}\n{end}\n"
+    before, _, rest = text.partition(start)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{start}\n{page(table, store)}\n{end}{after}")
 
 
 def main() -> None:
-    """Calibrate once, then fill the table."""
-    store = json.loads(STORE.read_text()) if STORE.exists() else {"rows": {}}
-    if "steps" not in store or "--calibrate" in sys.argv:
-        calibrate(store)
-    if not {"--calibrate", "--page"} & set(sys.argv):
-        fill(store)
-    write_page(store)
+    """Calibrate what is new, then fill the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", default=Table.data)
+    parser.add_argument("--seconds", type=int, default=Table.seconds)
+    parser.add_argument("--seeds", type=int, nargs="+", default=Table.seeds)
+    parser.add_argument("--rows", nargs="+", default=FIRST)
+    parser.add_argument("--workers", type=int, default=2, help="runs side by side, one core each")
+    parser.add_argument("--calibrate", action="store_true")
+    parser.add_argument("--page", action="store_true")
+    words = parser.parse_args()
+    unknown = {row.removesuffix("-muon") for row in words.rows} - METHODS.keys()
+    if unknown:
+        parser.error(f"rows {sorted(unknown)} must be of {', '.join(METHODS)}, or one of them with -muon")
+    table = Table(words.data, words.seconds, tuple(words.seeds), tuple(words.rows))
+    store = json.loads(table.store.read_text()) if table.store.exists() else {"rows": {}}
+    new = tuple(row for row in table.rows if words.calibrate or row not in store.get("steps", {}))
+    if new and not words.page:
+        calibrate(table, new, store)
+    if not words.calibrate and not words.page:
+        fill(table, store, words.workers)
+    write_page(table, store)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,17 @@ NAMES = {
         "view_graph_energy",
         "with_geometry_guard",
     ],
-    "losses": ["BarlowTwinsLoss", "InfoNCELoss", "JEPALoss", "SIGRegLoss", "VICRegLoss"],
+    "losses": [
+        "BarlowTwinsLoss",
+        "DINOLoss",
+        "InfoNCELoss",
+        "JEPALoss",
+        "LeJEPALoss",
+        "SIGRegLoss",
+        "VICRegLoss",
+        "masked_cross_entropy",
+        "masked_token_contract",
+    ],
     "models": [
         "Backbone",
         "ConvAutoencoder",

@@ -21,8 +21,21 @@ from viewproof.training.callbacks import ClipGradient
 from viewproof.training.settings import TrainingSettings
 from viewproof.training.trainer import build_trainer
 
-METHODS = ["ijepa", "vicreg", "barlow", "sigreg", "simclr", "supervised"]
-SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]
+METHODS = ["ijepa", "vicreg", "barlow", "sigreg", "simclr", "lejepa", "dino", "data2vec", "supervised"]
+SMALL = [
+    "--dim",
+    "16",
+    "--depth",
+    "1",
+    "--heads",
+    "2",
+    "--target-layers",
+    "1",
+    "--decoder-dim",
+    "8",
+    "--decoder-depth",
+    "1",
+]
 SMALL += ["--decoder-heads", "2", "--projector-dim", "12", "--batch-size", "20", "--threads", "1"]
 
 
@@ -62,7 +75,7 @@ def test_a_run_folder_is_complete_and_evaluates_to_the_same_numbers(
     assert json.loads((out / "evaluation.json").read_text()) == first == {"accuracy": first["accuracy"]}
 
 
-@pytest.mark.parametrize("method", ["ijepa", "sigreg"])
+@pytest.mark.parametrize("method", ["ijepa", "sigreg", "data2vec"])
 def test_an_interrupted_run_resumes_to_the_straight_run(
     method: str, images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,7 +81,9 @@ def test_every_flag_is_read_by_the_run_or_by_a_method() -> None:
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_what_is_written_resolves_to_itself(name: str, tmp_path: Path) -> None:
-    resolved = prepare(PretrainConfig("digits", method=name), tmp_path).config
+    (tmp_path / "words.txt").write_text("some words " * 99)
+    data = str(tmp_path / "words.txt") if name == "mlm" else "digits"
+    resolved = prepare(PretrainConfig(data, method=name), tmp_path).config
     assert prepare(resolved.as_given(), tmp_path).config == resolved
 
 

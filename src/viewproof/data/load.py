@@ -11,6 +11,7 @@ from viewproof.data.fetch import cifar_folder, fashion_folder
 from viewproof.data.folder import load_folder
 from viewproof.data.images import MAX_PIXELS, check_max_pixels
 from viewproof.data.named import load_cifar10, load_digits, load_fashion_mnist, load_photos
+from viewproof.data.text import load_text
 from viewproof.errors import InvalidArgument
 
 DATASETS = {
@@ -38,7 +39,7 @@ def load_dataset(
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> Dataset:
-    """The data set of that name, or that of a ``.npy`` or ``.npz`` file or a folder of images.
+    """The data set of that name, or that of a ``.npy``, ``.npz`` or ``.txt`` file or a folder of images.
 
     Names win over paths: write ``./digits`` for a folder called so. ``fashion-mnist:FOLDER`` and ``cifar-10:FOLDER``
     say where the files are; without a folder they are looked for, then fetched. Arrays are ``[N, *shape]``, images
@@ -97,6 +98,8 @@ def load_dataset(
         data = load_digits(test_fraction)
     elif name == "photos":
         data = load_photos(test_fraction, size or (32, 32))
+    elif path.is_file() and path.suffix == ".txt":
+        data = load_text(path, test_fraction)
     elif path.is_file() and path.suffix in (".npy", ".npz"):
         data = (load_npy if path.suffix == ".npy" else load_npz)(path, test_fraction)
     else:

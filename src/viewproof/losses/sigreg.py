@@ -99,13 +99,27 @@ class SIGRegLoss(PairLoss):
         """Sample by sample the distance of ``a`` and ``b`` to their mean, the statistic as guard."""
         first, second = exact_rows(a), exact_rows(b)
         n, d = len(first), len(first[0])
-        like = first[0][0]
-        share, rest = constant(self.lambda_, like), constant(1 - self.lambda_, like)
-        directions = random_slices(d, self.slices, self.seed, step).T.tolist()
-        directions = [[constant(x, like) for x in direction] for direction in directions]
-        knots = [tuple(constant(x, like) for x in knot) for knot in self.quadrature()]
+        share, rest = (constant(c, first[0][0]) for c in (self.lambda_, 1 - self.lambda_))
+        guard = self.exact_guard(first, second, step=step)
+
+        def distance(target: list[Any], prediction: list[Any]) -> Any:
+            pairs = list(zip(target, prediction, strict=True))
+            centre = [(p + t) / 2 for t, p in pairs]
+            squares = sum((p - c) * (p - c) + (t - c) * (t - c) for (t, p), c in zip(pairs, centre, strict=True))
+            return rest * (squares / (n * d) / 2)
+
+        return PredictiveViewContract(
+            range(n), first, second.__getitem__, lambda _, t: t, lambda c, i: c[i], distance, share * guard
+        )
+
+    def exact_guard(self, *views: Rows, step: int = 0) -> Any:
+        """`guard` over plain numbers, on one rank."""
         total: Any = 0
-        for z in (first, second):
+        for z in map(exact_rows, views):
+            n, like = len(z), z[0][0]
+            directions = random_slices(len(z[0]), self.slices, self.seed, step).T.tolist()
+            directions = [[constant(x, like) for x in direction] for direction in directions]
+            knots = [tuple(constant(x, like) for x in knot) for knot in self.quadrature()]
             statistics = []
             for direction in directions:
                 projected, statistic = [inner(row, direction) for row in z], 0
@@ -115,13 +129,4 @@ class SIGRegLoss(PairLoss):
                     statistic += weight * ((real - phi) * (real - phi) + imaginary * imaginary)
                 statistics.append(statistic)
             total += sum(statistics) / len(directions) * n
-
-        def distance(target: list[Any], prediction: list[Any]) -> Any:
-            pairs = list(zip(target, prediction, strict=True))
-            centre = [(p + t) / 2 for t, p in pairs]
-            squares = sum((p - c) * (p - c) + (t - c) * (t - c) for (t, p), c in zip(pairs, centre, strict=True))
-            return rest * (squares / (n * d) / 2)
-
-        return PredictiveViewContract(
-            range(n), first, second.__getitem__, lambda _, t: t, lambda c, i: c[i], distance, share * (total / 2)
-        )
+        return total / len(views)

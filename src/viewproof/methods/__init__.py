@@ -24,7 +24,13 @@ METHODS = {
     "vicreg": Entry("viewproof.methods.vicreg:VICRegMethod", "compares two views, with a variance and covariance term"),
     "barlow": Entry("viewproof.methods.barlow:BarlowMethod", "compares two views by the correlation of coordinates"),
     "sigreg": Entry("viewproof.methods.sigreg:SIGRegMethod", "compares two views, with a test for normal embeddings"),
+    "lejepa": Entry("viewproof.methods.lejepa:LeJEPAMethod", "compares large and small views, with sigreg's test"),
     "simclr": Entry("viewproof.methods.simclr:SimCLRMethod", "finds the other view of a sample among a batch's"),
+    "dino": Entry("viewproof.methods.dino:DINOMethod", "distils an EMA teacher over crops and masked patches (iBOT)"),
+    "data2vec": Entry(
+        "viewproof.methods.data2vec:Data2VecMethod", "predicts an EMA teacher's layers of hidden patches"
+    ),
+    "mlm": Entry("viewproof.methods.mlm:MLMMethod", "predicts masked bytes of a text file (BERT)"),
     "supervised": Entry("viewproof.methods.supervised:SupervisedMethod", "learns the labels, as a baseline"),
 }
 

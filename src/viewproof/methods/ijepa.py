@@ -17,9 +17,9 @@ from viewproof.masks import MultiBlockMask, Rule, split_patches_by_sample
 from viewproof.methods.base import JointMethod
 from viewproof.models.patches import PatchEncoder, PatchPredictor
 from viewproof.shapes import Float, Int
-from viewproof.training.base import JointPretraining
-from viewproof.training.ema import MomentumSchedule, move_target
+from viewproof.training.ema import MomentumSchedule
 from viewproof.training.settings import Count, TrainingSettings, non_negative, one_of
+from viewproof.training.taught import TaughtPretraining
 
 
 class JEPANetwork(nn.Module):
@@ -74,7 +74,7 @@ class JEPANetwork(nn.Module):
         return (self.encoder if self.target is None else self.target).encode(x)
 
 
-class IJEPA(JointPretraining):
+class IJEPA(TaughtPretraining):
     """Trains ``loss(prediction, target)`` of the blocks that ``rule`` draws by sample id and epoch.
 
     The target encoder moves once an optimizer step, after it, by ``momentum(step)``, whatever the number of
@@ -105,7 +105,9 @@ class IJEPA(JointPretraining):
         **optimization: Any,
     ) -> None:
         teacher = model.target is not None
-        super().__init__(model, JEPALoss(stop_gradient=teacher) if loss is None else loss, **optimization)
+        super().__init__(
+            model, JEPALoss(stop_gradient=teacher) if loss is None else loss, momentum=momentum, **optimization
+        )
         if regularizer is None and not teacher:
             raise InvalidArgument(
                 "regularizer=None must be a function: without a teacher a collapsed encoder loses least; pass one"
@@ -116,7 +118,7 @@ class IJEPA(JointPretraining):
             raise InvalidArgument(
                 f"rule {rule!r} must be a MultiBlockMask of the encoder's patches {encoder.patch_size}"
             )
-        self.rule, self.momentum = rule, momentum or MomentumSchedule(steps=optimization.get("total_steps") or 1)
+        self.rule = rule
         context, blocks = self.places(encoder.image_shape, torch.arange(2), 0)
         if not context.shape[1] or not blocks.numel():
             raise InvalidArgument(f"rule {rule!r} leaves an empty context or no target; nothing can be predicted")
@@ -150,12 +152,13 @@ class IJEPA(JointPretraining):
         """What a checkpoint must have been written by to be continued here."""
         return super().method + ("" if self.model.target is not None else " without a teacher")
 
-    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
-        """The optimizer's step, and then the target's."""
-        step = self.global_step
-        super().optimizer_step(*arguments, **options)
-        if self.model.target is not None:
-            move_target(self.model.target, self.model.encoder, self.momentum(step))
+    def student(self) -> PatchEncoder:
+        """The context encoder."""
+        return self.model.encoder
+
+    def teacher(self) -> PatchEncoder | None:
+        """The target encoder."""
+        return self.model.target
 
 
 @dataclass(frozen=True, kw_only=True)

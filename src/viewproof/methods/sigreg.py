@@ -5,7 +5,7 @@ from viewproof.methods.two_view import TwoViewMethod
 
 
 class SIGRegMethod(TwoViewMethod):
-    """SIGReg's loss on two random views; its directions are drawn by the run's seed."""
+    """SIGReg's loss in the recipe of the other two-view methods; ``lejepa`` is the published one."""
 
     name = "sigreg"
     pair_loss = staticmethod(lambda seed: SIGRegLoss(seed=seed))

@@ -53,6 +53,18 @@ class PatchEncoder(PatchTransformer):
     forward = PatchTransformer.tokens
 
 
+def hide_patches(
+    embedded: Float[Tensor, "batch patches dim"], places: Int[Tensor, "batch places"], token: Float[Tensor, "dim"]
+) -> Float[Tensor, "batch patches dim"]:
+    """Embedded patches with ``token`` in the places of each sample: a selection, what was there is not read.
+
+    >>> hide_patches(torch.full((1, 3, 1), torch.nan), torch.tensor([[0, 1, 2]]), torch.ones(1)).flatten()
+    tensor([1., 1., 1.])
+    """
+    hidden = torch.zeros(embedded.shape[:2], dtype=torch.bool, device=embedded.device).scatter(1, places, True)
+    return torch.where(hidden[:, :, None], token.to(embedded.dtype), embedded)
+
+
 class PatchPredictor(nn.Module):
     """I-JEPA's predictor: from encoded tokens and the places of others to those others' tokens.
 

@@ -249,7 +249,10 @@ class PatchTransformer(nn.Module):
             raise InvalidArgument(f"x of shape {tuple(x.shape)} must be [N, {', '.join(map(str, self.image_shape))}]")
         if index is not None:
             check_patch_indices("index", index, len(x), math.prod(self.grid))
-        tokens = self.embedded(x, index) + (self.positions if index is None else self.positions[index])
+        return self.transformed(self.embedded(x, index) + (self.positions if index is None else self.positions[index]))
+
+    def transformed(self, tokens: Float[Tensor, "batch patches dim"]) -> Float[Tensor, "batch tokens dim"]:
+        """Embedded patches with their positions after all blocks and the norm; class token and registers come first."""
         if self.settings.count:
             tokens = torch.cat([self.prefix.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         for block in self.blocks:
@@ -259,9 +262,12 @@ class PatchTransformer(nn.Module):
 
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         """The features of each whole image: by default the mean of its patch tokens."""
+        return self.pooled(self.all_tokens(x))
+
+    def pooled(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
+        """The features of encoded tokens, those before the patches' included."""
         if self.settings.features == "mean":
-            return self.tokens(x).mean(1)
-        tokens = self.all_tokens(x)
+            return (tokens[:, self.settings.count :] if self.settings.count else tokens).mean(1)
         first = tokens[:, 0]
         return (
             first

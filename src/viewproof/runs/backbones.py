@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from viewproof.errors import InvalidArgument
-from viewproof.methods.ijepa import JEPANetwork
 from viewproof.models import Backbone
 from viewproof.models.backbone import is_library
 from viewproof.models.vit import PatchTransformer
@@ -43,15 +42,19 @@ class InitialWeights:
         """Give a run's network these weights; return the report of `Source.load_into`."""
         if self.source is None:
             return self._load_backbone(encoder_of(model))
-        encoder = model.encoder if isinstance(model, JEPANetwork) else encoder_of(model)
+        # The trained encoder, whose teacher, if there is one, starts from the same weights.
+        trained = getattr(model, "encoder", None)
+        encoder = trained if isinstance(trained, PatchTransformer) else encoder_of(model)
         if not isinstance(encoder, PatchTransformer):
             raise InvalidArgument(
                 f"init={shown(self.source.name)!r} is a vision transformer, and this run's encoder a "
                 f"{type(encoder).__name__}; leave model out"
             )
         report = self.source.load_into(encoder)
-        if isinstance(model, JEPANetwork) and model.target is not None:
-            model.target.load_state_dict(encoder.state_dict())
+        for teacher in (getattr(model, name, None) for name in ("target", "teacher")):
+            teacher = getattr(teacher, "encoder", teacher)
+            if isinstance(teacher, PatchTransformer):
+                teacher.load_state_dict(encoder.state_dict())
         return report
 
     def _load_backbone(self, encoder: nn.Module) -> dict[str, Any]:

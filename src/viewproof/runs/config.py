@@ -16,7 +16,7 @@ def whole_number(kind: Any, tokens: Any) -> int:
 Integer = Annotated[int, Parameter(converter=whole_number)]
 OptionalInteger = Annotated[int | None, Parameter(converter=whole_number)]
 METHOD_HELP = "; ".join(f"{name} {entry.summary}" for name, entry in METHODS.items())
-MethodName = Annotated[str, Parameter(help=f"the objective: {METHOD_HELP}; all but mae need images")]
+MethodName = Annotated[str, Parameter(help=f"the objective: {METHOD_HELP}; all but mae and mlm need images")]
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class PretrainConfig:
     settings of other methods, but for ``mask`` and ``guard``, which it refuses.
 
     Attributes:
-        data: digits, photos, fashion-mnist[:FOLDER], cifar-10[:FOLDER], a .npy or .npz file, a folder of images or
-            recordings, hf:NAME[/CONFIG] or hf:PATH (Hugging Face), wds:SHARDS (WebDataset tar files)
+        data: digits, photos, fashion-mnist[:FOLDER], cifar-10[:FOLDER], a .npy, .npz or .txt file, a folder of images
+            or recordings, hf:NAME[/CONFIG] or hf:PATH (Hugging Face), wds:SHARDS (WebDataset tar files)
         model: the network: masked-autoencoder, vit, resnet, conv or vector; or timm:NAME or transformers:NAME, a model
             of that library; default: masked-autoencoder for images, vector for everything else; vit for other methods
             than mae
@@ -58,8 +58,14 @@ class PretrainConfig:
         decoder_depth: blocks of the decoder, or of ijepa's predictor
         decoder_heads: attention heads of the decoder, or of ijepa's predictor
         projector_dim: width of the embeddings that a two-view loss compares
-        momentum: of ijepa's EMA target encoder at the first step, in [0, 1]; rises to 1 at the last
-        min_area: of two views, the least share of the image that a view shows; default: 0.3 (0.6 for digits)
+        momentum: of the EMA teacher of ijepa, dino and data2vec at the first step, in [0, 1]; rises to 1 at the last
+        target_layers: of data2vec, how many of the teacher's last blocks are averaged; default: 2
+        prototypes: of dino, how many prototypes the head compares with; default: 1024
+        local_views: of dino and lejepa, small views beside the two global ones; default: 4 (6 for lejepa)
+        centring: of dino, what keeps the teacher's outputs apart: a moving centre, or Sinkhorn's balancing of a batch
+        koleo: of dino, the weight of KoLeo, which spreads the features of a batch; default: 0
+        min_area: of two or more views, the least share of the image that a view (a global one) shows; default: 0.3
+            (0.4 for dino, 0.6 for digits)
         flip: of two views, whether every second one is mirrored; default: True (False for digits)
         keep_tokens: of two views, the share of the patches that the encoder sees in training, drawn by the sample's id;
             in the last tenth of training all
@@ -132,6 +138,11 @@ class PretrainConfig:
     decoder_heads: OptionalInteger = None
     projector_dim: OptionalInteger = None
     momentum: float | None = None
+    target_layers: OptionalInteger = None
+    prototypes: OptionalInteger = None
+    local_views: OptionalInteger = None
+    centring: Literal["centre", "sinkhorn"] | None = None
+    koleo: float | None = None
     min_area: float | None = None
     flip: bool | None = None
     keep_tokens: float = 1.0

@@ -14,7 +14,7 @@ from torch import Tensor
 from viewproof.certify import Pipeline, Report, Verdict, certify, certify_objective, certify_target_branch
 from viewproof.certify.target import TargetBranch
 from viewproof.masks import ScoredPatches
-from viewproof.methods.ijepa import IJEPA
+from viewproof.methods.lejepa import LeJEPA
 from viewproof.methods.mae import MaskedPretraining
 from viewproof.methods.two_view import TwoView
 from viewproof.metrics import read_metrics
@@ -24,6 +24,7 @@ from viewproof.runs.guarded import check_digest
 from viewproof.training.checkpoints import WholeFiles
 from viewproof.training.collapse import LEAST_RANK, LEAST_SPREAD
 from viewproof.training.ema import move_target
+from viewproof.training.taught import TaughtPretraining
 from viewproof.training.trainer import CHECKPOINT
 
 Answer = Literal["bug", "collapse", "too short", "as expected", "undecided"]
@@ -242,22 +243,26 @@ def certify_run(run: Run) -> Report | None:
             return rule.sample(batch, sample_ids=torch.arange(len(batch)))
 
         return certify(Pipeline(view=view, encoder=run.model.eval(), loss=module.loss, rule=mask), x)
-    if isinstance(module, IJEPA):
-        network = module.model
-        target = network.target
+    if isinstance(module, TaughtPretraining):
+        online, target = module.student(), module.teacher()
         if target is None:
             return None
         branch = TargetBranch(
             lambda batch: module.objective(batch, ids, 0, 0),
-            network.encoder,
+            online,
             target,
-            update=lambda step: move_target(target, network.encoder, module.momentum(step)),
+            update=lambda step: move_target(target, online, module.momentum(step)),
             momentum=module.momentum,
-            trained=[network.encoder, network.predictor],
+            trained=[online],
             frozen=[target],
         )
         return certify_target_branch(branch, x)
     contract = getattr(module.loss, "contract", None)
+    if isinstance(module, LeJEPA):
+        views = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0))
+        return certify_objective(
+            lambda *z: module.loss(z), lambda *z: predictive_view_objective(module.loss.contract(z)), *views
+        )
     if not isinstance(module, TwoView) or contract is None:
         return None
     z = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))

@@ -59,6 +59,8 @@ def export(
     for package in NEEDS[to]:
         need(package, f"to={to!r}")
     loaded, config = load_encoder(folder), read_config(folder)
+    if config.method == "mlm":
+        raise InvalidArgument("method='mlm' reads bytes, and exports are of image encoders; use load_encoder")
     rule = None if config.mask is None else parse_rule(config.mask, allow_import=allow_import)
     aside = target.absolute().parent / f".{secrets.token_hex(8)}.part"
     aside.mkdir()

@@ -124,7 +124,7 @@ def train(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[
         f"{config.data}: {len(data.train)} training and {len(data.test)} held-out samples of "
         f"{data.sample_shape}{skipped}"
     )
-    views = "labels" if config.method.learns_labels else "two random views"
+    views = "labels" if config.method.learns_labels else "random views"
     drawn = views if config.mask is None else f"mask {config.mask}"
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
     if config.compile:

@@ -142,17 +142,22 @@ class RandomViews:
         """Two views of each image."""
         check_batch_of_images(x, sample_ids)
         draws = Draws(self.seed, epoch, sample_ids.to(x.device))
-        a, b = (self._view(x, draws.uniforms(WORDS, stream).to(x.dtype)) for stream in (12, 13))
+        words = (draws.uniforms(WORDS, stream).to(x.dtype) for stream in (12, 13))
+        a, b = (random_view(x, u, (self.min_area, 1.0), self.flip, self.jitter, x.shape[2:]) for u in words)
         return a, b
 
-    def _view(self, x: Tensor, u: Tensor) -> Tensor:
-        height, width, down, across = region(u, self.min_area)
-        sign = torch.where(u[:, 4] < 0.5, -1, 1) if self.flip else 1
-        zero = torch.zeros_like(down)
-        rows = [torch.stack(row, 1) for row in ((sign * width, zero, across), (zero, height, down))]
-        grid = F.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
-        view = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        return view if self.jitter == 0 else jittered(view, self.jitter, u[:, 5:])
+
+def random_view(
+    x: Tensor, u: Tensor, area: tuple[float, float], flip: bool, jitter: float, size: Sequence[int]
+) -> Tensor:
+    """A region of each image with an area between two shares, resampled to ``size``, mirrored or not, and jittered."""
+    height, width, down, across = region(u, *area)
+    sign = torch.where(u[:, 4] < 0.5, -1, 1) if flip else 1
+    zero = torch.zeros_like(down)
+    rows = [torch.stack(row, 1) for row in ((sign * width, zero, across), (zero, height, down))]
+    grid = F.affine_grid(torch.stack(rows, 1), [*x.shape[:2], *size], align_corners=False)
+    view = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return view if jitter == 0 else jittered(view, jitter, u[:, 5:])
 
 
 def is_number(value: object) -> bool:

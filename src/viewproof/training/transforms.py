@@ -185,12 +185,12 @@ def check_images(x: Tensor) -> None:
         )
 
 
-def region(u: Tensor, min_area: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def region(u: Tensor, min_area: float, max_area: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Height and width of a random region as shares of the image, and its centre's place down and across, from -1 to 1.
 
     It is the region of `viewproof.data.images.crop_box`, which does so for one image of another aspect.
     """
-    area, aspect = min_area + (1 - min_area) * u[:, 0], ((2 * u[:, 1] - 1) * math.log(4 / 3)).exp()
+    area, aspect = min_area + (max_area - min_area) * u[:, 0], ((2 * u[:, 1] - 1) * math.log(4 / 3)).exp()
     height, width = (area / aspect).sqrt().clamp(max=1), (area * aspect).sqrt().clamp(max=1)
     return height, width, (1 - height) * (2 * u[:, 2] - 1), (1 - width) * (2 * u[:, 3] - 1)
 

@@ -1,0 +1,73 @@
+"""Cross-entropy over the selected tokens of a batch, and the same objective over plain numbers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from viewproof.errors import InvalidArgument
+from viewproof.masks import Sample
+from viewproof.objectives.contracts import PredictiveViewContract, mae_as_predictive_view_contract
+from viewproof.shapes import Float, check_kind, check_tensor
+
+
+def masked_cross_entropy(prediction: Float[Tensor, "batch tokens vocabulary"], sample: Sample) -> Float[Tensor, ""]:
+    """The mean cross-entropy of logits to the ids ``sample.y`` over exactly the sample's mask, in float32 at least.
+
+    Logits off the mask, ``NaN`` included, change neither the value nor the gradient. Shapes that differ, ids outside
+    the vocabulary and an empty mask raise `InvalidArgument`. It is the objective of `masked_token_contract`.
+
+    >>> from viewproof.masks import TokenMask
+    >>> rule = TokenMask(masked=1, replaced=0, kept=0, mask_id=4, vocabulary=4)
+    >>> sample = rule.sample(torch.tensor([[2, 2]]), sample_ids=torch.arange(1))
+    >>> masked_cross_entropy(torch.zeros(1, 2, 4), sample)
+    tensor(1.3863)
+    """
+    check_kind("sample", sample, Sample)
+    check_tensor("prediction", prediction)
+    if prediction.dim() != 3 or prediction.shape[:2] != sample.y.shape or sample.y.is_floating_point():
+        raise InvalidArgument(
+            f"prediction of shape {tuple(prediction.shape)} must be logits [N, T, vocabulary] for token ids of shape "
+            f"{tuple(sample.y.shape)} and dtype {sample.y.dtype}"
+        )
+    selected = sample.mask.hidden.expand(sample.y.shape)
+    ids, logits = sample.y[selected].long(), prediction[selected]
+    if len(ids) == 0:
+        raise InvalidArgument(
+            f"mask made by {sample.mask.rule!r} selects nothing in a batch of {len(prediction)}: a mean over it has no "
+            "value; select a token at least"
+        )
+    if ids.is_cpu and not 0 <= int(ids.min()) <= int(ids.max()) < logits.shape[1]:
+        raise InvalidArgument(
+            f"ids from {int(ids.min())} to {int(ids.max())} must lie in 0 to {logits.shape[1] - 1}, the vocabulary"
+        )
+    return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), ids)
+
+
+def masked_token_contract(sample: Sample, prediction: Any) -> PredictiveViewContract:
+    """`masked_cross_entropy` of a whole batch as a contract over ``prediction[row][token][id]``.
+
+    The indices are the selected pairs (row, token), the target is the id, the distance is the cross-entropy.
+
+    >>> from viewproof.masks import TokenMask
+    >>> from viewproof.objectives.contracts import predictive_view_objective
+    >>> rule = TokenMask(masked=1, replaced=0, kept=0, mask_id=4, vocabulary=4)
+    >>> sample = rule.sample(torch.tensor([[2, 2]]), sample_ids=torch.arange(1))
+    >>> round(float(predictive_view_objective(masked_token_contract(sample, torch.zeros(1, 2, 4)))), 4)
+    1.3863
+    """
+    places = [(row, i) for row in range(len(sample.y)) for i in sample.mask.row(row).selected_idxs]
+    if not places:
+        raise InvalidArgument(f"mask made by {sample.mask.rule!r} selects nothing: a mean over it has no value")
+
+    def cross_entropy(target: int, logits: Any) -> Any:
+        wide = torch.as_tensor(logits).double()
+        return (wide.exp().sum().log() - wide[target]) / len(places)
+
+    return mae_as_predictive_view_contract(
+        places,
+        lambda place: int(sample.y[place[0], place[1]]),
+        lambda place: prediction[place[0]][place[1]],
+        cross_entropy,
+    )

@@ -1,0 +1,108 @@
+"""LeJEPA as published: its contract, ranks, views, and a run that resumes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import viewproof as vp
+from viewproof.certify import certify_objective
+from viewproof.certify.ranks import certify_ranks
+from viewproof.cli import main
+from viewproof.losses import LeJEPALoss, SIGRegLoss
+from viewproof.methods.lejepa import LeJEPA, LeJEPANetwork
+from viewproof.models.patches import PatchEncoder
+from viewproof.training.base import JointPretraining
+from viewproof.training.multi_crop import MultiCrop
+from viewproof.verdict import Verdict
+
+LOSS = LeJEPALoss(SIGRegLoss(slices=3, points=5), global_views=2)
+
+
+def drawn(seed: int = 0) -> list[Tensor]:
+    return list(torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(seed)).double())
+
+
+def exact(*views: Any) -> Any:
+    return vp.predictive_view_objective(LOSS.contract(views, 2))
+
+
+def test_the_loss_is_the_objective_of_its_contract() -> None:
+    views = drawn()
+    assert float(exact(*(z.tolist() for z in views))) == pytest.approx(LOSS(views, 2).item(), rel=1e-12)
+    assert not certify_objective(lambda *z: LOSS(z, 2), exact, *views).refuted
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda *z: LOSS(z, 3),
+        lambda *z: LOSS([z[1], z[2], z[3], z[0]], 2),
+        lambda *z: LeJEPALoss(LOSS.statistic, global_views=4)(z, 2),
+        lambda *z: LeJEPALoss(SIGRegLoss(0.1, slices=3, points=5))(z, 2),
+    ],
+    ids=["another step", "a local view in the centre", "all views as the centre", "another lambda"],
+)
+def test_a_wrong_one_is_refuted(wrong: Any) -> None:
+    assert certify_objective(wrong, exact, *drawn()).verdict() is Verdict.REFUTED
+
+
+def test_two_views_are_the_loss_of_a_pair() -> None:
+    a, b = drawn()[:2]
+    statistic = SIGRegLoss(slices=3)
+    torch.testing.assert_close(LeJEPALoss(statistic)([a, b], 4), statistic(a, b, 4))
+
+
+def on_ranks(rows: Tensor) -> Tensor:
+    return LOSS(list(rows.unbind(1)), 1)
+
+
+def own_rows(rows: Tensor) -> Tensor:
+    return (rows - rows.mean(1, keepdim=True)).square().mean() + LOSS.statistic.guard(rows[:, 0])
+
+
+@pytest.mark.parametrize(("loss", "verdict"), [(on_ranks, Verdict.PROVED), (own_rows, Verdict.REFUTED)])
+def test_two_unequal_ranks_have_the_value_and_gradient_of_one(loss: Any, verdict: Verdict) -> None:
+    rows = torch.randn(8, 3, 4, generator=torch.Generator().manual_seed(2))
+    assert certify_ranks(loss, rows, (3, 5)).verdict() is verdict
+
+
+def test_the_module_compares_all_its_views_at_its_step() -> None:
+    torch.manual_seed(0)
+    network = LeJEPANetwork(PatchEncoder((1, 8, 8), (2, 2), dim=8, depth=1, heads=2), width=4)
+    trained = LeJEPA(network, MultiCrop((4, 4), 3), LOSS)
+    x, ids = torch.randn(5, 1, 8, 8), torch.arange(5)
+    large, small = trained.views(x, ids, 3)
+    alone = [z for view in large for z in network([view], [])] + [z for view in small for z in network([], [view])]
+    torch.testing.assert_close(trained.objective(x, ids, 7, 3), LOSS(alone, 7))
+    torch.testing.assert_close(network.encoder.encode(x), network.encode(x))
+
+
+def test_a_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["pretrain", "digits", "--method", "lejepa", "--dim", "16", "--depth", "1", "--heads", "2"]
+    words += ["--epochs", "3", "--batch-size", "479", "--out"]
+    assert main([*words, str(tmp_path / "a")]) == 0
+    with monkeypatch.context() as patch:
+
+        def stop(module: JointPretraining) -> None:
+            if module.current_epoch == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(JointPretraining, "on_train_epoch_start", stop)
+        assert main([*words, str(tmp_path / "b")]) == 130
+    assert main(["pretrain", "--resume", str(tmp_path / "b")]) == 0
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert main(["doctor", str(tmp_path / "a")]) == 0
+
+
+def test_bad_input() -> None:
+    z = torch.zeros(4, 3)
+    for views in ([z], [z, z[:2]]):
+        with pytest.raises(vp.InvalidArgument, match="must be at least 2 views of one shape"):
+            LeJEPALoss()(views)
+    with pytest.raises(vp.InvalidArgument, match="a batch of 1 has no statistics"):
+        LeJEPALoss()([z[:1], z[:1]])
