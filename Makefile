@@ -75,6 +75,7 @@ bench: $(INSTALLED)
 docs: .venv-docs/installed build/prove.json
 	.venv-docs/bin/python .ci/site_pages.py
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --clean
+	rm site/404.html  # it looks for its style at the root of a server
 
 build/prove.json: .venv-docs/installed $(shell find src/viewproof/theorems src/viewproof/symbolic -name '*.py')
 	mkdir -p build && rm -f $@

@@ -68,6 +68,8 @@ def with_links(name: str, text: str) -> str:
     """The page with links to files as links to pages; a link to what is no page becomes text."""
     if name in BESIDE:
         text = re.sub(r"\]\(docs/([^)]*)\)", r"](\1)", text)
+        # On the site a page has a name, not a file.
+        text = re.sub(r"\[docs/([\w-]+)(?:\.md)?\]", r"[\1]", text)
     for target, source in BESIDE.items():
         text = re.sub(rf"\]\((?:\.\./)*{re.escape(source)}(#[^)]*)?\)", rf"]({target}\1)", text)
     if name == "theorems.md":

@@ -101,7 +101,8 @@ def size_decisions(program_file: str) -> Iterator[list[tuple[Any, Any]]]:
         stack.enter_context(shape_config.patch(backed_size_oblivious=True))  # type: ignore[attr-defined]
         # With symbolic sizes its keys cost more than it saves: captures take half the time without it.
         stack.enter_context(dynamo_config.patch(fake_tensor_cache_enabled=False))
-        stack.enter_context(replaced(fx_config, "do_not_emit_stack_traces", True))
+        if hasattr(fx_config, "do_not_emit_stack_traces"):  # not in torch 2.9
+            stack.enter_context(replaced(fx_config, "do_not_emit_stack_traces", True))
         # Nobody reads the memory layout that is noted beside each node, and with symbolic sizes it is slow to find out.
         stack.enter_context(replaced(proxy_tensor, "_extract_tensor_metadata", lambda value: None))
         yield decided
