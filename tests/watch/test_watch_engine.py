@@ -243,3 +243,18 @@ def test_what_one_element_reads_may_be_asked_of_another(kind: str) -> None:
 def test_statistics_of_what_is_asked_for_are_no_autoencoder() -> None:
     report = vp.watch(*elementwise("normalised", bug=True))
     assert report.verdict(vp.Contract.C1) is Verdict.UNKNOWN, str(report)
+
+
+def test_gradients_that_earlier_steps_left_in_other_models_are_not_of_this_step() -> None:
+    other = nn.Linear(3, 3)
+    other(torch.randn(2, 3)).sum().backward()
+    assert other.weight.grad is not None
+    step, batch = masked()
+    report = vp.watch(step, batch)
+    assert "no optimizer has them" not in str(report), str(report)
+
+    def astray(x: Tensor) -> float:
+        other(x).sum().backward()  # adds to the gradient that is there
+        return float(step(x))
+
+    assert "no optimizer has" in str(vp.watch(astray, batch))

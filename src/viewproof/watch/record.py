@@ -120,6 +120,8 @@ class Recorder(Run):
         known |= {id(p.grad) for p in parameters.values()}
         # Numbers that were there before the step and that nothing names: they may come from the batch's data.
         self._outside = {id(t): t for t in alive.tensors if id(t) not in known and t.is_floating_point()}
+        # Gradients that earlier steps have left, of other models too: they say nothing of this step.
+        self._left = {k: (p.grad, p.grad._version) for k, p in parameters.items() if p.grad is not None}
         self._start = time.perf_counter()
         self._generators = GeneratorStates.now()
         for path, tensor in sources.items():
@@ -285,7 +287,10 @@ class Recorder(Run):
                     known.finite &= bool(gradient.isfinite().all())
 
         for key, p in self.parameters.items():
-            if p.grad is not None and key not in self.record.parameters:
+            if p.grad is None or key in self.record.parameters:
+                continue
+            gradient, version = self._left.get(key, (None, 0))
+            if p.grad is not gradient or gradient._version != version:
                 self.record.parameters[key] = Parameter("", p.numel(), gradient=True, dim=p.dim())
                 self.record.parameters[key].nonzero = bool((p.grad != 0).any())
 
