@@ -19,7 +19,7 @@ def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], pla
 
     An autoregressive model reads all that it is asked for, each element elsewhere: the element that is asked for a
     group must read it. What normalises a target is asked for too, beside the target: a group counts as asked for where
-    the loss's gradient over the predictions follows it more than all other groups of its sample together.
+    the loss's gradient over the predictions follows it far more than all other groups of its sample together.
     """
 
     def values(new: dict[str, Tensor]) -> Answer:
@@ -146,16 +146,21 @@ class _Asking:
         scale = tensor.float().nan_to_num().std().nan_to_num().clamp_min(0.05)
         noise = (10 * scale.cpu() * torch.randn(tensor[sample].shape, generator=generator)).to(tensor)
         own = (self.source.group == group).to(tensor.device)
-        moves = []
+        moves: list[list[Tensor]] = []
         for where in (own, ~own):
-            new = tensor.clone()
-            new[sample] += noise * where
-            gradients = self.gradients({self.source.path: new})
-            if gradients is None or self._unchanged is None or len(gradients) != len(self._unchanged):
-                return None
-            pairs = zip(gradients, self._unchanged, strict=True)
-            moves.append([(g - u).double().nan_to_num().abs() for g, u in pairs])
+            move: list[Tensor] = []
+            # A loss that knows signs alone answers one of two opposite changes.
+            for sign in (1, -1):
+                new = tensor.clone()
+                new[sample] += sign * noise * where
+                gradients = self.gradients({self.source.path: new})
+                if gradients is None or self._unchanged is None or len(gradients) != len(self._unchanged):
+                    return None
+                pairs = zip(gradients, self._unchanged, strict=True)
+                apart = [(g - u).double().nan_to_num().abs() for g, u in pairs]
+                move = [torch.maximum(m, d) for m, d in zip(move, apart, strict=True)] if move else apart
+            moves.append(move)
         most = max((float(m.max()) for m in moves[0] if m.numel()), default=0.0)
         asked = [m > 0.3 * most for m in moves[0]] if most else []
         by_own, by_others = (sum(float(m[a].sum()) for m, a in zip(move, asked, strict=False)) for move in moves)
-        return asked if most and by_own >= by_others else None
+        return asked if most and by_own >= 3 * by_others else None

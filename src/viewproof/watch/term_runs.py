@@ -87,7 +87,7 @@ class PositivesRun(OtherWeightsRun):
         name = getattr(func, "__name__", "")
         with DisableTorchFunction():
             if name in PRODUCTS and len(args) > 1 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
-                axes = (-1, -2 if args[1].dim() > 1 else -1)
+                axes: tuple[int, ...] = (-1, -2 if args[1].dim() > 1 else -1)
                 if name == "cosine_similarity":
                     axes = (kwargs.get("dim", args[2] if len(args) > 2 else 1),) * 2
                 pairs = zip(args[:2], axes, strict=True)
