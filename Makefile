@@ -12,7 +12,7 @@ OLDEST := torch==2.9.0 numpy==1.26.4
 	release-check clean
 
 demo: $(INSTALLED)
-	$(BIN)/viewproof pretrain digits
+	$(BIN)/viewproof pretrain digits --method simclr
 
 test: lint types tests
 

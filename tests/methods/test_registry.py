@@ -96,6 +96,8 @@ def test_a_recipe_holds_where_the_user_gives_none_of_what_it_asks_for(tmp_path: 
     assert chosen()[0] == "muon" and chosen(epochs=3) == (*chosen()[:3], 3)
     assert chosen(optimizer="adamw") == chosen(learning_rate=2e-3) == chosen(depth=4) == before
     assert chosen(method="vicreg") == chosen(strategy="fsdp") == chosen(model="conv") == before
+    assert chosen(method="simclr") == ("muon", 5e-3, 2, 100)
+    assert chosen(method="simclr", min_area=0.5) == chosen(method="simclr", augment="Flip()") == before
 
 
 def test_an_unknown_method_is_refused_with_a_hint_before_the_data_are_read(capsys: pytest.CaptureFixture[str]) -> None:

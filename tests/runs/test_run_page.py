@@ -15,7 +15,7 @@ def test_a_run_is_one_page_without_network(tmp_path, capsys):
     run = tmp_path / "run"
     assert main(["pretrain", str(tmp_path / "mine.npz"), *SMALL, "--out", str(run)]) == 0
     page = (run / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 5 and "PROVED" in page and "trained encoder" in page
+    assert page.count("data:image/png;base64") == 6 and "PROVED" in page and "trained encoder" in page
     assert not re.search(r"""(src|href)=["'](?!data:)""", page) and str(tmp_path) not in page
     (run / "report.html").unlink()
     assert main(["report", str(run)]) == 0 and (run / "report.html").read_text() == page

@@ -44,7 +44,7 @@ Statistics = tuple[Sequence[float], Sequence[float]]
 """Mean and deviation of the channels, or of all of them, in the units of the values."""
 FEW = 10_000
 """At most so many samples that must be decoded are read for the statistics."""
-FEW_VALUES = 2**28
+FEW_VALUES = 2**26
 """And at most so many of their values."""
 
 
@@ -158,7 +158,7 @@ def make_dataset(
 
     Statistics are those of the values rounded to float32, which is what `Dataset.fetch` standardises, accumulated in
     float64 over chunks: larger than memory is fine. Of samples that must be decoded at most 10,000 are read, and at
-    most 2**28 values, those that numpy's ``RandomState(0)`` draws; they are checked one by one as they are decoded.
+    most 2**26 values, those that numpy's ``RandomState(0)`` draws; they are checked one by one as they are decoded.
     ``statistics`` gives mean and deviation instead. ``class_names`` are ``"0"``, ``"1"`` ... unless given. Raises
     `InvalidArgument`, naming ``source`` (``name`` unless given), if a part is empty, has no sample axes or no real
     dtype, if the parts disagree in shape, if a label has no name, or if a value of either part is NaN, infinite or

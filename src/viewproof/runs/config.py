@@ -83,7 +83,7 @@ class PretrainConfig:
         batch_size: samples a step, over all devices and micro-batches
         accumulate: equal micro-batches in which a step's batch is taken, one after the other; no statistic spans two
         optimizer: adamw (default), or muon on the hidden matrices with adamw on embeddings, heads and vectors; one rate
-            for both; the default for mae on digits
+            for both; the default for mae and simclr on digits
         learning_rate: peak rate of the optimizer
         rate_rule: fixed takes learning_rate as it is; linear multiplies it by batch_size / 256, sqrt by its root
         weight_decay: decay of matrices; biases, norms, tokens and positions are not decayed

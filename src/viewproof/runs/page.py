@@ -14,6 +14,9 @@ from torch import Tensor
 from viewproof import plots
 from viewproof.certify import certify_view
 from viewproof.certify.page import STYLE
+from viewproof.evaluation import encode_all
+from viewproof.evaluation.probes import probe_indices
+from viewproof.evaluation.torch_probes import standardizer
 from viewproof.files import whole_file
 from viewproof.masks.random.rule import one_for_all
 from viewproof.models import Backbone
@@ -50,6 +53,9 @@ def write_page(run: Run) -> None:
         x = run.dataset.fetch("test", chosen).to(device)
         words = "Held-out images, and the first three principal components of their patch features as colours."
         parts.append(_picture(_png(feature_figure(encoder, x, run.dataset.restore(x).cpu())), words))
+    if len(run.dataset.sample_shape) == 3:
+        words = "Held-out images, and the nearest among a thousand training images, by features and by raw values."
+        parts.append(_picture(_png(neighbours_figure(run)), words))
     if run.rule is not None:
         rule = one_for_all(run.rule)
         mask = rule.mask(run.dataset.sample_shape)
@@ -100,6 +106,45 @@ def feature_figure(
         rows[1][n].imshow(grids[n].numpy(), interpolation="nearest")
         for row in rows:
             row[n].set_axis_off()
+    return figure
+
+
+def neighbours_figure(run: Run, queries: int = 6, neighbours: int = 5) -> Figure:
+    """Held-out images, and beside each its nearest training images by the encoder's features and by raw values.
+
+    Distances are Euclidean, of features standardised by the training images, as the k-NN probe takes them. A label that
+    is not the held-out image's is red.
+    """
+    data, device = run.dataset, next(run.model.parameters()).device
+    chosen = {"train": probe_indices(len(data.train), 1000)}
+    chosen["test"] = torch.linspace(0, len(data.test) - 1, min(queries, len(data.test))).long()
+    encode: Any = run.model.eval().encode
+    nearest = []
+    for features_of in (encode, lambda x: x.flatten(1)):
+        train, test = (
+            torch.from_numpy(encode_all(features_of, lambda i, part=part: data.fetch(part, i).to(device), index))
+            for part, index in chosen.items()
+        )
+        mean, deviation = standardizer(train)
+        distance = torch.cdist((test - mean) / deviation, (train - mean) / deviation)
+        nearest.append(chosen["train"][distance.argsort(dim=1, stable=True)[:, :neighbours]])
+    shown = [chosen["test"][:, None], *nearest]
+    widths = [index.shape[1] for index in shown]
+    figure = Figure(figsize=(0.85 * sum(widths) + 0.6, 0.95 * len(chosen["test"]) + 0.4), layout="constrained")
+    panels = figure.subfigures(1, len(shown), width_ratios=widths)
+    heads = ("held out", "nearest by the encoder's features", "nearest by raw values")
+    for panel, head, part, index in zip(panels, heads, ("test", "train", "train"), shown, strict=True):
+        panel.suptitle(head, fontsize=9)
+        split, images = data.part(part), data.restore(data.fetch(part, index.flatten()))
+        images = (images - images.min()) / (images.max() - images.min()).clamp(min=1e-12)
+        axes = panel.subplots(*index.shape, squeeze=False).flatten()
+        for n, (axis, image, k) in enumerate(zip(axes, images, index.flatten().tolist(), strict=True)):
+            picture = image if len(image) == 3 else image.mean(0, keepdim=True).expand(3, -1, -1)
+            axis.imshow(picture.movedim(0, -1).numpy(), interpolation="nearest")
+            axis.set_axis_off()
+            if split.labels is not None and data.test.labels is not None and data.class_names is not None:
+                right = split.labels[k] == data.test.labels[int(chosen["test"][n // index.shape[1]])]
+                axis.set_title(data.class_names[split.labels[k]], fontsize=7, pad=2, color="black" if right else "red")
     return figure
 
 

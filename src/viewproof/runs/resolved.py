@@ -32,6 +32,16 @@ RECIPES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
         },
         {"optimizer": "muon", "learning_rate": 5e-3, "depth": 2, "epochs": 130},
     ),
+    (
+        {
+            "data": "digits", "method": "simclr", "model": None, "strategy": "ddp", "optimizer": None,
+            "learning_rate": None, "depth": None, "augment": None, "min_area": None, "flip": None,
+        },
+        {
+            "optimizer": "muon", "learning_rate": 5e-3, "depth": 2, "epochs": 100, "batch_size": 128,
+            "projector_dim": 128, "augment": "Affine(15, 0.12, 0.15)",
+        },
+    ),
     ({"data": "fashion-mnist"}, {"epochs": 2}),
     ({"data": "photos"}, {"epochs": 20, "batch_size": 128}),
 )  # fmt: skip
@@ -39,6 +49,10 @@ RECIPES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
 
 A later recipe wins. The digits' second one was chosen on a fifth of the training digits, one seed, 3,200 steps: k-NN
 96.9 % and linear 97.2 %, raw pixels 96.0 % and 97.5 %. 800 steps at 2e-3 and depth 4 gave 87.6 % and 90.7 %.
+
+SimCLR's moves come from another fifth, one seed, 400 steps at temperature 0.2: k-NN 95.7 % and linear 97.2 %; moves
+of 10 degrees, 0.1 and 0.1 gave 93.8 % and 97.5 %, raw pixels 95.0 % and 94.7 %. Its 1,200 steps at the paper's 0.5 were
+set without such a comparison.
 """
 
 
