@@ -34,10 +34,3 @@ def test_a_trainer_with_keyed_masks_certify_and_watch(tmp_path, script, certifie
     assert code == 0 and certified in text and "REFUTED" not in text and "UNKNOWN" not in text, text
     code, text = run(ROOT / "examples" / script, "--bug", cwd=tmp_path)
     assert code == 1 and certified in text and "REFUTED  C1" in text, text
-
-
-def test_accelerate_on_two_processes_draws_the_masks_of_one(tmp_path):
-    pytest.importorskip("accelerate")
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2, "--main_process_port", 0]
-    code, text = run(*launch, ROOT / "examples/accelerate_mae.py", cwd=tmp_path)
-    assert code == 0 and text.count("epoch 0: loss") == 1, text
