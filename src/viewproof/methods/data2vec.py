@@ -35,7 +35,7 @@ class Layers(nn.Module):
         places: Int[Tensor, "batch places"] | None = None,
         mask_token: Float[Tensor, "dim"] | None = None,
     ) -> tuple[Float[Tensor, "batch patches dim"], Any]:
-        """The encoded patches, and a list of every block's; with ``mask_token`` the patches in ``places`` are not read."""
+        """The encoded patches and a list of every block's; with ``mask_token`` those in ``places`` are not read."""
         encoder = self.encoder
         outputs: list[Tensor] = []
         tokens, count = encoder.embedded(x, None), encoder.settings.count
