@@ -34,9 +34,10 @@ class Layers(nn.Module):
         x: Float[Tensor, "batch channels height width"],
         places: Int[Tensor, "batch places"] | None = None,
         mask_token: Float[Tensor, "dim"] | None = None,
-    ) -> tuple[Float[Tensor, "batch patches dim"], list[Tensor]]:
-        """The encoded patches, and every block's; with ``mask_token`` the patches in ``places`` are not read."""
-        encoder, outputs = self.encoder, []
+    ) -> tuple[Float[Tensor, "batch patches dim"], Any]:
+        """The encoded patches and a list of every block's; with ``mask_token`` those in ``places`` are not read."""
+        encoder = self.encoder
+        outputs: list[Tensor] = []
         tokens, count = encoder.embedded(x, None), encoder.settings.count
         if places is not None and mask_token is not None:
             tokens = hide_patches(tokens, places, mask_token)
