@@ -77,6 +77,7 @@ def test_messages_name_the_value_and_the_remedy(call: Callable[[], object], mess
         (r"blocks\[0\]", lambda v: block_mae_sample(X, (v,), 2, 0)),
         ("patch_w", lambda v: patchify(IMAGES, 2, v)),
         ("patch_h", lambda v: unpatchify(torch.ones(2, 6, 12), 3, 4, 6, v, 2)),
+        ("channels", lambda v: unpatchify(torch.ones(2, 6, 12), v, 4, 6, 2, 2)),
     ],
 )
 def test_only_non_negative_integers_are_counts(name: str, call: Callable[[object], object], value: object) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks import BlockMask, Mask, PatchMask, Sample, VectorMask, visible_patch_idxs
-from viewproof.masks.finite import check_prefix
+from viewproof.masks.finite import check_count, check_prefix
 from viewproof.masks.patches import patch_grid
 from viewproof.shapes import Float, Shaped, check_tensor
 
@@ -148,6 +148,7 @@ def unpatchify(
     True
     """
     check_tensor("tokens", tokens)
+    check_count("channels", channels, "have no values")
     grid_h, grid_w = patch_grid(height, width, patch_h, patch_w)
     expected = (grid_h * grid_w, patch_h * patch_w * channels)
     if tokens.dim() != 3 or tuple(tokens.shape[1:]) != expected:
