@@ -3,6 +3,7 @@
 import re
 from base64 import b64encode
 from dataclasses import asdict
+from functools import partial
 from html import escape
 from io import BytesIO
 from typing import Any
@@ -120,9 +121,9 @@ def neighbours_figure(run: Run, queries: int = 6, neighbours: int = 5) -> Figure
     chosen["test"] = torch.linspace(0, len(data.test) - 1, min(queries, len(data.test))).long()
     encode: Any = run.model.eval().encode
     nearest = []
-    for features_of in (encode, lambda x: x.flatten(1)):
+    for features_of in (encode, partial(torch.flatten, start_dim=1)):
         train, test = (
-            torch.from_numpy(encode_all(features_of, lambda i, part=part: data.fetch(part, i).to(device), index))
+            torch.from_numpy(encode_all(features_of, lambda i, p=part: data.fetch(p, i).to(device), index))  # type: ignore[misc]
             for part, index in chosen.items()
         )
         mean, deviation = standardizer(train)
@@ -131,7 +132,7 @@ def neighbours_figure(run: Run, queries: int = 6, neighbours: int = 5) -> Figure
     shown = [chosen["test"][:, None], *nearest]
     widths = [index.shape[1] for index in shown]
     figure = Figure(figsize=(0.85 * sum(widths) + 0.6, 0.95 * len(chosen["test"]) + 0.4), layout="constrained")
-    panels = figure.subfigures(1, len(shown), width_ratios=widths)
+    panels: Any = figure.subfigures(1, len(shown), width_ratios=widths)
     heads = ("held out", "nearest by the encoder's features", "nearest by raw values")
     for panel, head, part, index in zip(panels, heads, ("test", "train", "train"), shown, strict=True):
         panel.suptitle(head, fontsize=9)
