@@ -151,7 +151,7 @@ def without_recomputation() -> Iterator[None]:
     def once(function: Any, preserve: bool, *args: Any) -> Any:
         passed = [a for a in args if isinstance(a, Tensor)]
         if torch.is_grad_enabled() and not any(a.requires_grad for a in passed):
-            return apply(function, preserve, *args)
+            return apply(function, preserve, *args)  # type: ignore[no-untyped-call]
         return function(*args)
 
     def around(*args: Any, **kwargs: Any) -> Iterator[None]:

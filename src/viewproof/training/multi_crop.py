@@ -58,7 +58,7 @@ class MultiCrop:
         count = self.global_views + self.local_views
         words = Draws(self.seed, epoch, sample_ids.to(x.device)).uniforms(WORDS * count, 12).to(x.dtype)
         views = []
-        for k, u in enumerate(words.unflatten(1, (count, WORDS)).unbind(1)):
+        for k, u in enumerate(words.reshape(len(words), count, WORDS).unbind(1)):
             large = k < self.global_views
             area, size = ((self.min_area, 1.0), x.shape[2:]) if large else (
                 (self.local_area, self.min_area), self.local_size

@@ -33,7 +33,7 @@ class Alive:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The parameters among the tensors, those of no module too."""
-        return [t for t in self.tensors if issubclass(type(t), nn.Parameter)]
+        return [t for t in self.tensors if issubclass(type(t), nn.Parameter)]  # type: ignore[misc]
 
 
 class Constants:

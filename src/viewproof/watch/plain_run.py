@@ -36,7 +36,7 @@ class PlainRun(Recorder):
     def __init__(
         self, alive: Alive, variables: dict[str, Any], sources: dict[str, Tensor], constants: Constants | None
     ) -> None:
-        parameters = {id(p): p for m in alive.modules for p in m.parameters(recurse=False)}
+        parameters: dict[int, Tensor] = {id(p): p for m in alive.modules for p in m.parameters(recurse=False)}
         super().__init__(alive, module_names(variables), sources, parameters, Before(alive.modules))
         if constants is not None:
             # What holds less than a sample, and has not changed, holds nothing of the batch.
