@@ -30,7 +30,7 @@ def main() -> None:
     accelerator = Accelerator()
     accelerator.print(vp.certify_view(lambda x: rule.sample(x, sample_ids=numbers[:4]), images[:4]))
 
-    model = vp.MaskedAutoencoder((1, 8, 8), patch_size=(2, 2), dim=64, depth=2, heads=4)
+    model = vp.ViTReconstructor((1, 8, 8), patch_size=(2, 2), dim=64, depth=2, heads=4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     loader = DataLoader(TensorDataset(images, numbers), batch_size=16, shuffle=True, drop_last=True)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -38,7 +38,7 @@ def main() -> None:
         for epoch in range(arguments.epochs):
             for batch, ids in loader:
                 sample = rule.sample(batch, sample_ids=ids, epoch=epoch)
-                prediction = model(sample.x, sample.view)
+                prediction = model(sample.x)
                 loss = vp.masked_mse(prediction, sample, over="all" if arguments.bug else "hidden")
                 optimizer.zero_grad()
                 accelerator.backward(loss)

@@ -22,13 +22,13 @@ class MaskedDigits(lightning.LightningModule):
         super().__init__()
         self.over = "all" if everywhere else "hidden"
         self.rule = vp.RandomPatchMask(2, 2, count=12, seed=0)
-        self.model = vp.MaskedAutoencoder((1, 8, 8), patch_size=(2, 2), dim=64, depth=2, heads=4)
+        self.model = vp.ViTReconstructor((1, 8, 8), patch_size=(2, 2), dim=64, depth=2, heads=4)
 
     def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
         """The loss."""
         images, ids = batch
         sample = self.rule.sample(images, sample_ids=ids, epoch=self.current_epoch)
-        loss = vp.masked_mse(self.model(sample.x, sample.view), sample, over=self.over)
+        loss = vp.masked_mse(self.model(sample.x), sample, over=self.over)
         self.log("loss", loss)
         return loss
 

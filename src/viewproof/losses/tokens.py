@@ -24,13 +24,7 @@ def masked_cross_entropy(prediction: Float[Tensor, "batch tokens vocabulary"], s
     >>> masked_cross_entropy(torch.zeros(1, 2, 4), sample)
     tensor(1.3863)
     """
-    check_kind("sample", sample, Sample)
-    check_tensor("prediction", prediction)
-    if prediction.dim() != 3 or prediction.shape[:2] != sample.y.shape or sample.y.is_floating_point():
-        raise InvalidArgument(
-            f"prediction of shape {tuple(prediction.shape)} must be logits [N, T, vocabulary] for token ids of shape "
-            f"{tuple(sample.y.shape)} and dtype {sample.y.dtype}"
-        )
+    _check(prediction, sample)
     selected = sample.mask.hidden.expand(sample.y.shape)
     ids, logits = sample.y[selected].long(), prediction[selected]
     if len(ids) == 0:
@@ -45,8 +39,21 @@ def masked_cross_entropy(prediction: Float[Tensor, "batch tokens vocabulary"], s
     return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), ids)
 
 
-def masked_token_contract(sample: Sample, prediction: Any) -> PredictiveViewContract:
-    """`masked_cross_entropy` of a whole batch as a contract over ``prediction[row][token][id]``.
+def _check(prediction: Tensor, sample: Sample) -> None:
+    """Refuse what is not logits of a sample of token ids."""
+    check_kind("sample", sample, Sample)
+    check_tensor("prediction", prediction)
+    if prediction.dim() != 3 or prediction.shape[:2] != sample.y.shape or sample.y.is_floating_point():
+        raise InvalidArgument(
+            f"prediction of shape {tuple(prediction.shape)} must be logits [N, T, vocabulary] for token ids of shape "
+            f"{tuple(sample.y.shape)} and dtype {sample.y.dtype}"
+        )
+
+
+def masked_token_contract(
+    sample: Sample, prediction: Float[Tensor, "batch tokens vocabulary"]
+) -> PredictiveViewContract:
+    """`masked_cross_entropy` of a whole batch as a contract over its logits.
 
     The indices are the selected pairs (row, token), the target is the id, the distance is the cross-entropy.
 
@@ -57,17 +64,15 @@ def masked_token_contract(sample: Sample, prediction: Any) -> PredictiveViewCont
     >>> round(float(predictive_view_objective(masked_token_contract(sample, torch.zeros(1, 2, 4)))), 4)
     1.3863
     """
+    _check(prediction, sample)
     places = [(row, i) for row in range(len(sample.y)) for i in sample.mask.row(row).selected_idxs]
     if not places:
         raise InvalidArgument(f"mask made by {sample.mask.rule!r} selects nothing: a mean over it has no value")
 
     def cross_entropy(target: int, logits: Any) -> Any:
-        wide = torch.as_tensor(logits).double()
-        return (wide.exp().sum().log() - wide[target]) / len(places)
+        wide = logits.double()
+        return (wide.logsumexp(0) - wide[target]) / len(places)
 
     return mae_as_predictive_view_contract(
-        places,
-        lambda place: int(sample.y[place[0], place[1]]),
-        lambda place: prediction[place[0]][place[1]],
-        cross_entropy,
+        places, lambda place: int(sample.y[place]), lambda place: prediction[place], cross_entropy
     )
