@@ -91,8 +91,8 @@ class LeJEPAMethod(JointMethod):
     As published: lambda 0.05, 1,024 directions, 17 knots from -5 to 5, two global views of 30 to 100 % and six local
     ones of 5 to 30 % of the area, of about half the size. The authors' small example has other numbers (lambda 0.02,
     four views of one size, 256 directions, knots from 0 to 3); the projection to 16 numbers is from it. Other
-    than published: layer norm in the projector in place of batch norm, the mean patch token in place of the class tokens
-    of two layers, and no blur, grey or solarisation unless ``augment`` adds them to the source.
+    than published: layer norm in the projector in place of batch norm, the mean patch token in place of the class
+    tokens of two layers, and no blur, grey or solarisation unless ``augment`` adds them to the source.
     """
 
     name = "lejepa"
