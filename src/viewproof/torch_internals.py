@@ -7,7 +7,7 @@ import is imported inside the function, because the core imports this module too
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from types import FrameType, TracebackType
 from typing import Any
@@ -154,8 +154,11 @@ def without_recomputation() -> Iterator[None]:
             return apply(function, preserve, *args)  # type: ignore[no-untyped-call]
         return function(*args)
 
-    def around(*args: Any, **kwargs: Any) -> Iterator[None]:
-        yield
+    def around(
+        function: Any, preserve: bool = True, context_fn: Any = checkpoint.noop_context_fn, *rest: Any, **kwargs: Any
+    ) -> Iterator[None]:
+        with context_fn()[0] if torch.is_grad_enabled() else nullcontext():
+            yield
 
     with (
         replaced(checkpoint.CheckpointFunction, "apply", once),

@@ -22,13 +22,13 @@ class Alive:
     def now(cls) -> "Alive":
         """One walk over all objects, by their types: asking an object for its class may run code of anyone's."""
         objects = gc.get_objects()
-        types = set(map(type, objects))
+        types = {id(type(o)): type(o) for o in objects}
 
-        def of(kind: type) -> set[type]:
-            return {t for t in types if issubclass(t, kind)}
+        def of(kind: type) -> set[int]:
+            return {key for key, t in types.items() if issubclass(t, kind)}
 
         kinds = of(nn.Module), of(torch.optim.Optimizer), of(Tensor)
-        return cls(*([o for o in objects if type(o) in chosen] for chosen in kinds))
+        return cls(*([o for o in objects if id(type(o)) in chosen] for chosen in kinds))
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -37,9 +37,9 @@ class Alive:
 
 
 class Constants:
-    """Small tensors as they were before a batch was made: one that is unchanged in a later step holds nothing of it.
+    """Small tensors as they were before a batch was made; what stays so is taken to hold nothing of it.
 
-    Numbers for normalising, a table of places, the scale of a gradient scaler. Large tensors may be the data.
+    Numbers for normalising, the scale of a gradient scaler. What is as large as a batch may be its data.
     """
 
     LARGEST = 4096
@@ -54,7 +54,12 @@ class Constants:
                 continue
             try:
                 with DisableTorchFunction():
-                    if tensor.is_floating_point() and tensor.numel() <= largest and tensor.layout == torch.strided:
+                    if (
+                        tensor.is_floating_point()
+                        and tensor.numel() <= largest
+                        and tensor.layout == torch.strided
+                        and _has_memory(tensor)
+                    ):
                         self._values[id(tensor)] = weakref.ref(tensor), tensor.detach().clone()
             except RuntimeError:
                 # Of a transform that is over, or without memory: it stays unknown.
@@ -64,3 +69,9 @@ class Constants:
         """Whether the tensor was noted, and holds what it held."""
         reference, value = self._values.get(id(tensor), (None, None))
         return reference is not None and reference() is tensor and value is not None and torch.equal(tensor, value)
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Whether its memory is there: it may have been freed, and reading it would end the process."""
+    last = tensor.storage_offset() + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return not tensor.numel() or (last + 1) * tensor.element_size() <= tensor.untyped_storage().nbytes()

@@ -122,7 +122,7 @@ class TermWatcher:
 
     def after_backward(self) -> None:
         """Which similarities of a row with itself are pushed down by a cross-entropy, and which are compared."""
-        self.terms.compared += [at for node, at in self._crossed if _compares(node, self._similar)]
+        self.terms.compared += [at for node, at in self._crossed if compares(node, self._similar)]
         for at, out, gradients in self._products:
             if not gradients:
                 continue
@@ -157,7 +157,7 @@ class TermWatcher:
         self.terms.left_out += dict.fromkeys(places)
 
 
-def _compares(node: Any, products: set[Any]) -> bool:
+def compares(node: Any, products: set[Any]) -> bool:
     """Whether scores are made of one of these products of two activations, with no layer between."""
     queue, seen = [(node, 0)], set()
     while queue:

@@ -39,8 +39,8 @@ class PlainRun(Recorder):
         parameters: dict[int, Tensor] = {id(p): p for m in alive.modules for p in m.parameters(recurse=False)}
         super().__init__(alive, module_names(variables), sources, parameters, Before(alive.modules))
         if constants is not None:
-            # What holds less than a sample, and has not changed, holds nothing of the batch.
-            sample = min((t[0].numel() for t in sources.values()), default=0)
+            # One number a sample may hold content: fewer numbers than samples, and than a sample has, do not.
+            sample = min((n for t in sources.values() for n in (len(t), t[0].numel())), default=0)
             self._outside = {
                 key: t for key, t in self._outside.items() if t.numel() >= sample or not constants.unchanged(t)
             }

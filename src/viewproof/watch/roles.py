@@ -71,7 +71,7 @@ def average_of(module: nn.Module, before: Before, names: dict[int, str], trained
             if best is None or rank < best[0]:
                 name = names.get(id(other), type(other).__name__)
                 best = rank, Average(name, momentum, stale, apart, _buffers(module, other, before, momentum))
-    if best is None and len(children := list(module.children())) == 1:
+    if best is None and not list(module.parameters(recurse=False)) and len(children := list(module.children())) == 1:
         # A wrapper, as that of `torch.optim.swa_utils.AveragedModel`: what it holds has other names in it.
         return average_of(children[0], before, names, trained)
     return best[1] if best and len(best[1].apart) * 2 <= len(own) else None

@@ -164,6 +164,9 @@ def _empty_target(
     follow = all(content.values.is_floating_point() for content in found)
     if follow and not scored and not out.positions and out.proved.get("scored", "").startswith("all values that keep"):
         # Without the finiteness nothing is proved: the loss reads the source, times zero.
+        if any(not bool(m.any()) for m in plain.record.support.values()):
+            # A whole term has the weight 0, as in a warm-up.
+            return None
         what = "the loss reads the batch beside the predictions and none of its content: its target is constant"
         return what, {"batch": [c.path for c in found]}
     cut = replace(plain.plan, targets={})

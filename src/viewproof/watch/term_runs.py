@@ -10,7 +10,7 @@ from torch import Tensor
 from viewproof.bits import unlike
 from viewproof.torch_internals import DisableTorchFunction
 from viewproof.watch.child import Runner
-from viewproof.watch.loss_terms import CROSS, EMPTY, PRODUCTS, Equal, Terms, equal_columns
+from viewproof.watch.loss_terms import CROSS, EMPTY, PRODUCTS, Equal, Terms, compares, equal_columns
 from viewproof.watch.planes import Plan, ValueRun
 
 
@@ -80,18 +80,27 @@ class PositivesRun(OtherWeightsRun):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.constant = 0
-        self._operands: list[tuple[Tensor, int]] = []
+        self._operands: list[tuple[Tensor, int, Any]] = []
 
     def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
         """Keep what is compared; of the scores of right classes, look where their gradient goes."""
         name = getattr(func, "__name__", "")
         with DisableTorchFunction():
-            if name in PRODUCTS and len(args) > 1 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
+            if (
+                name in PRODUCTS
+                and name != "linear"
+                and len(args) > 1
+                and isinstance(args[0], Tensor)
+                and isinstance(args[1], Tensor)
+            ):
                 axes: tuple[int, ...] = (-1, -2 if args[1].dim() > 1 else -1)
                 if name == "cosine_similarity":
                     axes = (kwargs.get("dim", args[2] if len(args) > 2 else 1),) * 2
                 pairs = zip(args[:2], axes, strict=True)
-                self._operands = [*self._operands[-6:], *(p for p in pairs if p[0].requires_grad and not p[0].is_leaf)]
+                self._operands = [
+                    *self._operands[-6:],
+                    *((t, a, out.grad_fn) for t, a in pairs if t.requires_grad and not t.is_leaf),
+                ]
             elif name in CROSS and self._operands:
                 read = [*args, *kwargs.values()]
                 self._look(read[0], read[1])
@@ -102,11 +111,14 @@ class PositivesRun(OtherWeightsRun):
             return
         rows = ((labels >= 0) & (labels < scores.shape[1])).nonzero()[:, 0]
         right = scores[rows, labels[rows]]
-        operands = [t for t, _ in self._operands]
+        chosen = [o for o in self._operands if compares(scores.grad_fn, {o[2]})]
+        if not chosen:
+            return
+        operands = [t for t, _, _ in chosen]
         self._in_backward = True
         gradients = torch.autograd.grad(right.sum(), operands, retain_graph=True, allow_unused=True)
         self._in_backward = False
-        for (tensor, axis), gradient in zip(self._operands, gradients, strict=True):
+        for (tensor, axis, _), gradient in zip(chosen, gradients, strict=True):
             if gradient is None:
                 continue
             used = (gradient != 0).movedim(axis, -1).any(-1)

@@ -112,6 +112,10 @@ def _facts(runs: TokenRuns) -> TokenFacts:
         asked_for = runs.depend(asked.marks(scored))
         if not isinstance(asked_for, str) and not bool((asked_for[0] & asked.rows_of(scored)).any()):
             out.shown = torch.zeros_like(scored)
+            if asked.inputs == asked.path and asked.others:
+                out.beside = asked.others[0]
+                if not asked_for[1]:
+                    out.reason = f"whether {asked.path} stands in {asked.others[0]} too is not known"
             return out
         out.reason = found
         return _shown(runs, out, scored)
