@@ -130,10 +130,11 @@ for i, x in enumerate(DataLoader(torch.randn(32, 8), batch_size=8)):
     loss = loss + (0.0 if i < 2 else 0.5) * (dec(za) - x).square().mean()
     {STEP}
 """
-# Freed memory, a class without a hash, and a module whose making failed.
+# Freed memory, a tensor without values, a class without a hash, and a module whose making failed.
 REMAINS = f"""
 freed = torch.randn(64, 64)
 freed.untyped_storage().resize_(0)
+without_values = torch.empty(3, device="meta")
 class Meta(type):
     def __eq__(cls, other):
         return type.__eq__(cls, other)

@@ -56,6 +56,7 @@ class Constants:
                 with DisableTorchFunction():
                     if (
                         tensor.is_floating_point()
+                        and not tensor.is_meta
                         and tensor.numel() <= largest
                         and tensor.layout == torch.strided
                         and _has_memory(tensor)
@@ -68,7 +69,12 @@ class Constants:
     def unchanged(self, tensor: Tensor) -> bool:
         """Whether the tensor was noted, and holds what it held."""
         reference, value = self._values.get(id(tensor), (None, None))
-        return reference is not None and reference() is tensor and value is not None and torch.equal(tensor, value)
+        if reference is None or value is None or reference() is not tensor:
+            return False
+        try:
+            return torch.equal(tensor, value)
+        except RuntimeError:
+            return False  # Its memory has gone since.
 
 
 def _has_memory(tensor: Tensor) -> bool:
