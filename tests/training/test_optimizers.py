@@ -174,7 +174,7 @@ def test_auto_takes_the_precision_that_multiplies_faster_and_writes_it_down(
 ) -> None:
     for bf16, chosen in ((0.5, "bf16-mixed"), (0.9, "32-true"), (2.0, "32-true")):
         seconds = {torch.float32: 1.0, torch.bfloat16: bf16}
-        monkeypatch.setattr(precision, "multiply_seconds", lambda dtype, device, s=seconds: s[dtype])
+        monkeypatch.setattr(precision, "multiply_seconds", lambda dtype, *_, s=seconds: s[dtype])
         resolved = prepare(PretrainConfig("digits", precision="auto"), tmp_path).config
         assert resolved.precision == resolved.as_given().precision == chosen
 
