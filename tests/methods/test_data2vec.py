@@ -116,3 +116,10 @@ def test_bad_input() -> None:
         Data2VecNetwork(encoder, 3)
     with pytest.raises(vp.InvalidArgument, match="must hide a part of the patches"):
         Data2Vec(Data2VecNetwork(encoder, 1), vp.RandomPatchMask(2, 2, 24))
+
+
+def test_without_a_number_of_steps_the_teacher_goes_on_moving() -> None:
+    network = Data2VecNetwork(PatchEncoder((1, 4, 6), (2, 2), dim=8, depth=2, heads=2), layers=1)
+    module = Data2Vec(network, vp.RandomPatchMask(2, 2, 3))
+    assert [module.momentum(step) for step in (0, 1, 50)] == [0.996] * 3
+    assert Data2Vec(network, vp.RandomPatchMask(2, 2, 3), total_steps=10).momentum(10) == 1

@@ -106,3 +106,18 @@ def test_bad_input() -> None:
             LeJEPALoss()(views)
     with pytest.raises(vp.InvalidArgument, match="a batch of 1 has no statistics"):
         LeJEPALoss()([z[:1], z[:1]])
+
+
+def test_views_and_loss_must_count_the_same_global_views() -> None:
+    network = LeJEPANetwork(PatchEncoder((1, 8, 8), (2, 2), dim=8, depth=1, heads=2), width=4)
+    assert LeJEPA(network, MultiCrop((4, 4), global_views=1)).loss.global_views == 1  # type: ignore[attr-defined]
+    for views, loss in ((MultiCrop((4, 4), global_views=1), LOSS), (MultiCrop((4, 4), 0, global_views=1), None)):
+        with pytest.raises(vp.InvalidArgument, match="pass one number to both"):
+            LeJEPA(network, views, loss)
+
+
+def test_views_of_what_is_no_batch_of_images_are_refused() -> None:
+    crops, x = MultiCrop((4, 4)), torch.rand(2, 1, 8, 8)
+    for images, ids in ((x, torch.arange(3)), (x[0], torch.arange(1))):
+        with pytest.raises(vp.InvalidArgument):
+            crops(images, ids)

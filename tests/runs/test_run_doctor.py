@@ -145,7 +145,9 @@ WORSE = {"trained encoder": {"knn": 0.5, "linear": 0.8}, "the same encoder, untr
         ({"finished": False, "planned_steps": 400}, "too short"),
         ({"moved": 1e-7}, "bug"),
         ({"curves": {"loss": [(k, 1.0 + k) for k in range(20)], "learning_rate": [(9, 3.0)]}}, "bug"),
-        ({"curves": {"loss": [(k, 1.0 + k / 20) for k in range(20)]}}, "as expected"),
+        ({"curves": {"loss": [(k, 1.0 + k / 20) for k in range(20)]}}, "undecided"),
+        ({"curves": {"loss": [(k, 1.0) for k in range(20)]}}, "undecided"),
+        ({"accuracy": BETTER, "curves": {"loss": [(k, 1.0 + k / 20) for k in range(20)]}}, "as expected"),
         ({"hidden_error": {"model": 0.5, "nearest visible value": 0.4}}, "undecided"),
     ],
 )  # fmt: skip

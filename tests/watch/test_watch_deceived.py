@@ -156,7 +156,7 @@ print("the end")
     ("script", "line", "refuted"),
     [
         (TABLE, "UNKNOWN  C1", False),
-        (CONTEXT, "REFUTED  C1", True),
+        (CONTEXT, " C1  no scored group", None),
         (PROMPT, " C1  no row reads the token", None),
         (FORGOTTEN, " C6 ", None),
         (POOLED, "PROVED   C9", False),

@@ -158,10 +158,10 @@ class Data2Vec(TaughtPretraining):
 
 @dataclass(frozen=True, kw_only=True)
 class Data2VecMethod(JointMethod):
-    """data2vec on a ViT: 60 % of the patches hidden, smooth L1 with beta 2, targets of the upper half of the blocks.
+    """data2vec on a ViT: 60 % of the patches hidden, smooth L1 with beta 2, targets of the last two blocks.
 
     Other than published: patches are hidden one by one, not in blocks; the targets are the blocks' outputs after their
-    residual; the momentum rises linearly from 0.996 to 1.
+    residual; the teacher averages the patch embedding too; the momentum rises linearly from 0.996 to 1.
     """
 
     name = "data2vec"
@@ -171,7 +171,7 @@ class Data2VecMethod(JointMethod):
     target_layers: Count = 2
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
-        """Refuse an encoder without patches, and more target layers than there are blocks."""
+        """Refuse an encoder without patches."""
         super().check(settings, dataset)
         if self.model != "vit":
             raise InvalidArgument(

@@ -156,7 +156,8 @@ class DINO(TaughtPretraining):
     view with the teacher's own patch. ``rule`` draws the hidden patches of the v-th of V global views by (seed, V *
     epoch + v, sample id). ``class_centre`` and ``patch_centre`` are the centres ``[K]`` of the teacher's logits, in
     every checkpoint. They move once an optimizer step by ``centre_momentum`` towards the mean over the step's rows
-    of all ranks and micro-batches, after the loss was taken with the old ones.
+    of all ranks and its micro-batches, which are of one size, after the loss was taken with the old ones; a loop of
+    your own calls ``move_centres()`` after its step.
 
     >>> encoder = PatchEncoder((1, 8, 8), (2, 2), dim=8, depth=1, heads=2)
     >>> from viewproof.masks import RandomPatchMask
@@ -185,6 +186,10 @@ class DINO(TaughtPretraining):
         encoder = model.student.encoder
         if not isinstance(rule, RandomRule):
             raise InvalidArgument(f"rule {rule!r} must draw one mask a sample; pass a RandomPatchMask")
+        if not 0 <= centre_momentum <= 1 or not koleo_weight >= 0:
+            raise InvalidArgument(
+                f"centre_momentum={centre_momentum!r} must lie in [0, 1], koleo_weight={koleo_weight!r} be at least 0"
+            )
         if views.global_views + views.local_views < 2:
             raise InvalidArgument("global_views=1 and local_views=0 leave no view to compare with; pass one more")
         visible, hidden = split_patches_by_sample(
@@ -254,11 +259,12 @@ class DINO(TaughtPretraining):
 class DINOMethod(JointMethod):
     """DINO with iBOT's masked patches on a ViT with a class token.
 
-    As published: temperatures 0.1 and 0.04, centre momentum 0.9, two global views of 40 to 100 % and local ones of 5 to
-    40 % of the area, gradients clipped at 3, one head for images and patches. Other than published, for small machines:
-    1,024 prototypes and a narrow head, 4 local views, 30 % of the patches hidden in every global view and not blocks in
-    half of them, a momentum that rises linearly, no frozen last layer in the first epoch, and no blur or solarisation
-    unless ``augment`` adds them to the source.
+    As published: the student's temperature 0.1, centre momentum 0.9, two global views of 40 to 100 % and local ones
+    of 5 to 40 % of the area, gradients clipped at 3, one head for images and patches. Other than published, for small
+    machines: 1,024 prototypes and a narrow head, 4 local views, 30 % of the patches hidden in every global view and
+    not blocks in half of them, a teacher's temperature that stays at 0.04 and is not warmed up to 0.07, one weight
+    decay, a momentum that rises linearly, no frozen last layer in the first epoch, and no blur or solarisation unless
+    ``augment`` adds them to the source.
     """
 
     name = "dino"

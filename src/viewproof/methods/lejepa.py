@@ -68,7 +68,13 @@ class LeJEPA(JointPretraining):
     def __init__(
         self, model: LeJEPANetwork, views: MultiCrop, loss: LeJEPALoss | None = None, **optimization: Any
     ) -> None:
-        super().__init__(model, LeJEPALoss() if loss is None else loss, **optimization)
+        loss = LeJEPALoss(global_views=views.global_views) if loss is None else loss
+        super().__init__(model, loss, **optimization)
+        if views.global_views + views.local_views < 2 or loss.global_views != views.global_views:
+            raise InvalidArgument(
+                f"views with {views.global_views} global and {views.local_views} local ones must be at least 2, of "
+                f"which the loss reads {loss.global_views} as global; pass one number to both"
+            )
         self.views = views
 
     def objective(self, x: Tensor, sample_ids: Tensor, step: int, epoch: int) -> Tensor:

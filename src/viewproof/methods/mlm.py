@@ -131,6 +131,7 @@ class MLMMethod(Method):
         if not isinstance(rule, TokenMask) or max(rule.mask_id, rule.vocabulary) > BYTES:
             raise InvalidArgument(f"mask={rule!r} must be a TokenMask with mask_id and vocabulary up to {BYTES}")
         length = dataset.sample_shape[0]
-        if not rule.sample(torch.zeros(1, length, dtype=torch.int64), sample_ids=torch.arange(1)).mask.count:
+        first = dataset.fetch("train", torch.arange(1)).long()
+        if not rule.sample(first, sample_ids=torch.arange(1)).mask.count:
             raise InvalidArgument(f"mask={rule!r} selects nothing of {length} tokens; pass larger counts")
         return MaskedTokens(model, rule, **optimization)

@@ -95,12 +95,13 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if not evidence.finished and loss[-1][0] < evidence.planned_steps:
         unfinished = f"stopped at step {loss[-1][0]} of {evidence.planned_steps}"
         return Diagnosis("too short", (unfinished, *because), cannot_tell)
-    if better or (better is None and not falls):
+    if better or (better is None and not falls and last < first):
         note = ("longer training would still lower the loss",) if falls else ()
         return Diagnosis("as expected", (*because, *note), cannot_tell)
     if falls:
         return Diagnosis("too short", because, cannot_tell)
-    open_question = "whether longer training or another objective would help: the loss is flat, the features no better"
+    flat = "the loss does not fall" if better is None else "the loss is flat, the features no better"
+    open_question = f"whether longer training or another objective would help: {flat}"
     return Diagnosis("undecided", because, (open_question, *cannot_tell))
 
 

@@ -10,7 +10,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.masks.finite import check_count
 from viewproof.masks.random.draws import Draws
 from viewproof.shapes import Float, Int, check_sizes
-from viewproof.training.augment import random_view
+from viewproof.training.augment import check_batch_of_images, is_number, random_view
 from viewproof.training.transforms import WORDS
 
 
@@ -43,7 +43,8 @@ class MultiCrop:
             check_count(name, getattr(self, name))
         if self.global_views < 1:
             raise InvalidArgument("global_views=0 must be at least 1; pass 2")
-        if not 0 < self.local_area <= self.min_area <= 1:
+        numbers = all(map(is_number, (self.local_area, self.min_area, self.jitter)))
+        if not numbers or not 0 < self.local_area <= self.min_area <= 1:
             raise InvalidArgument(
                 f"local_area={self.local_area!r} and min_area={self.min_area!r} must lie above 0 and at most at 1, the "
                 "whole image, the first not above the second; pass 0.05 and 0.4"
@@ -52,9 +53,10 @@ class MultiCrop:
             raise InvalidArgument(f"jitter={self.jitter!r} must lie in [0, 1); pass 0 to leave the values as they are")
 
     def __call__(
-        self, x: Float[Tensor, "batch channels height width"], sample_ids: Int[Tensor, " batch"], epoch: int = 0
+        self, x: Float[Tensor, "..."], sample_ids: Int[Tensor, "..."], epoch: int = 0
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The global views and the local views of each image."""
+        check_batch_of_images(x, sample_ids)
         count = self.global_views + self.local_views
         words = Draws(self.seed, epoch, sample_ids.to(x.device)).uniforms(WORDS * count, 12).to(x.dtype)
         views = []

@@ -13,7 +13,7 @@ class TaughtPretraining(JointPretraining):
     """Base of modules in which ``teacher()`` is the moving average of ``student()``.
 
     The teacher moves once an optimizer step, after it, by ``momentum(step)``, whatever the number of micro-batches;
-    None is no teacher.
+    None is no teacher. By default the momentum rises from 0.996 to 1 at ``total_steps``, and without these it stays.
     """
 
     def __init__(
@@ -24,7 +24,8 @@ class TaughtPretraining(JointPretraining):
         **optimization: Any,
     ) -> None:
         super().__init__(model, loss, **optimization)
-        self.momentum = momentum or MomentumSchedule(steps=optimization.get("total_steps") or 1)
+        steps = optimization.get("total_steps")
+        self.momentum = momentum or (MomentumSchedule(steps=steps) if steps else MomentumSchedule(end=0.996, steps=1))
 
     def student(self) -> nn.Module:
         """The module that is trained and averaged."""
