@@ -1,4 +1,4 @@
-"""Every method on Fashion-MNIST with one encoder and one budget: five training minutes on two cores, three seeds.
+"""Every method with one encoder and one budget: five training minutes on two cores, three seeds.
 
     python benchmarks/results.py             train what is missing, two runs side by side, one core each; write the page
     python benchmarks/results.py --calibrate measure how many steps each method's budget holds
@@ -217,8 +217,8 @@ def fill(table: Table, store: dict[str, Any], workers: int) -> None:
 def page(table: Table, store: dict[str, Any]) -> str:
     """The table, as Markdown."""
     lines = ["| | k-NN(20) % | linear probe % | images seen | seeds |", "| --- | --- | --- | --- | --- |"]
-    names = dict(NAMES)
-    for row in table.rows:
+    names, trained = dict(NAMES), [row for row in store["steps"] if f"{row}-{table.seeds[0]}" in store["rows"]]
+    for row in trained:
         names.setdefault(row, f"{NAMES[row.removesuffix('-muon')]}, Muon")
     for row, name in names.items():
         scores = [found for key, found in store["rows"].items() if key.rsplit("-", 1)[0] == row]
@@ -227,7 +227,7 @@ def page(table: Table, store: dict[str, Any]) -> str:
             seen = "0" if row in ("raw", "untrained") else f"{BATCH * plan(row, store)[1]:,}"
             lines.append(f"| {name} | {cells[0]} | {cells[1]} | {seen} | {len(scores)} |")
     lines += ["", "The commands, for seed 0:", "", "```bash"]
-    lines += [" ".join(command(table.data, row, 0, store["steps"][row])) for row in table.rows]
+    lines += [" ".join(command(table.data, row, 0, store["steps"][row])) for row in trained]
     return "\n".join([*lines, "```"])
 
 

@@ -1,4 +1,4 @@
-"""A masked autoencoder by Accelerate: masks by the image's number, the view certified, the second step watched.
+"""A masked image model by Accelerate: keyed masks, the view certified, the second step watched.
 
 ``accelerate launch --cpu --num_processes 2 examples/accelerate_mae.py`` trains on two processes with the same masks;
 a step is watched in one process.

@@ -1,4 +1,4 @@
-"""A masked autoencoder by PyTorch Lightning: masks by the image's number, the view certified, the first step watched.
+"""A masked image model by Lightning: keyed masks, the view certified, the first step watched.
 
 ``--bug``: the loss is over every pixel, the visible ones too.
 """
@@ -16,7 +16,7 @@ import viewproof as vp
 
 
 class MaskedDigits(lightning.LightningModule):
-    """Hides 12 of 16 patches, by (seed, epoch, image number): on every rank, in every worker, after a restart."""
+    """Hides 12 of 16 patches by (seed, epoch, image number), alike on all ranks and in all workers."""
 
     def __init__(self, everywhere: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""BERT by the Hugging Face Trainer: tokens masked by the line's number, the rule certified, the first step watched.
+"""BERT by the Hugging Face Trainer: keyed masks, the rule certified, the first step watched.
 
 ``--bug``: the labels of tokens that were not masked are not -100, so that the loss also asks for what is visible.
 """

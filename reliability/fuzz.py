@@ -161,7 +161,7 @@ POOLS: dict[str, tuple[Any, dict[str, tuple[list[Any], list[Any]]]]] = {
 
 
 def public_functions() -> dict[str, Any]:
-    """What the package exports and can be called, methods of rules and masks, the data, and the transforms."""
+    """What can be called: exports of the package, methods of rules and masks, data, transforms."""
     names = [name for name in vp.__all__ if name not in SKIPPED and not name.startswith(("certify", "__"))]
     functions = {name: getattr(vp, name) for name in names if callable(getattr(vp, name))}
     functions |= {kind.__name__: kind for kind in Transform.__subclasses__()}
@@ -170,7 +170,7 @@ def public_functions() -> dict[str, Any]:
 
 
 def shape_of(text: str, sizes: dict[str, int], rng: random.Random) -> tuple[int, ...]:
-    """Extents for a shape annotation such as ``batch channels height width``; one name has one extent in a call."""
+    """Extents for a shape such as ``batch channels height width``; a name has one extent in a call."""
     shape: list[int] = []
     for name in text.split():
         if name.startswith("*"):
@@ -267,7 +267,7 @@ def valid(name: str, kind: Any, sizes: dict[str, int], rng: random.Random) -> An
 
 
 def hostile(value: Any, kind: Any, rng: random.Random) -> Any:
-    """A value in place of a valid one; the very one where a parameter is declared `Any` or a callable."""
+    """A value in place of a valid one; the same where the parameter is `Any` or a callable."""
     if hasattr(kind, "dim_str"):
         return hostile_tensor(value, rng)
     if kind in (vp.Mask, vp.Sample) or "Rule" in str(kind):

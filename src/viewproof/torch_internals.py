@@ -6,8 +6,8 @@ import is imported inside the function, because the core imports this module too
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 from types import FrameType, TracebackType
 from typing import Any
@@ -138,13 +138,17 @@ def _asked_by(program_file: str, frame: FrameType | None) -> bool:
 
 
 @contextmanager
-def without_recomputation() -> Iterator[None]:
+def without_recomputation(unseen: Callable[[], AbstractContextManager[Any]] | None = None) -> Iterator[None]:
     """Let checkpointed functions run once and keep their activations, instead of running again in backward.
 
-    A reentrant checkpoint of which no input takes a gradient stays as it is: it gives its parameters none. Checked on
-    CHECKED. Without the names: ``AttributeError``.
+    A reentrant checkpoint runs its function without gradients, and again with them in backward; what it returns is of
+    the first run. Here it returns what the second gives; with ``unseen``, the first is made inside that context, and
+    ``RuntimeError`` says if they differ in a bit. One of which no input takes a gradient stays as it is: it gives its
+    parameters none. Checked on CHECKED. Without the names: ``AttributeError``.
     """
     from torch.utils import checkpoint
+
+    from viewproof.bits import same_bits
 
     apply = checkpoint.CheckpointFunction.apply
 
@@ -152,7 +156,16 @@ def without_recomputation() -> Iterator[None]:
         passed = [a for a in args if isinstance(a, Tensor)]
         if torch.is_grad_enabled() and not any(a.requires_grad for a in passed):
             return apply(function, preserve, *args)  # type: ignore[no-untyped-call]
-        return function(*args)
+        if unseen is None or not torch.is_grad_enabled():
+            return function(*args)
+        with unseen(), torch.random.fork_rng(), torch.no_grad():
+            alone = function(*args)
+        out = function(*args)
+        with BelowModes():
+            pairs = [(a, b) for a, b in zip(_listed(alone), _listed(out), strict=True) if isinstance(a, Tensor)]
+            if not all(isinstance(b, Tensor) and same_bits(a, b) for a, b in pairs):
+                raise RuntimeError("a checkpointed function gives other values where gradients are not recorded")
+        return out
 
     def around(
         function: Any, preserve: bool = True, context_fn: Any = checkpoint.noop_context_fn, *rest: Any, **kwargs: Any
@@ -165,6 +178,10 @@ def without_recomputation() -> Iterator[None]:
         replaced(checkpoint, "_checkpoint_without_reentrant_generator", around),
     ):
         yield
+
+
+def _listed(out: Any) -> Sequence[Any]:
+    return out if isinstance(out, tuple | list) else [out]
 
 
 class BelowModes:

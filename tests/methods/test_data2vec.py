@@ -1,22 +1,21 @@
 """data2vec: its targets, its loss, its teacher, and what the student may read."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from taught import branch_of
 from torch import Tensor
 from torch.nn import functional as F
 
 import viewproof as vp
 from viewproof.certify import certify_encoder
 from viewproof.certify.ranks import certify_ranks
-from viewproof.certify.target import TargetBranch, certify_target_branch
+from viewproof.certify.target import certify_target_branch
 from viewproof.losses import JEPALoss
 from viewproof.methods.data2vec import Data2Vec, Data2VecNetwork
 from viewproof.models.patches import PatchEncoder
 from viewproof.models.vit import TokenSettings
-from viewproof.training.ema import move_target
 from viewproof.verdict import Verdict
 
 SHAPE = (1, 8, 12)
@@ -68,37 +67,11 @@ def test_the_student_cannot_read_a_hidden_patch() -> None:
     assert certify_encoder(lambda x: model(x, places)[1], sample).verdict() is Verdict.REFUTED
 
 
-def branch(share: float) -> TargetBranch:
-    trained = module().eval()
-    model = trained.model
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-
-    def update(at: int) -> None:
-        move_target(model.teacher, model.student, share * trained.momentum(at))
-
-    def step(batches: Sequence[Tensor]) -> None:
-        optimizer.zero_grad()
-        for x in batches:
-            (trained.objective(x, IDS, 0, 0) / len(batches)).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        update(0)
-
-    return TargetBranch(
-        lambda x: trained.objective(x, IDS, 0, 0),
-        model.student,
-        model.teacher,
-        update=update,
-        momentum=trained.momentum,
-        step=step,
-        trained=[model.student, model.head, model.mask_token],
-        frozen=[model.teacher],
-        stateful=[optimizer],
-    )
-
-
 @pytest.mark.parametrize(("share", "verdict"), [(1.0, Verdict.PROVED), (0.5, Verdict.REFUTED)])
 def test_the_target_branch_is_certified_and_another_average_is_refuted(share: float, verdict: Verdict) -> None:
-    assert certify_target_branch(branch(share), images()).verdict() is verdict
+    trained = module().eval()
+    branch = branch_of(trained, IDS, [trained.model.head, trained.model.mask_token], share)
+    assert certify_target_branch(branch, images()).verdict() is verdict
 
 
 def rows_loss(rows: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """DINO with iBOT's masked patches: its contract, its centres, its teacher, its views, its ranks."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -8,21 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from taught import branch_of, check_resumed
 from torch import Tensor
 
 import viewproof as vp
 from viewproof.certify import certify_encoder, certify_objective
 from viewproof.certify.ranks import certify_ranks
-from viewproof.certify.target import TargetBranch, certify_target_branch
+from viewproof.certify.target import certify_target_branch
 from viewproof.cli import main
 from viewproof.losses import DINOLoss
 from viewproof.losses.dino import koleo, mean_of_all
 from viewproof.methods.dino import DINO, DINONetwork, PrototypeHead
 from viewproof.models.patches import PatchEncoder
 from viewproof.models.vit import TokenSettings
-from viewproof.training.base import JointPretraining
-from viewproof.training.ema import move_target
 from viewproof.training.multi_crop import MultiCrop
 from viewproof.verdict import Verdict
 
@@ -108,36 +105,11 @@ def test_two_unequal_ranks_have_the_value_and_gradient_of_one(loss: Any, verdict
     assert certify_ranks(loss, rows, (3, 5)).verdict() is verdict
 
 
-def branch(trained: DINO, share: float = 1.0) -> TargetBranch:
-    model = trained.model
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-
-    def update(at: int) -> None:
-        move_target(model.teacher, model.student, share * trained.momentum(at))
-
-    def step(batches: Sequence[Tensor]) -> None:
-        optimizer.zero_grad()
-        for x in batches:
-            (trained.objective(x, IDS, 0, 0) / len(batches)).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        update(0)
-
-    return TargetBranch(
-        lambda x: trained.objective(x, IDS, 0, 0),
-        model.student,
-        model.teacher,
-        update=update,
-        momentum=trained.momentum,
-        step=step,
-        trained=[model.student, model.mask_token],
-        frozen=[model.teacher],
-        stateful=[optimizer],
-    )
-
-
 def test_the_target_branch_is_certified_and_another_average_is_refuted() -> None:
-    assert certify_target_branch(branch(module().eval()), images()).verdict() is Verdict.PROVED
-    assert certify_target_branch(branch(module().eval(), 0.5), images()).verdict() is Verdict.REFUTED
+    for share, verdict in ((1.0, Verdict.PROVED), (0.5, Verdict.REFUTED)):
+        trained = module().eval()
+        branch = branch_of(trained, IDS, [trained.model.mask_token], share)
+        assert certify_target_branch(branch, images()).verdict() is verdict
 
 
 def test_the_student_cannot_read_a_hidden_patch() -> None:
@@ -208,19 +180,8 @@ SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--prototypes", "12", "-
 def test_a_run_resumes_bit_for_bit_with_its_centres(
     more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["pretrain", "digits", "--method", "dino", *SMALL, "--local-views", "2", *more, "--out"]
-    assert main([*words, str(tmp_path / "a")]) == 0
-    with monkeypatch.context() as patch:
-
-        def stop(module: JointPretraining) -> None:
-            if module.current_epoch == 1:
-                raise KeyboardInterrupt
-
-        patch.setattr(JointPretraining, "on_train_epoch_start", stop)
-        assert main([*words, str(tmp_path / "b")]) == 130
-    assert main(["pretrain", "--resume", str(tmp_path / "b")]) == 0
-    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    words = ["pretrain", "digits", "--method", "dino", *SMALL, "--local-views", "2", *more]
+    check_resumed(words, tmp_path, monkeypatch, 1)
     one, other = (
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for name in "ab"
     )

@@ -13,10 +13,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from taught import branch_of
 from torch import Tensor, nn
 
 import viewproof as vp
-from viewproof.certify.target import TargetBranch, certify_target_branch
+from viewproof.certify.target import certify_target_branch
 from viewproof.data import Dataset, Split, batches, make_dataset
 from viewproof.losses import BarlowTwinsLoss, InfoNCELoss, JEPALoss, SIGRegLoss, VICRegLoss
 from viewproof.methods.ijepa import IJEPA, JEPANetwork
@@ -27,7 +28,7 @@ from viewproof.training.augment import RandomViews
 from viewproof.training.base import JointPretraining
 from viewproof.training.callbacks import ClipGradient
 from viewproof.training.collapse import CollapseMonitor
-from viewproof.training.ema import MomentumSchedule, move_target
+from viewproof.training.ema import MomentumSchedule
 from viewproof.verdict import Verdict
 
 SHAPE = (2, 8, 12)
@@ -152,30 +153,7 @@ def test_four_micro_batches_of_two_are_one_batch_of_eight(tmp_path: Path) -> Non
 def test_the_target_branch_is_certified() -> None:
     trained = module("ijepa")
     assert isinstance(trained, IJEPA)
-    model, ids = trained.model, torch.arange(4)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-
-    def step(batches: Sequence[Tensor]) -> None:
-        optimizer.zero_grad()
-        for x in batches:
-            (trained.objective(x, ids, 0, 0) / len(batches)).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        update(0)
-
-    def update(at: int) -> None:
-        move_target(model.target, model.encoder, trained.momentum(at))
-
-    branch = TargetBranch(
-        lambda x: trained.objective(x, ids, 0, 0),
-        model.encoder,
-        model.target,
-        update=update,
-        momentum=trained.momentum,
-        step=step,
-        trained=[model.encoder, model.predictor],
-        frozen=[model.target],
-        stateful=[optimizer],
-    )
+    branch = branch_of(trained, torch.arange(4), [trained.model.predictor])
     assert certify_target_branch(branch, torch.randn(4, *SHAPE)).verdict() is Verdict.PROVED
 
 

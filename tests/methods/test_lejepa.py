@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from taught import check_resumed
 from torch import Tensor
 
 import viewproof as vp
@@ -15,7 +15,6 @@ from viewproof.cli import main
 from viewproof.losses import LeJEPALoss, SIGRegLoss
 from viewproof.methods.lejepa import LeJEPA, LeJEPANetwork
 from viewproof.models.patches import PatchEncoder
-from viewproof.training.base import JointPretraining
 from viewproof.training.multi_crop import MultiCrop
 from viewproof.verdict import Verdict
 
@@ -83,19 +82,7 @@ def test_the_module_compares_all_its_views_at_its_step() -> None:
 
 def test_a_run_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["pretrain", "digits", "--method", "lejepa", "--dim", "16", "--depth", "1", "--heads", "2"]
-    words += ["--epochs", "2", "--batch-size", "479", "--local-views", "2", "--out"]
-    assert main([*words, str(tmp_path / "a")]) == 0
-    with monkeypatch.context() as patch:
-
-        def stop(module: JointPretraining) -> None:
-            if module.current_epoch == 1:
-                raise KeyboardInterrupt
-
-        patch.setattr(JointPretraining, "on_train_epoch_start", stop)
-        assert main([*words, str(tmp_path / "b")]) == 130
-    assert main(["pretrain", "--resume", str(tmp_path / "b")]) == 0
-    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    check_resumed([*words, "--epochs", "2", "--batch-size", "479", "--local-views", "2"], tmp_path, monkeypatch, 1)
     assert main(["doctor", str(tmp_path / "a")]) == 0
 
 

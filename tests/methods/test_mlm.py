@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from taught import check_resumed
 from torch import Tensor
 
 import viewproof as vp
@@ -16,7 +16,6 @@ from viewproof.losses import masked_cross_entropy, masked_token_contract
 from viewproof.losses.ranks import rank_weight
 from viewproof.masks import TokenMask
 from viewproof.methods.mlm import BYTES, MaskedTokens, TextEncoder
-from viewproof.training.base import JointPretraining
 from viewproof.verdict import Verdict
 
 RULE = TokenMask(2, 1, 1, mask_id=9, vocabulary=9)
@@ -93,19 +92,8 @@ def test_a_run_learns_and_resumes_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["pretrain", str(text(tmp_path)), "--method", "mlm", "--dim", "16", "--depth", "1", "--heads", "2"]
-    words += ["--epochs", "4", "--batch-size", "32", "--learning-rate", "0.01", "--threads", "1", "--out"]
-    assert main([*words, str(tmp_path / "a")]) == 0
-    with monkeypatch.context() as patch:
-
-        def stop(module: JointPretraining) -> None:
-            if module.current_epoch == 2:
-                raise KeyboardInterrupt
-
-        patch.setattr(JointPretraining, "on_train_epoch_start", stop)
-        assert main([*words, str(tmp_path / "b")]) == 130
-    assert main(["pretrain", "--resume", str(tmp_path / "b")]) == 0
-    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    words += ["--epochs", "4", "--batch-size", "32", "--learning-rate", "0.01", "--threads", "1"]
+    check_resumed(words, tmp_path, monkeypatch, 2)
     header, *rows = [line.split(",") for line in (tmp_path / "a" / "metrics.csv").read_text().splitlines()]
     held_out = [float(row[header.index("val_loss")]) for row in rows if row[header.index("val_loss")]]
     assert held_out[-1] < 0.8 * held_out[0]

@@ -57,6 +57,33 @@ for x in DataLoader(torch.randn(32, 16), batch_size=8):
     loss = ((p - x) * (1 - mask)).square().mean()
     {STEP}
 """
+# A reentrant checkpoint shows what is hidden in its first run, which has no gradients and gives the value.
+REENTRANT = f"""
+from torch.utils.checkpoint import checkpoint
+mask = torch.ones(16)
+mask[:8] = 0
+l0, l1, l2 = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+def f(x, w):
+    return l2(torch.relu(l1(x * mask if torch.is_grad_enabled() else x) + 0 * w.sum()))
+o = torch.optim.SGD([*l0.parameters(), *l1.parameters(), *l2.parameters()], 0.1)
+for x in DataLoader(torch.randn(32, 16), batch_size=8):
+    loss = ((checkpoint(f, x, l0.weight, use_reentrant=True) - x) * (1 - mask)).square().mean()
+    {STEP}
+"""
+# A teacher inside a wrapper is a copy of its student, its arguments exchanged.
+COPIED = f"""
+from torch.optim.swa_utils import AveragedModel
+student, head = nn.Linear(8, 8), nn.Linear(8, 8)
+teacher = AveragedModel(student, avg_fn=lambda average, model, count: model).requires_grad_(False)
+o = torch.optim.SGD([*student.parameters(), *head.parameters()], 0.1)
+for x in DataLoader(torch.randn(32, 8), batch_size=8):
+    a, b = x + 0.1 * torch.randn_like(x), x + 0.1 * torch.randn_like(x)
+    with torch.no_grad():
+        t = teacher.module(b)
+    loss = (head(student(a)) - t).square().mean()
+    {STEP}
+    teacher.update_parameters(student)
+"""
 # The text stands unmasked in another tensor, after a prompt.
 PROMPT = f"""
 class D(Dataset):
@@ -157,13 +184,15 @@ print("the end")
     [
         (TABLE, "UNKNOWN  C1", False),
         (CONTEXT, " C1  no scored group", None),
+        (REENTRANT, "UNKNOWN  C1", False),
+        (COPIED, "takes 1 of `student` a step: exchanged?", False),
         (PROMPT, " C1  no row reads the token", None),
         (FORGOTTEN, " C6 ", None),
         (POOLED, "PROVED   C9", False),
         (WARM_UP, "PROVED   C9", False),
         (REMAINS, "PROVED   C9", False),
     ],
-    ids=["table", "context", "prompt", "forgotten", "pooled", "warm up", "remains"],
+    ids=["table", "context", "reentrant", "copied", "prompt", "forgotten", "pooled", "warm up", "remains"],
 )
 def test_a_script_that_once_deceived(tmp_path, script, line, refuted):
     (tmp_path / "train.py").write_text(HEAD + script)

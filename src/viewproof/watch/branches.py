@@ -38,7 +38,7 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
     modules = [m for m, _ in chosen] + extra
     read = _read_by_losses(record, names)
     _gradients(run, target_modules, modules, out)
-    _training(run, target_modules, modules, read, out)
+    _training(run, modules, read, out)
     for module in {id(m): m for m in modules + _moved_roots(run)}.values():
         path = names.get(id(module), type(module).__name__)
         own = list(module.parameters())
@@ -48,7 +48,7 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
         twin = _twin(module, run)
         if moved:
             out.teachers.append(path)
-            _average(module, path, twin, run, target_modules, out)
+            _average(module, path, twin, run, out)
             # What the loss reads may be a part of the teacher, or a module that the teacher is a part of.
             near = any(f"{a}.".startswith(f"{b}.") for r in read for a, b in ((path, r), (r, path)))
             if id(module) in target_modules and not near:
@@ -138,7 +138,7 @@ def _behind_trained(run: Recorder, module: nn.Module) -> bool:
     return False
 
 
-def _training(run: Recorder, targets: dict[int, str], modules: list[nn.Module], read: set[str], out: Branches) -> None:
+def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Branches) -> None:
     """What an optimizer has and does not train."""
     record = run.record
     in_optimizer = {k: p for k, p in record.parameters.items() if p.groups}
@@ -211,9 +211,7 @@ def _twin(module: nn.Module, run: Recorder) -> nn.Module | None:
     return best
 
 
-def _average(
-    module: nn.Module, path: str, twin: nn.Module | None, run: Recorder, targets: dict[int, str], out: Branches
-) -> None:
+def _average(module: nn.Module, path: str, twin: nn.Module | None, run: Recorder, out: Branches) -> None:
     """Is what moved without gradient a moving average of its twin, made at the right time?"""
     trained = {k for k, p in run.record.parameters.items() if p.groups}
     average = average_of(module, run.before, run.names, trained)
@@ -232,8 +230,9 @@ def _average(
                 (path,),
             )
         )
-    # What averages for evaluation may begin with a copy, and does not run in the step.
-    if average.momentum < 0.5 and (average.momentum or any(c.module == id(module) for c in run.record.calls)):
+    # What averages for evaluation may begin with a copy, and nothing of it runs in the step.
+    runs = {c.module for c in run.record.calls} & {id(m) for m in module.modules()}
+    if average.momentum < 0.5 and (average.momentum or runs):
         out.doubts.append((f"`{path}` takes {1 - average.momentum:.3g} of `{average.of}` a step: exchanged?", (path,)))
     calls = [c for c in run.record.calls if c.module == id(module)]
     if calls and not calls[0].training:

@@ -60,6 +60,7 @@ class PlainRun(Recorder):
         self.record, self.steps = Record(), 0
         with DisableTorchFunction():
             self.before.again()
+            self.note_gradients()
         return False
 
     def sent(self) -> Plain:

@@ -33,6 +33,8 @@ class Plan:
 class PlannedRun(Run):
     """A run that knows the plan; ``held`` says whether predictions are constants in it, else they are looked at."""
 
+    repeats = True
+
     def __init__(self, plan: Plan, held: bool, stop: Callable[[], Any]) -> None:
         super().__init__()
         self.plan, self.held, self.stop = plan, held, stop

@@ -120,8 +120,8 @@ class Recorder(Run):
         known |= {id(p.grad) for p in parameters.values()}
         # Numbers that were there before the step and that nothing names: they may come from the batch's data.
         self._outside = {id(t): t for t in alive.tensors if id(t) not in known and t.is_floating_point()}
-        # Gradients that earlier steps have left, of other models too: they say nothing of this step.
-        self._left = {k: (p.grad, p.grad._version) for k, p in parameters.items() if p.grad is not None}
+        self._left: dict[int, tuple[Tensor, int]] = {}
+        self.note_gradients()
         self._start = time.perf_counter()
         self._generators = GeneratorStates.now()
         for path, tensor in sources.items():
@@ -304,6 +304,10 @@ class Recorder(Run):
         for group in optimizer.param_groups:
             for p in group["params"]:
                 self.after[id(p)], self.versions[id(p)] = p.detach().clone(), p._version
+
+    def note_gradients(self) -> None:
+        """Note the gradients that earlier steps have left, of other models too: they say nothing of this step."""
+        self._left = {k: (p.grad, p.grad._version) for k, p in self.parameters.items() if p.grad is not None}
 
     def finish(self) -> Record:
         """The record, at the end of the step."""

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +24,9 @@ class Run(TorchFunctionMode):
     one state number them alike. ``backwards`` counts the losses, ``steps`` the optimizers' steps, so far.
     """
 
+    repeats = False
+    """Whether another run was made before, with which this one is compared."""
+
     def __init__(self) -> None:
         super().__init__()
         self.functions = self.modules = self.backwards = self.steps = 0
@@ -42,8 +45,17 @@ class Run(TorchFunctionMode):
         enter(replaced(torch.autograd, "backward", self._counted(backward, self.on_backward)))
         enter(replaced(torch.autograd, "grad", self._counted(grad, self.on_grad)))
         # What runs again in backward has other operators than before, and its graph of gradients is not the step's.
-        enter(without_recomputation())
+        enter(without_recomputation(self._unseen if self.repeats else None))
         enter(self)
+
+    @contextmanager
+    def _unseen(self) -> Iterator[None]:
+        """Look at nothing and number nothing inside, as in backward."""
+        before, self._in_backward = self._in_backward, True
+        try:
+            yield
+        finally:
+            self._in_backward = before
 
     def done(self) -> bool:
         """Whether, where the next batch is asked for, the step is over."""

@@ -1,7 +1,7 @@
 """The sources of a batch: its tensors by path, which of them carry content, and the groups of their coordinates."""
 
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, MutableSequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from math import prod
 from typing import Any
 
@@ -189,10 +189,6 @@ class Content:
     path: str
     values: Tensor
     groups: Groups
-
-    def regrouped(self, groups: Groups) -> "Content":
-        """The same in other groups."""
-        return replace(self, groups=groups)
 
 
 def copies(sources: list[Source], tensors: dict[str, Tensor]) -> str:

@@ -119,7 +119,7 @@ def _facts(runs: TokenRuns) -> TokenFacts:
             return out
         out.reason = found
         return _shown(runs, out, scored)
-    _, lookups, _, draws = found
+    _, lookups, draws = found
     in_place = bool(lookups)
     for ids, tags in lookups:
         width = ids.shape[1]

@@ -82,8 +82,8 @@ class TokenRuns:
 
     def depend(
         self, marks: dict[str, Tensor], summaries: bool = True
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]], str, bool] | str:
-        """[samples, rows] which rows may depend on what is marked, the lookups of it, and what stopped the tracker."""
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]], bool] | str:
+        """[samples, rows] which rows may depend on what is marked, the lookups of it, whether a latent is drawn."""
         axes = {self.asked.prediction: self.asked.axis}
         args, width = (self.plan, False), self.asked.read.shape[1]
         lengths = frozenset((width - 1, width, width + 1))
@@ -98,7 +98,7 @@ class TokenRuns:
         rows, lookups, stopped, draws = answer.value
         if stopped or self.asked.prediction >= len(rows):
             return stopped or "the step ran another way than before"
-        return rows[self.asked.prediction].reshape(self.asked.ids.shape), lookups, stopped, draws
+        return rows[self.asked.prediction].reshape(self.asked.ids.shape), lookups, draws
 
     def changed(self, new: dict[str, Tensor]) -> Tensor | None:
         """The prediction with other tokens in the batch."""

@@ -119,7 +119,7 @@ def moco(bug: bool, fault: str) -> Built:
 
 @training_step("MoCo: keys and queue with gradient", "synthetic", contracts="C6")
 def keys_with_gradient(bug: bool) -> Built:
-    """Keys are computed in the graph and queued with it: the key encoder gets a gradient, and memory grows."""
+    """Keys are queued with their graph: the key encoder gets a gradient, and memory grows."""
     return moco(bug, "keys with gradient")
 
 
@@ -171,7 +171,7 @@ def same_view_twice(bug: bool) -> Built:
     needs="a declaration",
 )
 def term_not_added(bug: bool) -> Built:
-    """The variance is reported in every step and is not part of what is differentiated, as a metric is not."""
+    """The variance is reported in every step and not differentiated, like a metric."""
     return vicreg(bug, "term not added")
 
 
@@ -219,7 +219,7 @@ def detached_wrong_one(bug: bool) -> Built:
 
 @training_step("SwAV: assignments in the graph", "synthetic", contracts="C6", needs="a declaration")
 def assignments_in_graph(bug: bool) -> Built:
-    """The target assignments carry a gradient. Which of two outputs of a network is the target, a step does not say."""
+    """The target assignments carry a gradient; a step does not say which of two outputs they are."""
     net, prototypes = encoder(), nn.Linear(8, 5, bias=False)
     optimizer = torch.optim.SGD([*net.parameters(), *prototypes.parameters()], lr=0.1)
 
@@ -271,7 +271,7 @@ def codebook_detached(bug: bool) -> Built:
     needs="several ranks",
 )
 def raw_all_reduce(bug: bool) -> Built:
-    """A plain ``all_reduce`` of the cross-correlation has the right value and a gradient divided by the ranks."""
+    """A plain ``all_reduce`` has the right value, and a gradient that is divided by the ranks."""
     net = encoder()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
 
