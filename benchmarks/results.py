@@ -1,14 +1,15 @@
 """Every method with one encoder and one budget: five training minutes on two cores, three seeds.
 
     python benchmarks/results.py             train what is missing, two runs side by side, one core each; write the page
-    python benchmarks/results.py --calibrate measure how many steps each method's budget holds
     python benchmarks/results.py --page      write the page from what is there
 
-    python benchmarks/results.py --data cifar-10 --seconds 120 --seeds 0 --rows mae mae-muon dino
-        a table of its own, of any methods, with AdamW or Muon (NAME-muon), and of any budget in CPU seconds of one core
+    python benchmarks/results.py --data FOLDER --seconds 300 --seeds 0 --rows mae-muon simclr-muon lightly-mae
+        a table of its own, of any rows and any budget in CPU seconds of one core; a row is one of METHODS, one of them
+        with Muon (NAME-muon), or a peer of peers.py, which needs a folder of images and the peers' environment
 
 Every finished run is a row of docs/results.json (of another table: docs/results-DATA-SECONDS.json), so it may be
-stopped at any time and goes on where it was. A row's steps are the budget over the measured CPU seconds of a step.
+stopped at any time and goes on where it was. Each run has a process of its own, in which a row's steps are the budget
+over the CPU seconds of steps 5 to 25, measured beside the other rows.
 """
 
 import argparse
@@ -18,12 +19,15 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
+
+import peers
 
 from viewproof.files import whole_file
 
@@ -42,8 +46,15 @@ METHODS = {
     "lejepa": "--batch-size 128",
     "dino": "--batch-size 128",
     "data2vec": "--batch-size 128",
+    "crossmae": "--method mae --decoder cross-attention --predict 0.25 --batch-size 128 --decoder-dim 64"
+    " --decoder-depth 1",
+    "crossmae-fast": "--method mae --decoder cross-attention --predict 0.25 --batch-size 128 --decoder-dim 64"
+    " --decoder-depth 1 --learning-rate 3e-3 --precision auto",
+    "simclr-half": "--method simclr --batch-size 128 --keep-tokens 0.5 --precision auto",
+    "vicreg-half": "--method vicreg --batch-size 128 --keep-tokens 0.5 --precision auto",
+    "barlow-half": "--method barlow --batch-size 128 --keep-tokens 0.5 --precision auto",
 }
-"""The flags of every method; a row NAME-muon is that method with Muon."""
+"""The flags of every row, whose name is its method's if none is named; a row NAME-muon is that row with Muon."""
 FIRST = ("mae", "ijepa", "vicreg", "barlow", "sigreg", "supervised")
 """The rows of the page's first table."""
 LONGER = {"mae-x4": ("mae", 4)}
@@ -60,6 +71,18 @@ NAMES = {
     "lejepa": "LeJEPA",
     "dino": "DINO with iBOT",
     "data2vec": "data2vec",
+    "crossmae": "MAE, cross-attention, a quarter predicted",
+    "crossmae-fast": "MAE, cross-attention, a quarter predicted, rate 3e-3",
+    "simclr-half": "SimCLR on half of the tokens",
+    "vicreg-half": "VICReg on half of the tokens",
+    "barlow-half": "Barlow Twins on half of the tokens",
+    "transformers-mae": "transformers ViTMAE, run_mae's settings",
+    "transformers-mae-1e-3": "transformers ViTMAE, rate 1e-3",
+    "lightly-mae": "lightly MAE, its example's rate",
+    "lightly-mae-1e-3": "lightly MAE, rate 1e-3",
+    "lightly-simclr": "lightly SimCLR",
+    "lightly-vicreg": "lightly VICReg",
+    "lightly-dino": "lightly DINO",
     "untrained": "the same encoder, untrained",
     "raw": "raw pixels",
 }
@@ -81,9 +104,14 @@ class Table:
         return (self.data, self.seconds) == ("fashion-mnist", 600)
 
     @property
+    def title(self) -> str:
+        """The data's name without the folder that it lies in."""
+        return Path(self.data.partition(":")[0]).name
+
+    @property
     def label(self) -> str:
         """What its files and its marks in the page have in their names."""
-        return "" if self.first else f"-{self.data.partition(':')[0]}-{self.seconds}"
+        return "" if self.first else f"-{self.title}-{self.seconds}"
 
     @property
     def store(self) -> Path:
@@ -104,50 +132,111 @@ def plan(row: str, store: dict[str, Any]) -> tuple[str, int]:
 
 def command(data: str, row: str, seed: int, steps: int) -> list[str]:
     """What makes one run, as it is typed."""
+    if row in peers.RATES:
+        return ["python", "benchmarks/results.py", "--data", data, "--rows", row]
     method = row.removesuffix("-muon")
-    words = f"pretrain {data} --method {method} --steps {steps} --seed {seed} {METHODS[method]} {COMMON}"
+    flags = METHODS[method] if "--method" in METHODS[method] else f"--method {method} {METHODS[method]}"
+    words = f"pretrain {data} {flags} --steps {steps} --seed {seed} {COMMON}"
     return ["viewproof", *words.split(), *(["--optimizer", "muon"] if row != method else [])]
 
 
 def train(data: str, row: str, seed: int, steps: int, out: Path) -> None:
-    """Train one run, or go on with it."""
+    """Train one run on the CPU, or go on with it."""
     if (out / "model.safetensors").exists():
         return
-    words = [*command(data, row, seed, steps), "--probe-samples", "1000", "--out", str(out)]
+    words = [*command(data, row, seed, steps)[1:], "--probe-samples", "1000", "--out", str(out)]
     if (out / "checkpoints" / "last.ckpt").exists():
-        words = ["viewproof", "pretrain", "--resume", str(out)]
+        words = ["pretrain", "--resume", str(out)]
     elif out.exists():
         shutil.rmtree(out)
-    words[0] = str(Path(sys.executable).with_name("viewproof"))
-    done = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "viewproof", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True,
+    )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}\n{done.stderr[-2000:]}")
 
 
-def score(data_name: str, method: str, seed: int, out: Path) -> dict[str, float]:
-    """k-NN(20) and linear probe on all training images, in percent."""
+def measured_steps(table: Table, row: str) -> tuple[float, int]:
+    """The CPU seconds of a step, from steps 5 to 25, and the steps that the budget holds."""
+    if row in peers.RATES:
+        _, times = peers.train(row, Path(table.data), 0, 25)
+    else:
+        times = step_times(table.data, row)
+    each = (times[-1] - times[4]) / (len(times) - 5)
+    return round(each, 4), int(table.seconds / each)
+
+
+def step_times(data: str, row: str) -> list[float]:
+    """This process's CPU seconds after each of 25 steps."""
+    import pytorch_lightning as pl
+
+    from viewproof.cli import app
+    from viewproof.data import batches
+    from viewproof.runs.folder import prepare
+    from viewproof.training.trainer import build_trainer, silence_lightning
+
+    times: list[float] = []
+
+    class Clock(pl.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            times.append(time.process_time())
+
+    silence_lightning()
+    _, bound, _ = app.parse_args([*command(data, row, 0, 25)[1:], "--accelerator", "cpu"])
+    with tempfile.TemporaryDirectory() as folder:
+        run = prepare(bound.arguments["run"], Path(folder))
+        trainer = build_trainer(run.config, Path(folder), run.steps_per_epoch)
+        trainer.callbacks.append(Clock())  # type: ignore[attr-defined]
+        trainer.fit(run.module(), batches(run.dataset, "train", BATCH))
+    return times
+
+
+def one(table: Table, row: str, seed: int, steps: int | None) -> dict[str, float]:
+    """Train and score one row: its steps, the CPU seconds of each, and k-NN(20) and linear probe in percent."""
+    import numpy as np
     import torch
 
     from viewproof.evaluation import encode_all, probe
     from viewproof.runs.config import PretrainConfig
     from viewproof.runs.folder import load_run, prepare
 
-    if method in ("raw", "untrained"):
-        words = f"{COMMON}".split()
-        sizes = {words[k][2:].replace("-", "_"): int(words[k + 1]) for k in range(0, 8, 2)}
-        run = prepare(PretrainConfig(data_name, method="vicreg", threads=1, seed=seed, **sizes), out)
+    torch.set_num_threads(1)
+    found: dict[str, float] = {}
+    method, budgets = LONGER.get(row, (row, 1))
+    if row not in ("raw", "untrained") and steps is None:
+        found["seconds"], steps = measured_steps(table, method)
+        found["steps"] = steps
+    out = RUNS / f"{row}-{seed}{table.label}"
+    if row in peers.RATES:
+        assert steps is not None
+        encoder, _ = peers.train(row, Path(table.data), seed, steps)
+        (train_x, train_y), (test_x, test_y) = (
+            peers.features(encoder, Path(table.data), part) for part in ("train", "test")
+        )
     else:
-        run = load_run(out)
-    data, encode = run.dataset, run.model.eval().encode
-    assert data.train.labels is not None and data.test.labels is not None
-    if method == "raw":
-        encode = torch.nn.Flatten()
-    parts = [
-        encode_all(encode, lambda i, part=part: data.fetch(part, i), range(len(data.part(part))))
-        for part in ("train", "test")
-    ]
-    scores = probe(parts[0], data.train.labels, parts[1], data.test.labels)
-    return {"knn": 100 * scores.knn, "linear": 100 * scores.linear}
+        if row in ("raw", "untrained"):
+            words = COMMON.split()
+            sizes = {words[k][2:].replace("-", "_"): int(words[k + 1]) for k in range(0, 8, 2)}
+            run = prepare(PretrainConfig(table.data, method="vicreg", threads=1, seed=seed, **sizes), out)
+        else:
+            assert steps is not None
+            train(table.data, method, seed, budgets * steps, out)
+            run = load_run(out)
+        data, encode = run.dataset, torch.nn.Flatten() if row == "raw" else run.model.eval().encode
+        train_x, test_x = (
+            encode_all(encode, lambda i, part=part: data.fetch(part, i), range(len(data.part(part))))
+            for part in ("train", "test")
+        )
+        train_y, test_y = data.train.labels, data.test.labels
+        assert train_y is not None and test_y is not None
+    scores = probe(train_x, train_y, test_x, test_y)
+    # Recipes are compared by this one: fit on four fifths of the training part, scored on the fifth.
+    fifth = np.arange(len(train_x)) % 5 == 0
+    x, y = np.asarray(train_x), np.asarray(train_y)
+    inner = probe(x[~fifth], y[~fifth], x[fifth], y[fifth])
+    shares = {"knn": scores.knn, "linear": scores.linear, "inner_knn": inner.knn, "inner_linear": inner.linear}
+    return found | {name: round(100 * share, 2) for name, share in shares.items()}
 
 
 def save(table: Table, store: dict[str, Any]) -> None:
@@ -156,78 +245,55 @@ def save(table: Table, store: dict[str, Any]) -> None:
         file.write(json.dumps(store, indent=1) + "\n")
 
 
-def calibrate(table: Table, rows: tuple[str, ...], store: dict[str, Any]) -> None:
-    """Steps that the budget holds, from the CPU seconds of steps 5 to 25 of each row."""
-    import pytorch_lightning as pl
-
-    from viewproof.cli import app
-    from viewproof.data import batches
-    from viewproof.runs.folder import prepare
-    from viewproof.training.trainer import build_trainer, silence_lightning
-
-    class Clock(pl.Callback):
-        def __init__(self) -> None:
-            self.times: list[float] = []
-
-        def on_train_batch_end(self, *_: Any) -> None:
-            self.times.append(time.process_time())
-
-    silence_lightning()
-    for part in ("seconds", "steps"):
-        store.setdefault(part, {})
-    for row in rows:
-        _, bound, _ = app.parse_args(command(table.data, row, 0, 25)[1:])
-        folder = RUNS / "calibrate"
-        shutil.rmtree(folder, ignore_errors=True)
-        run = prepare(bound.arguments["run"], folder)
-        folder.mkdir(parents=True)
-        trainer, clock = build_trainer(run.config, folder, run.steps_per_epoch), Clock()
-        trainer.callbacks.append(clock)  # type: ignore[attr-defined]
-        trainer.fit(run.module(), batches(run.dataset, "train", BATCH))
-        shutil.rmtree(folder)
-        each = (clock.times[-1] - clock.times[4]) / (len(clock.times) - 5)
-        store["seconds"][row], store["steps"][row] = round(each, 4), int(table.seconds / each)
-        print(row, f"{each:.3f} s a step", flush=True)
-        save(table, store)
-
-
 def fill(table: Table, store: dict[str, Any], workers: int) -> None:
-    """Train and score what has no row yet."""
+    """Train and score what has no row yet, each in a process of its own."""
     lock, seeds = Lock(), table.seeds
-    jobs = [("raw", 0), *(("untrained", seed) for seed in seeds), *((m, seed) for seed in seeds for m in table.rows)]
+    jobs = [*((m, seed) for seed in seeds for m in table.rows), ("raw", 0), *(("untrained", seed) for seed in seeds)]
     jobs += [(row, 0) for row in table.longer]
 
-    def one(job: tuple[str, int]) -> None:
-        name, seed = job
-        key = f"{name}-{seed}"
-        out = RUNS / f"{key}{table.label}"
-        if name not in ("raw", "untrained"):
-            row, steps = plan(name, store)
-            train(table.data, row, seed, steps, out)
-        scores = score(table.data, name, seed, out)
+    def job(name: str, seed: int) -> None:
+        words = [
+            sys.executable,
+            __file__,
+            "--data",
+            table.data,
+            "--seconds",
+            str(table.seconds),
+            "--one",
+            name,
+            str(seed),
+        ]
+        steps = store.setdefault("steps", {}).get(LONGER.get(name, (name, 1))[0])
+        done = subprocess.run([*words, *([str(steps)] if steps else [])], capture_output=True, text=True)
+        if done.returncode:
+            print(f"{name}-{seed} failed\n{done.stderr[-2000:]}", flush=True)
+            return
+        scores = json.loads(done.stdout.splitlines()[-1])
         with lock:
-            store["rows"][key] = scores
+            for part in {"seconds", "steps"} & scores.keys():
+                store[part].setdefault(name, scores.pop(part))
+            store["rows"][f"{name}-{seed}"] = scores
             save(table, store)
-            print(key, scores, flush=True)
+            print(f"{name}-{seed}", scores, store["steps"].get(name, ""), flush=True)
 
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(one, [job for job in jobs if "{}-{}".format(*job) not in store["rows"]]))
+        list(pool.map(lambda words: job(*words), [j for j in jobs if "{}-{}".format(*j) not in store["rows"]]))
 
 
 def page(table: Table, store: dict[str, Any]) -> str:
     """The table, as Markdown."""
     lines = ["| | k-NN(20) % | linear probe % | images seen | seeds |", "| --- | --- | --- | --- | --- |"]
-    names, trained = dict(NAMES), [row for row in store["steps"] if f"{row}-{table.seeds[0]}" in store["rows"]]
-    for row in trained:
-        names.setdefault(row, f"{NAMES[row.removesuffix('-muon')]}, Muon")
+    trained = [row for row in store["steps"] if f"{row}-{table.seeds[0]}" in store["rows"]]
+    names = {row: f"{NAMES[row.removesuffix('-muon')]}, Muon" for row in trained if row not in NAMES} | NAMES
     for row, name in names.items():
         scores = [found for key, found in store["rows"].items() if key.rsplit("-", 1)[0] == row]
         if scores:
             cells = [spread([found[kind] for found in scores]) for kind in ("knn", "linear")]
-            seen = "0" if row in ("raw", "untrained") else f"{BATCH * plan(row, store)[1]:,}"
+            steps = plan(row, store)[1] if row not in ("raw", "untrained") else 0
+            seen = f"{BATCH * steps:,}"
             lines.append(f"| {name} | {cells[0]} | {cells[1]} | {seen} | {len(scores)} |")
     lines += ["", "The commands, for seed 0:", "", "```bash"]
-    lines += [" ".join(command(table.data, row, 0, store["steps"][row])) for row in trained]
+    lines += [" ".join(command(table.title, row, 0, store["steps"][row])) for row in trained]
     return "\n".join([*lines, "```"])
 
 
@@ -243,32 +309,33 @@ def write_page(table: Table, store: dict[str, Any]) -> None:
     text = PAGE.read_text()
     if start not in text:
         seeds = "one seed" if len(table.seeds) == 1 else f"{len(table.seeds)} seeds"
-        text += f"\n## {table.data}, {table.seconds} CPU seconds of one core, {seeds}\n\n{start}\n{end}\n"
+        text += f"\n## {table.title}, {table.seconds} CPU seconds of one core, {seeds}\n\n{start}\n{end}\n"
     before, _, rest = text.partition(start)
     _, _, after = rest.partition(end)
     PAGE.write_text(f"{before}{start}\n{page(table, store)}\n{end}{after}")
 
 
 def main() -> None:
-    """Calibrate what is new, then fill the table."""
+    """Fill the table, and write the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default=Table.data)
     parser.add_argument("--seconds", type=int, default=Table.seconds)
     parser.add_argument("--seeds", type=int, nargs="+", default=Table.seeds)
     parser.add_argument("--rows", nargs="+", default=FIRST)
     parser.add_argument("--workers", type=int, default=2, help="runs side by side, one core each")
-    parser.add_argument("--calibrate", action="store_true")
-    parser.add_argument("--page", action="store_true")
+    parser.add_argument("--page", action="store_true", help="only write the page from what is there")
+    parser.add_argument("--one", nargs="+", help="ROW SEED [STEPS]: train and score one row, and print it as JSON")
     words = parser.parse_args()
-    unknown = {row.removesuffix("-muon") for row in words.rows} - METHODS.keys()
+    unknown = {row.removesuffix("-muon") for row in words.rows} - METHODS.keys() - peers.RATES.keys()
     if unknown:
-        parser.error(f"rows {sorted(unknown)} must be of {', '.join(METHODS)}, or one of them with -muon")
+        parser.error(f"rows {sorted(unknown)} must be of {', '.join([*METHODS, *peers.RATES])}, or a method with -muon")
     table = Table(words.data, words.seconds, tuple(words.seeds), tuple(words.rows))
-    store = json.loads(table.store.read_text()) if table.store.exists() else {"rows": {}}
-    new = tuple(row for row in table.rows if words.calibrate or row not in store.get("steps", {}))
-    if new and not words.page:
-        calibrate(table, new, store)
-    if not words.calibrate and not words.page:
+    if words.one:
+        row, seed, *steps = words.one
+        print(json.dumps(one(table, row, int(seed), int(steps[0]) if steps else None)))
+        return
+    store = json.loads(table.store.read_text()) if table.store.exists() else {"rows": {}, "seconds": {}, "steps": {}}
+    if not words.page:
         fill(table, store, words.workers)
     write_page(table, store)
 
