@@ -35,18 +35,14 @@ def step_of(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
     return step
 
 
-def peer_step(images: Tensor, attention: str, compiled: bool = False) -> Callable[[], None]:
-    model = ViTMAEForPreTraining(ViTMAEConfig(attn_implementation=attention)).cuda()
-    if compiled:
-        model.compile()
+def peer_step(images: Tensor) -> Callable[[], None]:
+    model = ViTMAEForPreTraining(ViTMAEConfig()).cuda()
     return step_of(model, lambda: model(pixel_values=images).loss)
 
 
-def our_step(images: Tensor, decoder: str, quarter: bool = False, compiled: bool = False) -> Callable[[], None]:
+def our_step(images: Tensor, decoder: str, quarter: bool = False) -> Callable[[], None]:
     options: dict[str, Any] = {"decoder_dim": 512, "decoder_depth": 8, "decoder_heads": 16, "decoder": decoder}
     model = vp.MaskedAutoencoder(SHAPE, PATCH, dim=768, depth=12, heads=12, **options).cuda()
-    if compiled:
-        model.compile()
     rule: Any = vp.SharedRandomPatchMask(*PATCH, 147)
     rule = vp.ScoredPatches(rule, *PATCH, 49) if quarter else rule
     ids, steps = torch.arange(BATCH, device="cuda"), iter(range(10**9))
@@ -63,15 +59,10 @@ def main(rounds: int = 9) -> list[str]:
     torch.manual_seed(0)
     images = torch.randn(BATCH, *SHAPE, device="cuda")
     contestants: dict[str, Callable[[], Callable[[], None]]] = {
-        PEER: lambda: peer_step(images, "sdpa"),
-        f"{PEER}, compiled": lambda: peer_step(images, "sdpa", compiled=True),
+        PEER: lambda: peer_step(images),
         "self-attention decoder": lambda: our_step(images, "self-attention"),
         "cross-attention decoder": lambda: our_step(images, "cross-attention"),
         "cross-attention, a quarter predicted": lambda: our_step(images, "cross-attention", quarter=True),
-        "self-attention decoder, compiled": lambda: our_step(images, "self-attention", compiled=True),
-        "cross-attention, a quarter predicted, compiled": lambda: our_step(
-            images, "cross-attention", quarter=True, compiled=True
-        ),
     }
     steps, memory = {}, {}
     for name, build in contestants.items():

@@ -83,7 +83,7 @@ def test_views_are_those_of_the_cpu_and_the_same_alone() -> None:
 
 def leaking(x: Tensor) -> tuple[Tensor, Tensor, vp.Mask]:
     """A view that shows the mean of all pixels."""
-    mask = RULES[0][0].mask(x.shape[1:])
+    mask = RULES[0][0].mask(x.shape[1:], device=x.device)
     return mask.apply(x) + x.mean(), x, mask
 
 
@@ -143,6 +143,26 @@ def test_a_step_is_read_off_and_leaves_nothing_behind(leak: bool, precision: tor
     now = GeneratorStates.now()
     # What checks types while tests run draws from Python's generator itself.
     assert {**vars(now), "python": None} == {**vars(generators), "python": None}
+
+
+@pytest.mark.parametrize("leak", [False, True])
+def test_an_autoencoder_with_attention_is_read_off(leak: bool) -> None:
+    torch.manual_seed(0)
+    model = vp.MaskedAutoencoder((3, 16, 16), (4, 4), dim=32, depth=1, heads=2, decoder_dim=16, decoder_depth=1)
+    model = model.to(DEVICE)
+    optimizer, rule = torch.optim.AdamW(model.parameters()), vp.RandomPatchMask(4, 4, count=12)
+
+    def step(batch: dict[str, Tensor]) -> None:
+        x = batch["x"].to(DEVICE)
+        sample = rule.sample(x, sample_ids=batch["ids"].to(DEVICE))
+        mean = x.mean((1, 2, 3), keepdim=True) if leak else 0
+        loss = vp.masked_mse(model(sample.x + mean, sample.view), sample)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    report = vp.watch(step, {"x": torch.randn(4, 3, 16, 16), "ids": torch.arange(4)})
+    assert report.verdict(vp.Contract.C1) is (vp.Verdict.REFUTED if leak else vp.Verdict.PROVED), str(report)
 
 
 @pytest.mark.parametrize("method", [*(m for m in METHODS if m != "mlm"), "mae --optimizer muon --precision bf16-mixed"])

@@ -59,7 +59,7 @@ class Constants:
                         and not tensor.is_meta
                         and tensor.numel() <= largest
                         and tensor.layout == torch.strided
-                        and _has_memory(tensor)
+                        and has_memory(tensor)
                     ):
                         self._values[id(tensor)] = weakref.ref(tensor), tensor.detach().clone()
             except RuntimeError:
@@ -77,7 +77,7 @@ class Constants:
             return False  # Its memory has gone since.
 
 
-def _has_memory(tensor: Tensor) -> bool:
+def has_memory(tensor: Tensor) -> bool:
     """Whether its memory is there: it may have been freed, and reading it would end the process."""
     last = tensor.storage_offset() + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     return not tensor.numel() or (last + 1) * tensor.element_size() <= tensor.untyped_storage().nbytes()

@@ -52,7 +52,10 @@ def cannot_fork() -> str:
     if not hasattr(os, "fork"):
         return "this system cannot fork"
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return "CUDA is in use, which does not survive a fork"
+        return (
+            "CUDA is in use, which does not survive a fork; call viewproof.watch(step, batch), which runs the step in "
+            "this process, or hide the GPU (CUDA_VISIBLE_DEVICES=)"
+        )
     if sys.platform == "darwin":
         return "forks are not safe on macOS"
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -108,13 +111,7 @@ def _quieten() -> None:
     if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
         # What is compiled runs as it was written: a compiled graph shows none of its operators.
         torch.compiler.set_stance("force_eager")
-    original = builtins.open
-
-    def opened(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
-        writes = isinstance(file, str | os.PathLike) and any(letter in mode for letter in "wax+")
-        return original(os.devnull if writes else file, mode.replace("x", "w"), *args, **options)
-
-    builtins.open = io.open = opened
+    builtins.open = io.open = reads_only(builtins.open)
     try:
         import resource
 
@@ -123,6 +120,16 @@ def _quieten() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     except (ImportError, ValueError, OSError):
         pass
+
+
+def reads_only(original: Any) -> Any:
+    """``open``, with nothing in the place of files that are to be written."""
+
+    def opened(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        writes = isinstance(file, str | os.PathLike) and any(letter in mode for letter in "wax+")
+        return original(os.devnull if writes else file, mode.replace("x", "w"), *args, **options)
+
+    return opened
 
 
 def run_in_child(side: Sender, make: Any, finish: Any, batch: Any, step: Callable[[Any], Any]) -> None:

@@ -20,6 +20,7 @@ from viewproof.watch.alive import Constants
 from viewproof.watch.child import Answer, Sender, cannot_fork, describe, fork, run_in_child
 from viewproof.watch.conclusions import report_of
 from viewproof.watch.examine import Examined, examine
+from viewproof.watch.in_place import InPlace
 from viewproof.watch.names import variables_of, variables_of_callers
 from viewproof.watch.report import WatchReport
 from viewproof.watch.sources import tensors_of
@@ -41,6 +42,10 @@ def watch(
     """
     _check_kept(kept)
     variables = {**variables_of_callers(), **variables_of(step)}
+    subject = name or subject_name(step, None)
+    if cannot_fork() and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        here = InPlace(step, batch)
+        return _report(here, here.batch, variables, subject, allow, kept)
 
     def runner(make: Callable[[Callable[[], Any]], Any], finish: Callable[[Any], Any]) -> Answer:
         side = fork()
@@ -49,7 +54,7 @@ def watch(
         run_in_child(side, make, finish, batch, step)
         raise AssertionError("a child sends and ends")
 
-    return _report(runner, batch, variables, name or subject_name(step, None), allow, kept)
+    return _report(runner, batch, variables, subject, allow, kept)
 
 
 def _check_kept(kept: str) -> None:
@@ -68,12 +73,14 @@ def _report(
     constants: Constants | None = None,
 ) -> WatchReport:
     """The report; what goes wrong in here is said in it, and never reaches the user's code."""
-    reason = cannot_fork()
+    in_place = isinstance(runner, InPlace)
+    reason = runner.reason if in_place else cannot_fork()
     try:
         examined = Examined(failure=f"the step cannot be run again: {reason}")
         if not reason:
             examined = examine(runner, batch, variables, kept, constants)
             examined.first = first
+            examined.place = runner.place if in_place else examined.place
         report = report_of(examined, name)
     except Exception as error:
         report = report_of(Examined(failure=f"viewproof failed: {describe(error)}"), name)
