@@ -9,7 +9,7 @@
 
 Every finished run is a row of docs/results.json (of another table: docs/results-DATA-SECONDS.json), so it may be
 stopped at any time and goes on where it was. Each run has a process of its own, in which a row's steps are the budget
-over the CPU seconds of steps 5 to 25, measured beside the other rows.
+over the CPU seconds of steps 5 to 15, measured beside the other rows.
 """
 
 import argparse
@@ -158,9 +158,9 @@ def train(data: str, row: str, seed: int, steps: int, out: Path) -> None:
 
 
 def measured_steps(table: Table, row: str) -> tuple[float, int]:
-    """The CPU seconds of a step, from steps 5 to 25, and the steps that the budget holds."""
+    """The CPU seconds of a step, from steps 5 to 15, and the steps that the budget holds."""
     if row in peers.RATES:
-        _, times = peers.train(row, Path(table.data), 0, 25)
+        _, times = peers.train(row, Path(table.data), 0, 15)
     else:
         times = step_times(table.data, row)
     each = (times[-1] - times[4]) / (len(times) - 5)
@@ -168,7 +168,7 @@ def measured_steps(table: Table, row: str) -> tuple[float, int]:
 
 
 def step_times(data: str, row: str) -> list[float]:
-    """This process's CPU seconds after each of 25 steps."""
+    """This process's CPU seconds after each of 15 steps."""
     import pytorch_lightning as pl
 
     from viewproof.cli import app
@@ -183,7 +183,7 @@ def step_times(data: str, row: str) -> list[float]:
             times.append(time.process_time())
 
     silence_lightning()
-    _, bound, _ = app.parse_args([*command(data, row, 0, 25)[1:], "--accelerator", "cpu"])
+    _, bound, _ = app.parse_args([*command(data, row, 0, 15)[1:], "--accelerator", "cpu"])
     with tempfile.TemporaryDirectory() as folder:
         run = prepare(bound.arguments["run"], Path(folder))
         trainer = build_trainer(run.config, Path(folder), run.steps_per_epoch)

@@ -94,7 +94,9 @@ def test_certifiers_judge_what_runs_on_the_device() -> None:
     report = vp.certify_view(leaking, x, rule)
     assert report.verdict(vp.Contract.C1) is vp.Verdict.REFUTED, str(report)
     sample = rule.sample(x)
-    assert vp.certify_loss(vp.masked_mse, sample, distance=Tensor.square).verdict() is vp.Verdict.PROVED
+    pytest.importorskip("z3")
+    report = vp.certify_loss(vp.masked_mse, sample, distance=Tensor.square)
+    assert report.verdict() is vp.Verdict.PROVED, str(report)
     everywhere = vp.certify_loss(lambda prediction, s: (prediction - s.y).square().mean(), sample)
     assert everywhere.refuted, str(everywhere)
 

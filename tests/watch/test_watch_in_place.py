@@ -1,0 +1,116 @@
+"""Where a fork is not safe: the step runs in this process, says the same, and everything is put back."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_watch_engine import masked, refuted, student_and_teacher
+from torch import Tensor, nn
+
+import viewproof as vp
+from viewproof.verdict import Verdict
+
+pytestmark = pytest.mark.usefixtures("no_fork")
+
+
+@pytest.fixture
+def no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("viewproof.watch.session.cannot_fork", lambda: "no fork here")
+
+
+@pytest.mark.parametrize(("fault", "contract"), [("mean", "C1"), ("polarity", "C1"), ("cleared", "C6"), ("log", "C9")])
+def test_a_fault_of_a_masked_step_is_refuted(fault: str, contract: str) -> None:
+    step, x = masked(fault)
+    before = x.clone()
+    report = vp.watch(step, x)
+    assert contract in refuted(report), str(report)
+    assert torch.equal(x, before)
+
+
+def test_a_correct_step_is_proved_and_says_where_it_ran() -> None:
+    report = vp.watch(*masked())
+    assert report.verdict(vp.Contract.C1) is Verdict.PROVED and not report.failures(), str(report)
+    assert "in this process" in str(report.ledger["how"])
+
+
+@pytest.mark.parametrize("fault", ["", "stale", "gradient"])
+def test_a_teacher_is_judged(fault: str) -> None:
+    assert ("C6" in refuted(vp.watch(*student_and_teacher(fault)))) is bool(fault)
+
+
+class Counter:
+    """A user's class with an attribute of its own, changed by a method."""
+
+    calls = 0
+    names: list[str] = []  # noqa: RUF012 - shared on purpose
+
+    def count(self) -> None:
+        Counter.calls += 1
+        self.names.append("called")
+        TOTAL.append(1)
+
+
+TOTAL: list[int] = []
+
+
+def test_everything_is_put_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model, counter = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)), Counter()
+    optimizer, queue = torch.optim.Adam(model.parameters()), torch.zeros(4)
+
+    def step(batch: dict[str, Tensor]) -> None:
+        counter.count()
+        print("a step")
+        (tmp_path / "log.txt").write_text("a step")
+        queue.add_(1)
+        batch["x"] = batch["x"].mul_(2)
+        model(batch["x"]).square().mean().backward()
+        optimizer.step()
+
+    batch = {"x": torch.randn(4, 3)}
+    x, values = batch["x"], batch["x"].clone()
+    before = copy.deepcopy((model.state_dict(), optimizer.state_dict(), model.training))
+    generator = torch.get_rng_state()
+    report = vp.watch(step, batch)
+    assert report.losses, str(report)
+    after = (model.state_dict(), optimizer.state_dict(), model.training)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert batch["x"] is x and torch.equal(x, values) and not queue.any()
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert (Counter.calls, Counter.names, TOTAL) == (0, [], []) and capsys.readouterr().out == ""
+    assert not (tmp_path / "log.txt").exists() and all(p.grad is None for p in model.parameters())
+
+
+class Slots:
+    """State that no copy reaches."""
+
+    __slots__ = ("total",)
+
+    def __init__(self) -> None:
+        self.total = 0
+
+
+@pytest.mark.parametrize(("state", "name"), [(iter(range(99)), "state"), (Slots(), "state")])
+def test_what_cannot_be_put_back_is_named_and_nothing_runs(state: Any, name: str) -> None:
+    step, x = masked()
+    calls: list[int] = []
+
+    def wrapped(batch: Any) -> None:
+        calls.append(1)
+        assert state is not None
+        step(batch)
+
+    report = vp.watch(wrapped, x)
+    assert f"{name} moves on with each run" in str(report) and report.verdict() is Verdict.UNKNOWN and not calls
+
+
+def test_a_step_that_raises_leaves_no_hook() -> None:
+    def step(x: Tensor) -> None:
+        raise ValueError("no such layer")
+
+    backward: Callable[..., Any] = torch.autograd.backward
+    report = vp.watch(step, torch.ones(2, 2))
+    assert "ValueError: no such layer" in str(report) and torch.autograd.backward is backward
