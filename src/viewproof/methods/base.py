@@ -4,11 +4,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+import torch
 from torch import nn
 
 from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
-from viewproof.masks import Rule
+from viewproof.masks import RandomRule, Rule, split_patches_by_sample
 from viewproof.models import Backbone, PatchEncoder
 from viewproof.models.backbone import is_library
 from viewproof.models.clips import ClipEncoder
@@ -100,3 +101,12 @@ class JointMethod(Method):
         if len(shape) == 4:
             return ClipEncoder(shape, settings.tubelet_sizes, *sizes, settings=settings.tokens)
         return PatchEncoder(shape, (settings.patch_size,) * 2, *sizes, settings=settings.tokens)
+
+
+def check_hides_patches(rule: Rule, encoder: PatchEncoder) -> None:
+    """Refuse a rule that draws no mask for each sample, or hides none or all of the encoder's patches."""
+    if not isinstance(rule, RandomRule):
+        raise InvalidArgument(f"rule {rule!r} must draw one mask a sample; pass a RandomPatchMask")
+    mask = rule.mask(encoder.image_shape, sample_ids=torch.arange(2))
+    if not all(part.shape[1] for part in split_patches_by_sample(mask, *encoder.patch_size)):
+        raise InvalidArgument(f"rule {rule!r} must hide a part of the patches; pass one that hides some of them")

@@ -98,7 +98,8 @@ class PretrainConfig:
         threads: of the CPU; default: torch's choice (1 for digits, whose matrices are too small to share)
         precision: 32-true, bf16-mixed for autocast, or auto for the one in which this machine multiplies faster,
             measured once at the start; config.json holds the choice
-        compile: train the network through torch.compile
+        compile: train the network through torch.compile; a line says what the first batch cost, a minute or so; whether
+            it pays depends on the machine and the sizes, see docs/decisions.md
         checkpoint_every: steps between two checkpoints within an epoch; default: one at the end of each epoch
         accelerator: where the network trains; auto takes cuda if there is one
         devices: processes on this machine, each with its share of the batch
