@@ -52,7 +52,8 @@ def test_a_healthy_run_is_as_expected_and_a_crippled_twin_is_named(tmp_path: Pat
     healthy = run(tmp_path / "healthy")
     assert healthy.answer in ("as expected", "too short") and not any("behind" in line for line in healthy.because)
     assert any(line.startswith("held-out loss") for line in healthy.because)
-    crippled = run(tmp_path / "crippled", "--learning-rate", "1e-5", "--weight-decay", "0.1")
+    twin = ["--optimizer", "muon", "--depth", "2", "--learning-rate", "1e-5", "--weight-decay", "0.1"]
+    crippled = run(tmp_path / "crippled", *twin)
     assert any(line.startswith("held-out loss") and line.endswith("behind") for line in crippled.because)
     assert "differs from the untuned: learning_rate=1e-05, untuned 0.005" in crippled.because
     assert crippled.answer != "as expected"

@@ -115,8 +115,11 @@ class IJEPA(TaughtPretraining):
             )
         self.regularizer = regularizer
         encoder = model.encoder
-        clips = isinstance(encoder, ClipEncoder)
-        patch, shape = (encoder.tubelet[1:], encoder.clip_shape) if clips else (encoder.patch_size, encoder.image_shape)
+        patch: tuple[int, ...]
+        if isinstance(encoder, ClipEncoder):
+            patch, shape = encoder.tubelet[1:], encoder.clip_shape
+        else:
+            patch, shape = encoder.patch_size, encoder.image_shape
         if not isinstance(rule, MultiBlockMask) or (rule.patch_h, rule.patch_w) != patch:
             raise InvalidArgument(f"rule {rule!r} must be a MultiBlockMask of the encoder's patches {patch}")
         self.rule = rule

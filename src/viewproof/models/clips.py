@@ -24,7 +24,7 @@ def fold_clips(
     >>> fold_clips(torch.arange(8).reshape(1, 4, 2, 1), 2).tolist()
     [[[0], [1], [4], [5]], [[2], [3], [6], [7]]]
     """
-    split = x.unflatten(-3, (x.shape[-3] // frames, frames))
+    split = x.reshape(*x.shape[:-3], x.shape[-3] // frames, frames, *x.shape[-2:])
     return split.transpose(-4, -3).flatten(-3, -2).flatten(-4, -3)
 
 
