@@ -105,6 +105,9 @@ def test_a_loss_that_the_reference_does_not_lower_is_not_asked_and_a_rank_not_of
     found = compare(rising, PretrainConfig("digits"), {"val_loss": [(30, 5.0)], "rank": [(70, 1.0)]})
     assert not found.behind and len(found.lines) == 1
     assert compare(REFERENCE, PretrainConfig("digits"), {"val_loss": [(5, 3.0)]}).lines == ()
+    taught = replace(REFERENCE, settings={**REFERENCE.settings, "momentum": 0.996})
+    assert compare(taught, PretrainConfig("digits"), {"val_loss": [(61, 3.0)]}).lines == ()
+    assert compare(taught, PretrainConfig("digits"), {"val_loss": [(60, 3.0)]}).behind
     assert find_reference(PretrainConfig("digits"), [REFERENCE]) is REFERENCE
     assert find_reference(PretrainConfig("digits", dim=8), [REFERENCE]) is None
     older = replace(REFERENCE, settings={k: v for k, v in REFERENCE.settings.items() if k != "keep_tokens"})

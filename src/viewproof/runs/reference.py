@@ -79,8 +79,9 @@ def compare(reference: Reference, config: PretrainConfig, curves: Mapping[str, C
     """The last values of a run beside the reference's at the same step, or at its last one if the run is longer.
 
     Behind is a held-out loss more than `SLACK` of it above the worst reference run and without half of the fall since
-    the reference's first value, which is asked only where the reference falls; a k-NN accuracy `SLACK` below
-    the worst; and, in a run of at most twice the steps, a RankMe below half of the worst.
+    the reference's first value, which is asked only where the reference falls; a k-NN accuracy `SLACK` below the worst;
+    and a RankMe below half of the worst. RankMe, and the loss where an EMA teacher moves the target, are compared in
+    runs of at most twice the reference's steps.
     """
     lines, behind = [], False
     for column, name in (("val_loss", "held-out loss"), ("val_knn_accuracy", "k-NN accuracy"), ("rank", "RankMe")):
@@ -89,7 +90,9 @@ def compare(reference: Reference, config: PretrainConfig, curves: Mapping[str, C
             continue
         step, value = curve[-1]
         place = max((k for k, at in enumerate(reference.steps) if at <= step), default=None)
-        if place is None or (column == "rank" and step > 2 * reference.steps[-1]):
+        # A loss on a moving target may rise again, and a rank fall, in a run that goes on.
+        drifts = column == "rank" or (column == "val_loss" and reference.settings.get("momentum") is not None)
+        if place is None or (drifts and step > 2 * reference.steps[-1]):
             continue
         least, most = band[place]
         if column == "val_loss":
