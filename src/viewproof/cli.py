@@ -1,8 +1,10 @@
 """The command line. Only light modules are imported here, so that ``--help`` appears at once."""
 
 import os
+import re
 import sys
 from dataclasses import replace
+from inspect import cleandoc
 from json import loads
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,8 +19,12 @@ from viewproof.runs.config import Integer, OptionalInteger, PretrainConfig
 
 INSTALL = "pip install 'viewproof[all]'"
 
+# Plain text, see `in_paragraphs`: what rich needs for Markdown takes a tenth of a second to import.
 app = App(
-    name="viewproof", help="Self-supervised training whose objective is what you think it is.", version=__version__
+    name="viewproof",
+    help="Self-supervised training whose objective is what you think it is.",
+    help_format="plaintext",
+    version=__version__,
 )
 
 
@@ -57,6 +63,7 @@ def pretrain(
     *,
     config: Path | None = None,
     resume: Path | None = None,
+    lr_find: bool = False,
     allow_import: bool = False,
 ) -> int:
     """Pre-train an encoder on DATA and write a run folder.
@@ -67,8 +74,12 @@ def pretrain(
     Args:
         config: a run's config.json, to repeat that run; flags override it
         resume: a stopped run's folder, to continue it from its last checkpoint; takes no other flag
+        lr_find: first find the learning rate, by a range test of at most 100 steps on a copy of the model; a line says
+            which, and the run's learning-rate.png shows it
         allow_import: import the module of a rule that a file names; one given as --mask needs no leave
     """
+    if resume is not None and lr_find:
+        return complain("--lr-find is for a new run; --resume continues one with the rate that it has")
     if resume is not None and run is not None:
         return complain("--resume continues a run as it was configured; pass no other flag with it")
     if resume is None and run is None:
@@ -83,8 +94,8 @@ def pretrain(
             named = loads(config.read_text())
             typed = {name: value for name, value in vars(run).items() if value != named.get(name)}
             run = replace(run, out=typed.get("out"))
-            return train.pretrain(run, allow_import=allow_import or "mask" in typed)
-        return train.pretrain(run, allow_import=True)
+            return train.pretrain(run, allow_import=allow_import or "mask" in typed, lr_find=lr_find)
+        return train.pretrain(run, allow_import=True, lr_find=lr_find)
     assert resume is not None
     return train.resume(resume, allow_import=allow_import)
 
@@ -407,3 +418,16 @@ def from_file(_app: App, _commands: tuple[str, ...], arguments: Any) -> None:
 
 
 app["pretrain"].config = (from_file,)
+
+
+def in_paragraphs(text: str | None) -> str:
+    """A docstring whose paragraphs are one line each, as plain text is wrapped, without the marks of code.
+
+    >>> in_paragraphs("Do ``this``\\nnow.\\n\\nArgs:\\n    a: one\\n        line")
+    'Do this now.\\n\\nArgs:\\n    a: one line'
+    """
+    return re.sub(r"(?<=\S)\n( {8})?(?=\S)", " ", cleandoc(text or "")).replace("``", "")
+
+
+for _function in (PretrainConfig, *(app[_name].default_command for _name in app if not _name.startswith("-"))):
+    _function.__doc__ = in_paragraphs(_function.__doc__)

@@ -43,6 +43,26 @@ def mask_figure(mask: Mask, title: str) -> Figure:
     return figure
 
 
+def rate_figure(
+    rates: Sequence[float], losses: Sequence[float], averages: Sequence[float], suggestion: float | None, title: str
+) -> Figure:
+    """The loss of a learning-rate range test against the rate, its average, and the suggested rate."""
+    figure = Figure(figsize=(5, 3))
+    axes = figure.subplots()
+    axes.semilogx(rates, losses, color="0.7", label="loss")
+    axes.semilogx(rates, averages, color="C0", label="average")
+    if suggestion is not None:
+        axes.axvline(suggestion, color="C3", linestyle="--", label=f"suggested: {suggestion:g}")
+    finite = [value for value in averages if np.isfinite(value)]
+    if finite:
+        axes.set_ylim(min(finite) - 0.1 * abs(min(finite)), max(finite[0], min(finite)) * 1.2 + 0.1)
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
+    axes.set_title(title, fontsize=10)
+    axes.legend()
+    return figure
+
+
 def loss_figure(metrics: Path, title: str, loss_label: str) -> Figure:
     """The training loss and the held-out loss against the step, from a run's ``metrics.csv``."""
     rows = read_metrics(metrics)

@@ -237,3 +237,13 @@ def test_a_run_that_learned_all_labels_is_not_fine_tuned_on_a_few(
     assert main(["evaluate", str(tmp_path / "run"), "--fine-tune", "1", "--labels", "6"]) == 2
     assert "was trained on all labels" in capsys.readouterr().err
     assert not (tmp_path / "run" / "fine-tune.json").exists()
+
+
+def test_a_compiled_run_says_what_the_first_batch_cost(
+    images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    assert pretrain("vicreg", images, "--steps", "12", "--compile", "--out", str(tmp_path / "run")) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compiled: ")]
+    assert len(compiled) == len(lines) == 1 and lines[0].endswith(" ms for later ones")

@@ -117,8 +117,9 @@ def koleo(z: Float[Tensor, "rows dims"], epsilon: float = 1e-8) -> Float[Tensor,
     """KoLeo, ``-mean(log(distance to the nearest other row))`` of rows of length 1 of all ranks.
 
     Sablayrolles et al. 2019 (arXiv 1806.03198), as in DINOv2: rows are first brought to length 1. ``epsilon`` is added
-    to the squared length and to the squared distance, so that equal rows have a finite loss and gradient. Fewer than
-    two rows raise `InvalidArgument`.
+    to the squared length and to the squared distance, so that equal rows have a finite loss and gradient; DINOv2's code
+    adds it to the coordinates' differences and to the distance, and seeks neighbours within one GPU. Fewer than two
+    rows raise `InvalidArgument`.
 
     >>> koleo(torch.tensor([[2.0, 0.0], [-1.0, 0.0], [0.0, -3.0]])) < koleo(torch.ones(3, 2))
     tensor(True)

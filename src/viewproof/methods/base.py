@@ -4,13 +4,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+import torch
 from torch import nn
 
 from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
-from viewproof.masks import Rule
+from viewproof.masks import RandomRule, Rule, split_patches_by_sample
 from viewproof.models import Backbone, PatchEncoder
 from viewproof.models.backbone import is_library
+from viewproof.models.clips import ClipEncoder
 from viewproof.training.augment import parse_transforms
 from viewproof.training.base import Pretraining
 from viewproof.training.settings import CheckedFields, TrainingSettings, network
@@ -72,22 +74,39 @@ class Method(CheckedFields, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class JointMethod(Method):
-    """Base of methods that learn embeddings of images, by a ViT unless ``model`` names another."""
+    """Base of methods that learn embeddings of images, by a ViT unless ``model`` names another.
+
+    One that ``takes_clips`` learns those of clips ``[C, T, H, W]`` too.
+    """
+
+    takes_clips: ClassVar[bool] = False
 
     model: Annotated[str, network("vit")] = "vit"
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
-        """Refuse samples that are not images."""
+        """Refuse samples that are not images, nor clips where these are taken."""
         super().check(settings, dataset)
         shape = dataset.sample_shape
-        if len(shape) != 3:
+        if len(shape) != 3 and not (self.takes_clips and len(shape) == 4):
+            clips = " or clips [C, T, H, W]" if self.takes_clips else ""
             raise InvalidArgument(
-                f"method={self.name!r} needs images [C, H, W], the samples of {settings.data} are {shape}"
+                f"method={self.name!r} needs images [C, H, W]{clips}, the samples of {settings.data} are {shape}"
             )
 
-    def encoder(self, settings: TrainingSettings, shape: tuple[int, ...]) -> PatchEncoder | Backbone:
-        """The encoder that all these methods share: a ViT, or another library's model."""
+    def encoder(self, settings: TrainingSettings, shape: tuple[int, ...]) -> PatchEncoder | ClipEncoder | Backbone:
+        """The encoder that all these methods share: a ViT, or another library's model; of clips, one of tubelets."""
         if is_library(self.model):
             return library_encoder(self.model, shape, settings.features)
         sizes = (settings.dim, settings.depth, settings.heads)
+        if len(shape) == 4:
+            return ClipEncoder(shape, settings.tubelet_sizes, *sizes, settings=settings.tokens)
         return PatchEncoder(shape, (settings.patch_size,) * 2, *sizes, settings=settings.tokens)
+
+
+def check_hides_patches(rule: Rule, encoder: PatchEncoder) -> None:
+    """Refuse a rule that draws no mask for each sample, or hides none or all of the encoder's patches."""
+    if not isinstance(rule, RandomRule):
+        raise InvalidArgument(f"rule {rule!r} must draw one mask a sample; pass a RandomPatchMask")
+    mask = rule.mask(encoder.image_shape, sample_ids=torch.arange(2))
+    if not all(part.shape[1] for part in split_patches_by_sample(mask, *encoder.patch_size)):
+        raise InvalidArgument(f"rule {rule!r} must hide a part of the patches; pass one that hides some of them")

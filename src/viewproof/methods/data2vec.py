@@ -13,8 +13,7 @@ from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
 from viewproof.losses import JEPALoss
 from viewproof.masks import Rule, split_patches_by_sample
-from viewproof.masks.random.rule import RandomRule
-from viewproof.methods.base import JointMethod
+from viewproof.methods.base import JointMethod, check_hides_patches
 from viewproof.models.patches import PatchEncoder, hide_patches
 from viewproof.shapes import Float, Int
 from viewproof.training.ema import MomentumSchedule
@@ -119,14 +118,7 @@ class Data2Vec(TaughtPretraining):
         **optimization: Any,
     ) -> None:
         super().__init__(model, JEPALoss(beta=2.0) if loss is None else loss, momentum, **optimization)
-        encoder = model.encoder
-        if not isinstance(rule, RandomRule):
-            raise InvalidArgument(f"rule {rule!r} must draw one mask a sample; pass a RandomPatchMask")
-        visible, hidden = split_patches_by_sample(
-            rule.mask(encoder.image_shape, sample_ids=torch.arange(2)), *encoder.patch_size
-        )
-        if not visible.shape[1] or not hidden.shape[1]:
-            raise InvalidArgument(f"rule {rule!r} must hide a part of the patches; pass one that hides some of them")
+        check_hides_patches(rule, model.encoder)
         self.rule = rule
 
     def student(self) -> Layers:

@@ -14,8 +14,7 @@ from viewproof.data.checks import check_int
 from viewproof.errors import InvalidArgument
 from viewproof.losses.dino import DINOLoss, koleo, mean_of_all
 from viewproof.masks import Rule, split_patches_by_sample
-from viewproof.masks.random.rule import RandomRule
-from viewproof.methods.base import JointMethod
+from viewproof.methods.base import JointMethod, check_hides_patches
 from viewproof.models.patches import PatchEncoder, hide_patches
 from viewproof.models.vit import resize_positions
 from viewproof.shapes import Float, Int, check_size
@@ -184,19 +183,13 @@ class DINO(TaughtPretraining):
     ) -> None:
         super().__init__(model, DINOLoss() if loss is None else loss, momentum, **optimization)
         encoder = model.student.encoder
-        if not isinstance(rule, RandomRule):
-            raise InvalidArgument(f"rule {rule!r} must draw one mask a sample; pass a RandomPatchMask")
+        check_hides_patches(rule, encoder)
         if not 0 <= centre_momentum <= 1 or not koleo_weight >= 0:
             raise InvalidArgument(
                 f"centre_momentum={centre_momentum!r} must lie in [0, 1], koleo_weight={koleo_weight!r} be at least 0"
             )
         if views.global_views + views.local_views < 2:
             raise InvalidArgument("global_views=1 and local_views=0 leave no view to compare with; pass one more")
-        visible, hidden = split_patches_by_sample(
-            rule.mask(encoder.image_shape, sample_ids=torch.arange(2)), *encoder.patch_size
-        )
-        if not visible.shape[1] or not hidden.shape[1]:
-            raise InvalidArgument(f"rule {rule!r} must hide a part of the patches; pass one that hides some of them")
         self.rule, self.views = rule, views
         self.centre_momentum, self.koleo_weight = centre_momentum, koleo_weight
         for name in ("class_centre", "patch_centre"):
@@ -259,12 +252,14 @@ class DINO(TaughtPretraining):
 class DINOMethod(JointMethod):
     """DINO with iBOT's masked patches on a ViT with a class token.
 
-    As published: the student's temperature 0.1, centre momentum 0.9, two global views of 40 to 100 % and local ones
-    of 5 to 40 % of the area, gradients clipped at 3, one head for images and patches. Other than published, for small
-    machines: 1,024 prototypes and a narrow head, 4 local views, 30 % of the patches hidden in every global view and
-    not blocks in half of them, a teacher's temperature that stays at 0.04 and is not warmed up to 0.07, one weight
-    decay, a momentum that rises linearly, no frozen last layer in the first epoch, and no blur or solarisation unless
-    ``augment`` adds them to the source.
+    As in the authors' code: the student's temperature 0.1, the teacher's 0.04, centre momentum 0.9, a teacher momentum
+    from 0.996, two global views of 40 to 100 % and local ones of 5 to 40 % of the area, gradients clipped at 3, and
+    both cross-entropies with weight 1. Other, for small machines: 1,024 prototypes (65,536; iBOT 8,192) and a head of
+    width 4 * dim and 64 (2,048 and 256), 4 local views (8), random patches, 30 % of every global view, where iBOT
+    draws blocks, and the head shared by images and patches, which is a flag of iBOT's. Left out: iBOT's rise of the
+    patches' teacher temperature to 0.07 in 30 epochs, the rise of weight decay from 0.04 to 0.4, the momentum's cosine
+    (ours is linear), stochastic depth 0.1, the frozen last layer in the first epoch, and blur, grey and solarisation
+    unless ``augment`` adds them to the source. KoLeo is off, as in DINO (DINOv2's weight is 0.1, within a GPU's batch).
     """
 
     name = "dino"

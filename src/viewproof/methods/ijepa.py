@@ -1,4 +1,4 @@
-"""I-JEPA (Assran et al. 2023, arXiv 2301.08243)."""
+"""I-JEPA (Assran et al. 2023, arXiv 2301.08243), and V-JEPA-like training on clips (Bardes et al. 2024, 2404.08471)."""
 
 import copy
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from viewproof.losses import JEPALoss, SIGRegLoss
 from viewproof.losses.ranks import all_rows
 from viewproof.masks import MultiBlockMask, Rule, split_patches_by_sample
 from viewproof.methods.base import JointMethod
+from viewproof.models.clips import ClipEncoder, fold_mask
 from viewproof.models.patches import PatchEncoder, PatchPredictor
 from viewproof.shapes import Float, Int
 from viewproof.training.ema import MomentumSchedule
@@ -23,7 +24,7 @@ from viewproof.training.taught import TaughtPretraining
 
 
 class JEPANetwork(nn.Module):
-    """A context encoder, a predictor, and the target encoder, a copy that takes no gradient.
+    """A context encoder of images or clips, a predictor, and the target encoder, a copy that takes no gradient.
 
     Without a ``teacher`` the encoder itself makes the target tokens, with gradient, and ``target`` is None.
 
@@ -34,7 +35,7 @@ class JEPANetwork(nn.Module):
     [(1, 3, 2, 16), (1, 3, 2, 16), (1, 16)]
     """
 
-    def __init__(self, encoder: PatchEncoder, predictor: PatchPredictor, teacher: bool = True) -> None:
+    def __init__(self, encoder: PatchEncoder | ClipEncoder, predictor: PatchPredictor, teacher: bool = True) -> None:
         super().__init__()
         self.encoder, self.predictor = encoder, predictor
         self.target = copy.deepcopy(encoder).requires_grad_(False).eval() if teacher else None
@@ -48,15 +49,15 @@ class JEPANetwork(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch channels height width"],
+        x: Float[Tensor, "batch channels *space"],
         context: Int[Tensor, "batch context"],
         blocks: Int[Tensor, "batch blocks places"],
     ) -> tuple[
         Float[Tensor, "batch blocks places dim"], Float[Tensor, "batch blocks places dim"], Float[Tensor, "batch dim"]
     ]:
-        """Predicted and target tokens of every block, and the target encoder's mean token of each image.
+        """Predicted and target tokens of every block, and the target encoder's mean token of each sample.
 
-        ``context`` and ``blocks`` are indices of patches. The target encoder sees the whole image; its tokens are
+        ``context`` and ``blocks`` are indices of patches. The target encoder sees the whole sample; its tokens are
         layer-normalised, without scale and shift.
         """
         count = blocks.shape[1]
@@ -69,8 +70,8 @@ class JEPANetwork(nn.Module):
         shape = (*blocks.shape, -1)
         return prediction.reshape(shape), target.reshape(shape), tokens.mean(1)
 
-    def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
-        """The target encoder's mean token of each whole image: the features that the paper evaluates."""
+    def encode(self, x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch dim"]:
+        """The target encoder's mean token of each whole sample: the features that the paper evaluates."""
         return (self.encoder if self.target is None else self.target).encode(x)
 
 
@@ -114,18 +115,26 @@ class IJEPA(TaughtPretraining):
             )
         self.regularizer = regularizer
         encoder = model.encoder
-        if not isinstance(rule, MultiBlockMask) or (rule.patch_h, rule.patch_w) != encoder.patch_size:
-            raise InvalidArgument(
-                f"rule {rule!r} must be a MultiBlockMask of the encoder's patches {encoder.patch_size}"
-            )
+        patch: tuple[int, ...]
+        if isinstance(encoder, ClipEncoder):
+            patch, shape = encoder.tubelet[1:], encoder.clip_shape
+        else:
+            patch, shape = encoder.patch_size, encoder.image_shape
+        if not isinstance(rule, MultiBlockMask) or (rule.patch_h, rule.patch_w) != patch:
+            raise InvalidArgument(f"rule {rule!r} must be a MultiBlockMask of the encoder's patches {patch}")
         self.rule = rule
-        context, blocks = self.places(encoder.image_shape, torch.arange(2), 0)
+        context, blocks = self.places(shape, torch.arange(2), 0)
         if not context.shape[1] or not blocks.numel():
             raise InvalidArgument(f"rule {rule!r} leaves an empty context or no target; nothing can be predicted")
 
     def places(self, shape: tuple[int, ...], sample_ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Patch indices of the context, ``[N, context]``, and of the blocks, ``[N, blocks, places]``."""
+        encoder = self.model.encoder
+        if isinstance(encoder, ClipEncoder):
+            shape = (1, *shape[1:])  # the blocks are those of every channel
         context, targets = self.rule.blocks(shape, sample_ids=sample_ids, epoch=epoch)
+        if isinstance(encoder, ClipEncoder):
+            context, *targets = (fold_mask(mask, encoder.tubelet[0]) for mask in (context, *targets))
         patch = (self.rule.patch_h, self.rule.patch_w)
         blocks = [split_patches_by_sample(target, *patch)[1] for target in targets]
         return split_patches_by_sample(context, *patch)[0], torch.stack(blocks, 1)
@@ -152,11 +161,11 @@ class IJEPA(TaughtPretraining):
         """What a checkpoint must have been written by to be continued here."""
         return super().method + ("" if self.model.target is not None else " without a teacher")
 
-    def student(self) -> PatchEncoder:
+    def student(self) -> PatchEncoder | ClipEncoder:
         """The context encoder."""
         return self.model.encoder
 
-    def teacher(self) -> PatchEncoder | None:
+    def teacher(self) -> PatchEncoder | ClipEncoder | None:
         """The target encoder."""
         return self.model.target
 
@@ -165,6 +174,11 @@ class IJEPA(TaughtPretraining):
 class IJEPAMethod(JointMethod):
     """I-JEPA with a ViT; what is evaluated is the target encoder.
 
+    On clips ``[C, T, H, W]`` its patches are tubelets of ``tubelet`` frames, and blocks and context are the same at all
+    times, with V-JEPA's short-range numbers: eight blocks of 15 % and a context of 10 %. Other than published there:
+    no second mask of two large blocks, the context has one size, smooth L1 in place of L1, a momentum from 0.996, not
+    0.998, and a shallow predictor.
+
     With ``guard`` there is no EMA teacher: the encoder makes the targets, and SIGReg's test of its mean tokens, times
     ``guard_weight``, is a term of the loss (LeJEPA's regularizer, arXiv 2511.08544). It penalises mean tokens that are
     equal for all samples; whether a run keeps its RankMe has to be measured.
@@ -172,6 +186,7 @@ class IJEPAMethod(JointMethod):
 
     name = "ijepa"
     hides = True
+    takes_clips = True
 
     momentum: Annotated[float, non_negative] = 0.996
     guard: Annotated[str | None, one_of("sigreg")] = None
@@ -189,19 +204,25 @@ class IJEPAMethod(JointMethod):
             )
 
     def default_mask(self, settings: TrainingSettings, shape: tuple[int, ...]) -> str:
-        """The paper's four targets of 15 to 20 % of the patches, and a context of 40 % of all.
+        """The paper's four targets of 15 to 20 % of the patches, and a context of 40 % of all; for clips V-JEPA's.
 
         The context is drawn from a block of 85 to 100 % of the patches.
         """
         patch = settings.patch_size
-        total = (shape[1] // patch) * (shape[2] // patch)
+        total = (shape[-2] // patch) * (shape[-1] // patch)
+        if len(shape) == 4:
+            area, context = (max(1, round(share * total)) for share in (0.15, 0.1))
+            return (
+                f"MultiBlockMask({patch}, {patch}, {context}, ({area}, {area}), ({total}, {total}), targets=8,"
+                f" seed={settings.seed})"
+            )
         low, high, least, context = (max(1, round(share * total)) for share in (0.15, 0.2, 0.85, 0.4))
         return f"MultiBlockMask({patch}, {patch}, {context}, ({low}, {high}), ({least}, {total}), seed={settings.seed})"
 
     def network(self, settings: TrainingSettings, shape: tuple[int, ...], classes: int | None) -> JEPANetwork:
         """The context encoder, its EMA copy, and the predictor."""
         encoder, sizes = self.encoder(settings, shape), (self.decoder_dim, self.decoder_depth, self.decoder_heads)
-        assert isinstance(encoder, PatchEncoder)
+        assert isinstance(encoder, PatchEncoder | ClipEncoder)
         return JEPANetwork(encoder, PatchPredictor(encoder.grid, settings.dim, *sizes), teacher=self.guard is None)
 
     def module(

@@ -95,10 +95,12 @@ class LeJEPAMethod(JointMethod):
     """LeJEPA on a ViT.
 
     As published: lambda 0.05, 1,024 directions, 17 knots from -5 to 5, two global views of 30 to 100 % and six local
-    ones of 5 to 30 % of the area, of about half the size. The authors' small example has other numbers (lambda 0.02,
-    four views of one size, 256 directions, knots from 0 to 3); the projection to 16 numbers is from it. Other
-    than published: layer norm in the projector in place of batch norm, the mean patch token in place of the class
-    tokens of two layers, and no blur, grey or solarisation unless ``augment`` adds them to the source.
+    ones of 5 to 30 % of the area, of about half the size. The authors' package integrates from 0 to 3 with 17 knots
+    there, by the same trapezoid rule; their small example has lambda 0.02, four views of one size and 256 directions,
+    and the projection to 16 numbers is from it. Other than published: layer norm and GELU in the projector in place of
+    batch norm and ReLU, width 4 * dim in place of 2,048, a rate of 1e-3 that ends at 0 (theirs 5e-4, at a thousandth of
+    it), the mean patch token in place of the class tokens of two layers, and no colour beyond the jitter, blur, grey or
+    solarisation unless ``augment`` adds them to the source.
     """
 
     name = "lejepa"

@@ -25,6 +25,7 @@ from viewproof.models import (
     ViTReconstructor,
 )
 from viewproof.models.backbone import is_library
+from viewproof.models.clips import ClipAutoencoder, fold_mask
 from viewproof.models.series import SeriesAutoencoder, over_images
 from viewproof.objectives import masked_l1, masked_mse, masked_smooth_l1
 from viewproof.training.base import Pretraining
@@ -161,7 +162,7 @@ class MAEMethod(Method):
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Refuse what needs images where there are none, and a regularizer where there are no tokens."""
         super().check(settings, dataset)
-        series = len(dataset.sample_shape) == 2 and self.model == "masked-autoencoder"
+        series = len(dataset.sample_shape) in (2, 4) and self.model == "masked-autoencoder"
         if len(dataset.sample_shape) != 3 and ((self.model != "vector" and not series) or self.norm_pix):
             name, remedy = (
                 ("norm_pix", "") if self.model == "vector" or series else (f"model={self.model!r}", "; pass vector")
@@ -180,12 +181,16 @@ class MAEMethod(Method):
             )
 
     def default_mask(self, settings: TrainingSettings, shape: tuple[int, ...]) -> str:
-        """A share of the patches, rounded to a count, drawn each step; of other data every other value."""
+        """A share of the patches, rounded to a count, drawn each step; of clips tubes; else every other value."""
         if len(shape) == 3:
             patch = settings.patch_size
             patches = math.ceil(shape[1] / patch) * math.ceil(shape[2] / patch)
             count = round(HIDDEN_SHARE.get(settings.data, 0.75) * patches)
             return f"SharedRandomPatchMask({patch}, {patch}, {count}, seed={settings.seed})"
+        if len(shape) == 4 and self.model == "masked-autoencoder":
+            patches = (shape[2] // settings.patch_size) * (shape[3] // settings.patch_size)
+            count = max(1, min(patches - 1, round(0.9 * patches)))
+            return f"TubeMask({settings.patch_size}, {settings.patch_size}, {count}, seed={settings.seed})"
         if len(shape) == 2 and self.model == "masked-autoencoder":
             patches = math.ceil(shape[0] / settings.patch_size)
             return f"RandomBlockMask(({settings.patch_size}, None), {round(0.75 * patches)}, seed={settings.seed})"
@@ -204,6 +209,9 @@ class MAEMethod(Method):
             decoder = (self.decoder_dim, self.decoder_depth, self.decoder_heads)
             if len(shape) == 2:
                 return SeriesAutoencoder(shape, settings.patch_size, *encoder, *decoder, decoder=self.decoder)
+            if len(shape) == 4:
+                tubelet, tokens = settings.tubelet_sizes, settings.tokens
+                return ClipAutoencoder(shape, tubelet, *encoder, *decoder, decoder=self.decoder, settings=tokens)
             return MaskedAutoencoder(shape, patch, *encoder, *decoder, decoder=self.decoder, settings=settings.tokens)
         if is_library(self.model):
             return MaskedImageModel(library_encoder(self.model, shape, settings.features))
@@ -237,6 +245,8 @@ class MAEMethod(Method):
                     )
             if isinstance(model, SeriesAutoencoder):
                 split_patches(over_images(mask), *model.image_model.patch_size)
+            if isinstance(model, ClipAutoencoder):
+                split_patches(fold_mask(mask, model.tubelet[0]), *model.tubelet[1:])
         if scored is not None:
             rule = ScoredPatches(rule, patch, patch, scored, settings.seed)
         target, regularizer = self.normalization(settings), self.regularizer(settings.seed)

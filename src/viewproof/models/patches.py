@@ -69,7 +69,8 @@ class PatchPredictor(nn.Module):
     """I-JEPA's predictor: from encoded tokens and the places of others to those others' tokens.
 
     A narrow transformer over the context's tokens and one mask token a target place, each with its position:
-    ``(tokens: [N, v, dim], index: [N, v], target_index: [N, k]) -> [N, k, dim]``.
+    ``(tokens: [N, v, dim], index: [N, v], target_index: [N, k]) -> [N, k, dim]``. ``grid`` has the rows and columns of
+    the patches; of tubelets of clips the times first.
 
     >>> predictor = PatchPredictor(grid=(2, 3), dim=16, width=8, depth=1, heads=2)
     >>> predictor(torch.zeros(2, 3, 16), torch.tensor([[0, 1, 2]] * 2), torch.tensor([[4, 5]] * 2)).shape
@@ -78,9 +79,9 @@ class PatchPredictor(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, grid: tuple[int, int], dim: int = 128, width: int = 64, depth: int = 2, heads: int = 4) -> None:
+    def __init__(self, grid: Sequence[int], dim: int = 128, width: int = 64, depth: int = 2, heads: int = 4) -> None:
         super().__init__()
-        check_sizes("grid", grid, 2)
+        check_sizes("grid", grid, 3 if len(grid) == 3 else 2)
         check_size("dim", dim)
         check_size("width", width)
         self.project = nn.Linear(dim, width)
@@ -88,7 +89,8 @@ class PatchPredictor(nn.Module):
         self.blocks = transformer_blocks("depth", depth, width, heads)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, dim)
-        self.register_buffer("positions", sincos_positions(*grid, width), persistent=False)
+        *times, rows, cols = grid
+        self.register_buffer("positions", sincos_positions(rows, cols, width, *times), persistent=False)
         initialise(self)
         nn.init.normal_(self.mask_token, std=0.02)
 

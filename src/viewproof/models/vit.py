@@ -31,12 +31,21 @@ def patch_grid(image_shape: Sequence[int], patch_size: Sequence[int]) -> tuple[i
     return image_shape[1] // patch_size[0], image_shape[2] // patch_size[1]
 
 
-def sincos_positions(rows: int, cols: int, dim: int) -> Float[Tensor, "patches dim"]:
+def sincos_positions(rows: int, cols: int, dim: int, times: int | None = None) -> Float[Tensor, "patches dim"]:
     """The fixed sine-cosine position embedding of row-major patches: half for rows, half for columns.
 
-    >>> sincos_positions(2, 3, 8).shape
-    torch.Size([6, 8])
+    With ``times`` the patches are repeated so often, and about a quarter of the width is for the time.
+
+    >>> sincos_positions(2, 3, 8).shape, sincos_positions(2, 3, 16, times=4).shape
+    (torch.Size([6, 8]), torch.Size([24, 16]))
     """
+    if times is not None:
+        if dim < 8 or dim % 4:
+            raise InvalidArgument(f"dim={dim} must be a multiple of 4 and at least 8 for positions in time and space")
+        width = max(4, dim // 16 * 4)
+        # The first half of a grid's code is that of its rows, which are the times here.
+        clock, space = sincos_positions(times, 1, 2 * width)[:, :width], sincos_positions(rows, cols, dim - width)
+        return torch.cat([clock.repeat_interleave(rows * cols, 0), space.repeat(times, 1)], 1)
     if dim < 4 or dim % 4:
         raise InvalidArgument(f"dim={dim} must be a multiple of 4 for sine-cosine positions")
     frequency = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))

@@ -16,7 +16,9 @@ def whole_number(kind: Any, tokens: Any) -> int:
 Integer = Annotated[int, Parameter(converter=whole_number)]
 OptionalInteger = Annotated[int | None, Parameter(converter=whole_number)]
 METHOD_HELP = "; ".join(f"{name} {entry.summary}" for name, entry in METHODS.items())
-MethodName = Annotated[str, Parameter(help=f"the objective: {METHOD_HELP}; all but mae and mlm need images")]
+MethodName = Annotated[
+    str, Parameter(help=f"the objective: {METHOD_HELP}; all but mae and mlm need images, or clips for ijepa")
+]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class PretrainConfig:
         features: what is evaluated: the mean patch token (default), the class token, or both
         norm_eps: of the encoder's layer norms; default: 1e-6
         patch_size: rows and columns of the encoder's patches; default: a divisor of the image
+        tubelet: of clips [C, T, H, W], the frames that a patch spans; default: 2 if that divides T, else 1
         dim: width of the encoder
         depth: blocks of the encoder
         heads: attention heads of the encoder
@@ -95,7 +98,8 @@ class PretrainConfig:
         threads: of the CPU; default: torch's choice (1 for digits, whose matrices are too small to share)
         precision: 32-true, bf16-mixed for autocast, or auto for the one in which this machine multiplies faster,
             measured once at the start; config.json holds the choice
-        compile: train the network through torch.compile
+        compile: train the network through torch.compile; a line says what the first batch cost, a minute or so; whether
+            it pays depends on the machine and the sizes, see docs/decisions.md
         checkpoint_every: steps between two checkpoints within an epoch; default: one at the end of each epoch
         accelerator: where the network trains; auto takes cuda if there is one
         devices: processes on this machine, each with its share of the batch
@@ -130,6 +134,7 @@ class PretrainConfig:
     features: Literal["mean", "class", "both"] | None = None
     norm_eps: float | None = None
     patch_size: OptionalInteger = None
+    tubelet: OptionalInteger = None
     dim: OptionalInteger = None
     depth: OptionalInteger = None
     heads: OptionalInteger = None

@@ -21,6 +21,7 @@ from viewproof.metrics import read_metrics
 from viewproof.objectives import predictive_view_objective
 from viewproof.runs.folder import EVALUATION, METRICS, WEIGHTS, Run, prepare, read_config, read_json
 from viewproof.runs.guarded import check_digest
+from viewproof.runs.reference import Comparison, compare, find_reference
 from viewproof.training.checkpoints import WholeFiles
 from viewproof.training.collapse import LEAST_RANK, LEAST_SPREAD
 from viewproof.training.ema import move_target
@@ -43,7 +44,8 @@ class Evidence:
     """What was read off a run folder; ``curves`` holds (step, value) pairs by the columns of metrics.csv.
 
     ``moved`` is the largest change of a weight tensor from its first values, relative to their norm, and None where no
-    weights are saved. ``accuracy`` and ``hidden_error`` are those of evaluation.json.
+    weights are saved. ``accuracy`` and ``hidden_error`` are those of evaluation.json. ``reference`` is what the run is
+    beside untuned ones of its method and size.
     """
 
     curves: Mapping[str, Sequence[tuple[int, float]]]
@@ -53,6 +55,7 @@ class Evidence:
     moved: float | None = None
     accuracy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     hidden_error: Mapping[str, float] = field(default_factory=dict)
+    reference: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Diagnosis:
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
-    """The diagnosis of a run: bugs first, then collapse, then whether it was long enough.
+    """The diagnosis of a run: bugs first, then collapse, then whether it was long enough, and as good as a reference.
 
     >>> falling = [(10 * k, 1 + 1 / k**3) for k in range(1, 40)]
     >>> diagnose(Evidence(curves={"loss": falling}, planned_steps=390, finished=True)).answer
@@ -77,6 +80,17 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     >>> diagnose(Evidence(curves={"loss": [(10, math.nan)]}, planned_steps=190, finished=True)).answer
     'bug'
     """
+    own, reference = _diagnose(evidence), evidence.reference
+    if reference is None or not reference.lines:
+        return own
+    lines = (*own.because, *reference.lines, *(f"differs from the untuned: {one}" for one in reference.differences))
+    if reference.behind and own.answer == "as expected":
+        question = "why the run is behind an untuned one; the settings that differ come first"
+        return Diagnosis("undecided", lines, (question, *own.cannot_tell))
+    return Diagnosis(own.answer, lines, own.cannot_tell)
+
+
+def _diagnose(evidence: Evidence) -> Diagnosis:
     loss, cannot_tell = evidence.curves.get("loss", []), _unmeasured(evidence)
     if wrong := _bugs(evidence):
         return Diagnosis("bug", tuple(wrong), cannot_tell)
@@ -182,6 +196,8 @@ def _unmeasured(evidence: Evidence) -> tuple[str, ...]:
         lines.append("whether contracts hold: this method has none that is certified here")
     elif open_claims := [f for f in evidence.contracts.findings if f.verdict is Verdict.UNKNOWN]:
         lines.append(f"{len(open_claims)} claims of contracts are UNKNOWN, the first: {open_claims[0].claim}")
+    if evidence.reference is None:
+        lines.append("whether an untuned run does better: no reference curve is of this method, size and data")
     if "rank" not in evidence.curves:
         lines.append("whether embeddings collapsed: metrics.csv has no RankMe, which a model with tokens logs")
     if not evidence.accuracy:
@@ -204,6 +220,8 @@ def read_evidence(folder: Path, *, allow_import: bool = False) -> Evidence:
             if name not in ("step", "epoch") and text:
                 curves.setdefault(name, []).append((int(row["step"]), float(text)))
     measured = read_json(folder / EVALUATION)
+    config = run.config.as_given()
+    reference = find_reference(config)
     return Evidence(
         curves=curves,
         planned_steps=module.total_steps or 0,
@@ -212,6 +230,7 @@ def read_evidence(folder: Path, *, allow_import: bool = False) -> Evidence:
         moved=_moved(run),
         accuracy=measured.get("accuracy", {}),
         hidden_error=measured.get("hidden_error", {}),
+        reference=None if reference is None else compare(reference, config, curves),
     )
 
 

@@ -122,7 +122,8 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
         )
     values: dict[str, Any] = {
         "batch_size": 256,
-        "patch_size": default_patch(shape) if len(shape) == 3 else 1,
+        "patch_size": default_patch(shape[-3:]) if len(shape) in (3, 4) else 1,
+        "tubelet": 2 if len(shape) == 4 and shape[1] % 2 == 0 else 1,
         "augment": kind.natural_augment if dataset.natural else "none",
         "threads": max(1, torch.get_num_threads() // config.devices),
         **kind.defaults(shape),

@@ -35,18 +35,32 @@ from viewproof.runs.folder import (
 from viewproof.runs.guarded import locked, recorded
 from viewproof.runs.report import report
 from viewproof.training.base import Pretraining
-from viewproof.training.callbacks import Monitor
+from viewproof.training.callbacks import CompileTime, Monitor
 from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.online_probe import OnlineProbe
+from viewproof.training.rate_test import BELOW, RangeTest, range_test
 from viewproof.training.trainer import CHECKPOINT, RunData, build_trainer, check_layout, is_rank_zero
 from viewproof.weights.sources import write_report
 
 TRAINED = (WEIGHTS, ENCODER, METRICS, "init.json", "skipped.txt")
 """What has its digest from the end of training on."""
+RATE = "learning-rate.png"
 
 
-def pretrain(config: PretrainConfig, say: Callable[[str], None] = print, *, allow_import: bool = False) -> int:
-    """Train a new run from its configuration; return the exit code."""
+def pretrain(
+    config: PretrainConfig, say: Callable[[str], None] = print, *, allow_import: bool = False, lr_find: bool = False
+) -> int:
+    """Train a new run from its configuration; return the exit code.
+
+    With ``lr_find`` its learning rate is the suggestion of a `range_test`, which is made first; a rate that the user
+    gives and more than one process are then refused.
+    """
+    if lr_find and (config.learning_rate is not None or config.ranks > 1):
+        clash = "learning_rate" if config.learning_rate is not None else "devices"
+        raise InvalidArgument(
+            f"lr_find with {clash}={getattr(config, clash)!r} must be alone: it sets the rate, in one process; leave "
+            f"one of them out"
+        )
     first = is_rank_zero(config.ranks)
     config, source = with_backbone(config)
     run = prepare(config, new_folder(config) if first else Path(config.out or "runs"), allow_import=allow_import)
@@ -54,6 +68,11 @@ def pretrain(config: PretrainConfig, say: Callable[[str], None] = print, *, allo
     if run.config.lidar:
         LidarMonitor(run.dataset, draws=1).embeddings(module, torch.arange(1))  # a method without draws is refused here
     weights = None if source is None else source.load(run.model)
+    test = None
+    if lr_find:
+        check_layout(run.config, run.dataset)
+        run, test = with_found_rate(run, module, say)
+        module = run.module()
     if first:
         check_layout(run.config, run.dataset)
         # Nothing is written before every complaint about the configuration could be made.
@@ -66,8 +85,28 @@ def pretrain(config: PretrainConfig, say: Callable[[str], None] = print, *, allo
         if weights is not None:
             write_json(run.folder / "init.json", weights)
             say(write_report(weights))
+        if test is not None:
+            title = f"{run.dataset.name}, {run.config.method.name}"
+            figure = plots.rate_figure(test.rates, test.losses, test.averages, test.suggestion, title)
+            with recorded(run.folder, RATE):
+                plots.save_figure(figure, run.folder / RATE)
     with locked(run.folder) if first else nullcontext():
         return fit(run, module, None, say)
+
+
+def with_found_rate(run: Run, module: Pretraining, say: Callable[[str], None]) -> tuple[Run, RangeTest]:
+    """The run with the rate that a range test suggests, or its own where there is none, and the test."""
+    test = range_test(
+        module, run.config, RunData(run.config, run.dataset, not run.config.method.reconstructs, run.crop_when_read)
+    )
+    where = f"over {len(test.losses)} steps from {test.rates[0]:.0e} to {test.rates[-1]:.1e}"
+    if test.suggestion is None:
+        say(f"learning rate: {run.config.learning_rate:g} is kept; {where} the loss does not fall")
+        return run, test
+    scale = run.config.peak_rate / run.config.learning_rate
+    best = f"{BELOW * test.suggestion:g}, where the average loss is least"
+    say(f"learning rate: {test.suggestion:g}, a tenth of {best} {where}; see {RATE}")
+    return replace(run, config=replace(run.config, learning_rate=test.suggestion / scale)), test
 
 
 def resume(folder: Path, say: Callable[[str], None] = print, *, allow_import: bool = False) -> int:
@@ -127,9 +166,10 @@ def train(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[
     views = "labels" if config.method.learns_labels else "random views"
     drawn = views if config.mask is None else f"mask {config.mask}"
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
+    monitors: list[Monitor] = [CollapseMonitor(say=say)] if module.embeds else []
     if config.compile:
         run.model.compile()
-    monitors: list[Monitor] = [CollapseMonitor(say=say)] if module.embeds else []
+        monitors.append(CompileTime(say))
     if config.online_probe:
         monitors.append(OnlineProbe.of(run.model, data))
     if config.online_knn:

@@ -4,9 +4,10 @@ import csv
 import hashlib
 import math
 import os
+import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,31 @@ class MetricsFile(pl.Callback):
             with self.path.open("a", newline="") as file:
                 row = {"step": trainer.global_step, "epoch": trainer.current_epoch, **values, **extra}
                 csv.DictWriter(file, [*FIELDS, *self.extra]).writerow(row)
+
+
+class CompileTime(Monitor):
+    """Says once what compiling cost: the seconds of the first step beside the median of the ten after the second."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say, self.values = say, {}
+        self._start, self._seconds = 0.0, list[float]()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the time."""
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note how long it took; a batch that is compiled again counts as it is."""
+        if len(self._seconds) < 12:
+            float(outputs["loss"])  # waits for the device
+            self._seconds.append(time.perf_counter() - self._start)
+            if len(self._seconds) == 12:
+                first, later = self._seconds[0], statistics.median(self._seconds[2:])
+                self.say(f"compiled: {first:.1f} s for the first batch, {1000 * later:.0f} ms for later ones")
 
 
 class ClipGradient(pl.Callback):

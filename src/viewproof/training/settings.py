@@ -127,6 +127,7 @@ class TrainingSettings(CheckedFields):
     features: Literal["mean", "class", "both"] = "mean"
     norm_eps: Annotated[float, positive] = 1e-6
     patch_size: Count
+    tubelet: Count = 1
     dim: Count = 128
     depth: Count = 4
     heads: Count = 4
@@ -157,6 +158,11 @@ class TrainingSettings(CheckedFields):
     def tokens(self) -> TokenSettings:
         """What the encoder has beside its patch tokens."""
         return TokenSettings(self.class_token, self.registers, self.positions, self.features, self.norm_eps)
+
+    @property
+    def tubelet_sizes(self) -> tuple[int, int, int]:
+        """The frames, rows and columns of a patch of clips."""
+        return self.tubelet, self.patch_size, self.patch_size
 
     @property
     def ranks(self) -> int:

@@ -114,7 +114,7 @@ class RandomBlockwiseMask(RandomRule):
 
 @dataclass(frozen=True)
 class MultiBlockMask(RandomRule):
-    """I-JEPA's masks: target blocks and a context of exactly ``context`` patches of each image.
+    """I-JEPA's masks: target blocks and a context of exactly ``context`` patches of each image or clip.
 
     Assran et al. 2023. Areas are counts of patches, from and to, both ends drawn. The blocks' sizes are functions of
     (seed, epoch): area and aspect (height over width) of a target come from two words, the context block has the
@@ -124,8 +124,10 @@ class MultiBlockMask(RandomRule):
     2301.08243.
 
     `mask` hides all that is not context; `targets` are the blocks; `sample` shows the context and scores the union of
-    the targets. Sizes that could leave too few patches for the context raise `InvalidArgument`. Theorems:
-    ``only_eligible_places_are_first``, ``rectangle_holds_its_cells``, ``every_place_of_a_block_is_reached``.
+    the targets. Of clips ``[C, T, H, W]`` blocks and context are the same at all times: V-JEPA's tubes (Bardes et al.
+    2024, arXiv 2404.08471). Sizes that could leave too few patches for the context raise `InvalidArgument`. Theorems:
+    ``every_coordinate_has_the_status_of_its_block``, ``only_eligible_places_are_first``,
+    ``rectangle_holds_its_cells``, ``every_place_of_a_block_is_reached``.
 
     >>> rule = MultiBlockMask(2, 2, context=8, target_area=(4, 6), context_area=(20, 25), targets=2)
     >>> context, targets = rule.blocks((1, 10, 10), sample_ids=torch.arange(3))
@@ -180,8 +182,10 @@ class MultiBlockMask(RandomRule):
         return context, union if length is None else union.prefix(length)
 
     def _place(self, shape: tuple[int, ...], draws: Draws) -> list[Tensor]:
-        blocks = (None, self.patch_h, self.patch_w)
-        _, rows, cols = check_blocks(self, shape, blocks, self.context, "context")
+        # The channels of an image, or the channels and times of a clip, take no part.
+        blocks = (*(None,) * (2 if len(shape) == 4 else 1), self.patch_h, self.patch_w)
+        grid = check_blocks(self, shape, blocks, self.context, "context")
+        rows, cols = grid[-2:]
         (high, wide), (height, width) = self.sizes(rows, cols, draws.epoch)
         down, across = rows - height + 1, cols - width + 1
         words = draws.words(2 + rows * cols + self.targets * down * across)
@@ -197,7 +201,7 @@ class MultiBlockMask(RandomRule):
             free = free & ~target
             targets.append(target)
         seen = among_first(ranked(order, free.flatten(1)), self.context).reshape(len(words), rows, cols)
-        return [spread(cells[:, None], shape, blocks) for cells in (~seen, *targets)]
+        return [spread(cells.reshape(len(words), *grid), shape, blocks) for cells in (~seen, *targets)]
 
     def sizes(self, rows: int, cols: int, epoch: int = 0) -> tuple[tuple[int, int], tuple[int, int]]:
         """Height and width, in patches, of the context block and of the targets in an epoch."""

@@ -31,6 +31,7 @@ RULES = {
     "RandomBlockwiseMask(2, 2, count=5, min_area=2)": (1, 8, 8),
     "MultiBlockMask(2, 2, context=5, target_area=(2, 4), context_area=(14, 16))": (1, 8, 8),
     "MultiBlockMask(1, 1, context=8, target_area=(4, 6), context_area=(20, 25), targets=2)": (1, 5, 6),
+    "MultiBlockMask(2, 2, context=3, target_area=(2, 3), context_area=(7, 9), targets=2)": (1, 3, 6, 6),
     "MaskOfSample(RandomPatchMask(2, 2, count=3), sample_id=7)": (2, 5, 6),
     "PaddedMask(VectorMask(2, 0))": (7,),
     "SpanMask(spans=2, width=3)": (12,),
