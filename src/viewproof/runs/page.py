@@ -132,8 +132,9 @@ def last_attention(
         for part in attention.query_key_value(inputs[0]).chunk(3, 2)
     )
     weights = (query @ key.transpose(2, 3) * query.shape[3] ** -0.5).softmax(3).mean(1)
-    of_patches = (weights[:, 0] if encoder.settings.class_token else weights.mean(1))[:, encoder.settings.count :]
-    return of_patches.unflatten(1, encoder.grid)
+    of_tokens = weights[:, 0] if encoder.settings.class_token else weights.mean(1)
+    maps: Tensor = of_tokens[:, encoder.settings.count :].unflatten(1, encoder.grid)
+    return maps
 
 
 def neighbours_figure(run: Run, queries: int = 6, neighbours: int = 5) -> Figure:
