@@ -74,7 +74,8 @@ def write_page(run: Run) -> None:
     parts.append(_table("Settings", ("name", "value"), list(settings.items())))
     page = (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8">\n<title>{title}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{STYLE}td:last-child {{ overflow-wrap: anywhere; }}</style>\n"
         f"<h1>{title}</h1>\n{''.join(parts)}</html>\n"
     )
     with recorded(run.folder, PAGE), whole_file(run.folder / PAGE) as file:
@@ -195,5 +196,6 @@ def _table(heading: str, heads: tuple[str, ...], rows: list[Any]) -> str:
     if not rows:
         return ""
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>\n" for row in rows)
+    cells = [[escape(str(cell)).replace(" %", "&nbsp;%") for cell in row] for row in rows]  # unbroken on a phone
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in cells)
     return f"<h2>{escape(heading)}</h2>\n<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>\n"
