@@ -3,10 +3,12 @@
 Needs torchvision: run it with the second environment, ``.venv-peers/bin/python benchmarks/loader.py [FOLDER]``.
 Without a folder it writes 1,000 JPEG files of 500 x 375 pixels into a temporary one, cut from scikit-image's.
 Both loaders make random resized crops (area 0.2 to 1) of 224 x 224, a flip and a standardised float32 batch of 64. They
-are timed in turn over whole epochs, after one that is not counted; the best of each counts.
+are timed in turn over whole epochs, after one that is not counted; medians are printed. Without workers the processor's
+time an image is printed too, which other programs on the machine disturb less.
 """
 
 import argparse
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -63,12 +65,13 @@ def torchvisions(folder: Path, workers: int) -> Callable[[int], Iterable[Any]]:
     return lambda number: (x for x, _ in loader)
 
 
-def images_per_second(epoch: Callable[[int], Iterable[Any]], number: int) -> float:
-    start, count = time.perf_counter(), 0
+def timed(epoch: Callable[[int], Iterable[Any]], number: int) -> tuple[float, float]:
+    """Images a second of one epoch, and milliseconds of this process's CPU time an image."""
+    start, used, count = time.perf_counter(), time.process_time(), 0
     for x in epoch(number):
         assert x.shape[1:] == (3, SIZE, SIZE) and x.dtype == torch.float32
         count += len(x)
-    return count / (time.perf_counter() - start)
+    return count / (time.perf_counter() - start), 1e3 * (time.process_time() - used) / count
 
 
 def main() -> None:
@@ -83,15 +86,15 @@ def main() -> None:
         folder = arguments.folder or Path(made)
         if arguments.folder is None:
             write_photographs(folder, arguments.count)
-        print("| workers | viewproof, images/s | torchvision, images/s | ratio |\n|---|---|---|---|")
+        print("| workers | viewproof, images/s | torchvision, images/s | ratio | CPU ms an image |")
+        print("|---|---|---|---|---|")
         for workers in arguments.workers:
             makers = (ours(folder, workers), torchvisions(folder, workers))
-            best = [0.0, 0.0]
-            for number in range(arguments.epochs + 1):
-                for k, epoch in enumerate(makers):
-                    speed = images_per_second(epoch, number)
-                    best[k] = max(best[k], speed) if number else 0.0
-            print(f"| {workers} | {best[0]:,.0f} | {best[1]:,.0f} | {best[0] / best[1]:.2f} |")
+            rounds = [[timed(epoch, number) for epoch in makers] for number in range(arguments.epochs + 1)][1:]
+            sides = zip(*rounds, strict=True)
+            (a, cpu_a), (b, cpu_b) = (map(statistics.median, zip(*side, strict=True)) for side in sides)
+            cpu = "" if workers else f"{cpu_a:.2f} and {cpu_b:.2f}, {cpu_b / cpu_a:.2f}"
+            print(f"| {workers} | {a:,.0f} | {b:,.0f} | {a / b:.2f} | {cpu} |")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,10 @@ def loss_figure(metrics: Path, title: str, loss_label: str) -> Figure:
         points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
-    axes.set(xlabel="step", ylabel=loss_label, title=title, ylim=(0, None))
+    axes.set(xlabel="step", ylabel=loss_label, title=title)
+    high = axes.get_ylim()[1]
+    axes.set_ylim(0, 1.05 * high if high > 0 else None)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if rows:
         axes.legend()
     return figure

@@ -6,6 +6,8 @@ import pytest
 from viewproof.data import load_dataset
 from viewproof.data.audio import FLOOR, LogMel
 from viewproof.errors import InvalidArgument
+from viewproof.runs.config import PretrainConfig
+from viewproof.runs.folder import prepare
 
 sound = pytest.importorskip("soundfile")
 
@@ -66,3 +68,15 @@ def test_bad_recordings_are_one_line(tmp_path):
         data = load_dataset(tmp_path)
         for part in ("train", "test"):
             data.fetch(part, range(len(data.part(part))))
+
+
+def test_two_views_of_recordings_are_moved_and_never_mirrored(tmp_path):
+    folder(tmp_path / "sounds", count=24)
+
+    def chosen(**values):
+        config = PretrainConfig(str(tmp_path / "sounds"), batch_size=4, depth=1, **values)
+        return prepare(config, tmp_path).config.method
+
+    method = chosen(method="vicreg")
+    assert (method.augment, method.flip) == ("Affine(0, 0.1, 0.1), ColourJitter(0.3)", False)
+    assert chosen(method="vicreg", min_area=0.5).augment == "none" and chosen().augment == "none"

@@ -111,6 +111,20 @@ def test_the_comparison_sees_a_wrong_reading(wrong: str) -> None:
             source.load_into(fresh(vit))
 
 
+def test_fixed_positions_are_those_of_the_new_grid() -> None:
+    small, large = (vp.PatchEncoder((3, side, 8), (4, 4), dim=16, depth=1, heads=2) for side in (8, 16))
+    positions = large.positions.clone()
+    used = to_encoder(from_encoder(noisy(small)), large, "small")
+    assert (
+        next(row.what for row in used.rows if row.target == "pos_embed") == "fixed, those of the grid: 2 x 2 -> 4 x 2"
+    )
+    assert torch.equal(large.positions, positions) and torch.equal(large.norm.weight, small.norm.weight)
+    vit = from_encoder(small)
+    vit.tensors["pos_embed"] += 1
+    with pytest.raises(vp.InvalidArgument, match="positions of its own; pass positions='learned'"):
+        to_encoder(vit, large, "small")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -67,6 +67,7 @@ def test_an_exported_folder_loads_in_transformers(kind: str, runs: Path, capsys:
     for words in ("license: mit", "## Load", "| mask |", "PROVED", "## Evaluation", "trained encoder", "torch 2"):
         assert words in card or (kind == "registers" and words == "PROVED")
     assert str(runs) not in card
+    assert len({path.stat().st_mode for path in out.iterdir()}) == 1
     assert not list(runs.glob(".*.part"))
 
 

@@ -313,7 +313,8 @@ def label_codes(vectors: Sequence[NDArray[Any]]) -> tuple[list[NDArray[np.int64]
     for vector in vectors:
         if vector.ndim != 1 or vector.dtype.kind not in "biuUS":
             raise InvalidArgument(
-                f"labels of shape {vector.shape} and dtype {vector.dtype} must be one integer or string a sample"
+                f"labels of shape {vector.shape} and dtype {vector.dtype} must be one integer or string a sample;"
+                " convert them, and label all samples or none"
             )
     names, codes = np.unique(np.concatenate(vectors), return_inverse=True)
     split = np.split(codes.astype(np.int64), np.cumsum([len(vector) for vector in vectors])[:-1])

@@ -71,7 +71,12 @@ class ImageFiles:
         out = np.empty((len(index), *self.form.shape), self.dtype)
         for row, (pixels, k) in enumerate(zip(out, index, strict=True)):
             draw = None if draws is None else tuple(draws[row, :4].tolist())
-            image = self.form.read(self.paths[int(k)], draw, min_area)
+            try:
+                image = self.form.read(self.paths[int(k)], draw, min_area)
+            except InvalidArgument as error:
+                if self.parallel:  # the file is named
+                    raise
+                raise InvalidArgument(f"sample {int(k)}: {error}") from error
             pixels[...] = image[:, :, ::-1] if draws is not None and draws[row, 15] < flip else image
         return out
 
@@ -100,21 +105,23 @@ def load_folder(
     cannot be read are counted and the first three named, or left out with ``skip_unreadable`` and listed in
     `Dataset.skipped`. A folder without images, and images beside class folders, raise `InvalidArgument` too.
     """
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in (*SUFFIXES, *AUDIO_SUFFIXES)
-        and not any(name.startswith(".") for name in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
-    images = [path for path in files if path.suffix.lower() in SUFFIXES]
-    paths = images or files
+    # Of many files, paths cost more than their names: sorted are the names, as paths would be, part by part.
+    found: list[tuple[str, ...]] = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        within = Path(root).relative_to(folder).parts
+        kinds = (*SUFFIXES, *AUDIO_SUFFIXES)
+        found += [(*within, name) for name in files if name[0] != "." and name.lower().endswith(kinds)]
+    paths = [path for path in (folder.joinpath(*parts) for parts in sorted(found)) if path.is_file()]
+    images = [path for path in paths if path.suffix.lower() in SUFFIXES]
+    paths = images or paths
     if not paths:
         raise InvalidArgument(
             f"{folder}: no image ({', '.join(SUFFIXES)}) or recording ({', '.join(AUDIO_SUFFIXES)}) in this folder;"
             " pass one that has some"
         )
-    inside = [path.relative_to(folder).parts for path in paths]
+    above = len(folder.parts)
+    inside = [path.parts[above:] for path in paths]
     top = {parts[0] for parts in inside if len(parts) > 1}
     has_parts = "train" in top and top <= set(PARTS) and len(top) > 1
     if has_parts and "test" in top:  # a validation part beside a test part is left out

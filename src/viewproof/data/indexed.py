@@ -143,14 +143,13 @@ def column_values(
     columns: Sequence[Column], kind: Kind | None, size: tuple[int, int] | None, max_pixels: int
 ) -> list[Values]:
     """The columns of a data set's parts as values of one form, which a few drawn samples decide."""
-    drawn = [
-        column[k] for column in columns for k in np.random.RandomState(0).permutation(len(column))[:HEADERS].tolist()
-    ]
+    places = [(c, k) for c in columns for k in np.random.RandomState(0).permutation(len(c))[:HEADERS].tolist()]
+    drawn = [column[k] for column, k in places]
     if kind is None:
         encoded = hasattr(drawn[0], "getbands") or isinstance(drawn[0], BytesIO | str | os.PathLike)
         kind = "image" if encoded else "array"
     if kind == "image":
-        headers = [_header(value, max_pixels) for value in drawn]
+        headers = [_header(value, max_pixels, k) for value, (_, k) in zip(drawn, places, strict=True)]
         form = image_form(headers, size, max_pixels)
         return [ImageFiles(column, form) for column in columns]
     if kind == "audio":
@@ -164,8 +163,11 @@ def column_values(
     return [IndexedArrays(column, first.shape, dtype) for column in columns]
 
 
-def _header(value: Any, max_pixels: int) -> tuple[str, tuple[int, int]]:
+def _header(value: Any, max_pixels: int, k: int) -> tuple[str, tuple[int, int]]:
     if hasattr(value, "getbands"):
         return value.mode, upright_size(value)
-    with opened(value, max_pixels) as image:
-        return image.mode, upright_size(image)
+    try:
+        with opened(value, max_pixels) as image:
+            return image.mode, upright_size(image)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"sample {k}: {error}") from error

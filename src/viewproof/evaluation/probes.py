@@ -1,19 +1,24 @@
 """k-NN and linear probes of frozen features: scikit-learn, and torch on a GPU or for large sets."""
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from viewproof.errors import InvalidArgument
 from viewproof.evaluation.torch_probes import CHUNK, knn_predict, logistic_regression, standardizer
 from viewproof.progress import progress
 
+LARGEST_RAW, RAW_SIDE = 3 * 64 * 64, 32
+"""Values of an image up to which probes take them as they are, and the side to which larger ones are averaged."""
 LARGE = 10**8
 """Training samples times classes above which torch is chosen without a GPU: scikit-learn holds such a matrix."""
 
@@ -34,9 +39,36 @@ def encode_all(
     >>> encode_all(lambda x: x.flatten(1), lambda i: torch.ones(len(i), 2, 3), range(5), batch_size=2).shape
     (5, 6)
     """
-    parts = torch.split(torch.as_tensor(np.asarray(indices), dtype=torch.int64), batch_size)
+    return encode_many([encode], fetch, indices, batch_size)[0]
+
+
+def encode_many(
+    encoders: Iterable[Callable[[Tensor], Tensor]], fetch: Callable[[Any], Tensor], indices: Any, batch_size: int = 512
+) -> list[Any]:
+    """The features that each encoder has of the same samples, which are fetched once; see `encode_all`."""
+    encoders = list(encoders)
+    features: list[list[Tensor]] = [[] for _ in encoders]
     with torch.inference_mode():
-        return torch.cat([encode(fetch(part)).flatten(1).float().cpu() for part in progress(parts, "encoding")]).numpy()
+        chunks = torch.split(torch.as_tensor(np.asarray(indices), dtype=torch.int64), batch_size)
+        for x in map(fetch, progress(chunks, "encoding")):
+            for parts, encode in zip(features, encoders, strict=True):
+                parts.append(encode(x).flatten(1).float().cpu())
+        return [torch.cat(parts).numpy() for parts in features]
+
+
+def raw_values(shape: tuple[int, ...]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The baseline of probes, by its name: the values themselves; of large images, their means over 32 x 32 areas.
+
+    Ten thousand images of 3 x 224 x 224 would be a matrix of 6 GB, and its probes would take longer than training.
+
+    >>> [(name, f(torch.ones(2, 3, 64, 224)).shape) for name, f in raw_values((3, 64, 224)).items()]
+    [('raw values, averaged to 32 x 32', torch.Size([2, 3072]))]
+    """
+    if len(shape) == 3 and math.prod(shape) > LARGEST_RAW:
+        rows, columns = (min(RAW_SIDE, extent) for extent in shape[1:])
+        pool = partial(adaptive_avg_pool2d, output_size=(rows, columns))
+        return {f"raw values, averaged to {rows} x {columns}": lambda x: pool(x).flatten(1)}
+    return {"raw values": partial(torch.flatten, start_dim=1)}
 
 
 def probe_indices(size: int, count: int) -> Tensor:

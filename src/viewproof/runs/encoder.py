@@ -46,9 +46,9 @@ class RunEncoder(nn.Module):
 def load_encoder(run: str | Path, image_size: tuple[int, int] | None = None) -> RunEncoder:
     """The encoder of a finished run folder, in evaluation mode; its data are not needed.
 
-    ``image_size``: rows and columns of other images than it was trained on, a multiple of the patch; positions are
-    interpolated bicubically, which takes a vision transformer. A folder that holds no finished run raises
-    `InvalidArgument`.
+    ``image_size``: rows and columns of other images than it was trained on, a multiple of the patch, for a vision
+    transformer: learned positions are interpolated bicubically, fixed ones are those of the new grid. A folder that
+    holds no finished run raises `InvalidArgument`.
     """
     if not isinstance(run, str | Path):
         raise InvalidArgument(f"run={run!r} must be the path of a run folder; pass a str or a Path")
@@ -76,12 +76,6 @@ def load_encoder(run: str | Path, image_size: tuple[int, int] | None = None) -> 
             larger = config.method.network(config, (shape[0], *image_size), classes)
             resized = encoder_of(larger)
             assert isinstance(resized, PatchTransformer)
-            weights = from_encoder(encoder)
-            if encoder.settings.positions == "fixed":
-                weights.tensors["pos_embed"] = resized.positions
-                weights = type(weights)(
-                    weights.tensors, weights.heads, weights.norm_eps, resized.grid, weights.class_token
-                )
-            to_encoder(weights, resized, folder.name)
+            to_encoder(from_encoder(encoder), resized, folder.name)
             encoder, facts = resized, {**facts, "sample_shape": [shape[0], *image_size]}
     return RunEncoder(encoder.requires_grad_(False), facts).eval()

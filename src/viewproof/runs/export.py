@@ -78,6 +78,7 @@ def export(
         say(f"{to}: features in a fresh process differ by {gap:.1e} of the largest (bound {BOUND:g})")
         (aside / "README.md").write_text(card(folder, config, rule, loaded, to, lines, gap, licence), encoding="utf-8")
         for path in aside.iterdir():
+            path.chmod((aside / "README.md").stat().st_mode)  # safetensors writes for its user alone
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         # A folder that appeared meanwhile is never replaced, unless it is empty.
@@ -114,7 +115,8 @@ def card(
     settings = {
         "data": shown(config.data), "samples": " x ".join(map(str, shape)), "method": config.method,
         "mask": config.mask or "none: nothing is hidden",
-        "initial weights": shown(config.init) if config.init else "random", "network": network,
+        "augmentation": config.augment, "network": network,
+        "initial weights": shown(config.init) if config.init else "random",
         **({} if backbone else sizes), "features": config.features or "mean", "epochs": config.epochs,
         "steps": config.steps,
         "batch": config.batch_size, "learning rate": config.learning_rate, "weight decay": config.weight_decay,
@@ -124,7 +126,8 @@ def card(
     text += [f"# {folder.absolute().name}", "", f"An encoder trained by viewproof, exported for {to}.", ""]
     text += ["## Load", "", "```python", lines.strip(), "```", ""]
     text += [
-        "`x` are standardised samples, `(values - mean) / std` in the data's units, with", "",
+        "`folder` is the path of this folder, and `x` are standardised samples, `(values - mean) / std` in the data's "
+        "units, with", "",
         f"- mean {_short_list(loaded.facts['mean'])}", f"- std {_short_list(loaded.facts['std'])}", "",
         f"These lines were run in a fresh process when the folder was written: features of 4 standard normal samples "
         f"differed from the trained encoder's by {gap:.1e} of the largest feature; the bound is {BOUND:g}.", "",
@@ -144,8 +147,9 @@ def card(
     if accuracy := result.get("accuracy"):
         text += ["Accuracy on held-out samples:", "", "| encoder | k-NN | linear |", "|---|---|---|"]
         text += [f"| {name} | {100 * s['knn']:.1f} % | {100 * s['linear']:.1f} % |" for name, s in accuracy.items()]
+        text += [""]
     if errors := result.get("hidden_error"):
-        text += ["", "Mean squared error on hidden values of held-out samples, in training standard deviations:", ""]
+        text += ["Mean squared error on hidden values of held-out samples, in training standard deviations:", ""]
         text += [
             "| prediction | error |",
             "|---|---|",

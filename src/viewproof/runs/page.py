@@ -3,7 +3,6 @@
 import re
 from base64 import b64encode
 from dataclasses import asdict
-from functools import partial
 from html import escape
 from io import BytesIO
 from typing import Any
@@ -15,13 +14,12 @@ from torch import Tensor
 from viewproof import plots
 from viewproof.certify import certify_view
 from viewproof.certify.page import STYLE
-from viewproof.evaluation import encode_all
-from viewproof.evaluation.probes import probe_indices
+from viewproof.evaluation.probes import encode_many, probe_indices, raw_values
 from viewproof.evaluation.torch_probes import standardizer
 from viewproof.files import whole_file
 from viewproof.masks.random.rule import one_for_all
 from viewproof.models import Backbone
-from viewproof.models.vit import PatchTransformer
+from viewproof.models.vit import Attention, PatchTransformer
 from viewproof.runs.folder import EVALUATION, Run, read_json
 from viewproof.runs.guarded import check_digest, recorded
 from viewproof.shapes import Float
@@ -52,7 +50,8 @@ def write_page(run: Run) -> None:
         device = next(encoder.parameters()).device
         chosen = torch.linspace(0, len(run.dataset.test) - 1, min(6, len(run.dataset.test))).long()
         x = run.dataset.fetch("test", chosen).to(device)
-        words = "Held-out images, and the first three principal components of their patch features as colours."
+        words = "Held-out images, and below each the first three principal components of its patch features as colours"
+        words += ", and the attention of its last block." if isinstance(encoder, PatchTransformer) else "."
         parts.append(_picture(_png(feature_figure(encoder, x, run.dataset.restore(x).cpu())), words))
     if len(run.dataset.sample_shape) == 3:
         words = "Held-out images, and the nearest among a thousand training images, by features and by raw values."
@@ -75,7 +74,8 @@ def write_page(run: Run) -> None:
     parts.append(_table("Settings", ("name", "value"), list(settings.items())))
     page = (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8">\n<title>{title}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{STYLE}td:last-child {{ overflow-wrap: anywhere; }}</style>\n"
         f"<h1>{title}</h1>\n{''.join(parts)}</html>\n"
     )
     with recorded(run.folder, PAGE), whole_file(run.folder / PAGE) as file:
@@ -85,9 +85,13 @@ def write_page(run: Run) -> None:
 def feature_figure(
     encoder: PatchTransformer | Backbone, x: Float[Tensor, "batch channels height width"], shown: Tensor
 ) -> Figure:
-    """Images above the first three principal components of their patch features, as red, green and blue."""
+    """Images above the first three principal components of their patch features, as red, green and blue.
+
+    Below these, of a vision transformer, `last_attention`, brightest where it is largest.
+    """
     with torch.inference_mode():
         tokens = encoder.eval().tokens(x).float().cpu()
+        attention = last_attention(encoder, x).cpu() if isinstance(encoder, PatchTransformer) else None
     flat = tokens.reshape(-1, tokens.shape[2])
     flat = flat - flat.mean(0)
     # The covariance is small and symmetric; its last eigenvectors have the largest eigenvalues.
@@ -98,16 +102,40 @@ def feature_figure(
     low, high = colours.quantile(0.02, 0), colours.quantile(0.98, 0)
     colours = ((colours - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
     grids = torch.nn.functional.pad(colours, (0, 3 - colours.shape[1])).reshape(len(x), *encoder.grid, 3)
-    figure = Figure(figsize=(1.6 * len(x), 3.4), layout="constrained")
-    rows = figure.subplots(2, len(x), squeeze=False)
+    count = 2 if attention is None else 3
+    figure = Figure(figsize=(1.6 * len(x), 1.7 * count), layout="constrained")
+    rows = figure.subplots(count, len(x), squeeze=False)
     for n in range(len(x)):
         image = (shown[n] if shown.shape[1] == 3 else shown[n, :1]).movedim(0, -1).squeeze(-1)
         image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
         rows[0][n].imshow(image.numpy(), cmap="gray", interpolation="nearest")
         rows[1][n].imshow(grids[n].numpy(), interpolation="nearest")
+        if attention is not None:
+            rows[2][n].imshow(attention[n].numpy(), interpolation="nearest")
         for row in rows:
             row[n].set_axis_off()
     return figure
+
+
+def last_attention(
+    encoder: PatchTransformer, x: Float[Tensor, "batch channels height width"]
+) -> Float[Tensor, "batch rows columns"]:
+    """How much the last block attends to each patch, averaged over heads: the class token, or all tokens on average."""
+    attention, inputs = encoder.blocks[-1].attention, []
+    assert isinstance(attention, Attention)
+    handle = attention.register_forward_pre_hook(lambda module, arguments: inputs.append(arguments[0]))
+    try:
+        encoder.tokens(x)
+    finally:
+        handle.remove()
+    query, key, _ = (
+        part.unflatten(2, (attention.heads, -1)).transpose(1, 2)
+        for part in attention.query_key_value(inputs[0]).chunk(3, 2)
+    )
+    weights = (query @ key.transpose(2, 3) * query.shape[3] ** -0.5).softmax(3).mean(1)
+    of_tokens = weights[:, 0] if encoder.settings.class_token else weights.mean(1)
+    maps: Tensor = of_tokens[:, encoder.settings.count :].unflatten(1, encoder.grid)
+    return maps
 
 
 def neighbours_figure(run: Run, queries: int = 6, neighbours: int = 5) -> Figure:
@@ -120,12 +148,13 @@ def neighbours_figure(run: Run, queries: int = 6, neighbours: int = 5) -> Figure
     chosen = {"train": probe_indices(len(data.train), 1000)}
     chosen["test"] = torch.linspace(0, len(data.test) - 1, min(queries, len(data.test))).long()
     encode: Any = run.model.eval().encode
+    encoders = (encode, *raw_values(data.sample_shape).values())
+    features = [
+        encode_many(encoders, lambda i, p=part: data.fetch(p, i).to(device), index)  # type: ignore[misc]
+        for part, index in chosen.items()
+    ]
     nearest = []
-    for features_of in (encode, partial(torch.flatten, start_dim=1)):
-        train, test = (
-            torch.from_numpy(encode_all(features_of, lambda i, p=part: data.fetch(p, i).to(device), index))  # type: ignore[misc]
-            for part, index in chosen.items()
-        )
+    for train, test in zip(*([torch.from_numpy(f) for f in of_part] for of_part in features), strict=True):
         mean, deviation = standardizer(train)
         distance = torch.cdist((test - mean) / deviation, (train - mean) / deviation)
         nearest.append(chosen["train"][distance.argsort(dim=1, stable=True)[:, :neighbours]])
@@ -167,5 +196,6 @@ def _table(heading: str, heads: tuple[str, ...], rows: list[Any]) -> str:
     if not rows:
         return ""
     head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>\n" for row in rows)
+    cells = [[escape(str(cell)).replace(" %", "&nbsp;%") for cell in row] for row in rows]  # unbroken on a phone
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in cells)
     return f"<h2>{escape(heading)}</h2>\n<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>\n"

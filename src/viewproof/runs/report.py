@@ -13,11 +13,12 @@ from torch import Tensor
 
 from viewproof import plots
 from viewproof.data import Dataset, batches
+from viewproof.data.dataset import FEW
 from viewproof.errors import InvalidArgument
 from viewproof.evaluation import encode_all, hidden_errors, probe
 from viewproof.evaluation.export import write_table
 from viewproof.evaluation.fine_tune import check_labels, class_balanced, fine_tune
-from viewproof.evaluation.probes import probe_indices
+from viewproof.evaluation.probes import encode_many, probe_indices, raw_values
 from viewproof.masks import Mask, Sample
 from viewproof.metrics import read_metrics
 from viewproof.progress import progress
@@ -90,18 +91,18 @@ def reconstruction_report(run: Run) -> tuple[dict[str, Any], list[str]]:
 def probe_table(run: Run) -> dict[str, dict[str, float]]:
     """Probe accuracy of the trained encoder, the same encoder untrained, and raw values."""
     data, untrained = run.dataset, initial_network(run.config, run.dataset).eval().to(device())
-    train = probe_indices(len(data.train), run.config.probe_samples)
-    test = torch.arange(len(data.test))
+    parts = {"train": probe_indices(len(data.train), run.config.probe_samples), "test": torch.arange(len(data.test))}
     assert data.train.labels is not None
     encoders: dict[str, Callable[[Tensor], Tensor]] = {
         "trained encoder": run.model.encode,  # type: ignore[dict-item]
         "the same encoder, untrained": untrained.encode,  # type: ignore[dict-item]
-        "raw values": partial(torch.flatten, start_dim=1),
+        **raw_values(data.sample_shape),
     }
+    features = {name: encode_many(encoders.values(), partial(fetch, data, name), ids) for name, ids in parts.items()}
     table = {}
-    for name, encode in progress(encoders.items(), "probing", "encoder", slow=True):
-        features = [encode_all(encode, partial(fetch, data, p), i) for p, i in (("train", train), ("test", test))]
-        table[name] = asdict(probe(features[0], data.train.labels[train.numpy()], features[1], data.test.labels))
+    for k, name in enumerate(progress(encoders, "probing", "encoder", slow=True)):
+        train, test = features["train"][k], features["test"][k]
+        table[name] = asdict(probe(train, data.train.labels[parts["train"].numpy()], test, data.test.labels))
     return table
 
 
@@ -177,11 +178,12 @@ def restore_prediction(run: Run, sample: Sample) -> Tensor:
 
 
 def mean_sample(data: Dataset) -> Tensor:
-    """The mean training sample, standardised, in one chunked pass."""
-    total = torch.zeros(data.sample_shape, dtype=torch.float64)
-    for part in progress(torch.split(torch.arange(len(data.train)), 1024), "mean sample"):
+    """The mean training sample, standardised, in one chunked pass; of samples that are decoded, that of 10,000."""
+    size, total = len(data.train), torch.zeros(data.sample_shape, dtype=torch.float64)
+    chosen = probe_indices(size, FEW if getattr(data.train.values, "costly", False) else size)
+    for part in progress(torch.split(chosen, 1024), "mean sample"):
         total += data.fetch("train", part).double().sum(0)
-    return (total / len(data.train)).float()
+    return (total / len(chosen)).float()
 
 
 def draw_reconstructions(run: Run, path: Path, count: int = 6) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from viewproof.errors import InvalidArgument
 from viewproof.models import PatchEncoder, TokenSettings
-from viewproof.models.vit import Block, PatchTransformer, resize_positions
+from viewproof.models.vit import Block, PatchTransformer, resize_positions, sincos_positions
 from viewproof.shapes import Float
 
 BOUND = 1e-4
@@ -76,12 +76,15 @@ class VitWeights:
         """The number of tokens before the patches'."""
         return len(self.tensors["prefix"]) if "prefix" in self.tensors else 0
 
-    def on_grid(self, grid: tuple[int, int]) -> "VitWeights":
-        """The same weights with the positions interpolated to another grid."""
+    def on_grid(self, grid: tuple[int, int], positions: Tensor | None = None) -> "VitWeights":
+        """The same weights on another grid, with given positions or with their own, interpolated."""
         if grid == self.grid:
             return self
-        tensors = {**self.tensors, "pos_embed": resize_positions(self.tensors["pos_embed"], self.grid, grid)}
-        resized = f"resized bicubically {self.grid[0]} x {self.grid[1]} -> {grid[0]} x {grid[1]}"
+        how = "resized bicubically" if positions is None else "fixed, those of the grid:"
+        if positions is None:
+            positions = resize_positions(self.tensors["pos_embed"], self.grid, grid)
+        tensors = {**self.tensors, "pos_embed": positions}
+        resized = f"{how} {self.grid[0]} x {self.grid[1]} -> {grid[0]} x {grid[1]}"
         rows = tuple(replace(row, what=resized) if row.target == "pos_embed" else row for row in self.rows)
         return replace(self, tensors=tensors, grid=grid, rows=rows)
 
@@ -265,8 +268,8 @@ def _parameters(encoder: PatchTransformer) -> dict[str, Tensor]:
 def to_encoder(vit: VitWeights, encoder: PatchTransformer, name: str) -> VitWeights:
     """Copy weights into one of our encoders, positions interpolated to its grid; return what was copied.
 
-    Another width, depth, number of heads, patch, number of channels or of tokens before the patches' raises
-    `InvalidArgument`, before anything is copied.
+    Where both have fixed positions, the encoder keeps those of its own grid. Another width, depth, number of heads,
+    patch, number of channels or of tokens before the patches' raises `InvalidArgument`, before anything is copied.
     """
     block, settings = encoder.blocks[0], encoder.settings
     assert isinstance(block, Block)
@@ -284,8 +287,10 @@ def to_encoder(vit: VitWeights, encoder: PatchTransformer, name: str) -> VitWeig
                 "take images of as many channels" if what == "channels" else f"pass {what}={theirs!r} or leave it out"
             )
             raise InvalidArgument(f"init={name!r} has {what}={theirs!r}, and this encoder {what}={ours!r}; {remedy}")
-    vit = vit.on_grid(encoder.grid)
     fixed = settings.positions == "fixed"
+    if fixed and torch.equal(vit.tensors["pos_embed"], sincos_positions(*vit.grid, encoder.dim)):
+        vit = vit.on_grid(encoder.grid, encoder.positions.detach().cpu().clone())
+    vit = vit.on_grid(encoder.grid)
     if fixed and not torch.equal(vit.tensors["pos_embed"], encoder.positions.detach().cpu()):
         raise InvalidArgument(f"init={name!r} has positions of its own; pass positions='learned'")
     kernel = vit.kernel
