@@ -9,6 +9,8 @@ import inspect
 import json
 import re
 import shutil
+import subprocess
+import sys
 import textwrap
 from functools import cache, partial
 from importlib import import_module
@@ -48,9 +50,10 @@ def main() -> None:
     target = ROOT / "build/pages"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(ROOT / "docs", target, ignore=shutil.ignore_patterns("*.py", "*.ipynb", "__pycache__"))
+    for notebook in ROOT.glob("docs/notebooks/*.ipynb"):
+        subprocess.run([sys.executable, ROOT / ".ci/notebook.py", notebook, target / "notebooks"], check=True)
     pages = {str(path.relative_to(target)): path.read_text(encoding="utf-8") for path in target.rglob("*.md")}
     pages |= {name: (ROOT / source).read_text(encoding="utf-8") for name, source in BESIDE.items()}
-    pages |= {f"notebooks/{path.stem}.md": notebook_page(path) for path in ROOT.glob("docs/notebooks/*.ipynb")}
     record = ROOT / "build/prove.json"
     checked = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"theorems": []}
     answers = {entry["name"]: entry for entry in checked["theorems"]}
@@ -78,15 +81,6 @@ def with_links(name: str, text: str) -> str:
         text = re.sub(r"(?<!\[)`(\w+)`", lambda m: linked(m[1], "theorems/") or m[0], text)
     # A folder or file of the repository that the site does not have.
     return re.sub(r"\[([^\]]*)\]\((?:\.\./)+(?:examples|tests|src|benchmarks)[^)]*\)", r"\1", text)
-
-
-def notebook_page(path: Path) -> str:
-    """A notebook's text and code, as it is before it runs."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    parts = ["".join(cell["source"]) for cell in cells]
-    code = [cell["cell_type"] == "code" for cell in cells]
-    shown = [f"```python\n{text}\n```" if is_code else text for text, is_code in zip(parts, code, strict=True)]
-    return "\n\n".join([*shown, f"This page is the notebook `docs/notebooks/{path.name}`."]) + "\n"
 
 
 def linked(name: str, folder: str) -> str:
@@ -192,6 +186,11 @@ def first_paragraph(described: Any) -> str:
 
 class Docstrings(griffe.Extension):
     """Docstrings as Markdown: examples in fences, and names of theorems as links to their pages."""
+
+    def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
+        """List the members of an enumeration, which have a value and no docstring."""
+        for member in cls.attributes.values() if any("Enum" in str(base) for base in cls.bases) else ():
+            member.docstring = member.docstring or griffe.Docstring(f"The value is {member.value}.", parent=member)
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Change the text before it is parsed."""
