@@ -21,18 +21,21 @@ def write_page(notebook: Path, folder: Path) -> None:
     parts: list[str] = []
     names: dict[str, Any] = {"__name__": "__main__"}
     folder.mkdir(parents=True, exist_ok=True)
-    for number, cell in enumerate(cells):
+    number = 0
+    for cell in cells:
         source = "".join(cell["source"])
         if cell["cell_type"] != "code":
             parts.append(source)
             continue
+        number += 1
+        place = f"cell {number}"
         parts.append(f"```python\n{source}\n```")
         body, value = ast.parse(source), None
         last = body.body.pop() if isinstance(body.body[-1], ast.Expr) else None
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            exec(compile(body, notebook.name, "exec"), names)
+            exec(compile(body, place, "exec"), names)
             if isinstance(last, ast.Expr):
-                value = eval(compile(ast.Expression(last.value), notebook.name, "eval"), names)
+                value = eval(compile(ast.Expression(last.value), place, "eval"), names)
         if hasattr(value, "_repr_png_"):
             picture = folder / f"{notebook.stem}-{number}.png"
             picture.write_bytes(value._repr_png_())

@@ -5,6 +5,7 @@ Those are the pages of docs/, with links to other files of the repository change
 ``__all__``. What ``viewproof prove --json`` wrote to build/prove.json is shown with each theorem.
 """
 
+import ast
 import inspect
 import json
 import re
@@ -71,8 +72,9 @@ def with_links(name: str, text: str) -> str:
     """The page with links to files as links to pages; a link to what is no page becomes text."""
     if name in BESIDE:
         text = re.sub(r"\]\(docs/([^)]*)\)", r"](\1)", text)
-        # On the site a page has a name, not a file.
         text = re.sub(r"\[docs/([\w-]+)(?:\.md)?\]", r"[\1]", text)
+    # On the site a page has a name, not a file.
+    text = re.sub(r"\[([\w-]+)\.md\]\(", r"[\1](", text)
     for target, source in BESIDE.items():
         text = re.sub(rf"\]\((?:\.\./)*{re.escape(source)}(#[^)]*)?\)", rf"]({target}\1)", text)
     if name == "theorems.md":
@@ -187,10 +189,27 @@ def first_paragraph(described: Any) -> str:
 class Docstrings(griffe.Extension):
     """Docstrings as Markdown: examples in fences, and names of theorems as links to their pages."""
 
+    def on_function_instance(self, *, node: ast.FunctionDef, func: griffe.Function, **_: Any) -> None:
+        """Leave the shapes in annotations as they are written: strings, but no references to later names."""
+        words = node.args
+        for argument in (*words.posonlyargs, *words.args, *words.kwonlyargs, words.vararg, words.kwarg):
+            if argument is not None and argument.annotation is not None:
+                func.parameters[argument.arg].annotation = griffe.get_expression(
+                    argument.annotation, parent=func.parent, parse_strings=False
+                )
+        if node.returns is not None:
+            func.returns = griffe.get_expression(node.returns, parent=func.parent, parse_strings=False)
+
+    def on_attribute_instance(self, *, node: ast.AST, attr: griffe.Attribute, **_: Any) -> None:
+        """The same of a dataclass's fields."""
+        if isinstance(node, ast.AnnAssign) and isinstance(attr.parent, griffe.Class):
+            attr.annotation = griffe.get_expression(node.annotation, parent=attr.parent, parse_strings=False)
+
     def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
         """List the members of an enumeration, which have a value and no docstring."""
-        for member in cls.attributes.values() if any("Enum" in str(base) for base in cls.bases) else ():
-            member.docstring = member.docstring or griffe.Docstring(f"The value is {member.value}.", parent=member)
+        if cls.docstring is not None and any("Enum" in str(base) for base in cls.bases):
+            members = [f"- `{name} = {member.value}`" for name, member in cls.attributes.items()]
+            cls.docstring.value += "\n\n" + "\n".join(members)
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Change the text before it is parsed."""

@@ -135,7 +135,7 @@ def test_the_readme_is_short():
 
 @pytest.mark.parametrize(
     ("name", "printed", "pictures"),
-    [("xray", "REFUTED  C1", ["xray-5.png"]), ("own-images", "PROVED   C8", []), ("theorem", "wrong polarity: ", [])],
+    [("xray", "REFUTED  C1", ["xray-3.png"]), ("own-images", "PROVED   C8", []), ("theorem", "wrong polarity: ", [])],
 )
 def test_every_notebook_becomes_a_page(name, printed, pictures, tmp_path):
     """In a process of its own, since shapes are checked in this one, and proofs read programs as users have them."""
