@@ -37,6 +37,9 @@ LAYERS = {
     "errors": "Errors",
 }
 
+WATCHING = ("_Watch.recording", "lightning_callback.LightningCallback", "trainer_callback.TrainerCallback")
+"""What `viewproof.watch`, a module that can be called, has as attributes."""
+
 
 @cache
 def theorems() -> dict[str, Any]:
@@ -75,6 +78,8 @@ def with_links(name: str, text: str) -> str:
         text = re.sub(r"\[docs/([\w-]+)(?:\.md)?\]", r"[\1]", text)
     # On the site a page has a name, not a file.
     text = re.sub(r"\[([\w-]+)\.md\]\(", r"[\1](", text)
+    # Commands keep their lines, as code does; what is printed is wrapped.
+    text = re.sub(r"^```\n(?=(?:make|viewproof) )", "```sh\n", text, flags=re.M)
     for target, source in BESIDE.items():
         text = re.sub(rf"\]\((?:\.\./)*{re.escape(source)}(#[^)]*)?\)", rf"]({target}\1)", text)
     if name == "theorems.md":
@@ -174,6 +179,9 @@ def reference_pages() -> dict[str, str]:
             else:
                 parts.append(f"## {name}\n\n```python\n{name} = {textwrap.shorten(repr(thing), 400)}\n```")
             names.append(f"`{name}`")
+        if layer == "watch":
+            parts += [f"::: viewproof.watch.{path}" for path in WATCHING]
+            names += [f"`watch.{path.rpartition('.')[2]}`" for path in WATCHING]
         pages[f"reference/{layer}.md"] = "\n\n".join(parts) + "\n"
         rows.append(f"| [{title}]({layer}.md) | {', '.join(names)} |")
     head = "# Reference\n\nEvery public name, by layer, from its docstring. All but data are `viewproof.NAME` too.\n\n"
