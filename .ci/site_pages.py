@@ -5,10 +5,13 @@ Those are the pages of docs/, with links to other files of the repository change
 ``__all__``. What ``viewproof prove --json`` wrote to build/prove.json is shown with each theorem.
 """
 
+import ast
 import inspect
 import json
 import re
 import shutil
+import subprocess
+import sys
 import textwrap
 from functools import cache, partial
 from importlib import import_module
@@ -34,6 +37,9 @@ LAYERS = {
     "errors": "Errors",
 }
 
+WATCHING = ("_Watch.recording", "lightning_callback.LightningCallback", "trainer_callback.TrainerCallback")
+"""What `viewproof.watch`, a module that can be called, has as attributes."""
+
 
 @cache
 def theorems() -> dict[str, Any]:
@@ -48,9 +54,10 @@ def main() -> None:
     target = ROOT / "build/pages"
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(ROOT / "docs", target, ignore=shutil.ignore_patterns("*.py", "*.ipynb", "__pycache__"))
+    for notebook in ROOT.glob("docs/notebooks/*.ipynb"):
+        subprocess.run([sys.executable, ROOT / ".ci/notebook.py", notebook, target / "notebooks"], check=True)
     pages = {str(path.relative_to(target)): path.read_text(encoding="utf-8") for path in target.rglob("*.md")}
     pages |= {name: (ROOT / source).read_text(encoding="utf-8") for name, source in BESIDE.items()}
-    pages |= {f"notebooks/{path.stem}.md": notebook_page(path) for path in ROOT.glob("docs/notebooks/*.ipynb")}
     record = ROOT / "build/prove.json"
     checked = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"theorems": []}
     answers = {entry["name"]: entry for entry in checked["theorems"]}
@@ -68,8 +75,11 @@ def with_links(name: str, text: str) -> str:
     """The page with links to files as links to pages; a link to what is no page becomes text."""
     if name in BESIDE:
         text = re.sub(r"\]\(docs/([^)]*)\)", r"](\1)", text)
-        # On the site a page has a name, not a file.
         text = re.sub(r"\[docs/([\w-]+)(?:\.md)?\]", r"[\1]", text)
+    # On the site a page has a name, not a file.
+    text = re.sub(r"\[([\w-]+)\.md\]\(", r"[\1](", text)
+    # Commands keep their lines, as code does; what is printed is wrapped.
+    text = re.sub(r"^```\n(?=(?:make|viewproof) )", "```sh\n", text, flags=re.M)
     for target, source in BESIDE.items():
         text = re.sub(rf"\]\((?:\.\./)*{re.escape(source)}(#[^)]*)?\)", rf"]({target}\1)", text)
     if name == "theorems.md":
@@ -78,15 +88,6 @@ def with_links(name: str, text: str) -> str:
         text = re.sub(r"(?<!\[)`(\w+)`", lambda m: linked(m[1], "theorems/") or m[0], text)
     # A folder or file of the repository that the site does not have.
     return re.sub(r"\[([^\]]*)\]\((?:\.\./)+(?:examples|tests|src|benchmarks)[^)]*\)", r"\1", text)
-
-
-def notebook_page(path: Path) -> str:
-    """A notebook's text and code, as it is before it runs."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    parts = ["".join(cell["source"]) for cell in cells]
-    code = [cell["cell_type"] == "code" for cell in cells]
-    shown = [f"```python\n{text}\n```" if is_code else text for text, is_code in zip(parts, code, strict=True)]
-    return "\n\n".join([*shown, f"This page is the notebook `docs/notebooks/{path.name}`."]) + "\n"
 
 
 def linked(name: str, folder: str) -> str:
@@ -178,6 +179,9 @@ def reference_pages() -> dict[str, str]:
             else:
                 parts.append(f"## {name}\n\n```python\n{name} = {textwrap.shorten(repr(thing), 400)}\n```")
             names.append(f"`{name}`")
+        if layer == "watch":
+            parts += [f"::: viewproof.watch.{path}" for path in WATCHING]
+            names += [f"`watch.{path.rpartition('.')[2]}`" for path in WATCHING]
         pages[f"reference/{layer}.md"] = "\n\n".join(parts) + "\n"
         rows.append(f"| [{title}]({layer}.md) | {', '.join(names)} |")
     head = "# Reference\n\nEvery public name, by layer, from its docstring. All but data are `viewproof.NAME` too.\n\n"
@@ -192,6 +196,28 @@ def first_paragraph(described: Any) -> str:
 
 class Docstrings(griffe.Extension):
     """Docstrings as Markdown: examples in fences, and names of theorems as links to their pages."""
+
+    def on_function_instance(self, *, node: ast.FunctionDef, func: griffe.Function, **_: Any) -> None:
+        """Leave the shapes in annotations as they are written: strings, but no references to later names."""
+        words = node.args
+        for argument in (*words.posonlyargs, *words.args, *words.kwonlyargs, words.vararg, words.kwarg):
+            if argument is not None and argument.annotation is not None:
+                func.parameters[argument.arg].annotation = griffe.get_expression(
+                    argument.annotation, parent=func.parent, parse_strings=False
+                )
+        if node.returns is not None:
+            func.returns = griffe.get_expression(node.returns, parent=func.parent, parse_strings=False)
+
+    def on_attribute_instance(self, *, node: ast.AST, attr: griffe.Attribute, **_: Any) -> None:
+        """The same of a dataclass's fields."""
+        if isinstance(node, ast.AnnAssign) and isinstance(attr.parent, griffe.Class):
+            attr.annotation = griffe.get_expression(node.annotation, parent=attr.parent, parse_strings=False)
+
+    def on_class(self, *, cls: griffe.Class, **_: Any) -> None:
+        """List the members of an enumeration, which have a value and no docstring."""
+        if cls.docstring is not None and any("Enum" in str(base) for base in cls.bases):
+            members = [f"- `{name} = {member.value}`" for name, member in cls.attributes.items()]
+            cls.docstring.value += "\n\n" + "\n".join(members)
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Change the text before it is parsed."""

@@ -144,7 +144,7 @@ def noticed(module: str, changed: str, copy: Path, tests: list[str], seconds: fl
         target.write_text(original)
 
 
-def main(sample: int, seed: int, only: str, once_missed: bool) -> int:
+def main(sample: int, skip: int, seed: int, only: str, once_missed: bool) -> int:
     """Try a sample of the mutants, the same for the same seed; print survivors and the count."""
     for name in PRELOADED:
         importlib.import_module(name)
@@ -160,7 +160,7 @@ def main(sample: int, seed: int, only: str, once_missed: bool) -> int:
         turns = zip_longest(*([(m, *mutant) for mutant in rng.sample(found, len(found))] for m, found in every.items()))
         drawn = (mutant for turn in turns for mutant in turn if mutant is not None)
         changes = ((m, *changed_text(m, name, place), TESTS[m]) for m, name, place in drawn)
-        chosen = list(islice((change for change in changes if compiles(change[2])), sample))
+        chosen = list(islice((change for change in changes if compiles(change[2])), skip, sample))
     listed = tomllib.loads((ROOT / "reliability" / "equivalent.toml").read_text())["mutant"]
     equivalent = {(entry["module"], entry["line"]): entry["reason"] for entry in listed}
     survivors = 0
@@ -186,8 +186,9 @@ def main(sample: int, seed: int, only: str, once_missed: bool) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Change one thing at a time; the tests must notice.")
     parser.add_argument("--sample", type=int, default=60)
+    parser.add_argument("--skip", type=int, default=0, help="leave out the first ones of the sample")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="part of a module's path")
     parser.add_argument("--once-missed", action="store_true", help="those that tests missed before")
     words = parser.parse_args()
-    sys.exit(main(words.sample, words.seed, words.only, words.once_missed))
+    sys.exit(main(words.sample, words.skip, words.seed, words.only, words.once_missed))

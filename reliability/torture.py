@@ -40,6 +40,10 @@ KINDS = {
     "workers": ["--model", "conv", "--workers", "1"],
     "vicreg": ["--method", "vicreg", "--projector-dim", "16"],
     "ijepa": ["--method", "ijepa"],
+    "dino": ["--method", "dino"],
+    "lejepa": ["--method", "lejepa"],
+    "data2vec": ["--method", "data2vec"],
+    "mlm": ["--method", "mlm"],
     "muon": ["--optimizer", "muon"],
     "two ranks": ["--model", "conv", "--devices", "2", "--accelerator", "cpu"],
 }
@@ -135,16 +139,18 @@ def outcome(run: Path) -> tuple[str, list[dict[str, str]]]:
     return hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest(), rows
 
 
+def begin_words(kind: str) -> list[str]:
+    """The command line that begins a run, but for its folder."""
+    return ["pretrain", "x.txt" if kind == "mlm" else "x.npz", *SMALL, *KINDS[kind]]
+
+
 def killed(kinds: list[str], kills: int, folder: Path, rng: random.Random, tally: Tally) -> None:
     """Runs that are killed at random moments and resumed end as those that were left alone."""
     left_alone, seconds = {}, {}
     for kind in dict.fromkeys(kinds):
         begin = time.monotonic()
-        code, errors = finish(
-            ["pretrain", "x.npz", *SMALL, *KINDS[kind], "--out", f"whole-{kind}"],
-            folder,
-            fresh="--devices" in KINDS[kind],
-        )
+        words = [*begin_words(kind), "--out", f"whole-{kind}"]
+        code, errors = finish(words, folder, fresh="--devices" in KINDS[kind])
         tally("left alone", code == 0, errors)
         seconds[kind] = time.monotonic() - begin
         left_alone[kind] = outcome(folder / f"whole-{kind}")
@@ -153,7 +159,7 @@ def killed(kinds: list[str], kills: int, folder: Path, rng: random.Random, tally
     while done < kills:
         print(f"{done} of {kills} kills", file=sys.stderr, flush=True)
         kind, run = next(turns), folder / f"killed-{done}"
-        begun = ["pretrain", "x.npz", *SMALL, *KINDS[kind], "--out", run.name]
+        begun = [*begin_words(kind), "--out", run.name]
         words, code, errors = begun, -1, ""
         for at_most in (0.6, 0.6, 0.6, 0.6, 0.6, 10.0):
             command = Command(words, folder, fresh="--devices" in KINDS[kind])
@@ -282,9 +288,11 @@ def linked(folder: Path, tally: Tally) -> None:
 def full_disks(folder: Path, rng: random.Random, tally: Tally, trials: int) -> None:
     """A disk that takes no more ends in one line, and the files that were whole stay whole."""
     for _ in range(trials):
-        limit = int(2 ** rng.uniform(4, 22))
+        # The error stream is a file under the same limit, and its line must fit.
+        limit = int(2 ** rng.uniform(9, 22))
         code, errors = finish(["pretrain", "x.npz", *SMALL, "--model", "conv", "--out", "full"], folder, limit)
-        tally("a full disk ends in one line", code in (0, 2) and "Traceback" not in errors, f"{limit}: {errors[-300:]}")
+        ended = code in (0, 2) and "Traceback" not in errors
+        tally("a full disk ends in one line", ended, f"{limit}: {code} {errors[-300:]}")
         for path in (folder / "full").rglob("*.json"):
             json.loads(path.read_text())
         shutil.rmtree(folder / "full", ignore_errors=True)
@@ -317,6 +325,7 @@ def main(kills: int, trials: int, seed: int, kinds: list[str]) -> int:
         folder = Path(name)
         pixels = np.random.default_rng(0).random((96, 1, 8, 8), np.float32)
         np.savez(folder / "x.npz", x=pixels, y=np.arange(96) % 3)
+        (folder / "x.txt").write_bytes(pixels.tobytes())
         steps: list[tuple[str, Callable[[], None]]] = [
             ("kills of training", lambda: killed(kinds, kills - kills // 4, folder, rng, tally)),
             ("kills of what reads a run", lambda: killed_while_reading(kills // 4, folder, rng, tally)),

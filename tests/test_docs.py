@@ -134,14 +134,16 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.parametrize(
-    ("name", "printed"), [("xray", "REFUTED  C1"), ("own-images", "PROVED   C8"), ("theorem", "wrong polarity: ")]
+    ("name", "printed", "pictures"),
+    [("xray", "REFUTED  C1", ["xray-3.png"]), ("own-images", "PROVED   C8", []), ("theorem", "wrong polarity: ", [])],
 )
-def test_every_notebook_runs(name, printed, tmp_path):
+def test_every_notebook_becomes_a_page(name, printed, pictures, tmp_path):
     """In a process of its own, since shapes are checked in this one, and proofs read programs as users have them."""
-    cells = json.loads((ROOT / f"docs/notebooks/{name}.ipynb").read_text())["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] for cell in code)
-    (tmp_path / "notebook.py").write_text("\n".join("".join(cell["source"]) for cell in code))
-    done = subprocess.run([sys.executable, "notebook.py"], cwd=tmp_path, capture_output=True, text=True)
+    notebook = ROOT / f"docs/notebooks/{name}.ipynb"
+    assert all(cell.get("outputs", []) == [] for cell in json.loads(notebook.read_text())["cells"])
+    command = [sys.executable, ROOT / ".ci/notebook.py", notebook, tmp_path]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert printed in done.stdout, done.stdout
+    page = (tmp_path / f"{name}.md").read_text()
+    assert "\n\n```text\n" in page and printed in page, page
+    assert re.findall(r"!\[.*\]\((.*)\)", page) == pictures == [path.name for path in tmp_path.glob("*.png")]

@@ -16,12 +16,17 @@ def check_new(**files: Path | None) -> None:
     >>> check_new(json=Path("no/such/folder/out.json"))
     Traceback (most recent call last):
     viewproof.errors.InvalidArgument: json='no/such/folder/out.json' must be in a folder that exists; make ... first
+    >>> check_new(out=Path(".", chr(0)))
+    Traceback (most recent call last):
+    viewproof.errors.InvalidArgument: out='\\x00' must have no null character; choose another name
     """
     for name, path in files.items():
         if path is not None and not path.absolute().parent.is_dir():
             raise InvalidArgument(
                 f"{name}={str(path)!r} must be in a folder that exists; make {str(path.parent)!r} first"
             )
+        if "\0" in str(path):
+            raise InvalidArgument(f"{name}={str(path)!r} must have no null character; choose another name")
         if path is not None and os.path.lexists(path):
             raise InvalidArgument(f"{name}={str(path)!r} exists; choose another name, nothing is overwritten")
 

@@ -108,6 +108,10 @@ def test_arrays_tensors_and_mappings():
         ([np.ones(2)] * 3, {"labels": [0, 1, 0], "class_names": 3}, "class_names=3 must be"),
         ([np.ones(2)] * 3, {"labels": [0, 1, 0], "class_names": "ab"}, "class_names='ab' must be"),
         ([np.ones(2)] * 3, {"kind": "video"}, "kind='video' must be"),
+        ([np.ones(2)] * 3, {"kind": "audio"}, "a recording of type ndarray must be a path"),
+        ([png(0)] * 3, {"kind": "audio"}, "not a readable recording"),
+        ([2] * 3, {"kind": "audio"}, "a recording of type int must be a path"),  # not the file that has this number
+        ([2] * 3, {"kind": "image"}, "not a readable image"),
         ([np.ones(2)] * 3, {"test_fraction": None}, "test_fraction=None must"),
         ([np.ones(2)] * 3, {"max_pixels": 0}, "max_pixels=0 must"),
         ([np.ones(2)] * 3, {"size": (None, 2)}, r"size\[0\]=None must"),

@@ -22,20 +22,7 @@ from viewproof.training.settings import TrainingSettings
 from viewproof.training.trainer import build_trainer
 
 METHODS = ["ijepa", "vicreg", "barlow", "sigreg", "simclr", "lejepa", "dino", "data2vec", "supervised"]
-SMALL = [
-    "--dim",
-    "16",
-    "--depth",
-    "1",
-    "--heads",
-    "2",
-    "--target-layers",
-    "1",
-    "--decoder-dim",
-    "8",
-    "--decoder-depth",
-    "1",
-]
+SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]
 SMALL += ["--decoder-heads", "2", "--projector-dim", "12", "--batch-size", "20", "--threads", "1"]
 
 

@@ -140,7 +140,7 @@ class Report:
                 raise InvalidArgument(f"allow={name!r} must have a reason; say why it is accepted")
             named = [i for i, f in enumerate(findings) if name in (f.claim, f.contract.name, f.contract.value)]
             if not named:
-                claims = "; ".join(f.claim for f in findings)
+                claims = "; ".join(f"{f.contract.name} {f.claim}" for f in findings)
                 raise InvalidArgument(
                     f"allow={name!r} must be a contract or a claim of the report; those are: {claims}"
                 )

@@ -1,5 +1,6 @@
 """A folder of recordings as log-mel spectrograms, computed when they are fetched."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -108,7 +109,7 @@ class Recordings:
 
 def read_wave(source: Any, rate: int) -> NDArray[np.float64]:
     """The samples of a recording, from -1 to 1, its channels averaged; another ``rate`` is an `InvalidArgument`."""
-    sound, name = require("soundfile", "recordings", "soundfile", "data"), _name(source)
+    sound, name = _library_for(source), _name(source)
     try:
         wave, found = sound.read(source, always_2d=True)
     except Exception as error:  # libsndfile's errors are RuntimeErrors of many texts
@@ -121,9 +122,10 @@ def read_wave(source: Any, rate: int) -> NDArray[np.float64]:
 
 def recording_header(source: Any) -> tuple[int, int]:
     """Sampling rate and number of samples of a recording."""
+    sound = _library_for(source)
     try:
-        info = require("soundfile", "recordings", "soundfile", "data").info(source)
-    except RuntimeError as error:
+        info = sound.info(source)
+    except Exception as error:  # as in read_wave
         raise InvalidArgument(f"{_name(source)}: not a readable recording ({error}); replace or remove it") from error
     if not info.frames:
         raise InvalidArgument(f"{_name(source)}: a recording of no samples; replace or remove it")
@@ -138,6 +140,16 @@ def frames_for(headers: Sequence[tuple[int, int]]) -> int:
     """
     longest = float(np.quantile([samples / round(HOP_SECONDS * rate) for rate, samples in headers], 0.95))
     return 16 * max(1, int(np.ceil(longest / 16)))
+
+
+def _library_for(source: Any) -> Any:
+    """soundfile, which also takes numbers as open files: what is no recording is an `InvalidArgument` before."""
+    if not isinstance(source, str | os.PathLike) and not hasattr(source, "read"):
+        raise InvalidArgument(
+            f"a recording of type {type(source).__name__} must be a path, bytes or a binary file; pass kind='array' "
+            "for arrays"
+        )
+    return require("soundfile", "recordings", "soundfile", "data")
 
 
 def _name(source: Any) -> str:

@@ -35,6 +35,7 @@ class KeyedCollator:
     ids: str = "sample_id"
     _epoch: Tensor = field(
         default_factory=lambda: torch.zeros((), dtype=torch.int64).share_memory_(),  # type: ignore[no-untyped-call]
+        init=False,
         repr=False,
         compare=False,
     )

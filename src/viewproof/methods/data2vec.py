@@ -17,7 +17,7 @@ from viewproof.methods.base import JointMethod, check_hides_patches
 from viewproof.models.patches import PatchEncoder, hide_patches
 from viewproof.shapes import Float, Int
 from viewproof.training.ema import MomentumSchedule
-from viewproof.training.settings import Count, TrainingSettings, non_negative
+from viewproof.training.settings import OptionalCount, TrainingSettings, non_negative
 from viewproof.training.taught import TaughtPretraining
 
 
@@ -160,7 +160,7 @@ class Data2VecMethod(JointMethod):
     hides = True
 
     momentum: Annotated[float, non_negative] = 0.996
-    target_layers: Count = 2
+    target_layers: OptionalCount = None
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Refuse an encoder without patches."""
@@ -180,7 +180,7 @@ class Data2VecMethod(JointMethod):
         """The student and its EMA copy."""
         encoder = self.encoder(settings, shape)
         assert isinstance(encoder, PatchEncoder)
-        return Data2VecNetwork(encoder, self.target_layers)
+        return Data2VecNetwork(encoder, self.target_layers or min(2, len(encoder.blocks)))
 
     def module(
         self, model: nn.Module, settings: TrainingSettings, rule: Rule | None, dataset: Dataset, **optimization: Any

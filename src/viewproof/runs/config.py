@@ -62,7 +62,7 @@ class PretrainConfig:
         decoder_heads: attention heads of the decoder, or of ijepa's predictor
         projector_dim: width of the embeddings that a two-view loss compares
         momentum: of the EMA teacher of ijepa, dino and data2vec at the first step, in [0, 1]; rises to 1 at the last
-        target_layers: of data2vec, how many of the teacher's last blocks are averaged; default: 2
+        target_layers: of data2vec, how many of the teacher's last blocks are averaged; default: 2 (1 for a depth of 1)
         prototypes: of dino, how many prototypes the head compares with; default: 1024
         local_views: of dino and lejepa, small views beside the two global ones; default: 4 (6 for lejepa)
         centring: of dino, what keeps the teacher's outputs apart: a moving centre, or Sinkhorn's balancing of a batch
