@@ -21,6 +21,7 @@ from viewproof.watch.child import Answer, Sender, cannot_fork, describe, fork, r
 from viewproof.watch.conclusions import report_of
 from viewproof.watch.examine import Examined, examine
 from viewproof.watch.names import variables_of, variables_of_callers
+from viewproof.watch.one_rank import close_sockets, in_group
 from viewproof.watch.report import WatchReport
 from viewproof.watch.sources import tensors_of
 from viewproof.watch.token_rows import KEPT
@@ -32,12 +33,13 @@ def watch(
     *,
     allow: Mapping[str, str] | None = None,
     kept: str = "",
+    local_negatives: bool = False,
     name: str | None = None,
 ) -> WatchReport:
     """What one training step of yours does: ``step(batch)`` is run several times, and nothing of it stays behind.
 
     ``kept="mlm"`` declares that a tenth of the tokens that the loss asks for is left in the clear on purpose, as BERT
-    does.
+    does. On several ranks, ``local_negatives=True`` declares that negatives are taken of the own rank.
     """
     _check_kept(kept)
     variables = {**variables_of_callers(), **variables_of(step)}
@@ -49,7 +51,7 @@ def watch(
         run_in_child(side, make, finish, batch, step)
         raise AssertionError("a child sends and ends")
 
-    return _report(runner, batch, variables, name or subject_name(step, None), allow, kept)
+    return _report(runner, batch, variables, name or subject_name(step, None), allow, kept, local_negatives)
 
 
 def _check_kept(kept: str) -> None:
@@ -64,6 +66,7 @@ def _report(
     name: str,
     allow: Mapping[str, str] | None,
     kept: str,
+    local: bool,
     first: str = "",
     constants: Constants | None = None,
 ) -> WatchReport:
@@ -72,7 +75,7 @@ def _report(
     try:
         examined = Examined(failure=f"the step cannot be run again: {reason}")
         if not reason:
-            examined = examine(runner, batch, variables, kept, constants)
+            examined = examine(runner, batch, variables, kept, local, constants)
             examined.first = first
         report = report_of(examined, name)
     except Exception as error:
@@ -114,10 +117,11 @@ class Recording:
         on_step: Callable[[int], Any] | None = None,
         allow: Mapping[str, str] | None = None,
         kept: str = "",
+        local_negatives: bool = False,
         name: str = "recorded step",
     ) -> None:
         _check_kept(kept)
-        self.on_step, self.name, self.allow, self.kept = on_step, name, allow, kept
+        self.on_step, self.name, self.allow, self.kept, self.local = on_step, name, allow, kept, local_negatives
         self.steps, self.report = 0, None  # type: int, WatchReport | None
         self.loader: Any = None
         self._pid, self._contexts = os.getpid(), ExitStack()
@@ -244,7 +248,7 @@ class Recording:
     def _examined(self, batch: Any) -> WatchReport:
         first = self._first if self.loader is None else ""
         constants = self._constants if first else None
-        declared = self.allow, self.kept
+        declared = self.allow, self.kept, self.local
         return _report(self._runner(batch), batch, variables_of_callers(), self.name, *declared, first, constants)
 
     def _finish_child(self, side: Sender, run: Any, finish: Any) -> None:
@@ -270,6 +274,8 @@ class Recording:
             return
         os.close(ask_write)
         os.close(tell_read)
+        if in_group():
+            close_sockets()
         if os.read(ask_read, 1) != b"g":
             os._exit(0)
         self._pid = os.getpid()
