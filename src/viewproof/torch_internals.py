@@ -231,7 +231,7 @@ def kernels_of_collectives() -> list[str]:
 
     Checked on CHECKED. Without the name: none, and a copy of a rank that calls one below Python ends at its time limit.
     """
-    names = getattr(torch._C, "_dispatch_get_all_op_names", list)()
+    names: list[str] = getattr(torch._C, "_dispatch_get_all_op_names", list)()
     return sorted({n for n in names if n.split("::")[0] in ("c10d", "_c10d_functional")})
 
 
@@ -257,7 +257,7 @@ def refuse_operators(names: Iterable[str], refuse: Callable[..., Any]) -> None:
     """
     for name in names:
         space, operator = name.split("::")
-        library = torch.library.Library(space, "IMPL")
+        library: Any = torch.library.Library(space, "IMPL")  # type: ignore[no-untyped-call]
         try:
             library.impl(operator, refuse, "CPU", allow_override=True)
         except (RuntimeError, TypeError):

@@ -17,7 +17,15 @@ _WITHOUT_OTHERS = ("barrier", "monitored_barrier", "broadcast")
 _IN_PLACE = ("allreduce", "allreduce_coalesced", "reduce")
 _INTO_OUTPUT = ("allgather", "_allgather_base", "all_gather_single", "gather", "scatter")
 _SUMMED_INTO_OUTPUT = ("reduce_scatter", "_reduce_scatter_base", "reduce_scatter_single")
-_REFUSED = ("send", "recv", "recv_anysource", "alltoall", "alltoall_base", "all_to_all_single", "allgather_coalesced")
+_REFUSED: tuple[str, ...] = (
+    "send",
+    "recv",
+    "recv_anysource",
+    "alltoall",
+    "alltoall_base",
+    "all_to_all_single",
+    "allgather_coalesced",
+)
 _REFUSED += ("allgather_into_tensor_coalesced", "reduce_scatter_tensor_coalesced", "all_gather_single_coalesced")
 _REFUSED += ("reduce_scatter_single_coalesced", "split_group", "merge_remote_group", "abort", "shutdown")
 _FUNCTIONS = ("init_process_group", "new_group", "isend", "irecv", "batch_isend_irecv")
@@ -76,13 +84,13 @@ def stand_alone() -> None:
         setattr(dist.distributed_c10d, name, _refused(name))
     # A script ends its groups, and the copy soon after.
     dist.destroy_process_group = dist.distributed_c10d.destroy_process_group = lambda *args: None
-    dist.Work.wait = _wait
+    setattr(dist.Work, "wait", _wait)  # noqa: B010 - a method of torch's
     for module in Alive.now().modules:
         if any(kind.__name__ in ("FullyShardedDataParallel", "FSDPModule") for kind in type(module).__mro__):
             raise RuntimeError(f"parameters of {type(module).__name__} are sharded over ranks (FSDP), not followed")
         if isinstance(module, nn.parallel.DistributedDataParallel):
             leave_gradients_alone(module)
-    nn.parallel.DistributedDataParallel.forward = _forward  # type: ignore[method-assign]
+    setattr(nn.parallel.DistributedDataParallel, "forward", _forward)  # noqa: B010 - a method of torch's
 
 
 def asked() -> list[str]:
@@ -132,10 +140,10 @@ def _answered(name: str) -> Any:
                 return _Done()
             out, read = _flat(values[0]), _flat(values[1])
             if len(out) == len(read) == 1 < group.size() and out[0].numel() == read[0].numel() * group.size():
-                out = list(out[0].view(-1).split(read[0].numel()))
+                out = list(torch.split(out[0].view(-1), read[0].numel()))
             own = group.rank()
             if name in _SUMMED_INTO_OUTPUT or name == "scatter":
-                parts = read if len(read) > 1 else list(read[0].reshape(-1).split(out[0].numel()))
+                parts = read if len(read) > 1 else list(torch.split(read[0].reshape(-1), out[0].numel()))
                 out[0].copy_(parts[own if len(parts) > own else 0].reshape(out[0].shape))
                 return _Done()
             for rank, one in enumerate(out):
