@@ -6,7 +6,7 @@ import is imported inside the function, because the core imports this module too
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache
 from types import FrameType, TracebackType
@@ -224,6 +224,45 @@ def decomposes(operator: OpOverload) -> bool:
     Checked on CHECKED. Without it the answer is no, and the operator mixes all that it reads.
     """
     return bool(operator._can_decompose())
+
+
+def kernels_of_collectives() -> list[str]:
+    """The names of the operators that communicate between processes, such as ``c10d::allreduce_``.
+
+    Checked on CHECKED. Without the name: none, and a copy of a rank that calls one below Python ends at its time limit.
+    """
+    names: list[str] = getattr(torch._C, "_dispatch_get_all_op_names", list)()
+    return sorted({n for n in names if n.split("::")[0] in ("c10d", "_c10d_functional")})
+
+
+def leave_gradients_alone(module: nn.parallel.DistributedDataParallel) -> None:
+    """Take away the hooks with which it averages gradients, for good; its forward pass sets none anew.
+
+    Raises ``RuntimeError`` if it also changes dtypes or gradients, so that a step without it is another step.
+    Checked on CHECKED. Without the names: ``AttributeError``.
+    """
+    if module.mixed_precision is not None or module._comm_hooks:
+        raise RuntimeError("DistributedDataParallel with mixed precision or a communication hook: not followed")
+    module._remove_autograd_hooks()  # type: ignore[no-untyped-call]
+
+
+_libraries: list[Any] = []
+
+
+def refuse_operators(names: Iterable[str], refuse: Callable[..., Any]) -> None:
+    """Call ``refuse`` wherever this process, a copy that ends soon, runs one of these operators on a CPU.
+
+    ``torch.library`` is public; its registrations last as long as the library object. Checked on CHECKED. What cannot
+    be registered stays as it is.
+    """
+    for name in names:
+        space, operator = name.split("::")
+        library: Any = torch.library.Library(space, "IMPL")  # type: ignore[no-untyped-call]
+        try:
+            library.impl(operator, refuse, "CPU", allow_override=True)
+        except (RuntimeError, TypeError):
+            continue
+        _libraries.append(library)
 
 
 def module_tables(module: nn.Module) -> list[dict[str, Any]]:

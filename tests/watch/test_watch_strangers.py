@@ -82,6 +82,46 @@ def test_a_loop_without_loader_goes_on_as_if_it_was_not_watched() -> None:
     assert torch.equal(*weights)
 
 
+@pytest.mark.parametrize(("number", "leak", "verdict"), [
+    ("loss", False, "PROVED"), ("loss", True, "REFUTED"), ("scaled", False, "PROVED"), ("mean", False, "UNKNOWN"),
+])  # fmt: skip
+def test_a_loss_that_is_read_between_micro_batches_is_taken_to_stay(number: str, leak: bool, verdict: str) -> None:
+    torch.manual_seed(0)
+    model = Masked(leak)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def step(x: Tensor) -> None:
+        total = 0.0
+        for part in x.split(4):
+            hidden = torch.arange(16).expand(len(part), 16) % 3 == 0
+            loss = (model(part, hidden) - part)[hidden].square().mean()
+            (loss / 2).backward() if number == "scaled" else loss.backward()
+            total += part[hidden].mean().item() if number == "mean" else loss.item()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    report = vp.watch(step, IMAGES[:8])
+    assert leaks(report) == verdict, report
+    assert ("staying as it is" in str(report)) == (verdict == "PROVED"), report
+
+
+def test_an_average_in_the_wrong_direction_for_evaluation_is_asked_about() -> None:
+    def step(x: Tensor) -> None:
+        optimizer.zero_grad()
+        (model(x) - x).square().mean().backward()
+        optimizer.step()
+        with torch.no_grad():
+            for e, p in zip(average.parameters(), model.parameters(), strict=True):
+                _ = p.lerp_(e, 0.01) if exchanged else e.lerp_(p, 0.01)
+
+    for exchanged in (True, False):
+        torch.manual_seed(0)
+        model, average = nn.Linear(4, 4), nn.Linear(4, 4).requires_grad_(False)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        report = vp.watch(step, torch.randn(6, 4))
+        assert not report.refuted and ("exchanged?" in str(report)) == exchanged, report
+
+
 def test_what_leaves_torch_before_a_prediction_is_not_followed() -> None:
     class Scaled(Masked):
         def forward(self, tokens: Tensor, hidden: Tensor) -> Tensor:

@@ -37,11 +37,13 @@ class _Watch(ModuleType):
         *,
         allow: Mapping[str, str] | None = None,
         kept: str = "",
+        local_negatives: bool = False,
         name: str | None = None,
     ) -> "WatchReport":
         """`viewproof.watch.session.watch`."""
         watched = import_module("viewproof.watch.session").watch
-        report: WatchReport = watched(step, batch, allow=allow, kept=kept, name=name)
+        declared = {"allow": allow, "kept": kept, "local_negatives": local_negatives}
+        report: WatchReport = watched(step, batch, **declared, name=name)
         return report
 
     def recording(self, **options: Any) -> "Recording":

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from viewproof.watch.record import Record, Recorder
+from viewproof.watch.record import Recorder
 from viewproof.watch.roles import average_of, units
+from viewproof.watch.step_record import Record
 
 Broken = tuple[str, tuple[str, ...]]
 """What is wrong, in a sentence, and the names of the parameters or modules that show it."""
@@ -61,6 +62,8 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
                 out.random.append((f"`{path}` is in training mode and drops units: its targets are random", call.drops))
                 break
     _same_object(run, target_modules, out)
+    if not out.average:
+        _drawn_back(run, out)
     return out
 
 
@@ -285,6 +288,25 @@ def _frozen(module: nn.Module, path: str, twin: nn.Module | None, run: Recorder,
         out.doubts.append(
             (f'`{path}` has the parameters of `{name}`, and does not move; allow={{"C6": "frozen"}} if meant', (path,))
         )
+
+
+def _drawn_back(run: Recorder, out: Branches) -> None:
+    """A copy of a trained module that runs nowhere and towards which the trained one is moved after its optimizer."""
+    pushed = {k for k, after in run.after.items() if not torch.equal(after, run.parameters[k].detach())}
+    names = sorted((n.count("."), n, key) for key, n in run.names.items()) if pushed else []
+    for _, path, key in names:
+        module = run.before.modules.get(key)
+        own = {} if module is None else dict(module.named_parameters())
+        if module is None or not own or any(id(p) in run.after or run.before.moved(p) for p in own.values()):
+            continue
+        twin = _twin(module, run)
+        theirs = {} if twin is None else dict(twin.named_parameters())
+        pairs = [(p, theirs[k]) for k, p in own.items() if id(theirs.get(k)) in pushed]
+        if pairs and all(_between(run.after[id(t)], t.detach(), p.detach()) for p, t in pairs):
+            name = run.names.get(id(twin), type(twin).__name__)
+            what = f"`{name}` is averaged with `{path}` after the optimizer's step, and `{path}` does not move"
+            out.doubts.append((f'{what}: exchanged? allow={{"C6": "..."}} if meant', (path,)))
+            return
 
 
 def _between(one: Tensor | None, moved: Tensor, other: Tensor) -> bool:

@@ -1,17 +1,20 @@
 """From a step that can be run again to a report: the plain run, the planes, the proof of what is not, the witness."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from viewproof.bits import unlike
 from viewproof.watch.alive import Alive, Constants
 from viewproof.watch.asked_tokens import WHOLE
 from viewproof.watch.child import Runner
 from viewproof.watch.facts import Source
 from viewproof.watch.leak import look_for_leak
+from viewproof.watch.one_rank import ranks, stand_in
 from viewproof.watch.plain_run import Plain, PlainRun
 from viewproof.watch.planes import ValueRun
 from viewproof.watch.seen_scored import Planes, gradients, planes_of
@@ -26,6 +29,7 @@ class Examined:
 
     ``first`` names the class of the module whose arguments are the batch, in a program without a loader. ``copies``
     says which tensor of the batch holds what is scored of another, ``others`` names those that may hold any of it.
+    ``local`` says what ``local_negatives=True`` declares, and ``gathered`` shows that the loss reads other ranks.
     """
 
     plain: Plain | None = None
@@ -39,16 +43,29 @@ class Examined:
     tokens: str = ""
     rows: TokenFacts | None = None
     kept: str = ""
+    local: bool = False
+    gathered: tuple[str, Any] | None = None
+    ranks: int = field(default_factory=ranks)
     terms: TermFacts = field(default_factory=TermFacts)
     seconds: float = 0.0
-    place: str = "in forked copies of the process"
+
+    @property
+    def place(self) -> str:
+        """Where the step was run."""
+        alone = f" of one of {self.ranks} ranks, with its own gradients and buffers" if self.ranks > 1 else ""
+        return f"in forked copies of the process{alone}"
 
 
 def examine(
-    runner: Runner, batch: Any, variables: dict[str, Any], kept: str = "", constants: Constants | None = None
+    runner: Runner,
+    batch: Any,
+    variables: dict[str, Any],
+    kept: str = "",
+    local: bool = False,
+    constants: Constants | None = None,
 ) -> Examined:
     """Run the step as often as it takes, and return what was read off; ``constants`` hold nothing of the batch."""
-    start, out, alive = time.perf_counter(), Examined(kept=kept), Alive.now()
+    start, out, alive = time.perf_counter(), Examined(kept=kept, local=local), Alive.now()
     tensors = dict(tensors_of(batch))
     contents = {path: t for path, t in tensors.items() if carries_content(path, t)}
     out.tokens = asked_tokens(tensors)
@@ -58,6 +75,13 @@ def examine(
     if answer.value is None:
         return out
     plain: Plain = answer.value
+    if plain.record.collectives:
+        # Values of other ranks went into the loss: nothing is said of a step with stand-ins for them.
+        at = " and ".join(plain.record.collectives[:3])
+        out.failure = f"{at} asks the other ranks for what the loss may read, which a copy of one rank cannot"
+        if local and plain.record.terms.compared:
+            out.gathered = _gathered(runner, plain, contents)
+        return out
     out.plain = plain
     if not plain.record.losses:
         out.seconds = time.perf_counter() - start
@@ -100,6 +124,46 @@ def examine(
         out.planes.sources.insert(0, token_source(out.rows, tensors))
     out.seconds = time.perf_counter() - start
     return out
+
+
+class _OthersRun(ValueRun):
+    """The losses with stand-ins for what the other ranks have."""
+
+    def __init__(self, number: int, *args: Any) -> None:
+        super().__init__(*args)
+        stand_in(number)
+
+
+def _gathered(runner: Runner, plain: Plain, contents: dict[str, Tensor]) -> tuple[str, Any] | None:
+    """Whether a loss that compares samples gathers those of other ranks: two runs with other stand-ins show it.
+
+    The predictions must be the same in both: of other ranks' statistics they depend on in another way.
+    """
+    runs: list[tuple[list[float], list[Tensor]]] = []
+    if not all("gather" in collective for collective in plain.record.collectives):
+        return None
+    for number in (1, 2):
+
+        def others(stop: Callable[[], Any], number: int = number) -> _OthersRun:
+            return _OthersRun(number, plain.plan, stop, contents, {})
+
+        answer = runner(others, lambda run: ([float(t.double().sum()) for t in run.losses], run.values))
+        runs.append(answer.value or ([], []))
+    (one, predicted), (other, again) = runs
+    if (
+        not predicted
+        or len(predicted) != len(again)
+        or any(bool(unlike(p, q).any()) for p, q in zip(predicted, again, strict=True))
+    ):
+        return None
+    index = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
+    if index is None:
+        return None
+    what = (
+        f"the loss with the cross-entropy at {plain.record.terms.compared[0]} reads samples of other ranks, through "
+        f"{plain.record.collectives[0]}: with other values there it goes from {one[index]:.6g} to {other[index]:.6g}"
+    )
+    return what, {"one": one, "other": other}
 
 
 def exchanged(source: Source, values: Tensor) -> Tensor | None:

@@ -25,11 +25,10 @@ def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], pla
     def values(new: dict[str, Tensor]) -> Answer:
         return runner(lambda stop: ValueRun(plain.plan, stop, contents, new), lambda run: run.values)
 
-    for source in planes.sources:
+    leaking = [source for source in planes.sources if bool(source.leak.any())]
+    base: list[Tensor] = values({}).value or [] if leaking else []
+    for source in leaking:
         leak = source.leak
-        if not bool(leak.any()):
-            continue
-        base: list[Tensor] = values({}).value or []
         asking = _Asking(runner, plain, contents, source, base)
         everything = bool(source.seen.all()) and bool(source.scored.all())
         found: list[Any] = []

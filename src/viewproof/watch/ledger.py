@@ -9,6 +9,8 @@ def ledger_of(x: Examined) -> dict[str, tuple[str, ...]]:
     lines["stopped by"] = [text for text in (x.failure, x.unrepeatable) if text]
     lines["not followed"] = [f"{plane}: {reason}" for plane, reason in x.planes.reasons.items()]
     lines["holds for"] = [f"what is not {plane}: {values}" for plane, values in x.planes.proved.items()]
+    if x.planes.read_out:
+        lines["holds for"].append(f"the loss read out at {x.planes.read_out} staying as it is")
     if x.plain is not None:
         record = x.plain.record
         lines["generators"] = [f"{name} moves" for name in record.generators] or ["no global generator moves"]

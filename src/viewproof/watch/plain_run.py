@@ -13,8 +13,9 @@ from viewproof.watch.branches import Branches, branch_facts
 from viewproof.watch.facts import ModuleFacts
 from viewproof.watch.names import module_names
 from viewproof.watch.planes import Plan
-from viewproof.watch.record import Record, Recorder
+from viewproof.watch.record import Recorder
 from viewproof.watch.roles import Average, Before, module_facts
+from viewproof.watch.step_record import Record
 
 
 @dataclass
@@ -104,7 +105,7 @@ class PlainRun(Recorder):
                 continue
             if not call.differentiable or not any(map(self.trains, module.parameters())):
                 targets[call.index] = self.names.get(call.module, type(module).__name__)
-        return Plan(functions, modules, record.hold, targets, record.backwards, self._restarts)
+        return Plan(functions, modules, record.hold, targets, record.backwards, self._restarts, record.losses_read)
 
 
 def _read(record: Record, reads: Iterable[str], names: dict[int, str]) -> set[str]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from viewproof.certify.flow.dependence import Dependence
 from viewproof.torch_internals import BelowModes, DisableTorchFunction, replaced
-from viewproof.watch.run import Run, tensors_of_call
+from viewproof.watch.run import Run, place, tensors_of_call
 from viewproof.watch.sources import with_tensors
 
 
@@ -19,7 +19,7 @@ class Plan:
 
     ``functions`` and ``modules`` are the calls that return predictions, ``hold`` the functions that read a trained
     parameter under autograd, ``targets`` the calls of target encoders by their path. A loader that fetches ahead gives
-    the batch ``ahead`` steps before it is used.
+    the batch ``ahead`` steps before it is used. ``losses_read`` are the numbers read out that are losses.
     """
 
     functions: frozenset[int] = frozenset()
@@ -28,6 +28,7 @@ class Plan:
     targets: dict[int, str] = field(default_factory=dict)
     backwards: int = 1
     ahead: int = 0
+    losses_read: frozenset[int] = frozenset()
 
 
 class PlannedRun(Run):
@@ -192,7 +193,11 @@ class GradientRun(PlannedRun):
 
 
 class TrackedRun(PlannedRun):
-    """Whether marked coordinates may reach a prediction, or with predictions held, a loss: dependence is tracked."""
+    """Whether marked coordinates may reach a prediction, or with predictions held, a loss: dependence is tracked.
+
+    With ``losses_read``, a loss that is read out, to be logged, is taken to stay as it is: ``read`` says where. What
+    holds is then said of content that leaves it so.
+    """
 
     def __init__(
         self,
@@ -203,12 +208,14 @@ class TrackedRun(PlannedRun):
         marked: dict[str, Tensor],
         positions: dict[str, list[Tensor]],
         finite: bool,
+        losses_read: bool = False,
     ) -> None:
         super().__init__(plan, held, stop)
         self.sources, self.marked, self.positions = sources, marked, positions
+        self.losses_read, self.read = plan.losses_read if losses_read else frozenset[int](), list[str]()
         self.tracked, self.depends = Dependence(finite, visible=False), ""
         # What escapes after the last prediction, as a loss that is printed does, reaches no prediction any more.
-        self._escaped = ""
+        self._escaped, self._read_before = "", False
         self._next = dict.fromkeys(positions, 0)
         self._copies = {path: t.detach().clone() for path, t in sources.items()}
 
@@ -223,6 +230,15 @@ class TrackedRun(PlannedRun):
         self._contexts.enter_context(self.tracked)
         super().begin()
 
+    def on_number(self, index: int, tensor: Tensor, read: Callable[[], Any]) -> Any:
+        """A loss is read without being looked at, so to say."""
+        if index not in self.losses_read or self.tracked.escaped:
+            return read()
+        with BelowModes():
+            if bool(self.tracked.of(tensor).any()):
+                self.read.append(place())
+            return read()
+
     def prediction(self, out: Any) -> Any:
         """Held: depends on nothing. Else: does it depend?"""
         with BelowModes():
@@ -231,7 +247,7 @@ class TrackedRun(PlannedRun):
                     self.tracked.write(tensor, tagged=False)
                 elif not self.held and not self.depends and bool(self.tracked.of(tensor).any()):
                     self.depends = f"a prediction of shape {tuple(tensor.shape)}"
-            self._escaped = self.tracked.escaped
+            self._escaped, self._read_before = self.tracked.escaped, bool(self.read)
         return out
 
     def target(self, path: str, out: Any) -> Any:
@@ -256,6 +272,10 @@ class TrackedRun(PlannedRun):
         if self.backwards >= self.plan.backwards:
             self.stop()
         return run()
+
+    def needed(self) -> str:
+        """Where a loss was read out before the last prediction, or with predictions held, at all."""
+        return self.read[0] if self.read and (self.held or self._read_before) else ""
 
     def reason(self) -> str:
         """What stopped it, or what mixes."""

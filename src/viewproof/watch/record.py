@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,83 +11,10 @@ from viewproof.bits import GeneratorStates
 from viewproof.torch_internals import DisableTorchFunction
 from viewproof.watch.alive import Alive
 from viewproof.watch.graph import predictions
-from viewproof.watch.loss_terms import Terms, TermWatcher
+from viewproof.watch.loss_terms import TermWatcher
+from viewproof.watch.one_rank import asked
 from viewproof.watch.run import Run, place, tensors_of_call
-
-
-@dataclass
-class Call:
-    """One call of a module: where in the order, below which call, with what; ``differentiable`` as autograd was set."""
-
-    index: int
-    module: int
-    parent: int | None
-    depth: int
-    differentiable: bool
-    training: bool
-    reads: tuple[str, ...] = ()
-    shapes: tuple[tuple[int, ...], ...] = ()
-    seconds: float = 0.0
-    drops: tuple[str, ...] = ()
-    rows: tuple[int, ...] = ()
-    after_backwards: int = 0
-
-
-@dataclass
-class Loss:
-    """A loss: value, the line where backward was asked for, what it reads, and its dtypes back to the predictions."""
-
-    value: float
-    bits: bytes
-    place: str
-    reads: tuple[str, ...]
-    dtype: str
-    inner: tuple[str, ...] = ()
-    finite: bool = True
-
-
-@dataclass
-class Parameter:
-    """What happened to one parameter: its optimizers' groups, its gradient, how it moved."""
-
-    name: str
-    numel: int
-    groups: tuple[tuple[int, int], ...] = ()
-    gradient: bool = False
-    nonzero: bool = False
-    moved: bool = False
-    decay: float = 0.0
-    dim: int = 0
-    requires_grad: bool = True
-    finite: bool = True
-
-
-@dataclass
-class Record:
-    """All of it. Modules and parameters are named by their ``id``, which forked copies share."""
-
-    losses: list[Loss] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    parameters: dict[int, Parameter] = field(default_factory=dict)
-    optimizers: dict[int, str] = field(default_factory=dict)
-    predictions: list[tuple[str, int, str]] = field(default_factory=list)
-    hold: frozenset[int] = frozenset()
-    strides: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    stopped_by: list[str] = field(default_factory=list)
-    generators: list[str] = field(default_factory=list)
-    in_place: list[str] = field(default_factory=list)
-    collectives: list[str] = field(default_factory=list)
-    support: dict[str, Tensor] = field(default_factory=dict)
-    steps: int = 0
-    backwards: int = 0
-    seconds: float = 0.0
-    moved_at_backward: frozenset[int] = frozenset()
-    moved_at_step: frozenset[int] = frozenset()
-    made_in_step: list[str] = field(default_factory=list)
-    first_nan: str = ""
-    logged: list[str] = field(default_factory=list)
-    outside: list[str] = field(default_factory=list)
-    terms: Terms = field(default_factory=Terms)
+from viewproof.watch.step_record import Call, Loss, Parameter, Record
 
 
 class Recorder(Run):
@@ -112,6 +38,9 @@ class Recorder(Run):
         self._hold: set[int] = set()
         self._stack: list[Call] = []
         self._optimizers: dict[int, int] = {}
+        # Whether there may be a target encoder or a copy that averages; else nobody asks where the optimizer left what.
+        trained = sum(p.numel() for k, p in parameters.items() if k in self.optimized)
+        self._targets = 2 * sum(p.numel() for k, p in parameters.items() if k not in self.optimized) > trained
         self.after: dict[int, Tensor] = {}
         self.versions: dict[int, int] = {}
         self._known = {id(m) for m in modules}
@@ -120,6 +49,8 @@ class Recorder(Run):
         known |= {id(p.grad) for p in parameters.values()}
         # Numbers that were there before the step and that nothing names: they may come from the batch's data.
         self._outside = {id(t): t for t in alive.tensors if id(t) not in known and t.is_floating_point()}
+        self._numbers: list[tuple[int, Tensor]] = []
+        self._backwarded: list[Tensor] = []
         self._left: dict[int, tuple[Tensor, int]] = {}
         self.note_gradients()
         self._start = time.perf_counter()
@@ -162,6 +93,12 @@ class Recorder(Run):
                     self.record.strides[path] = self._strides(path, read[0], read[1], args, kwargs)
         return out
 
+    def on_number(self, index: int, tensor: Tensor, read: Callable[[], Any]) -> Any:
+        """Note what may be a loss."""
+        if tensor.numel() == 1:
+            self._numbers.append((index, tensor))
+        return read()
+
     def trains(self, tensor: Any) -> bool:
         """Whether it is a parameter that an optimizer has; without an optimizer, one that takes gradients."""
         if not isinstance(tensor, nn.Parameter) or not tensor.requires_grad:
@@ -180,7 +117,7 @@ class Recorder(Run):
         """Note the call, where it lies and what drew numbers until now."""
         parent = self._stack[-1].index if self._stack else None
         call = Call(index, id(module), parent, len(self._stack), torch.is_grad_enabled(), module.training)
-        call.seconds, call.after_backwards = -time.perf_counter(), self.backwards
+        call.seconds, call.after_backwards, call.kind = -time.perf_counter(), self.backwards, type(module).__name__
         if id(module) not in self._known and parent is None and any(p.requires_grad for p in module.parameters()):
             self.record.made_in_step.append(f"{type(module).__name__} at {place()}")
         if module.training and (not call.differentiable or not any(map(self.trains, module.parameters()))):
@@ -200,6 +137,7 @@ class Recorder(Run):
             call.rows = tuple(hash(row.detach().cpu().contiguous().numpy().tobytes()) for row in read[0].float())
         call.shapes = tuple(tuple(t.shape) for t in (*read[:1], *results[:1]))
         trained = any(map(self.trains, module.parameters()))
+        self._targets |= not call.differentiable or (not trained and any(True for _ in module.parameters()))
         path = self.names.get(id(module))
         for tensor in results:
             if isinstance(tensor, nn.Parameter):
@@ -217,9 +155,11 @@ class Recorder(Run):
         at = place()
         if not self.record.losses:
             self.record.moved_at_backward = self._moved()
+        self.record.collectives = asked()
         nodes = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
         found = predictions(nodes, self._outputs, self._nodes, self.trains) if nodes else []
         handles, supports = [], dict[str, Tensor]()
+        self._backwarded += losses
         self._watcher.read(losses)
         self._watcher.at_backward(losses)
         for loss in losses:
@@ -303,7 +243,8 @@ class Recorder(Run):
         self._look_at(optimizer)
         for group in optimizer.param_groups:
             for p in group["params"]:
-                self.after[id(p)], self.versions[id(p)] = p.detach().clone(), p._version
+                if self._targets:
+                    self.after[id(p)], self.versions[id(p)] = p.detach().clone(), p._version
 
     def note_gradients(self) -> None:
         """Note the gradients that earlier steps have left, of other models too: they say nothing of this step."""
@@ -318,9 +259,25 @@ class Recorder(Run):
             if getattr(after, name) != getattr(self._generators, name):
                 record.generators.append(f"{kind} global generator")
         record.hold = frozenset(self._hold)
+        record.losses_read = frozenset(
+            index for index, t in self._numbers if any(_is_loss(t, loss) for loss in self._backwarded)
+        )
         record.steps, record.backwards = self.steps, self.backwards
         record.in_place = [path for path, t in self.sources.items() if t._version != self._versions[path]]
         return record
+
+
+def _is_loss(tensor: Tensor, loss: Tensor) -> bool:
+    """Whether it is the loss, without its gradient perhaps, or before a scaler or an accumulation scales it."""
+    if tensor is loss or (loss.numel() == 1 and loss.data_ptr() == tensor.data_ptr() != 0):
+        return True
+    node = loss.grad_fn
+    for _ in range(3):
+        if node is None or tensor.grad_fn is node:
+            break
+        inner = [n for n, _ in node.next_functions if n is not None]
+        node = inner[0] if len(inner) == 1 and _kind_of(node) in ("MulBackward0", "DivBackward0") else None
+    return node is not None and tensor.grad_fn is node
 
 
 def _drops(module: nn.Module) -> bool:

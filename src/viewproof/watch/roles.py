@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from viewproof.watch.facts import ModuleFacts, Role
-from viewproof.watch.record import Call, Record
+from viewproof.watch.step_record import Call, Record
 
 
 @dataclass(frozen=True)

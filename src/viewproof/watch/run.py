@@ -21,7 +21,8 @@ class Run(TorchFunctionMode):
     """A run of the step, from `begin` to `end`: subclasses look at what happens, and may answer.
 
     Calls of torch's functions and of modules are numbered in the order in which they return, each from 0; two runs from
-    one state number them alike. ``backwards`` counts the losses, ``steps`` the optimizers' steps, so far.
+    one state number them alike. ``backwards`` counts the losses, ``steps`` the optimizers' steps, ``numbers`` the
+    tensors read out as numbers of Python's, so far.
     """
 
     repeats = False
@@ -29,7 +30,7 @@ class Run(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.functions = self.modules = self.backwards = self.steps = 0
+        self.functions = self.modules = self.backwards = self.steps = self.numbers = 0
         self.calls: list[tuple[int, nn.Module]] = []
         self.instead: dict[int, tuple[Tensor, Tensor]] = {}
         self._contexts, self._in_backward = ExitStack(), False
@@ -68,6 +69,9 @@ class Run(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function."""
         args, kwargs = self.replaced_tensors(args, kwargs)
+        if not self._in_backward and getattr(func, "__name__", "") in _READING and args and isinstance(args[0], Tensor):
+            self.numbers += 1
+            return self.on_number(self.numbers - 1, args[0], lambda: func(*args, **(kwargs or {})))
         out = func(*args, **(kwargs or {}))
         # What reads attributes, or belongs to an optimizer, is called as often as there are gradients.
         if self._in_backward or not isinstance(out, Tensor | tuple | list) or _uncounted(func, sys._getframe(1)):
@@ -86,6 +90,10 @@ class Run(TorchFunctionMode):
     def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
         """A function of torch has returned ``out``; return what the program is to get."""
         return out
+
+    def on_number(self, index: int, tensor: Tensor, read: Callable[[], Any]) -> Any:
+        """The program reads a tensor out as a number or a text; ``read()`` does it."""
+        return read()
 
     def on_module(self, index: int, module: nn.Module, inputs: Any, out: Any) -> Any:
         """A module has returned ``out``; return what the program is to get."""
@@ -169,6 +177,7 @@ def tensors_of_call(value: Any) -> Iterator[Tensor]:
         yield from tensors_of_call(list(vars(value).values()))
 
 
+_READING = ("item", "__float__", "__format__", "tolist")
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = (_TORCH, str(Path(__file__).parent), str(Path(__file__).parents[1] / "certify"), "<")
 _UPKEEP = tuple(f"{_TORCH}/{part}/" for part in ("optim", "amp", "nn/utils"))

@@ -110,7 +110,7 @@ class ScriptSession:
         failures = self.report.failures(strict=self.strict)
         if any(finding.verdict == "REFUTED" for finding in failures):
             return REFUTED
-        return UNKNOWN if failures or self.report.verdict() == "UNKNOWN" else GREEN
+        return UNKNOWN if failures or self.report.verdict(strict=self.strict) != "PROVED" else GREEN
 
     def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Count an optimizer's step; at its second, what was recorded is reported and the script stopped."""

@@ -15,7 +15,7 @@ from viewproof.watch.sources import Content, Groups, grouped
 
 @dataclass
 class Planes:
-    """What is known of the two planes of one step."""
+    """What is known of the two planes of one step; ``read_out`` is where a loss was read that is taken to stay."""
 
     sources: list[Source] = field(default_factory=list)
     proved: dict[str, str] = field(default_factory=dict)
@@ -23,6 +23,7 @@ class Planes:
     positions: dict[str, Tensor] = field(default_factory=dict)
     witness: Any = None
     waived: str = ""
+    read_out: str = ""
     empty_target: Any = None
 
     def reason(self) -> str:
@@ -133,21 +134,29 @@ def _follow(
 ) -> None:
     """Track what is marked, and set in ``out`` for which values it reaches nothing, or the reason why it may."""
     name = "scored" if held else "seen"
+    # Why gradients found nothing, where they could not be computed.
+    failed = "" if " may depend on it: " in out.reasons.get(name, "") else out.reasons.get(name, "")
     for finite in (False, True):
         answer = runner(
-            lambda stop, finite=finite: TrackedRun(plan, held, stop, contents, marked, marks, finite),  # type: ignore[misc]
-            lambda run: (run.depends or (run.missed() and "a prediction"), run.reason(), run.tracked.scores),
+            lambda stop, finite=finite: TrackedRun(plan, held, stop, contents, marked, marks, finite, True),  # type: ignore[misc]
+            lambda run: (
+                run.depends or (run.missed() and "a prediction"),
+                run.reason(),
+                run.tracked.scores,
+                run.needed(),
+            ),
         )
         if answer.value is None:
             out.reasons[name] = answer.failure
             return
-        depends, reason, scores = answer.value
+        depends, reason, scores, read = answer.value
         if not depends:
             out.proved[name] = "all values" if not finite else "all values that keep what is computed finite"
             out.proved[name] += " and attention scores within +-2000" if scores else ""
+            out.read_out = read or out.read_out
             out.reasons.pop(name, None)
             return
-        out.reasons[name] = f"{depends} may depend on it: {reason}"
+        out.reasons[name] = "; ".join(filter(None, (failed, f"{depends} may depend on it: {reason}")))
 
 
 def _empty_target(

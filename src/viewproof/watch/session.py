@@ -22,6 +22,7 @@ from viewproof.watch.conclusions import report_of
 from viewproof.watch.examine import Examined, examine
 from viewproof.watch.in_place import InPlace
 from viewproof.watch.names import variables_of, variables_of_callers
+from viewproof.watch.one_rank import close_sockets, in_group
 from viewproof.watch.report import WatchReport
 from viewproof.watch.sources import tensors_of
 from viewproof.watch.token_rows import KEPT
@@ -33,19 +34,20 @@ def watch(
     *,
     allow: Mapping[str, str] | None = None,
     kept: str = "",
+    local_negatives: bool = False,
     name: str | None = None,
 ) -> WatchReport:
     """What one training step of yours does: ``step(batch)`` is run several times, and nothing of it stays behind.
 
     ``kept="mlm"`` declares that a tenth of the tokens that the loss asks for is left in the clear on purpose, as BERT
-    does.
+    does. On several ranks, ``local_negatives=True`` declares that negatives are taken of the own rank.
     """
     _check_kept(kept)
     variables = {**variables_of_callers(), **variables_of(step)}
     subject = name or subject_name(step, None)
-    if cannot_fork() and not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if cannot_fork() and not in_group():
         here = InPlace(step, batch)
-        return _report(here, here.batch, variables, subject, allow, kept)
+        return _report(here, here.batch, variables, subject, allow, kept, local_negatives)
 
     def runner(make: Callable[[Callable[[], Any]], Any], finish: Callable[[Any], Any]) -> Answer:
         side = fork()
@@ -54,7 +56,7 @@ def watch(
         run_in_child(side, make, finish, batch, step)
         raise AssertionError("a child sends and ends")
 
-    return _report(runner, batch, variables, subject, allow, kept)
+    return _report(runner, batch, variables, subject, allow, kept, local_negatives)
 
 
 def _check_kept(kept: str) -> None:
@@ -69,6 +71,7 @@ def _report(
     name: str,
     allow: Mapping[str, str] | None,
     kept: str,
+    local: bool,
     first: str = "",
     constants: Constants | None = None,
 ) -> WatchReport:
@@ -78,7 +81,7 @@ def _report(
     try:
         examined = Examined(failure=f"the step cannot be run again: {reason}")
         if not reason:
-            examined = examine(runner, batch, variables, kept, constants)
+            examined = examine(runner, batch, variables, kept, local, constants)
             examined.first = first
             examined.place = runner.place if in_place else examined.place
         report = report_of(examined, name)
@@ -121,10 +124,11 @@ class Recording:
         on_step: Callable[[int], Any] | None = None,
         allow: Mapping[str, str] | None = None,
         kept: str = "",
+        local_negatives: bool = False,
         name: str = "recorded step",
     ) -> None:
         _check_kept(kept)
-        self.on_step, self.name, self.allow, self.kept = on_step, name, allow, kept
+        self.on_step, self.name, self.allow, self.kept, self.local = on_step, name, allow, kept, local_negatives
         self.steps, self.report = 0, None  # type: int, WatchReport | None
         self.loader: Any = None
         self._pid, self._contexts = os.getpid(), ExitStack()
@@ -251,7 +255,7 @@ class Recording:
     def _examined(self, batch: Any) -> WatchReport:
         first = self._first if self.loader is None else ""
         constants = self._constants if first else None
-        declared = self.allow, self.kept
+        declared = self.allow, self.kept, self.local
         return _report(self._runner(batch), batch, variables_of_callers(), self.name, *declared, first, constants)
 
     def _finish_child(self, side: Sender, run: Any, finish: Any) -> None:
@@ -277,6 +281,8 @@ class Recording:
             return
         os.close(ask_write)
         os.close(tell_read)
+        if in_group():
+            close_sockets()
         if os.read(ask_read, 1) != b"g":
             os._exit(0)
         self._pid = os.getpid()
