@@ -48,12 +48,13 @@ class Examined:
     ranks: int = field(default_factory=ranks)
     terms: TermFacts = field(default_factory=TermFacts)
     seconds: float = 0.0
+    copied: str = "in forked copies of the process"
 
     @property
     def place(self) -> str:
         """Where the step was run."""
         alone = f" of one of {self.ranks} ranks, with its own gradients and buffers" if self.ranks > 1 else ""
-        return f"in forked copies of the process{alone}"
+        return f"{self.copied}{alone}"
 
 
 def examine(

@@ -83,7 +83,7 @@ def _report(
         if not reason:
             examined = examine(runner, batch, variables, kept, local, constants)
             examined.first = first
-            examined.place = runner.place if in_place else examined.place
+            examined.copied = runner.place if in_place else examined.copied
         report = report_of(examined, name)
     except Exception as error:
         report = report_of(Examined(failure=f"viewproof failed: {describe(error)}"), name)
