@@ -106,6 +106,11 @@ class MLMMethod(Method):
     name = "mlm"
     hides = True
 
+    @classmethod
+    def defaults(cls, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Few samples a step: one is a whole paragraph, with many predictions."""
+        return {"batch_size": 32}
+
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
         """Refuse samples that are not bytes."""
         super().check(settings, dataset)
