@@ -5,6 +5,8 @@ entry says on which versions it was checked, and what is done where a version of
 import is imported inside the function, because the core imports this module too.
 """
 
+import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -135,6 +137,29 @@ def _asked_by(program_file: str, frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def set_versions(tensors: list[Tensor], versions: list[int]) -> None:
+    """Set the counters of writes in place, which autograd compares; without torch's function they stay as they are."""
+    function = getattr(torch._C._autograd, "_unsafe_set_version_counter", None)
+    if function is not None and tensors:
+        function(tuple(tensors), tuple(versions))
+
+
+@contextmanager
+def saved_nowhere(here: Callable[[], bool]) -> Iterator[None]:
+    """Where ``here()``, `torch.save` writes into memory that is dropped, in the place of a file.
+
+    Its writer is C++ and empties the file before it writes.
+    """
+    original = torch.serialization._open_zipfile_writer
+
+    def opened(name_or_buffer: Any) -> Any:
+        named = isinstance(name_or_buffer, str | os.PathLike)
+        return original(io.BytesIO() if named and here() else name_or_buffer)
+
+    with replaced(torch.serialization, "_open_zipfile_writer", opened):
+        yield
 
 
 @contextmanager

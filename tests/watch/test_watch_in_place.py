@@ -114,3 +114,19 @@ def test_a_step_that_raises_leaves_no_hook() -> None:
     backward: Callable[..., Any] = torch.autograd.backward
     report = vp.watch(step, torch.ones(2, 2))
     assert "ValueError: no such layer" in str(report) and torch.autograd.backward is backward
+
+
+def test_what_was_under_way_goes_on() -> None:
+    model = nn.Linear(3, 3)
+    optimizer, shape = torch.optim.SGD(model.parameters(), lr=0.1), torch.arange(3).expand(4, 3)
+    pending = model(torch.ones(2, 3)).square().mean()
+
+    def step(batch: dict[str, Any]) -> None:
+        loss = batch["model"](batch["x"]).gather(1, shape).square().mean()
+        loss.backward()
+        optimizer.step()
+
+    report = vp.watch(step, {"model": model, "x": torch.randn(4, 3)})
+    assert report.losses and not report.failures(allow_unknown=True), str(report)
+    pending.backward()
+    assert model.weight.grad is not None

@@ -62,6 +62,9 @@ class ReachedState:
     []
     """
 
+    leaves: tuple[type, ...] = _LEAVES
+    """Values that hold nothing that is looked at."""
+
     def __init__(self, *functions: Any) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.modules: dict[str, nn.Module] = {}
@@ -78,7 +81,7 @@ class ReachedState:
         pending: deque[tuple[str, Any, str]] = deque(("", f, "") for f in functions)
         while pending and len(self._owner) < _MOST:
             path, value, kind = pending.popleft()
-            if not isinstance(value, _LEAVES) and id(value) not in self._owner:
+            if not isinstance(value, self.leaves) and id(value) not in self._owner:
                 # Kept alive, so that no other object gets its id.
                 self._owner[id(value)] = value
                 pending.extend(self._visit(path, value, kind))
@@ -188,34 +191,28 @@ class ReachedState:
                 yield PYTHON if field == "python" else f"the global generator of {field}", "generator"
 
     def restore(self) -> None:
-        """Put everything back."""
-        for _, tensor, storage, value, grad, grad_value, flag in (t[:1] + t[2:] for t in self._tensors):
-            with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                if tensor.is_leaf:
-                    tensor.grad = None
-                tensor.data = storage
-                tensor.data.copy_(value)
-                if grad is not None and grad_value is not None:
-                    grad.data.copy_(grad_value)
-                if tensor.is_leaf:
-                    tensor.grad = grad
-                    tensor.requires_grad_(flag)
+        """Put everything back; what fails is raised after the rest is back."""
+        failures: list[Exception] = []
+
+        def attempt(put_back: Callable[..., None], *values: Any) -> None:
+            try:
+                put_back(*values)
+            except Exception as error:
+                failures.append(error)
+
+        for entry in self._tensors:
+            attempt(_put_tensor, *entry[2:])
         for _, table, before in self._tables:
-            if isinstance(table, dict):
-                for key in table.keys() - before.keys():
-                    del table[key]
-                table.update(before)
-            elif len(table) != len(before) or any(a is not b for a, b in zip(table, before, strict=True)):
-                table.clear()
-                (table.update if isinstance(table, set) else table.extend)(before)
+            attempt(_put_table, table, before)
         for _, cell, before in self._cells:
             cell.cell_contents = before
         for name, table, before in self._globals:
             table[name] = before
         for _, array, copy in self._arrays:
-            array[...] = copy
+            if not _same(array, copy):
+                attempt(np.copyto, array, copy)
         for _, generator, before in self._generators:
-            _set_generator(generator, before)
+            attempt(_set_generator, generator, before)
         for name, before in self._settings.items():
             read, write = _SETTINGS[name]
             if read() != before:
@@ -223,6 +220,36 @@ class ReachedState:
         torch.set_rng_state(self._global_states[0])
         np.random.set_state(self._global_states[1])
         random.setstate(self._global_states[2])
+        if failures:
+            raise failures[0]
+
+
+def _put_tensor(
+    tensor: Tensor, storage: Tensor, value: Tensor, grad: Tensor | None, grad_value: Tensor | None, flag: bool
+) -> None:
+    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+        if tensor.is_leaf:
+            tensor.grad = None
+        tensor.data = storage
+        # Elements of one place, as of an expanded tensor, cannot be written to, and mostly need not be.
+        if not same_bits(tensor.detach(), value):
+            tensor.data.copy_(value)
+        if grad is not None and grad_value is not None and not same_bits(grad.detach(), grad_value):
+            grad.data.copy_(grad_value)
+        if tensor.is_leaf:
+            tensor.grad = grad
+            tensor.requires_grad_(flag)
+
+
+def _put_table(table: Any, before: Any) -> None:
+    if isinstance(table, dict):
+        if list(map(id, table)) != list(map(id, before)):
+            # The order of the keys is state too.
+            table.clear()
+        table.update(before)
+    elif len(table) != len(before) or any(a is not b for a, b in zip(table, before, strict=True)):
+        table.clear()
+        (table.update if isinstance(table, set) else table.extend)(before)
 
 
 def _generator_state(generator: Any) -> Any:

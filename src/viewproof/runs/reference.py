@@ -47,6 +47,8 @@ class Comparison:
 def comparable(config: PretrainConfig) -> dict[str, Any]:
     """The settings that a reference holds: all but those of operation; seeds of masks are left out."""
     values = {name: value for name, value in asdict(config).items() if name not in OPERATION}
+    if values["target_layers"] == 2:
+        values["target_layers"] = None  # which means two, where there are two
     if values["mask"] is not None:
         values["mask"] = re.sub(r",? ?(seed|draw)=\d+", "", values["mask"])
     return values

@@ -115,6 +115,6 @@ def range_test(module: Pretraining, settings: TrainingSettings, data: pl.Lightni
         num_sanity_val_steps=0,
         limit_val_batches=0,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         trainer.fit(copy.deepcopy(module), datamodule=data)
     return RangeTest(tuple(sweep.rates[: len(sweep.losses)]), tuple(sweep.losses))

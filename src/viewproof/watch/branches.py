@@ -43,10 +43,13 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
     for module in {id(m): m for m in modules + _moved_roots(run)}.values():
         path = names.get(id(module), type(module).__name__)
         own = list(module.parameters())
+        twin = _twin(module, run)
+        if own and twin is not None and all(run.versions.get(id(p), p._version) != p._version for p in own):
+            what = f"`{path}` is trained by an optimizer and written to after its step: an average of"
+            out.doubts.append((f'{what} `{names.get(id(twin), "its twin")}`? allow={{"C6": "..."}} if meant', (path,)))
         if not own or any(id(p) in trained for p in own):
             continue
         moved = any(before.moved(p) for p in own)
-        twin = _twin(module, run)
         if moved:
             out.teachers.append(path)
             _average(module, path, twin, run, out)
@@ -111,11 +114,9 @@ def _gradients(run: Recorder, targets: dict[int, str], modules: list[nn.Module],
                     shown,
                 )
             )
-    rest = [k for k in stray if k not in done]
-    if rest:
-        out.doubts.append(
-            (f"{len(rest)} parameters get a gradient, and no optimizer has them", tuple(names[k] for k in rest[:4]))
-        )
+    if rest := [k for k in stray if k not in done]:
+        what = f"{len(rest)} parameters get a gradient, and no optimizer has them"
+        out.doubts.append((what, tuple(names[k] for k in rest[:4])))
 
 
 def _parameter_name(run: Recorder, key: int) -> str:
@@ -161,7 +162,8 @@ def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Bran
         )
         return
     called: dict[int, bool] = {}
-    for call in record.calls:
+    fed = _fed(run)
+    for call in sorted(record.calls, key=lambda call: call.depth):
         called[call.module] = called.get(call.module, False) or call.differentiable
     for key, differentiable in called.items():
         module = run.before.modules.get(key)
@@ -169,16 +171,31 @@ def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Bran
         if module is None or path is None:
             continue
         own = [p for p in module.parameters() if id(p) in in_optimizer]
-        everything = list(module.parameters())
-        if not own or len(own) < len(everything) or any(in_optimizer[id(p)].gradient for p in own):
+        known = [in_optimizer[id(p)] for p in own]
+        inside = any(f"{path}.".startswith(f"{other}.") for _, names in out.trained + out.doubts for other in names)
+        if not own or inside:
+            continue
+        if any(p.gradient and p.nonzero for p in known):
+            if not any(p.moved for p in known if p.nonzero):
+                what = "gets a gradient and stays where it is: a learning rate of 0, or written back"
+                out.doubts.append((f'`{path}` {what}; allow={{"C6": "..."}} if meant', (path,)))
             continue
         # A frozen module may stand in an optimizer, which passes over what has no gradient: often a target encoder.
-        if not any(in_optimizer[id(p)].requires_grad for p in own):
-            continue
-        if path not in read or any(path.startswith(other[1][0] + ".") for other in out.trained if other[1]):
+        if len(own) < len(list(module.parameters())) or not any(p.requires_grad for p in known):
             continue
         what = "runs without gradient" if not differentiable else "gets no gradient, although the loss reads it"
-        out.trained.append((f"`{path}` is in an optimizer and {what}", (path,)))
+        if path in read and not any(p.gradient for p in known):
+            out.trained.append((f"`{path}` is in an optimizer and {what}", (path,)))
+        elif path in read or path in fed:
+            what = "no gradient, or one of zeros, although what is trained reads it"
+            out.doubts.append((f'`{path}` is in an optimizer and gets {what}; allow={{"C6": "..."}} if meant', (path,)))
+
+
+def _fed(run: Recorder) -> set[str]:
+    """What calls read of modules that take a gradient."""
+    trained = {k for k, p in run.record.parameters.items() if p.gradient and p.nonzero and p.groups}
+    modules = {key: m for key, m in run.before.modules.items() if any(id(p) in trained for p in m.parameters())}
+    return {path for call in run.record.calls if call.module in modules for path in call.reads}
 
 
 def _moved_roots(run: Recorder) -> list[nn.Module]:

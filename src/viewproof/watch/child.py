@@ -1,21 +1,29 @@
 """Running code in a forked copy of this process: whatever it changes is gone with it, its answer comes back."""
 
 import builtins
+import ctypes
 import io
 import os
 import pickle
 import select
 import signal
+import struct
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
 
+from viewproof.torch_internals import replaced, saved_nowhere
 from viewproof.watch.one_rank import cannot_copy, in_group, stand_alone
+
+_FOR_GOOD = ExitStack()
+"""Of a child, what holds until it ends."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,8 @@ def _quieten() -> None:
     if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
         # What is compiled runs as it was written: a compiled graph shows none of its operators.
         torch.compiler.set_stance("force_eager")
-    builtins.open = io.open = reads_only(builtins.open)
+    _FOR_GOOD.enter_context(nothing_written())
+    seal_files()
     try:
         import resource
 
@@ -128,14 +137,74 @@ def _quieten() -> None:
         pass
 
 
-def reads_only(original: Any) -> Any:
-    """``open``, with nothing in the place of files that are to be written."""
+@contextmanager
+def nothing_written() -> Iterator[None]:
+    """On this thread no file is written, moved or removed: what is opened to be written is the null device.
 
-    def opened(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
-        writes = isinstance(file, str | os.PathLike) and any(letter in mode for letter in "wax+")
-        return original(os.devnull if writes else file, mode.replace("x", "w"), *args, **options)
+    Other threads write as before. What C code opens by itself is not seen here, but for torch and safetensors.
 
-    return opened
+    >>> with nothing_written():
+    ...     torch.save(torch.ones(2), "no such folder/weights.pt")
+    """
+    thread, here = threading.get_ident(), threading.get_ident
+
+    def null_for_writers(original: Any) -> Any:
+        def opened(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+            writes = isinstance(file, str | bytes | os.PathLike) and any(letter in mode for letter in "wax+")
+            if here() != thread or not writes:
+                return original(file, mode, *args, **options)
+            return original(os.devnull, mode.replace("x", "w"), *args, **options)
+
+        return opened
+
+    def opened_low(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        if here() != thread or not writes:
+            return open_low(path, flags, *args, **options)
+        return open_low(os.devnull, flags & (os.O_WRONLY | os.O_RDWR))
+
+    def skipped(original: Any) -> Any:
+        return lambda *args, **options: None if here() == thread else original(*args, **options)
+
+    open_low = os.open
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        enter(saved_nowhere(lambda: here() == thread))
+        for owner in (builtins, io):
+            enter(replaced(owner, "open", null_for_writers(builtins.open)))
+        enter(replaced(os, "open", opened_low))
+        for name in ("remove", "unlink", "rename", "replace", "rmdir", "truncate", "link", "symlink"):
+            enter(replaced(os, name, skipped(getattr(os, name))))
+        if "safetensors.torch" in sys.modules:
+            rust = sys.modules["safetensors.torch"]
+            enter(replaced(rust, "serialize_file", skipped(rust.serialize_file)))
+        yield
+
+
+def seal_files() -> None:
+    """Of this process and its children, refuse by the kernel to write, make or remove files outside ``/dev``.
+
+    By Linux's Landlock, whose system calls have the same numbers everywhere; without it nothing changes.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    create, add, restrict, version_flag, by_path, no_new_privileges = 444, 445, 446, 1, 1, 38
+    version = call(create, None, 0, version_flag)
+    # Write, remove a folder, remove a file, make a file; truncate, from the third version on.
+    rights = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 8 | (1 << 14 if version >= 3 else 0)
+    if version < 1:
+        return
+    handled = struct.pack("Q", rights)
+    ruleset = call(create, ctypes.c_char_p(handled), len(handled), 0)
+    if ruleset < 0:
+        return
+    devices = os.open("/dev", os.O_PATH)
+    call(add, ruleset, by_path, ctypes.c_char_p(struct.pack("=Qi", rights, devices)), 0)
+    ctypes.CDLL(None).prctl(no_new_privileges, 1, 0, 0, 0)
+    call(restrict, ruleset, 0)
+    os.close(devices)
+    os.close(ruleset)
 
 
 def run_in_child(side: Sender, make: Any, finish: Any, batch: Any, step: Callable[[Any], Any]) -> None:

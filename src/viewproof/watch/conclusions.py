@@ -85,6 +85,9 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
     start = f", from the first call of {x.first} on" if x.first else ""
     start += f", the loss read out at {planes.read_out} staying as it is" if planes.read_out else ""
     start += f", one of {x.ranks} ranks" if x.ranks > 1 else ""
+    asked = {s.path for s in sources if bool(s.scored.any())}
+    beside = [path for path in x.others if asked and path.startswith("batch") and path not in asked]
+    start += f", {' and '.join(beside)} beside it as it is" if beside else ""
     return check.proved(scope=f"this step, this batch, {values} of what is scored, these weights, this draw{start}")
 
 
@@ -314,6 +317,8 @@ def negatives_of_own_rank(x: Examined, check: Check) -> Finding | None:
     if x.ranks < 2 or x.plain is None or not x.plain.record.terms.compared:
         return None
     what = f"the cross-entropy at {x.plain.record.terms.compared[0]} compares samples of this rank alone, of {x.ranks}"
+    if x.plain.record.gathered_after:
+        return check.undecided(f"{what}; {x.plain.record.gathered_after[0]} may keep other ranks' for later steps")
     if not x.local:
         return check.undecided(f"{what}; local_negatives=True declares that this is meant")
     return check.proved(f"{what}, as is declared", scope="this step, no collective before its last backward")

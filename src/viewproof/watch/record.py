@@ -243,8 +243,9 @@ class Recorder(Run):
         self._look_at(optimizer)
         for group in optimizer.param_groups:
             for p in group["params"]:
+                self.versions[id(p)] = p._version
                 if self._targets:
-                    self.after[id(p)], self.versions[id(p)] = p.detach().clone(), p._version
+                    self.after[id(p)] = p.detach().clone()
 
     def note_gradients(self) -> None:
         """Note the gradients that earlier steps have left, of other models too: they say nothing of this step."""
@@ -263,6 +264,7 @@ class Recorder(Run):
             index for index, t in self._numbers if any(_is_loss(t, loss) for loss in self._backwarded)
         )
         record.steps, record.backwards = self.steps, self.backwards
+        record.gathered_after = [what for what in asked() if "gather" in what and what not in record.collectives]
         record.in_place = [path for path, t in self.sources.items() if t._version != self._versions[path]]
         return record
 

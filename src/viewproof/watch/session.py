@@ -46,7 +46,11 @@ def watch(
     variables = {**variables_of_callers(), **variables_of(step)}
     subject = name or subject_name(step, None)
     if cannot_fork() and not in_group():
-        here = InPlace(step, batch)
+        try:
+            here = InPlace(step, batch)
+        except Exception as error:
+            failure = f"the step cannot be run again: {cannot_fork()}, and its state is not copied ({describe(error)})"
+            return report_of(Examined(failure=failure), subject)
         return _report(here, here.batch, variables, subject, allow, kept, local_negatives)
 
     def runner(make: Callable[[Callable[[], Any]], Any], finish: Callable[[Any], Any]) -> Answer:

@@ -70,6 +70,7 @@ class Record:
     generators: list[str] = field(default_factory=list)
     in_place: list[str] = field(default_factory=list)
     collectives: list[str] = field(default_factory=list)
+    gathered_after: list[str] = field(default_factory=list)
     support: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
     backwards: int = 0
