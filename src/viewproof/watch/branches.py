@@ -43,8 +43,9 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
     for module in {id(m): m for m in modules + _moved_roots(run)}.values():
         path = names.get(id(module), type(module).__name__)
         own = list(module.parameters())
-        twin = _twin(module, run)
-        if own and twin is not None and all(run.versions.get(id(p), p._version) != p._version for p in own):
+        written = bool(own) and all(run.versions.get(id(p), p._version) != p._version for p in own)
+        twin = _twin(module, run) if written or not any(id(p) in trained for p in own) else None
+        if written and twin is not None:
             what = f"`{path}` is trained by an optimizer and written to after its step: an average of"
             out.doubts.append((f'{what} `{names.get(id(twin), "its twin")}`? allow={{"C6": "..."}} if meant', (path,)))
         if not own or any(id(p) in trained for p in own):

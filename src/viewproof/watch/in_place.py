@@ -112,7 +112,8 @@ class InPlace:
     """Runs ``step(batch)`` in this process, each time from the state in which it is made; see `watch.child.Runner`.
 
     The step gets the batch on the device where it was; what is looked at and replaced lies on the CPU. The step's
-    output and its logs are swallowed, and nothing is written to files (`nothing_written`). ``reason`` says why no run is possible.
+    output and its logs are swallowed, and no file is written (`nothing_written`). ``reason`` says why no run is
+    possible.
     """
 
     place = "in this process, put back from copies"
