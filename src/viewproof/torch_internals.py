@@ -139,6 +139,16 @@ def _asked_by(program_file: str, frame: FrameType | None) -> bool:
     return False
 
 
+def has_no_values(tensor: Tensor) -> bool:
+    """Whether a tensor is a shape alone: on the device meta, or a fake of `torch.export`'s.
+
+    >>> has_no_values(torch.ones(2)), has_no_values(torch.ones(2, device="meta"))
+    (False, True)
+    """
+    fake = sys.modules.get("torch._subclasses.fake_tensor")
+    return tensor.is_meta or (fake is not None and isinstance(tensor, fake.FakeTensor))
+
+
 def set_versions(tensors: list[Tensor], versions: list[int]) -> None:
     """Set the counters of writes in place, which autograd compares; without torch's function they stay as they are."""
     function = getattr(torch._C._autograd, "_unsafe_set_version_counter", None)

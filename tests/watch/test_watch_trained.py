@@ -42,8 +42,8 @@ def pair(fault: str) -> Built:
         optimizer.zero_grad()
         loss.backward()
         before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
-        if fault == "zeros":
-            model.encoder.zero_grad(set_to_none=False)
+        if fault == "erased":
+            model.encoder.zero_grad()
         optimizer.step()
         if fault == "written back":
             model.encoder.load_state_dict(before)
@@ -51,12 +51,25 @@ def pair(fault: str) -> Built:
     return step, torch.randn(5, 6, 4)
 
 
-@pytest.mark.parametrize("fault", ["", "detached", "zeros", "rate", "written back"])
+@pytest.mark.parametrize("fault", ["", "detached", "erased", "rate", "written back"])
 def test_a_part_that_is_not_trained_is_named(fault: str) -> None:
     report = vp.watch(*pair(fault))
     (found,) = [f for f in report.findings if f.claim.startswith("what is trained")]
     assert found.verdict is (Verdict.UNKNOWN if fault else Verdict.PROVED), str(report)
     assert ("`model.encoder`" in str(report)) is bool(fault), str(report)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_modules_without_values_that_live_beside_it_do_not_matter(
+    in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if in_place:
+        monkeypatch.setattr("viewproof.watch.session.cannot_fork", lambda: "no fork here")
+    beside = [nn.Linear(2, 2, device="meta"), torch.jit.script(nn.Linear(2, 2))]
+    with torch._subclasses.FakeTensorMode():
+        beside.append(nn.Linear(3, 3))
+    report = vp.watch(*pair(""))
+    assert beside and report.losses and not report.failures(), str(report)
 
 
 def test_a_teacher_in_the_optimizer_is_asked_about() -> None:

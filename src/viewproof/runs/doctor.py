@@ -167,10 +167,14 @@ def _around(curve: Sequence[tuple[int, float]], place: float) -> float:
 
 
 def _is_better(evidence: Evidence) -> bool | None:
-    """Whether what was learned beats what needs no training; None where nothing measures it."""
+    """Whether what was learned beats what needs no training; None where nothing measures it.
+
+    One probe must gain a hundredth over the untrained encoder, and the other not lose a twentieth.
+    """
     trained, untrained = (evidence.accuracy.get(name) for name in ("trained encoder", "the same encoder, untrained"))
     if trained and untrained:
-        return any(trained[kind] > untrained[kind] + 0.01 for kind in ("knn", "linear"))
+        gains = [trained[kind] - untrained[kind] for kind in ("knn", "linear")]
+        return max(gains) > 0.01 and min(gains) > -0.05
     if evidence.hidden_error:
         return evidence.hidden_error["model"] < min(v for name, v in evidence.hidden_error.items() if name != "model")
     return None

@@ -176,8 +176,9 @@ def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Bran
         inside = any(f"{path}.".startswith(f"{other}.") for _, names in out.trained + out.doubts for other in names)
         if not own or inside:
             continue
-        if any(p.gradient and p.nonzero for p in known):
-            if not any(p.moved for p in known if p.nonzero):
+        if any(p.gradient for p in known):
+            # A gradient of zeros may be right: keys get one where all queries are alike.
+            if any(p.nonzero for p in known) and not any(p.moved for p in known if p.nonzero):
                 what = "gets a gradient and stays where it is: a learning rate of 0, or written back"
                 out.doubts.append((f'`{path}` {what}; allow={{"C6": "..."}} if meant', (path,)))
             continue
@@ -185,10 +186,10 @@ def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Bran
         if len(own) < len(list(module.parameters())) or not any(p.requires_grad for p in known):
             continue
         what = "runs without gradient" if not differentiable else "gets no gradient, although the loss reads it"
-        if path in read and not any(p.gradient for p in known):
+        if path in read:
             out.trained.append((f"`{path}` is in an optimizer and {what}", (path,)))
-        elif path in read or path in fed:
-            what = "no gradient, or one of zeros, although what is trained reads it"
+        elif path in fed:
+            what = "no gradient, although what is trained reads it"
             out.doubts.append((f'`{path}` is in an optimizer and gets {what}; allow={{"C6": "..."}} if meant', (path,)))
 
 

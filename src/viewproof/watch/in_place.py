@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from viewproof.certify.state import PYTHON, ReachedState
-from viewproof.torch_internals import set_versions
+from viewproof.torch_internals import has_no_values, set_versions
 from viewproof.watch.alive import Alive, has_memory
 from viewproof.watch.child import Answer, describe, nothing_written
 from viewproof.watch.sources import tensors_of, with_tensors
@@ -63,7 +63,7 @@ class WholeState(ReachedState):
             self.lost.append(path or "a tensor")
             return
         yield from super()._visit(path, value, kind)
-        if isinstance(value, Iterator) and value not in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        if isinstance(value, Iterator) and not any(value is s for s in vars(sys).values()):
             self.lost.append(path or type(value).__name__)
         yield from ((path, owner, "") for owner in type(value).__mro__)
         if isinstance(value, types.BuiltinMethodType):
@@ -132,8 +132,8 @@ class InPlace:
             # What no name of the step leads to is moved all the same: by hooks, for instance.
             alive = Alive.now()
             for module in alive.modules:
-                if not all(map(_is_plain, [*module.parameters(False), *module.buffers(False)])):
-                    self.reason = f"a {type(module).__name__} holds tensors that are not plain memory"
+                if any(map(_is_empty, [*module.parameters(False), *module.buffers(False)])):
+                    self.reason = f"a {type(module).__name__} holds tensors without memory or values"
                     return
             plain = [t for t in alive.tensors if type(t) in (Tensor, nn.Parameter) and t.is_leaf and _is_plain(t)]
             modules = [m for m in alive.modules if not isinstance(m, torch.jit.ScriptModule)]
@@ -211,8 +211,14 @@ def _containers(batch: Any) -> Any:
 
 def _is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is memory that can be copied and compared."""
+    kept = tensor.layout == torch.strided and not (has_no_values(tensor) or tensor.is_quantized or tensor.is_nested)
+    return kept and not _is_empty(tensor)
+
+
+def _is_empty(tensor: Tensor) -> bool:
+    """Whether reading it would fail, or end the process: no shape yet, or memory that has been freed."""
     try:
-        plain = tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized or is_lazy(tensor))
-        return plain and not tensor.is_nested and has_memory(tensor)
+        lazy = is_lazy(tensor)
+        return lazy or not (has_no_values(tensor) or tensor.layout != torch.strided or has_memory(tensor))
     except RuntimeError:
-        return False  # Of a transform that is over, or without memory.
+        return True  # Of a transform that is over.

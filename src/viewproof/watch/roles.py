@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from viewproof.torch_internals import has_no_values
 from viewproof.watch.facts import ModuleFacts, Role
 from viewproof.watch.step_record import Call, Record
 
@@ -29,7 +30,8 @@ class Before:
         self.values: dict[int, tuple[Tensor, Tensor]] = {}
         for module in self.modules.values():
             for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
-                if id(tensor) not in self.values and not tensor.is_sparse:
+                # Without values nothing can be seen to move.
+                if id(tensor) not in self.values and not tensor.is_sparse and not has_no_values(tensor):
                     self.values[id(tensor)] = tensor, tensor.detach().clone()
 
     def again(self) -> None:
