@@ -1,4 +1,7 @@
-"""Where a fork is not safe: the step runs in this process, says the same, and everything is put back."""
+"""Where a fork is not safe: the step runs in this process, says the same, and everything is put back.
+
+With torch's builds for CUDA a process of its own: what runs backward here leaves threads, after which no fork can.
+"""
 
 import copy
 from collections.abc import Callable
@@ -8,6 +11,10 @@ from typing import Any
 import pytest
 import torch
 from test_watch_engine import masked, refuted, student_and_teacher
+from test_watch_trained import test_a_step_that_saves_and_removes_files_leaves_them as test_files_are_left  # noqa: F401 - a test here as there
+from test_watch_trained import (
+    test_modules_without_values_that_live_beside_it_do_not_matter as test_modules_without_values,  # noqa: F401
+)
 from torch import Tensor, nn
 
 import viewproof as vp

@@ -59,12 +59,7 @@ def test_a_part_that_is_not_trained_is_named(fault: str) -> None:
     assert ("`model.encoder`" in str(report)) is bool(fault), str(report)
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_modules_without_values_that_live_beside_it_do_not_matter(
-    in_place: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if in_place:
-        monkeypatch.setattr("viewproof.watch.session.cannot_fork", lambda: "no fork here")
+def test_modules_without_values_that_live_beside_it_do_not_matter() -> None:
     beside = [nn.Linear(2, 2, device="meta"), torch.jit.script(nn.Linear(2, 2))]
     with torch._subclasses.FakeTensorMode():
         beside.append(nn.Linear(3, 3))
@@ -90,12 +85,7 @@ def test_a_teacher_in_the_optimizer_is_asked_about() -> None:
     assert "`teacher` is trained by an optimizer and written to after its step" in str(report)
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_a_step_that_saves_and_removes_files_leaves_them(
-    in_place: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if in_place:
-        monkeypatch.setattr("viewproof.watch.session.cannot_fork", lambda: "no fork here")
+def test_a_step_that_saves_and_removes_files_leaves_them(tmp_path: Path) -> None:
     weights, notes = tmp_path / "weights.pt", tmp_path / "notes.txt"
     weights.write_bytes(b"w" * 5000)
     notes.write_text("kept")
