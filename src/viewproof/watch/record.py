@@ -38,9 +38,6 @@ class Recorder(Run):
         self._hold: set[int] = set()
         self._stack: list[Call] = []
         self._optimizers: dict[int, int] = {}
-        # Whether there may be a target encoder or a copy that averages; else nobody asks where the optimizer left what.
-        trained = sum(p.numel() for k, p in parameters.items() if k in self.optimized)
-        self._targets = 2 * sum(p.numel() for k, p in parameters.items() if k not in self.optimized) > trained
         self.after: dict[int, Tensor] = {}
         self.versions: dict[int, int] = {}
         self._known = {id(m) for m in modules}
@@ -136,8 +133,6 @@ class Recorder(Run):
         if read and read[0].is_floating_point() and read[0].dim() > 2 and not read[0].requires_grad:
             call.rows = tuple(hash(row.detach().cpu().contiguous().numpy().tobytes()) for row in read[0].float())
         call.shapes = tuple(tuple(t.shape) for t in (*read[:1], *results[:1]))
-        trained = any(map(self.trains, module.parameters()))
-        self._targets |= not call.differentiable or (not trained and any(True for _ in module.parameters()))
         path = self.names.get(id(module))
         for tensor in results:
             if isinstance(tensor, nn.Parameter):
@@ -243,9 +238,7 @@ class Recorder(Run):
         self._look_at(optimizer)
         for group in optimizer.param_groups:
             for p in group["params"]:
-                self.versions[id(p)] = p._version
-                if self._targets:
-                    self.after[id(p)] = p.detach().clone()
+                self.after[id(p)], self.versions[id(p)] = p.detach().clone(), p._version
 
     def note_gradients(self) -> None:
         """Note the gradients that earlier steps have left, of other models too: they say nothing of this step."""
