@@ -133,6 +133,7 @@ class Recorder(Run):
         if read and read[0].is_floating_point() and read[0].dim() > 2 and not read[0].requires_grad:
             call.rows = tuple(hash(row.detach().cpu().contiguous().numpy().tobytes()) for row in read[0].float())
         call.shapes = tuple(tuple(t.shape) for t in (*read[:1], *results[:1]))
+        trained = any(map(self.trains, module.parameters()))
         path = self.names.get(id(module))
         for tensor in results:
             if isinstance(tensor, nn.Parameter):
