@@ -1,4 +1,4 @@
-"""Runs a notebook and writes it as a page: its text, its code, and what each cell prints and shows.
+"""Runs a notebook and writes it as a page: text, code, and what each cell prints and shows.
 
     python .ci/notebook.py docs/notebooks/xray.ipynb build/pages/notebooks
 

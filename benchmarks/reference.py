@@ -1,4 +1,4 @@
-"""Make the reference curves that `viewproof doctor` compares with: short untuned runs on a named data set.
+"""Makes the curves of short untuned runs that `viewproof doctor` compares with.
 
 ``python benchmarks/reference.py digits 2 mae vicreg`` trains each method with all defaults but for ``--epochs 10`` on
 two seeds and writes the curves into the package's ``runs/reference.json``; entries of the same settings are replaced.
@@ -24,7 +24,7 @@ EPOCHS = 10
 
 
 def curves_of(config: PretrainConfig) -> tuple[PretrainConfig, list[int], dict[str, list[float]]]:
-    """The resolved configuration of one run, the last step of each epoch, and the values there by column."""
+    """A run's resolved configuration, the last step of each epoch, and the values there by column."""
     with tempfile.TemporaryDirectory() as folder:
         run = prepare(config, Path(folder))
         train(run, run.module(), None, print)

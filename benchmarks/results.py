@@ -193,7 +193,7 @@ def step_times(data: str, row: str) -> list[float]:
 
 
 def one(table: Table, row: str, seed: int, steps: int | None) -> dict[str, float]:
-    """Train and score one row: its steps, the CPU seconds of each, and k-NN(20) and linear probe in percent."""
+    """Train and score one row: steps, CPU seconds of each, k-NN(20) and linear probe in percent."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""Seconds from starting ``viewproof pretrain FOLDER`` to the first training step, of a folder of 20,000 images.
+"""Seconds from ``viewproof pretrain FOLDER`` to its first step, of a folder of 20,000 images.
 
 ``python benchmarks/start.py [FOLDER]``; without a folder it writes 20,000 JPEG files of 32 x 32 pixels into a temporary
 one. Processor time counts the processes that read headers too.

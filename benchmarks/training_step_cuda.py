@@ -1,4 +1,4 @@
-"""A training step on a GPU beside transformers' ViTMAEForPreTraining, with equal sizes, in one process.
+"""A training step on a GPU beside transformers' ViTMAE of equal sizes, in one process.
 
 ViT-Base/16 at 224 x 224, decoder 512 x 8 (16 heads), batch 256, 75 % hidden, fused AdamW, bfloat16 autocast. The peer
 draws its own mask on the GPU; ours is drawn there too, by sample id. `python benchmarks/training_step_cuda.py 2` runs

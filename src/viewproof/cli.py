@@ -180,7 +180,7 @@ def export_run(
 
 @app.command
 def doctor(run: Path | None = None, *, env: bool = False, allow_import: bool = False) -> int:
-    """Say whether a run shows a bug, a collapse, too few steps, or is as expected, and what cannot be told.
+    """Say whether a run shows a bug, a collapse or too few steps, and what cannot be told.
 
     Exit 1 for a bug or a collapse. Read are the contracts of what it trains, certified on four samples, metrics.csv,
     the saved weights and evaluation.json; nothing is written.
@@ -206,7 +206,7 @@ def doctor(run: Path | None = None, *, env: bool = False, allow_import: bool = F
 
 @app.command
 def report(run: Path, *, allow_import: bool = False) -> int:
-    """Write RUN/report.html again: scores, curves, pictures, the mask and what is certified, on one page.
+    """Write RUN/report.html again: scores, curves, pictures, mask and verdicts on one page.
 
     Args:
         run: the folder of a finished and evaluated run
@@ -421,7 +421,7 @@ app["pretrain"].config = (from_file,)
 
 
 def in_paragraphs(text: str | None) -> str:
-    """A docstring whose paragraphs are one line each, as plain text is wrapped, without the marks of code.
+    """A docstring with each paragraph in one line and without the marks of code.
 
     >>> in_paragraphs("Do ``this``\\nnow.\\n\\nArgs:\\n    a: one\\n        line")
     'Do this now.\\n\\nArgs:\\n    a: one line'

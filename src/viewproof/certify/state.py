@@ -1,4 +1,4 @@
-"""What a function can reach and change: modules, optimizers, queues, counters and generators, found and put back."""
+"""What a function can reach and change, such as modules, queues and generators, put back."""
 
 import functools
 import random

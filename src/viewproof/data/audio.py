@@ -108,7 +108,10 @@ class Recordings:
 
 
 def read_wave(source: Any, rate: int) -> NDArray[np.float64]:
-    """The samples of a recording, from -1 to 1, its channels averaged; another ``rate`` is an `InvalidArgument`."""
+    """The samples of a recording, from -1 to 1, its channels averaged.
+
+    A recording of another ``rate``, and a file that is none, raise `InvalidArgument`.
+    """
     sound, name = _library_for(source), _name(source)
     try:
         wave, found = sound.read(source, always_2d=True)

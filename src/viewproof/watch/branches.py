@@ -50,8 +50,7 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
             out.doubts.append((f'{what} `{names.get(id(twin), "its twin")}`? allow={{"C6": "..."}} if meant', (path,)))
         if not own or any(id(p) in trained for p in own):
             continue
-        moved = any(before.moved(p) for p in own)
-        if moved:
+        if moved := any(before.moved(p) for p in own):
             out.teachers.append(path)
             _average(module, path, twin, run, out)
             # What the loss reads may be a part of the teacher, or a module that the teacher is a part of.

@@ -119,25 +119,32 @@ class InPlace:
     place = "in this process, put back from copies"
 
     def __init__(self, step: Callable[[Any], Any], batch: Any) -> None:
+        self.step, self.batch, self.reason = step, batch, ""
+        try:
+            self._copy(batch)
+        except Exception as error:
+            self.reason = f"its state cannot be copied ({type(error).__name__}: {str(error)[:200]})"
+
+    def _copy(self, batch: Any) -> None:
         self._devices = {path: t.device for path, t in tensors_of(batch) if t.device.type != "cpu"}
         self.batch = with_tensors(_containers(batch), {id(t): t.detach().cpu() for _, t in tensors_of(batch)})
-        self.step, self.reason = step, ""
-        reached = WholeState(step, batch)
+        reached = WholeState(self.step, batch)
         if reached.lost:
             self.reason = f"{reached.lost[0]} moves on with each run, or holds what cannot be put back"
-        elif not reached.whole:
+            return
+        if not reached.whole:
             self.reason = "the step reaches more objects than are copied"
-        else:
-            del reached
-            # What no name of the step leads to is moved all the same: by hooks, for instance.
-            alive = Alive.now()
-            for module in alive.modules:
-                if any(map(_is_empty, [*module.parameters(False), *module.buffers(False)])):
-                    self.reason = f"a {type(module).__name__} holds tensors without memory or values"
-                    return
-            plain = [t for t in alive.tensors if type(t) in (Tensor, nn.Parameter) and t.is_leaf and _is_plain(t)]
-            modules = [m for m in alive.modules if not isinstance(m, torch.jit.ScriptModule)]
-            self.state = WholeState(step, batch, self.batch, *modules, *alive.optimizers, *plain)
+            return
+        del reached
+        # What no name of the step leads to is moved all the same: by hooks, for instance.
+        alive = Alive.now()
+        for module in alive.modules:
+            if any(map(_is_empty, [*module.parameters(False), *module.buffers(False)])):
+                self.reason = f"a {type(module).__name__} holds tensors without memory or values"
+                return
+        plain = [t for t in alive.tensors if type(t) in (Tensor, nn.Parameter) and t.is_leaf and _is_plain(t)]
+        modules = [m for m in alive.modules if not isinstance(m, torch.jit.ScriptModule)]
+        self.state = WholeState(self.step, batch, self.batch, *modules, *alive.optimizers, *plain)
 
     def __call__(self, make: Callable[[Callable[[], Any]], Any], finish: Callable[[Any], Any]) -> Answer:
         """One run, and what it finished with."""

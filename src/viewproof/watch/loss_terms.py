@@ -80,7 +80,7 @@ class TermWatcher:
             self.terms.empty.append(place())
         if not out.requires_grad or not out.is_floating_point():
             return
-        if out.numel() == 1 and out.dim() == 0:
+        if out.numel() == 1:
             scalar = _Scalar(weakref.ref(out), place(), out.grad_fn, float(out.detach()))
             self._all.append(scalar)
             self._scalars.setdefault(_lines(), []).append(scalar)

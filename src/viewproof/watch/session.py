@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -46,11 +47,7 @@ def watch(
     variables = {**variables_of_callers(), **variables_of(step)}
     subject = name or subject_name(step, None)
     if cannot_fork() and not in_group():
-        try:
-            here = InPlace(step, batch)
-        except Exception as error:
-            failure = f"the step cannot be run again: {cannot_fork()}, and its state is not copied ({describe(error)})"
-            return report_of(Examined(failure=failure), subject)
+        here = InPlace(step, batch)
         return _report(here, here.batch, variables, subject, allow, kept, local_negatives)
 
     def runner(make: Callable[[Callable[[], Any]], Any], finish: Callable[[Any], Any]) -> Answer:
@@ -258,9 +255,8 @@ class Recording:
 
     def _examined(self, batch: Any) -> WatchReport:
         first = self._first if self.loader is None else ""
-        constants = self._constants if first else None
-        declared = self.allow, self.kept, self.local
-        return _report(self._runner(batch), batch, variables_of_callers(), self.name, *declared, first, constants)
+        declared = self.allow, self.kept, self.local, first, self._constants if first else None
+        return _report(self._runner(batch), batch, variables_of_callers(), self.name, *declared)
 
     def _finish_child(self, side: Sender, run: Any, finish: Any) -> None:
         try:
@@ -272,8 +268,6 @@ class Recording:
 
     def _wait(self, batch: Any) -> None:
         """Leave a copy of the process here, which examines this step if there comes no second."""
-        import pickle
-
         self._dismiss()
         ask_read, ask_write = os.pipe()
         tell_read, tell_write = os.pipe()
@@ -302,8 +296,6 @@ class Recording:
         os._exit(0)
 
     def _from_waiting(self) -> WatchReport | None:
-        import pickle
-
         if self._waiting is None:
             return None
         pid, ask, tell = self._waiting
@@ -345,9 +337,8 @@ class _Batches:
             if child[1].done():
                 self._recording._finish_child(*child)
             if self._loader.num_workers:
-                child[0].send(
-                    None, "the step reads several batches of a loader with workers, which a copy cannot share"
-                )
+                reason = "the step reads several batches of a loader with workers, which a copy cannot share"
+                child[0].send(None, reason)
         batch = next(self._iterator)
         if self._recording.report is None:
             self._recording.loader = self._loader
