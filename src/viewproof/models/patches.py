@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from viewproof.errors import InvalidArgument
 from viewproof.models.vit import (
     PatchTransformer,
     TokenSettings,
@@ -81,7 +82,8 @@ class PatchPredictor(nn.Module):
 
     def __init__(self, grid: Sequence[int], dim: int = 128, width: int = 64, depth: int = 2, heads: int = 4) -> None:
         super().__init__()
-        check_sizes("grid", grid, 3 if len(grid) == 3 else 2)
+        if len(check_sizes("grid", grid)) not in (2, 3):
+            raise InvalidArgument(f"grid={grid!r} must be 2 integers, rows and columns, or 3 with times before them")
         check_size("dim", dim)
         check_size("width", width)
         self.project = nn.Linear(dim, width)
