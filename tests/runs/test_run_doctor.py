@@ -124,6 +124,12 @@ def test_a_run_of_few_steps_is_too_short_and_so_is_one_that_was_stopped(
     assert read(few).moved is not None and not read(few).finished
     assert diagnose(read(healthy)).answer == "as expected"
 
+    # Digests are checked elsewhere; without them a file that is cut short is still one line.
+    (few / "sha256.json").unlink()
+    (few / "model.safetensors").write_bytes(b"{")
+    with pytest.raises(vp.InvalidArgument, match="does not match model.safetensors"):
+        read(few)
+
 
 LOSS = [(10 * k, 0.1 + 1 / (1 + k) ** 2) for k in range(20)]
 BETTER = {"trained encoder": {"knn": 0.7, "linear": 0.8}, "the same encoder, untrained": {"knn": 0.6, "linear": 0.8}}

@@ -1,5 +1,6 @@
 """What a run folder says about how the run went: a bug, a collapse, too short, or as expected."""
 
+import copy
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -8,18 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from viewproof.certify import Pipeline, Report, Verdict, certify, certify_objective, certify_target_branch
 from viewproof.certify.target import TargetBranch
+from viewproof.errors import InvalidArgument
 from viewproof.masks import ScoredPatches
 from viewproof.methods.lejepa import LeJEPA
 from viewproof.methods.mae import MaskedPretraining
 from viewproof.methods.two_view import TwoView
 from viewproof.metrics import read_metrics
 from viewproof.objectives import predictive_view_objective
-from viewproof.runs.folder import EVALUATION, METRICS, WEIGHTS, Run, prepare, read_config, read_json
+from viewproof.runs.folder import EVALUATION, METRICS, WEIGHTS, Run, load_weights, prepare, read_config, read_json
 from viewproof.runs.guarded import check_digest
 from viewproof.runs.reference import Comparison, compare, find_reference
 from viewproof.training.checkpoints import WholeFiles
@@ -240,17 +241,23 @@ def read_evidence(folder: Path, *, allow_import: bool = False) -> Evidence:
 
 def _moved(run: Run) -> float | None:
     """The largest relative change of a weight tensor from its first values to the last saved ones."""
-    weights: dict[str, Tensor] = {}
+    trained = copy.deepcopy(run.model)
     if (run.folder / WEIGHTS).exists():
-        check_digest(run.folder, WEIGHTS)
-        weights = load_file(run.folder / WEIGHTS)
+        load_weights(trained, run.folder)
     elif (run.folder / CHECKPOINT).exists():
         state = WholeFiles().load_checkpoint(run.folder / CHECKPOINT, weights_only=True)["state_dict"]
         weights = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+        try:
+            trained.load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise InvalidArgument(f"{run.folder}: config.json does not match {CHECKPOINT} ({reason})") from error
+    else:
+        return None
     changes = []
-    for name, parameter in run.model.named_parameters():
-        if name in weights and parameter.requires_grad and bool(parameter.any()):
-            changes.append(float((weights[name] - parameter.detach()).norm() / parameter.detach().norm()))
+    for first, last in zip(run.model.parameters(), trained.parameters(), strict=True):
+        if first.requires_grad and bool(first.any()):
+            changes.append(float((last - first).detach().norm() / first.detach().norm()))
     return max(changes) if changes else None
 
 
