@@ -55,7 +55,9 @@ def rate_figure(
         axes.axvline(suggestion, color="C3", linestyle="--", label=f"suggested: {suggestion:g}")
     finite = [value for value in averages if np.isfinite(value)]
     if finite:
-        axes.set_ylim(min(finite) - 0.1 * abs(min(finite)), max(finite[0], min(finite)) * 1.2 + 0.1)
+        # What comes after the least average is far higher, and of no interest. Losses may be negative.
+        span = max(finite[0] - min(finite), 0.1 * abs(finite[0]), 1e-6)
+        axes.set_ylim(min(finite) - 0.2 * span, finite[0] + 0.4 * span)
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
     axes.set_title(title, fontsize=10)
@@ -64,17 +66,23 @@ def rate_figure(
 
 
 def loss_figure(metrics: Path, title: str, loss_label: str) -> Figure:
-    """The training loss and the held-out loss against the step, from a run's ``metrics.csv``."""
+    """The training loss and the held-out loss against the step, from a run's ``metrics.csv``.
+
+    Beside them stands the held-out loss of an untuned run, where the file has one.
+    """
     rows = read_metrics(metrics)
     figure = Figure(figsize=(6.5, 4))
     axes = figure.subplots()
-    for column, label, style in (("loss", "training", "-"), ("val_loss", "held out", "o-")):
-        points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
+    for column, label, style in (
+        ("loss", "training", "-"), ("val_loss", "held out", "o-"), ("val_reference_loss", "held out, untuned run", ":")
+    ):  # fmt: skip
+        points = [(int(row["step"]), float(row[column])) for row in rows if row.get(column)]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
     axes.set(xlabel="step", ylabel=loss_label, title=title)
     high = axes.get_ylim()[1]
-    axes.set_ylim(0, 1.05 * high if high > 0 else None)
+    if all(low >= 0 for line in axes.lines for low in line.get_ydata() if low == low):
+        axes.set_ylim(0, 1.05 * high if high > 0 else None)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if rows:
         axes.legend()

@@ -189,6 +189,12 @@ def test_clips_are_reconstructed_and_what_does_not_fit_is_refused(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_tubelet_of_images_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "digits", "--tubelet", "2", "--out", str(tmp_path / "run")]) == 2
+    assert "tubelet=2 must be left out: it is the frames of a patch of clips" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(vp.InvalidArgument, match="tubelet=3 must divide the 4 frames"):
         ClipEncoder(SHAPE, (3, 2, 2))

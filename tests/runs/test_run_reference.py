@@ -2,16 +2,28 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from viewproof.cli import main
+from viewproof.metrics import read_metrics
 from viewproof.runs import doctor, train
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.doctor import Diagnosis, Evidence, diagnose, read_evidence
 from viewproof.runs.folder import prepare, read_config
-from viewproof.runs.reference import OPERATION, OPTIMIZATION, Reference, comparable, compare, find_reference, shipped
+from viewproof.runs.reference import (
+    OPERATION,
+    OPTIMIZATION,
+    UNTUNED,
+    Reference,
+    ReferenceCurve,
+    comparable,
+    compare,
+    find_reference,
+    shipped,
+)  # fmt: skip
 
 DIGITS = ["mae", "ijepa", "vicreg", "barlow", "sigreg", "lejepa", "simclr", "dino", "data2vec", "supervised"]
 
@@ -38,6 +50,15 @@ def test_settings_are_of_one_kind_and_a_mask_is_compared_without_its_seed() -> N
     assert shipped()
 
 
+def test_a_reference_is_linear_between_its_steps_and_empty_outside() -> None:
+    curves = {"val_loss": [(1.0, 3.0), (0.5, 0.5)], "rank": [(9.0, 9.0)] * 2}
+    monitor = ReferenceCurve(Reference({}, [0], [10, 20], curves))
+    assert monitor.values == {"val_reference_loss": None}
+    for step, value in ((9, None), (10, 2.0), (15, 1.25), (20, 0.5), (21, None)):
+        monitor.on_validation_end(SimpleNamespace(global_step=step), None)  # type: ignore[arg-type]
+        assert monitor.values == {"val_reference_loss": value}
+
+
 def run(out: Path, *words: str) -> Diagnosis:
     flags = ["--steps", "75", "--threads", "1", "--online-knn"]
     with pytest.MonkeyPatch.context() as patch:
@@ -51,7 +72,15 @@ def run(out: Path, *words: str) -> Diagnosis:
 def test_a_healthy_run_is_as_expected_and_a_crippled_twin_is_named(tmp_path: Path) -> None:
     healthy = run(tmp_path / "healthy")
     assert healthy.answer in ("as expected", "too short") and not any("behind" in line for line in healthy.because)
-    assert any(line.startswith("held-out loss") for line in healthy.because)
+    assert any(line.startswith("held-out loss") for line in healthy.because) and UNTUNED in healthy.because
+    rows = [row for row in read_metrics(tmp_path / "healthy" / "metrics.csv") if row["val_loss"]]
+    reference = find_reference(read_config(tmp_path / "healthy"))
+    assert reference is not None and rows
+    for row in rows:
+        place = reference.steps.index(int(row["step"]))
+        for own, column in (("val_reference_loss", "val_loss"), ("val_reference_knn_accuracy", "val_knn_accuracy")):
+            least, most = reference.curves[column][place]
+            assert least <= float(row[own]) <= most
     twin = ["--optimizer", "muon", "--depth", "2", "--learning-rate", "1e-5", "--weight-decay", "0.1"]
     crippled = run(tmp_path / "crippled", *twin)
     assert any(line.startswith("held-out loss") and line.endswith("behind") for line in crippled.because)

@@ -104,6 +104,8 @@ def shape() -> Iterator[Call]:
     yield "aten.roll.default", x, [1, -2], [0, 2]
     yield "aten.roll.default", x, [5]
     yield "aten.repeat.default", floats(2, 3), [2, 1, 2]
+    yield "aten.repeat_interleave.self_int", x, 2, 1
+    yield "aten.repeat_interleave.self_int", x, 3
     yield "aten.unbind.int", x, 1
     yield "aten.select.int", x, 1, -1
 
@@ -123,6 +125,8 @@ def indexing() -> Iterator[Call]:
     yield "aten.index.Tensor", x, [None, ints(2, 1, low=0, high=4), ints(3, low=-5, high=5)]
     yield "aten.index.Tensor", x, [ints(2, low=0, high=3), None, ints(2, low=0, high=5)]
     yield "aten.index_put.default", x, [None, bools(4)], torch.tensor(7.0)
+    yield "aten.scatter.value", x, 1, ints(3, 2, 5, low=0, high=4), 7.0
+    yield "aten.scatter.value", bools(3, 4), -1, ints(3, 2, low=0, high=4), True
     yield "aten.cat.default", [floats(2, 3), floats(2, 1), floats(2, 2)], 1
     yield "aten.cat.default", [ints(2), floats(3)]
     yield "aten.stack.default", [floats(2, 3), floats(2, 3)], 1
@@ -252,6 +256,9 @@ def real_calls() -> Iterator[Call]:
     yield "aten.clamp.default", x, -0.5, 0.5
     yield "aten.div.Tensor", x, y
     yield "aten.sgn.default", x
+    yield "aten.lerp.Scalar", x, y, 0.1
+    for name in ("matmul", "mm"):
+        yield f"aten.{name}.default", x, y.T
 
 
 def overload(name: str) -> Any:
@@ -352,6 +359,12 @@ def test_a_wrong_meaning_is_caught(planted: str, call: Call) -> None:
 def test_half_precision_with_a_number_that_it_cannot_hold_has_no_meaning() -> None:
     with pytest.raises(NoMeaning, match="cannot hold"):
         differs(("aten.add.Scalar", floats(4, dtype=torch.bfloat16), 0.1), TABLE["aten.add.Scalar"])
+
+
+def test_what_torch_rounds_in_its_own_order_has_no_meaning_bit_for_bit() -> None:
+    for call in (("aten.matmul.default", floats(2, 3), floats(3, 2)), ("aten.lerp.Scalar", floats(2), floats(2), 0.5)):
+        with pytest.raises(NoMeaning):
+            differs(call, TABLE[call[0]])
 
 
 def test_truncating_division_is_caught() -> None:

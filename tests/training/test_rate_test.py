@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from viewproof.cli import main
+from viewproof.plots import loss_figure, rate_figure
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.folder import prepare
 from viewproof.training.rate_test import DIVERGED, HIGHEST, LOWEST, STEPS, RangeTest, range_test
@@ -64,12 +65,28 @@ def test_the_run_is_the_one_with_the_found_rate(tmp_path: Path, capsys: pytest.C
     (line,) = [line for line in said if line.startswith("learning rate: ")]
     rate = json.loads((tmp_path / "a" / "config.json").read_text())["learning_rate"]
     assert float(line.split()[2].rstrip(",")) == pytest.approx(rate * 64 / 256) and rate != 0.005
+    assert f"which is learning_rate={rate:g} times 0.25 by rate_rule='linear'; it is a tenth of" in line
     assert main([*words, "--learning-rate", repr(rate), "--out", str(tmp_path / "b")]) == 0
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert all(torch.equal(a[name], b[name]) for name in a)
     extra = {p.name for p in (tmp_path / "a").iterdir()} - {p.name for p in (tmp_path / "b").iterdir()}
     assert extra == {"learning-rate.png"}
     assert "learning-rate.png" in json.loads((tmp_path / "a" / "sha256.json").read_text())
+
+
+@pytest.mark.parametrize("shift", [0.0, -5.0])
+def test_the_picture_shows_the_averages_up_to_the_first_one_of_any_sign(shift: float) -> None:
+    averages = [1.0 + shift, 0.6 + shift, 0.4 + shift, 4.0 + shift]
+    low, high = rate_figure([1e-4, 1e-3, 1e-2, 1e-1], averages, averages, 1e-3, "test").axes[0].get_ylim()
+    assert low < 0.4 + shift and 1.0 + shift < high < 4.0 + shift
+
+
+def test_a_curve_of_negative_losses_is_not_cut_off(tmp_path: Path) -> None:
+    for losses, bottom in (((-1.0, -3.0), -3.0), ((2.0, 1.0), 0.0)):
+        rows = "".join(f"{step},{loss},{loss},{loss}\n" for step, loss in enumerate(losses))
+        (tmp_path / "metrics.csv").write_text(f"step,loss,val_loss,val_reference_loss\n{rows}")
+        axes = loss_figure(tmp_path / "metrics.csv", "test", "loss").axes[0]
+        assert axes.get_ylim()[0] <= bottom and len(axes.lines) == 3
 
 
 def test_what_cannot_be_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,8 @@ class DINOLoss:
     masked patches is the same (Zhou et al. 2022, 2111.07832). With ``sinkhorn`` above 0 it is instead that many rounds
     of Sinkhorn and Knopp's balancing over all rows of all ranks, three in SwAV and DINOv2, and the centre is not read.
     No gradient reaches the teacher. With unequal batches on W ranks the average over ranks is the mean over all rows.
-    Shapes that differ and no rows raise `InvalidArgument`. Theorem: ``predictive_view_objective_zero_geometry``.
+    Shapes that differ and no rows raise `InvalidArgument`. Theorems: ``predictive_view_objective_zero_geometry``,
+    ``dino_loss_is_cross_entropy_to_the_centred_teacher``.
 
     >>> sure, open_ = torch.tensor([[9.0, 0.0]]), torch.zeros(1, 2)
     >>> DINOLoss()(sure, sure, torch.zeros(2)), DINOLoss()(open_, sure, torch.zeros(2))
@@ -55,7 +56,7 @@ class DINOLoss:
         with torch.autocast(student.device.type, enabled=False):
             wide = student.to(torch.promote_types(student.dtype, torch.float32))
             terms = targets * -F.log_softmax(wide / self.student_temperature, 1)
-            return share_of_mean(terms.sum(), len(student))
+            return share_of_mean(terms.sum(), student.shape[0])
 
     @torch.no_grad()
     def targets(self, teacher: Float[Tensor, "rows dims"], centre: Float[Tensor, "dims"]) -> Float[Tensor, "rows dims"]:
@@ -102,6 +103,27 @@ class DINOLoss:
         )
 
 
+def compared_rows(
+    student: Float[Tensor, "views batch prototypes"],
+    teacher: Float[Tensor, "globals batch prototypes"],
+    student_patches: Float[Tensor, "globals batch places prototypes"],
+    teacher_patches: Float[Tensor, "globals batch places prototypes"],
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Student and teacher logits row by row, of all pairs of different views and of all hidden patches.
+
+    The first student's views are the teacher's. Theorem: ``dino_never_compares_a_crop_with_itself``.
+
+    >>> student, teacher = torch.tensor([[[0.0]], [[1.0]], [[2.0]]]), torch.tensor([[[0.0]], [[1.0]]])
+    >>> (a, b), _ = compared_rows(student, teacher, teacher[:, :, None], teacher[:, :, None])
+    >>> a.flatten(), b.flatten()
+    (tensor([1., 2., 0., 2.]), tensor([0., 0., 1., 1.]))
+    """
+    pairs = [(s, t) for t in range(len(teacher)) for s in range(len(student)) if s != t]
+    students, teachers = (list(side) for side in zip(*pairs, strict=True))
+    images = student[students].flatten(0, 1), teacher[teachers].flatten(0, 1)
+    return images, (student_patches.flatten(0, 2), teacher_patches.flatten(0, 2))
+
+
 @torch.no_grad()
 def mean_of_all(rows: Float[Tensor, "rows dims"]) -> Float[Tensor, "dims"]:
     """The mean row over all ranks, in float32 at least, by which a centre moves.
@@ -110,7 +132,20 @@ def mean_of_all(rows: Float[Tensor, "rows dims"]) -> Float[Tensor, "dims"]:
     tensor([2., 0.])
     """
     wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    return all_rows(wide.sum(0, keepdim=True)).sum(0) / total_count(len(rows), rows.device)
+    return all_rows(wide.sum(0, keepdim=True)).sum(0) / total_count(rows.shape[0], rows.device)
+
+
+def moved_centre(
+    centre: Float[Tensor, "dims"], means: Float[Tensor, "batches dims"], momentum: float
+) -> Float[Tensor, "dims"]:
+    """``momentum * centre + (1 - momentum) * m``, where m is the mean over the `mean_of_all` of the micro-batches.
+
+    Theorem: ``dino_centre_moves_to_mean_of_teacher_logits``.
+
+    >>> moved_centre(torch.zeros(1), torch.tensor([[1.0], [3.0]]), momentum=0.5)
+    tensor([1.])
+    """
+    return centre.lerp(means.mean(0).to(centre.dtype), 1 - momentum)
 
 
 def koleo(z: Float[Tensor, "rows dims"], epsilon: float = 1e-8) -> Float[Tensor, ""]:

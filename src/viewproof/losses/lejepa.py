@@ -23,8 +23,8 @@ class LeJEPALoss:
     The prediction term is the mean squared distance, over views, samples and coordinates, of every view to the mean of
     its sample's global views; ``T`` is SIGReg's statistic, averaged over views. Algorithm 2 of the paper, with its
     1,024 directions, 17 knots from -5 to 5 and lambda 0.05. Statistics are over the rows of all ranks, in float32 at
-    least. Shapes that differ, fewer than two views or samples and no global view raise `InvalidArgument`. Theorem:
-    ``predictive_loss_with_geometry_guard``.
+    least. Shapes that differ, fewer than two views or samples and no global view raise `InvalidArgument`. Theorems:
+    ``predictive_loss_with_geometry_guard``, ``lejepa_views_predict_the_mean_of_the_global_views``.
 
     >>> z = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
     >>> bool(LeJEPALoss()([z, z, z]) < 0.1), bool(LeJEPALoss()([0 * z, 0 * z, 0 * z]) > 10)
@@ -47,11 +47,13 @@ class LeJEPALoss:
             rows = [all_rows(z.to(torch.promote_types(z.dtype, torch.float32))) for z in views]
             if len(rows[0]) < 2:
                 raise InvalidArgument(f"a batch of {len(rows[0])} has no statistics over samples; pass at least 2")
-            stacked = torch.stack(rows)
-            prediction = (stacked - stacked[: self.global_views].mean(0)).square().mean()
-            share = self.statistic.lambda_
+            share, prediction = self.statistic.lambda_, self.prediction_term(torch.stack(rows))
             loss: Tensor = (1 - share) * prediction + share * self.statistic.guard(*rows, step=step)
             return loss
+
+    def prediction_term(self, views: Float[Tensor, "views batch dims"]) -> Float[Tensor, ""]:
+        """The mean squared distance of every view to the mean of its sample's global views, which come first."""
+        return (views - views[: self.global_views].mean(0)).square().mean()
 
     def contract(self, views: Sequence[Rows], step: int = 0) -> PredictiveViewContract:
         """The same objective over plain numbers, on one rank.

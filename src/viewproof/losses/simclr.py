@@ -20,8 +20,8 @@ class InfoNCELoss(PairLoss):
     Each view is compared with the other ``2N - 1`` of the batch of all ranks: ``-log(exp(s_ij / t) / sum_(k != i)
     exp(s_ik / t))``. Here j is the other view of i's sample, ``t`` the temperature and ``s`` the cosine, ``a.b /
     sqrt((|a|**2 + epsilon) * (|b|**2 + epsilon))``: equation 1 of the paper at ``epsilon = 0``, and 0.5 is its
-    temperature for CIFAR-10. Fewer than two samples and unequal shapes raise `InvalidArgument`. Theorem:
-    ``predictive_view_objective_zero_geometry``.
+    temperature for CIFAR-10. Fewer than two samples and unequal shapes raise `InvalidArgument`. Theorems:
+    ``predictive_view_objective_zero_geometry``, ``info_nce_positive_is_the_other_view_of_the_sample``.
 
     >>> import torch
     >>> z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -37,7 +37,7 @@ class InfoNCELoss(PairLoss):
 
     def value(self, a: Float[Tensor, "rows dims"], b: Float[Tensor, "rows dims"], step: int = 0) -> Float[Tensor, ""]:
         """The formula, on the rows of all ranks."""
-        z, n = torch.cat([a, b]), len(a)
+        z, n = torch.cat([a, b]), a.shape[0]
         z = z / (z.square().sum(1, keepdim=True) + self.epsilon).sqrt()
         itself = torch.eye(2 * n, dtype=torch.bool, device=z.device)
         similarity = (z @ z.T / self.temperature).masked_fill(itself, -torch.inf)

@@ -7,14 +7,13 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
 from viewproof.losses import JEPALoss
 from viewproof.masks import Rule, split_patches_by_sample
 from viewproof.methods.base import JointMethod, check_hides_patches
-from viewproof.models.patches import PatchEncoder, hide_patches
+from viewproof.models.patches import PatchEncoder, hide_patches, mean_of_last_layers, tokens_at
 from viewproof.shapes import Float, Int
 from viewproof.training.ema import MomentumSchedule
 from viewproof.training.settings import OptionalCount, TrainingSettings, non_negative
@@ -83,12 +82,10 @@ class Data2VecNetwork(nn.Module):
         self, x: Float[Tensor, "batch channels height width"], places: Int[Tensor, "batch places"]
     ) -> tuple[Float[Tensor, "batch places dim"], Float[Tensor, "batch places dim"], Float[Tensor, "batch dim"]]:
         """Predicted and target tokens of the hidden patches in ``places``, and the teacher's mean token."""
-        index = places[:, :, None]
-        prediction = self.head(self.student(x, places, self.mask_token)[0].take_along_dim(index, 1))
+        prediction = self.head(tokens_at(self.student(x, places, self.mask_token)[0], places))
         with torch.no_grad():
             tokens, outputs = self.teacher(x)
-            normal = [F.layer_norm(out, out.shape[-1:]) for out in outputs[-self.layers :]]
-            target = torch.stack(normal).mean(0).take_along_dim(index, 1)
+            target = mean_of_last_layers(outputs, self.layers, places)
         return prediction, target, tokens.mean(1)
 
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:

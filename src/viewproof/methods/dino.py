@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from viewproof.data import Dataset
 from viewproof.data.checks import check_int
 from viewproof.errors import InvalidArgument
-from viewproof.losses.dino import DINOLoss, koleo, mean_of_all
+from viewproof.losses.dino import DINOLoss, compared_rows, koleo, mean_of_all, moved_centre
 from viewproof.masks import Rule, split_patches_by_sample
 from viewproof.methods.base import JointMethod, check_hides_patches
 from viewproof.models.patches import PatchEncoder, hide_patches
@@ -212,10 +212,7 @@ class DINO(TaughtPretraining):
 
     def rows(self, out: Outputs) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Student and teacher logits row by row, of all pairs of different views and of all hidden patches."""
-        pairs = [(s, t) for t in range(len(out.teacher)) for s in range(len(out.student)) if s != t]
-        students, teachers = (list(side) for side in zip(*pairs, strict=True))
-        images = out.student[students].flatten(0, 1), out.teacher[teachers].flatten(0, 1)
-        return images, (out.student_patches.flatten(0, 2), out.teacher_patches.flatten(0, 2))
+        return compared_rows(out.student, out.teacher, out.student_patches, out.teacher_patches)
 
     def objective(self, x: Tensor, sample_ids: Tensor, step: int, epoch: int) -> Tensor:
         """The sum of both cross-entropies, and KoLeo of the student's features of each global view."""
@@ -235,7 +232,7 @@ class DINO(TaughtPretraining):
         if not self._means:
             return
         for centre, means in zip((self.class_centre, self.patch_centre), zip(*self._means, strict=True), strict=True):
-            centre.lerp_(torch.stack(means).mean(0).to(centre.dtype), 1 - self.centre_momentum)
+            centre.copy_(moved_centre(centre, torch.stack(means), self.centre_momentum))
         self._means.clear()
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
@@ -16,7 +15,7 @@ from viewproof.losses.ranks import all_rows
 from viewproof.masks import MultiBlockMask, Rule, split_patches_by_sample
 from viewproof.methods.base import JointMethod
 from viewproof.models.clips import ClipEncoder, fold_mask
-from viewproof.models.patches import PatchEncoder, PatchPredictor
+from viewproof.models.patches import PatchEncoder, PatchPredictor, block_targets, predict_blocks
 from viewproof.shapes import Float, Int
 from viewproof.training.ema import MomentumSchedule
 from viewproof.training.settings import Count, TrainingSettings, non_negative, one_of
@@ -60,15 +59,11 @@ class JEPANetwork(nn.Module):
         ``context`` and ``blocks`` are indices of patches. The target encoder sees the whole sample; its tokens are
         layer-normalised, without scale and shift.
         """
-        count = blocks.shape[1]
-        tokens = self.encoder(x, context).repeat_interleave(count, 0)
-        prediction = self.predictor(tokens, context.repeat_interleave(count, 0), blocks.flatten(0, 1))
+        prediction = predict_blocks(self.predictor, self.encoder(x, context), context, blocks)
         with torch.set_grad_enabled(self.target is None and torch.is_grad_enabled()):
             tokens = (self.encoder if self.target is None else self.target)(x)
-            normal = F.layer_norm(tokens, tokens.shape[-1:])
-            target = normal.take_along_dim(blocks.flatten(1)[:, :, None], 1)
-        shape = (*blocks.shape, -1)
-        return prediction.reshape(shape), target.reshape(shape), tokens.mean(1)
+            target = block_targets(tokens, blocks)
+        return prediction, target, tokens.mean(1)
 
     def encode(self, x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch dim"]:
         """The target encoder's mean token of each whole sample: the features that the paper evaluates."""

@@ -20,6 +20,7 @@ def fold_clips(
     """Clips as images of ``channels * frames`` channels: each ``frames`` frames are stacked, below those before.
 
     A patch of such an image holds a tubelet of the clip, and row-major patches are in the order of time, rows, columns.
+    Theorems: ``folded_clip_get_eq_clip``, ``tubelet_index_is_row_major_in_time_row_column``.
 
     >>> fold_clips(torch.arange(8).reshape(1, 4, 2, 1), 2).tolist()
     [[[0], [1], [4], [5]], [[2], [3], [6], [7]]]
@@ -31,12 +32,14 @@ def fold_clips(
 def unfold_clips(x: Shaped[Tensor, "batch values"], clip_shape: Sequence[int], frames: int) -> Tensor:
     """Flat folded clips, ``[N, values]``, in the order of flat clips: the inverse of `fold_clips`.
 
+    Theorem: ``unfold_clips_is_inverse_of_fold_clips``.
+
     >>> x = torch.arange(8).reshape(1, 1, 4, 2, 1)
     >>> bool((unfold_clips(fold_clips(x, 2).flatten(1), (1, 4, 2, 1), 2) == x.flatten(1)).all())
     True
     """
     channels, time, height, width = clip_shape
-    split = x.reshape(len(x), channels, frames, time // frames, height, width)
+    split = x.reshape(x.shape[0], channels, frames, time // frames, height, width)
     return split.transpose(2, 3).flatten(1)
 
 

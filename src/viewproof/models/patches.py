@@ -1,9 +1,10 @@
 """I-JEPA's encoder of any patches and predictor of others, and the projector of two-view methods."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from viewproof.errors import InvalidArgument
 from viewproof.models.vit import (
@@ -59,11 +60,68 @@ def hide_patches(
 ) -> Float[Tensor, "batch patches dim"]:
     """Embedded patches with ``token`` in the places of each sample: a selection, what was there is not read.
 
+    Theorem: ``hidden_patches_are_the_mask_token``.
+
     >>> hide_patches(torch.full((1, 3, 1), torch.nan), torch.tensor([[0, 1, 2]]), torch.ones(1)).flatten()
     tensor([1., 1., 1.])
     """
     hidden = torch.zeros(embedded.shape[:2], dtype=torch.bool, device=embedded.device).scatter(1, places, True)
     return torch.where(hidden[:, :, None], token.to(embedded.dtype), embedded)
+
+
+def tokens_at(
+    tokens: Float[Tensor, "batch patches dim"], places: Int[Tensor, "batch places"]
+) -> Float[Tensor, "batch places dim"]:
+    """Each sample's tokens at its own places.
+
+    >>> tokens_at(torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]]), torch.tensor([[1], [0]])).flatten()
+    tensor([2., 3.])
+    """
+    return tokens.gather(1, places[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
+def mean_of_last_layers(
+    outputs: Sequence[Float[Tensor, "batch patches dim"]], layers: int, places: Int[Tensor, "batch places"]
+) -> Float[Tensor, "batch places dim"]:
+    """The mean over the last ``layers`` outputs of their layer-normalised tokens, at each sample's places: data2vec's.
+
+    Theorem: ``data2vec_target_is_the_mean_of_the_last_layers``.
+
+    >>> outputs = [torch.tensor([[[1.0, 3.0], [5.0, 2.0]]]), torch.tensor([[[0.0, 9.0], [4.0, 0.0]]])]
+    >>> mean_of_last_layers(outputs, 2, torch.tensor([[1]])).round()
+    tensor([[[ 1., -1.]]])
+    """
+    normal = [F.layer_norm(out, out.shape[-1:]) for out in outputs[-layers:]]
+    return tokens_at(torch.stack(normal).mean(0), places)
+
+
+def block_targets(
+    tokens: Float[Tensor, "batch patches dim"], blocks: Int[Tensor, "batch blocks places"]
+) -> Float[Tensor, "batch blocks places dim"]:
+    """The layer-normalised tokens, without scale and shift, of the places of every block: I-JEPA's targets.
+
+    Theorem: ``ijepa_block_is_predicted_from_its_own_context``.
+    """
+    normal = F.layer_norm(tokens, tokens.shape[-1:])
+    return tokens_at(normal, blocks.flatten(1)).reshape(*blocks.shape, -1)
+
+
+def predict_blocks(
+    predictor: Callable[[Tensor, Tensor, Tensor], Tensor],
+    tokens: Float[Tensor, "batch context dim"],
+    context: Int[Tensor, "batch context"],
+    blocks: Int[Tensor, "batch blocks places"],
+) -> Float[Tensor, "batch blocks places dim"]:
+    """The predicted tokens of every block, each from the encoded context of its sample.
+
+    ``predictor`` gets one row a block: encoded tokens, their places, the places to predict. Theorem:
+    ``ijepa_block_is_predicted_from_its_own_context``.
+    """
+    count = blocks.shape[1]
+    prediction = predictor(
+        tokens.repeat_interleave(count, 0), context.repeat_interleave(count, 0), blocks.flatten(0, 1)
+    )
+    return prediction.reshape(*blocks.shape, -1)
 
 
 class PatchPredictor(nn.Module):

@@ -22,7 +22,7 @@ from viewproof.metrics import read_metrics
 from viewproof.objectives import predictive_view_objective
 from viewproof.runs.folder import EVALUATION, METRICS, WEIGHTS, Run, load_weights, prepare, read_config, read_json
 from viewproof.runs.guarded import check_digest
-from viewproof.runs.reference import Comparison, compare, find_reference
+from viewproof.runs.reference import UNTUNED, Comparison, compare, find_reference
 from viewproof.training.checkpoints import WholeFiles
 from viewproof.training.collapse import LEAST_RANK, LEAST_SPREAD
 from viewproof.training.ema import move_target
@@ -84,7 +84,12 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     own, reference = _diagnose(evidence), evidence.reference
     if reference is None or not reference.lines:
         return own
-    lines = (*own.because, *reference.lines, *(f"differs from the untuned: {one}" for one in reference.differences))
+    lines = (
+        *own.because,
+        UNTUNED,
+        *reference.lines,
+        *(f"differs from the untuned: {one}" for one in reference.differences),
+    )
     if reference.behind and own.answer == "as expected":
         question = "why the run is behind an untuned one; the settings that differ come first"
         return Diagnosis("undecided", lines, (question, *own.cannot_tell))

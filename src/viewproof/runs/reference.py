@@ -8,7 +8,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
+import pytorch_lightning as pl
+
 from viewproof.runs.config import PretrainConfig
+from viewproof.training.callbacks import Monitor
 
 Curve = Sequence[tuple[int, float]]
 OPERATION = {
@@ -21,6 +25,7 @@ OPTIMIZATION = {
     "optimizer", "learning_rate", "rate_rule", "weight_decay", "warmup_epochs", "clip", "ema", "precision", "init"
 }  # fmt: skip
 """Settings in which a run may differ and that are named when it does; all others must be equal."""
+UNTUNED = "untuned: runs with the defaults of this data, method and sizes, whose curves come with viewproof"
 SLACK = 0.1
 """How far behind the worst reference run counts: so much accuracy, or so much of the loss."""
 
@@ -33,6 +38,33 @@ class Reference:
     seeds: Sequence[int]
     steps: Sequence[int]
     curves: Mapping[str, Sequence[tuple[float, float]]]
+
+
+class ReferenceCurve(Monitor):
+    """Puts the reference's values at the same step beside a run's in ``metrics.csv``; it changes nothing else.
+
+    ``val_reference_loss`` and ``val_reference_knn_accuracy`` are the middle of the reference's least and most at the
+    step of the validation, linear between its steps, and empty before its first and after its last one.
+    """
+
+    values: dict[str, Any]
+
+    def __init__(self, reference: Reference) -> None:
+        columns = {"val_reference_loss": "val_loss", "val_reference_knn_accuracy": "val_knn_accuracy"}
+        self.steps = reference.steps
+        self.curves = {
+            name: [(least + most) / 2 for least, most in reference.curves[column]]
+            for name, column in columns.items()
+            if column in reference.curves
+        }
+        self.values = dict.fromkeys(self.curves)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The values at this step, before they are written."""
+        step = trainer.global_step
+        inside = self.steps[0] <= step <= self.steps[-1]
+        for name, curve in self.curves.items():
+            self.values[name] = float(np.interp(step, self.steps, curve)) if inside else None
 
 
 @dataclass(frozen=True)

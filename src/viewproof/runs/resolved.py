@@ -129,6 +129,11 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
         raise InvalidArgument(
             f"{name}={user_values[name]!r} does not apply to method={config.method!r}; leave {name} out"
         )
+    if len(shape) != 4 and config.tubelet not in (None, 1):
+        raise InvalidArgument(
+            f"tubelet={config.tubelet} must be left out: it is the frames of a patch of clips [C, T, H, W], and the "
+            f"samples of {config.data} have shape {shape}"
+        )
     values: dict[str, Any] = {
         "batch_size": 256,
         "patch_size": default_patch(shape[-3:]) if len(shape) in (3, 4) else 1,

@@ -33,6 +33,7 @@ from viewproof.runs.folder import (
     write_json,
 )  # fmt: skip
 from viewproof.runs.guarded import locked, recorded
+from viewproof.runs.reference import ReferenceCurve, find_reference
 from viewproof.runs.report import report
 from viewproof.training.base import Pretraining
 from viewproof.training.callbacks import CompileTime, Monitor
@@ -100,12 +101,15 @@ def with_found_rate(run: Run, module: Pretraining, say: Callable[[str], None]) -
         module, run.config, RunData(run.config, run.dataset, not run.config.method.reconstructs, run.crop_when_read)
     )
     where = f"over {len(test.losses)} steps from {test.rates[0]:.0e} to {test.rates[-1]:.1e}"
-    if test.suggestion is None:
-        say(f"learning rate: {run.config.learning_rate:g} is kept; {where} the loss does not fall")
-        return run, test
     scale = run.config.peak_rate / run.config.learning_rate
+    peak = run.config.peak_rate if test.suggestion is None else test.suggestion
+    rule = f", which is learning_rate={peak / scale:g} times {scale:g} by rate_rule={run.config.rate_rule!r}"
+    rate = f"learning rate: {peak:g}{'' if scale == 1 else rule}"
+    if test.suggestion is None:
+        say(f"{rate} is kept; {where} the loss does not fall")
+        return run, test
     best = f"{BELOW * test.suggestion:g}, where the average loss is least"
-    say(f"learning rate: {test.suggestion:g}, a tenth of {best} {where}; see {RATE}")
+    say(f"{rate}; it is a tenth of {best} {where}; see {RATE}")
     return replace(run, config=replace(run.config, learning_rate=test.suggestion / scale)), test
 
 
@@ -176,6 +180,9 @@ def train(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[
         monitors.append(OnlineKNN(data))
     if config.lidar:
         monitors.append(LidarMonitor(data))
+    reference = find_reference(config.as_given())
+    if reference is not None:
+        monitors.append(ReferenceCurve(reference))
     trainer = build_trainer(config, run.folder, run.steps_per_epoch, monitors)
     try:
         batches = RunData(config, data, not config.method.reconstructs, run.crop_when_read)

@@ -66,17 +66,39 @@ def concrete(tensor: torch.Tensor, facts: Facts) -> SymTensor:
     return SymTensor(shape, dtype, at)
 
 
+def _without_autocast(arguments: Sequence[Any]) -> int:
+    if arguments[2]:
+        raise NoMeaning("a region in which autocast is on")
+    return 4
+
+
+_REGIONS: dict[str, Callable[[Sequence[Any]], int]] = {
+    "wrap_with_set_grad_enabled": lambda _: 1,
+    "wrap_with_autocast": _without_autocast,
+}
+"""Parts of a program that run with or without gradients, or without autocast: where the region's graph stands."""
+
+
 def outputs(capture: Capture, inputs: Mapping[str, Any], facts: Facts) -> list[Any]:
     """What the graph returns for these inputs.
 
     An operator without a meaning raises `NoMeaning` with its name.
     """
+    return _graph_outputs(capture, capture.module, list(inputs.values()), facts)
+
+
+def _graph_outputs(capture: Capture, module: torch.fx.GraphModule, inputs: Sequence[Any], facts: Facts) -> list[Any]:
     results: dict[torch.fx.Node, Any] = {}
-    arguments = iter(inputs.values())
-    for node in capture.graph.nodes:
+    arguments = iter(inputs)
+    for node in module.graph.nodes:
         if node.op == "placeholder":
-            fixed = capture.constants.get(node.name)
+            fixed = capture.constants.get(node.name) if module is capture.module else None
             results[node] = next(arguments) if fixed is None else concrete(fixed, facts)
+        elif node.op == "get_attr" and isinstance(getattr(module, node.target), torch.fx.GraphModule):
+            results[node] = getattr(module, node.target)
+        elif node.op == "call_function" and node.target.__name__ in _REGIONS:
+            region, *rest = _resolve(node.args, results)[_REGIONS[node.target.__name__](node.args) :]
+            results[node] = _graph_outputs(capture, region, rest, facts)
         elif node.op == "call_function":
             results[node] = apply(node.target, facts, _resolve(node.args, results), _resolve(node.kwargs, results))
             _check_shape(capture, node, results[node], facts)

@@ -21,6 +21,9 @@ PARTS = [
     "viewproof.theorems.tensors.random_choices",
     "viewproof.theorems.tensors.random_masks",
     "viewproof.theorems.tensors.finite_masks",
+    "viewproof.theorems.tensors.clips",
+    "viewproof.theorems.tensors.method_losses",
+    "viewproof.theorems.tensors.method_views",
     "viewproof.theorems.lists",
 ]
 """The modules that hold theorems: importing one registers them."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from viewproof.verdict import Verdict
 
-LAYERS = ("masks", "samples", "bridges", "algebra")
+LAYERS = ("masks", "samples", "bridges", "methods", "algebra")
 """The layers of theorems, in the order in which they are listed."""
 
 

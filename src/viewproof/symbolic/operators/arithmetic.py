@@ -134,6 +134,13 @@ def _clamp(facts: Facts, x: SymTensor, low: Any = None, high: Any = None) -> Sym
     return raised if high is None else _extreme(facts, raised, high, False)
 
 
+@meaning("aten.lerp.Scalar")
+def _lerp(facts: Facts, a: SymTensor, b: SymTensor, weight: Any) -> SymTensor:
+    if facts.arithmetic != "real":
+        raise NoMeaning("a linear interpolation bit for bit, which torch computes in one of two ways")
+    return _binary(facts, a, _binary(facts, _binary(facts, b, a, "sub"), weight, "mul"), "add")
+
+
 def _comparison(facts: Facts, a: SymTensor, b: Any, kind: str) -> SymTensor:
     dtype = common_dtype(a, b)
     both = [as_tensor(facts, a, dtype), as_tensor(facts, b, dtype)]

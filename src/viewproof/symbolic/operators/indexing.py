@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import z3
 
 from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.operators.table import TABLE, as_tensor, axis_of, common_dtype, meaning, pointwise, wrapped
 from viewproof.symbolic.tensor import Index, SymTensor, broadcast_shape, put, spread
-from viewproof.symbolic.terms import Term, conj, inside, ite, known, least, most, plus, same
+from viewproof.symbolic.terms import Term, conj, inside, ite, known, least, most, one_if, plus, same
 from viewproof.symbolic.values import NoMeaning
 
 
@@ -99,6 +100,24 @@ def _gather(facts: Facts, x: SymTensor, axis: int, chosen: SymTensor, **_: Any) 
     axis = axis_of(axis, x.rank)
     _in_range_everywhere(facts, "gather", chosen, x.shape[axis], 0)
     return SymTensor(chosen.shape, x.dtype, lambda index: x.at(put(index, axis, chosen.at(index))))
+
+
+@meaning("aten.scatter.value")
+def _scatter(facts: Facts, x: SymTensor, axis: int, chosen: SymTensor, value: Any) -> SymTensor:
+    axis = axis_of(axis, x.rank)
+    _in_range_everywhere(facts, "scatter", chosen, x.shape[axis], 0)
+    for other, (own, extent) in enumerate(zip(chosen.shape, x.shape, strict=True)):
+        if other != axis and not facts.same_size(own, extent):
+            facts.need("scatter: indices of the tensor's extents off its axis", same(own, extent))
+    number = as_tensor(facts, value, x.dtype).at(())
+
+    def at(index: Index) -> Any:
+        def is_here(place: Term) -> Term:
+            return one_if(same(chosen.at(put(index, axis, place)), index[axis]))
+
+        return ite(facts.sum(chosen.shape[axis], is_here, z3.IntVal(0)) > 0, number, x.at(index))
+
+    return SymTensor(x.shape, x.dtype, at)
 
 
 def _in_range_everywhere(facts: Facts, what: str, chosen: SymTensor, extent: Term, lowest: Term) -> None:

@@ -10,7 +10,7 @@ from viewproof.symbolic.facts import Facts
 from viewproof.symbolic.operators.arithmetic import divide
 from viewproof.symbolic.operators.table import as_tensor, axis_of, meaning
 from viewproof.symbolic.tensor import Index, SymTensor
-from viewproof.symbolic.terms import Term, ite, product
+from viewproof.symbolic.terms import Term, ite, product, same
 from viewproof.symbolic.values import NoMeaning, is_float, wrap
 
 Axes = int | Sequence[int] | None
@@ -64,6 +64,19 @@ def _mean(
     count = product(x.shape[axis] for axis in {axis_of(axis, x.rank) for axis in reduced})
     facts.need("mean: something to average", count != 0)
     return divide(facts, _sum(facts, x, axes, keepdim, dtype), count)
+
+
+@meaning("aten.matmul.default", "aten.mm.default")
+def _matmul(facts: Facts, a: SymTensor, b: SymTensor) -> SymTensor:
+    if facts.arithmetic != "real" or (a.rank, b.rank) != (2, 2):
+        raise NoMeaning("a product other than of two matrices of real numbers")
+    if not facts.same_size(a.shape[1], b.shape[0]):
+        facts.need("matmul: columns of one for rows of the other", same(a.shape[1], b.shape[0]))
+
+    def at(index: Index) -> Any:
+        return facts.sum(a.shape[1], lambda k: a.at((index[0], k)) * b.at((k, index[1])), z3.RealVal(0))
+
+    return SymTensor((a.shape[0], b.shape[1]), a.dtype, at)
 
 
 @meaning("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")

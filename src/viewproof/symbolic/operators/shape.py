@@ -243,6 +243,15 @@ def _repeat(facts: Facts, x: SymTensor, repeats: Sequence[Term]) -> SymTensor:
     return SymTensor(shape, x.dtype, at)
 
 
+@meaning("aten.repeat_interleave.self_int")
+def _repeat_interleave(facts: Facts, x: SymTensor, repeats: Term, axis: int | None = None, **_: Any) -> SymTensor:
+    if axis is None:
+        x, axis = reshape(facts, x, [x.numel]), 0
+    axis = axis_of(axis, x.rank)
+    shape = put(x.shape, axis, times(x.shape[axis], repeats))
+    return SymTensor(shape, x.dtype, lambda index: x.at(put(index, axis, facts.floordiv(index[axis], repeats))))
+
+
 @meaning("aten.unbind.int")
 def _unbind(facts: Facts, x: SymTensor, axis: int = 0) -> list[SymTensor]:
     axis = axis_of(axis, x.rank)
