@@ -104,7 +104,7 @@ def compiles(text: str) -> bool:
     return True
 
 
-def noticed(module: str, changed: str, copy: Path, tests: list[str], seconds: float = 200) -> bool:
+def noticed(module: str, changed: str, copy: Path, tests: list[str], seconds: float) -> bool:
     """Whether the tests fail on a mutant; one that hangs is noticed too.
 
     They run in a fork of this process, which has imported torch and pytest, and nothing of viewproof.
@@ -167,14 +167,18 @@ def main(sample: int, skip: int, seed: int, only: str, once_missed: bool) -> int
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Path(folder) / "copy"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv*", "runs", "__pycache__", ".*_cache"))
-        # What always fails notices nothing.
+        # What always fails notices nothing. A mutant hangs if its tests take five times as long as they take without.
+        limits = {}
         for module, tests in {tuple(sorted(t)): (m, t) for m, _, _, t in chosen}.values():
-            if noticed(module, (copy / module).read_text(), copy, tests):
+            start = time.monotonic()
+            failed = noticed(module, (copy / module).read_text(), copy, tests, seconds=1200)
+            limits[tuple(sorted(tests))] = max(100, 5 * (time.monotonic() - start))
+            if failed:
                 print(f"the tests fail without a change: {' '.join(tests)}")
                 return 1
         for n, (module, line, changed, tests) in enumerate(chosen, 1):
             now = changed.splitlines()[line - 1].strip()
-            killed = noticed(module, changed, copy, tests)
+            killed = noticed(module, changed, copy, tests, limits[tuple(sorted(tests))])
             reason = equivalent.get((module, now), "")
             survivors += not killed and not reason
             state = "noticed" if killed else f"equivalent: {reason}" if reason else "SURVIVED"

@@ -83,6 +83,8 @@ class Command:
         code = 1
         try:
             os.setsid()
+            # A shell lets what it starts in the background ignore Ctrl+C, and so would a command started from here.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.chdir(folder)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(self.errors.fileno(), 2)

@@ -188,6 +188,10 @@ def test_a_config_that_does_not_match_its_weights(images, tmp_path, capsys):
     (out / "config.json").write_text("{")
     assert main(["evaluate", str(out)]) == 2
     assert "is not a whole configuration" in capsys.readouterr().err
+    for name in ("mean", "size", "data"):
+        (out / "config.json").write_text(json.dumps(config | {name: [1]}))
+        assert main(["evaluate", str(out)]) == 2
+        assert f"{name}=[1] must be text" in capsys.readouterr().err
 
 
 def test_help_loads_nothing_heavy():

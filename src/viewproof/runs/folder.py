@@ -77,6 +77,10 @@ def prepare(config: PretrainConfig, folder: Path, *, allow_import: bool = False)
 
     ``allow_import`` lets the mask name a rule of another module, which is then imported.
     """
+    for field in fields(PretrainConfig):
+        value = getattr(config, field.name)
+        if field.type in (str, str | None) and not isinstance(value, str | None):
+            raise InvalidArgument(f"{field.name}={value!r} must be text; see `viewproof pretrain --help`")
     methods.load(config.method)  # an unknown name is refused before the data are read
     statistics: dict[str, Any] = parse_statistics(config.mean, config.std)
     dataset = load_dataset(
