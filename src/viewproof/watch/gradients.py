@@ -88,7 +88,7 @@ class GradientWatcher:
         name = getattr(func, "__name__", "")
         if not self._signs or not args:
             return
-        if name == "__set__" and func == Tensor.grad.__set__:  # type: ignore[attr-defined]
+        if name == "__set__" and func == Tensor.grad.__set__:  # type: ignore[union-attr]
             self._touched[id(args[0])] = place()
         elif name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
             written = {t.data_ptr() for t in tensors_of_call(args[0]) if t.layout == torch.strided}

@@ -66,11 +66,9 @@ class PlainRun(Recorder):
         if not self.steps or not self.sources or read & self.sources.keys() or self._restarts == 2:
             return self.steps > 0
         self._restarts += 1
-        self.record, self.steps = Record(), 0
         with DisableTorchFunction():
             self.before.again()
-            self.note_gradients()
-            self.gradients.restart()
+            self.restart()
         return False
 
     def sent(self) -> Plain:

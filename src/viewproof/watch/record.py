@@ -254,6 +254,15 @@ class Recorder(Run):
         """Note the gradients that earlier steps have left, of other models too: they say nothing of this step."""
         self._left = {k: (p.grad, p.grad._version) for k, p in self.parameters.items() if p.grad is not None}
 
+    def restart(self) -> None:
+        """The step so far was another one: calls are numbered from 0 again, as in the runs that follow the plan."""
+        self.record, self._watcher = Record(), TermWatcher()
+        self.functions = self.modules = self.backwards = self.steps = self.numbers = 0
+        for known in (self._nodes, self._outputs, self._hold, self._optimizers, self._numbers, self._backwarded):
+            known.clear()
+        self.note_gradients()
+        self.gradients.restart()
+
     def finish(self) -> Record:
         """The record, at the end of the step."""
         after, record = GeneratorStates.now(), self.record
