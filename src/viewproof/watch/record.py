@@ -13,7 +13,7 @@ from viewproof.watch.alive import Alive
 from viewproof.watch.gradients import GradientWatcher
 from viewproof.watch.graph import predictions
 from viewproof.watch.loss_terms import TermWatcher
-from viewproof.watch.one_rank import asked
+from viewproof.watch.one_rank import asked, not_averaged, ranks, reduced
 from viewproof.watch.run import Run, place, tensors_of_call
 from viewproof.watch.step_record import Call, Loss, Parameter, Record
 
@@ -49,6 +49,7 @@ class Recorder(Run):
         known |= {id(p.grad) for p in parameters.values()}
         # Numbers that were there before the step and that nothing names: they may come from the batch's data.
         self._outside = {id(t): t for t in alive.tensors if id(t) not in known and t.is_floating_point()}
+        self._reduced = 0
         self._numbers: list[tuple[int, Tensor]] = []
         self._backwarded: list[Tensor] = []
         self._left: dict[int, tuple[Tensor, int]] = {}
@@ -195,6 +196,7 @@ class Recorder(Run):
             return run()
         finally:
             self.gradients.after_backward(at)
+            self._reduced = reduced()
             for handle in handles:
                 handle.remove()
             self.record.support.update(supports)
@@ -212,6 +214,10 @@ class Recorder(Run):
         """Note what the optimizer holds, and the gradients that it finds."""
         self._look_at(optimizer)
         self.gradients.before_step(optimizer)
+        if ranks() > 1 and self.backwards and self._reduced == reduced():
+            alone, passed_by = not_averaged(optimizer)
+            self.record.alone += alone
+            self.record.passed_by |= passed_by
 
     def _look_at(self, optimizer: Any) -> None:
         if not self._optimizers:

@@ -85,3 +85,5 @@ class Record:
     outside: list[str] = field(default_factory=list)
     terms: Terms = field(default_factory=Terms)
     gradients: GradientFacts = field(default_factory=GradientFacts)
+    alone: list[int] = field(default_factory=list)
+    passed_by: bool = False
