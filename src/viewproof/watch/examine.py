@@ -95,8 +95,9 @@ def examine(
     plan, parameters, left = plain.plan, alive.parameters, plain.record.gradients
     if left.staying:
         # Whether a next step would add to them: in a loop that is known, the plain run was a second step already.
-        known = {id(p): p for p in parameters if id(p) in left.staying}
-        seeded = runner(lambda stop: SeededRun(known, stop), lambda run: run.kept) if noted is None and known else None
+        seeded = None
+        if noted is None:
+            seeded = runner(lambda stop: SeededRun(parameters, left.staying), lambda run: run.kept)
         left.staying = (seeded.value if seeded is not None else None) or frozenset()
 
     def same(losses: list[Tensor]) -> bool:

@@ -71,7 +71,7 @@ class GradientWatcher:
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         self.facts, self.noted = GradientFacts(), Noted()
-        self._parameters = {id(p): p for p in parameters}
+        self.parameters = {id(p): p for p in parameters}
         self._signs: dict[int, Tensor] = {}
         self._before: dict[int, tuple[Tensor, int, bool]] = {}
         self._places: list[str] = []
@@ -93,7 +93,7 @@ class GradientWatcher:
         elif name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
             written = {t.data_ptr() for t in tensors_of_call(args[0]) if t.layout == torch.strided}
             for key in self._signs:
-                gradient = self._parameters[key].grad
+                gradient = self.parameters[key].grad
                 if gradient is not None and gradient.layout == torch.strided and gradient.data_ptr() in written:
                     self._touched[key] = place()
 
@@ -108,7 +108,7 @@ class GradientWatcher:
                 self.facts.changed.setdefault(key, self._touched.get(key, ""))
         self._before = {
             k: (p.grad, p.grad._version, bool((_values(p.grad) != 0).any()))
-            for k, p in self._parameters.items()
+            for k, p in self.parameters.items()
             if p.grad is not None
         }
 
@@ -116,7 +116,7 @@ class GradientWatcher:
         """What the backward at this line has added, and to what."""
         index = len(self._places)
         self._places.append(at)
-        for key, p in self._parameters.items():
+        for key, p in self.parameters.items():
             gradient, version, nonzero = self._before.get(key, (None, 0, False))
             if p.grad is None or (p.grad is gradient and p.grad._version == version):
                 continue
@@ -155,7 +155,7 @@ class GradientWatcher:
                 self.facts.changed.setdefault(key, self._touched.get(key, ""))
             # No backward of this step has touched it, and the optimizer steps with it once more.
             gradient, version, nonzero = self._before.get(key, (None, 0, False))
-            now = self._parameters[key].grad if key in self._parameters else None
+            now = self.parameters[key].grad if key in self.parameters else None
             if nonzero and key not in self._signs and now is gradient and now is not None and now._version == version:
                 self._unchanged.append(key)
             self._forget(key)
@@ -169,7 +169,7 @@ class GradientWatcher:
 
     def _compare(self, key: int) -> str:
         """What has become of a gradient since its last backward: "", "erased" or "changed"."""
-        gradient, signs = self._parameters[key].grad, self._signs[key]
+        gradient, signs = self.parameters[key].grad, self._signs[key]
         now = None if gradient is None else _signs(gradient)
         if now is None or not bool(now.any()):
             return "erased" if bool(signs.any()) else ""
@@ -197,37 +197,50 @@ class GradientWatcher:
         lost = [i for i, keys in self._given.items() if keys & stepped and i not in self._used | pending]
         facts.lost = list(dict.fromkeys(self._places[i] for i in lost))
         new = stepped - facts.left_over.keys() - facts.erased.keys()
-        own = ((k, self._parameters[k].grad) for k in new if k in self._parameters)
+        own = ((k, self.parameters[k].grad) for k in new if k in self.parameters)
         facts.staying = frozenset(k for k, g in own if g is not None and bool((_values(g) != 0).any()))
         return facts
 
 
 class SeededRun(Run):
-    """Whether the step clears gradients before its first backward: ``kept`` are those of ``keys`` that it leaves."""
+    """Whether the step clears gradients: those of the given parameters are set to 1 before, as a step might leave them.
 
-    repeats = True
+    ``kept`` are those that an optimizer stepped with, by the parameters' ids.
+    """
 
-    def __init__(self, parameters: Mapping[int, Tensor], stop: Callable[[], Any]) -> None:
+    def __init__(self, parameters: Iterable[Tensor], seeded: Iterable[int]) -> None:
         super().__init__()
-        self.parameters, self.stop, self.kept = parameters, stop, frozenset[int]()
+        self.watcher = GradientWatcher(parameters)
+        self._seeded = frozenset(seeded)
+
+    @property
+    def kept(self) -> frozenset[int]:
+        """What was not cleared."""
+        return self._seeded & self.watcher.end().left_over.keys()
 
     def batch(self, batch: Any) -> Any:
-        """As it is."""
+        """As it is; the gradients are set here."""
+        for p in self.watcher.parameters.values():
+            if id(p) in self._seeded:
+                p.grad = torch.ones_like(p)
         return batch
 
-    def begin(self) -> None:
-        """Turn on, with gradients that an earlier step might have left."""
-        for p in self.parameters.values():
-            p.grad = torch.ones_like(p)
-        super().begin()
-
     def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
-        """Look, and stop."""
-        there = ((k, p.grad) for k, p in self.parameters.items())
-        self.kept = frozenset(k for k, g in there if g is not None and bool((g != 0).any()))
-        self.stop()
+        """Watched."""
+        self.watcher.before_backward()
+        out = run()
+        self.watcher.after_backward("")
+        return out
 
     on_grad = on_backward
+
+    def before_step(self, optimizer: Any) -> None:
+        """Watched."""
+        self.watcher.before_step(optimizer)
+
+    def after_step(self, optimizer: Any) -> None:
+        """Watched."""
+        self.watcher.after_step(optimizer)
 
 
 def _list(keys: Iterable[int], names: Mapping[int, str]) -> str:
