@@ -309,7 +309,7 @@ def certify(
 
 
 # Its options that take a value; after them comes the script, and what follows that is the script's.
-_VALUED = ("--picture", "--html", "--json", "--sarif", "--format", "--every", "--kept")
+_VALUED = ("--picture", "--html", "--json", "--sarif", "--format", "--every", "--kept", "--allow")
 
 
 def script_apart(words: list[str]) -> list[str]:
@@ -342,6 +342,8 @@ def watch(
     keep_running: bool = False,
     every: Integer = 0,
     kept: str = "",
+    local_negatives: bool = False,
+    allow: tuple[str, ...] = (),
 ) -> int:
     """Run SCRIPT unchanged up to its second optimizer step, and say what the step trains on.
 
@@ -361,6 +363,8 @@ def watch(
         keep_running: let the script run to its end; the report goes to the error stream
         every: with --keep-running, watch again after so many steps; 0 watches once
         kept: "mlm" declares that a tenth of the tokens asked for is left in the clear on purpose, as in BERT
+        local_negatives: declare that on several ranks a contrastive loss takes its negatives of its own rank
+        allow: 'NAME=REASON' waives a claim, or a contract such as C4; the report prints the reason
     """
     if not script:
         return complain("watch needs a script and its arguments, such as: viewproof watch train.py --epochs 1")
@@ -371,7 +375,7 @@ def watch(
     name = script[0] if module else Path(script[0]).name
     session = ScriptSession(
         name, picture, html, json, strict, keep_running, every, kept, sarif, format == "github",
-        "" if module else script[0],
+        "" if module else script[0], local_negatives, allow,
     )  # fmt: skip
     return run(script, module, session)
 

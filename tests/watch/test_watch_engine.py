@@ -259,3 +259,37 @@ def test_gradients_that_earlier_steps_left_in_other_models_are_not_of_this_step(
         return float(step(x))
 
     assert "no optimizer has" in str(vp.watch(astray, batch))
+
+
+class Fill(nn.Module):
+    """Predicts frames of which the hidden ones are 0; ``leaks`` reads them by ``x.data``."""
+
+    def __init__(self, leaks: bool) -> None:
+        super().__init__()
+        self.leaks, self.embed, self.mix = leaks, nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        content = x.data if self.leaks else x.masked_fill(hidden[..., None], 0)
+        out: Tensor = self.mix(self.embed(content).tanh())
+        return out
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_a_batch_that_is_fetched_ahead_is_followed_in_its_own_step(leaks: bool) -> None:
+    """The step between fetch and use clips, steps and draws; calls are numbered from where the batch is used."""
+    torch.manual_seed(0)
+    model = Fill(leaks)
+    optimizer = torch.optim.AdamW(model.parameters())
+    with vp.watch.recording() as seen:
+        batches = iter(DataLoader(torch.randn(20, 6, 4), batch_size=4))
+        batch = next(batches)
+        for following in batches:
+            hidden = torch.rand(4, 6).argsort(1) < 3
+            optimizer.zero_grad()
+            (model(batch, hidden) - batch)[hidden].square().mean().backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            batch = following
+    assert seen.report is not None
+    (found,) = [f for f in seen.report.findings if f.claim.startswith("no scored group")]
+    assert found.verdict is (Verdict.REFUTED if leaks else Verdict.PROVED), str(seen.report)

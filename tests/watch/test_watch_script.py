@@ -94,6 +94,7 @@ def test_a_module_runs_as_under_python(tmp_path):
         (["missing.py"], "script='missing.py' must be a file"),
         (["--picture", "nowhere/xray.png", "train.py"], "must be in a folder that exists"),
         (["--every", "5", "train.py"], "goes with --keep-running"),
+        (["--allow", "C4", "train.py"], "allow='C4' must be NAME=REASON"),
         (["train.py"], "ended before an optimizer of torch made a step"),
         (["empty.py"], "ended before an optimizer of torch made a step"),
     ],
@@ -184,3 +185,30 @@ def test_what_the_report_says_of_an_example(tmp_path, words, code, refuted):
     contracts = [line.split()[1] for line in process.stdout.splitlines() if line.startswith("  REFUTED")]
     assert (process.returncode, contracts) == (code, refuted), process.stdout + process.stderr
     assert str(ROOT) not in process.stdout
+
+
+METRIC = """
+import torch
+from torch import nn
+
+model = nn.Linear(3, 3)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for x in torch.utils.data.DataLoader(torch.randn(8, 6), batch_size=4):
+    out = model(x[:, :3])
+    loss, spread = (out - x[:, 3:]).square().mean(), (1 - out.std(0)).relu().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print(float(spread))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [([], 3), (["--local-negatives", "--allow", "C4=a metric"], 0), (["--allow", "C5=what the report has not"], 2)],
+)
+def test_what_is_declared_on_the_command_line(tmp_path, words, code):
+    (tmp_path / "train.py").write_text(METRIC)
+    process = run(*WATCH, *words, "train.py", cwd=tmp_path)
+    assert process.returncode == code, process.stdout + process.stderr
+    assert ("waived: a metric" in process.stdout) is (code == 0), process.stdout

@@ -178,6 +178,39 @@ def test_a_term_that_no_loss_has_is_asked_about(term: str, verdict: str | None) 
     assert not found or ("test_watch_terms.py" in found[0].detail and 'allow={"C4"' in found[0].detail)
 
 
+@pytest.mark.parametrize(
+    ("term", "asked"),
+    [
+        ("vector left out", True),
+        ("unreduced left out", True),
+        ("vector added", False),
+        ("unreduced added", False),
+        ("a row", False),
+        ("the worst of the loss", False),
+    ],
+)
+def test_a_vector_that_no_loss_has_is_asked_about(term: str, asked: bool) -> None:
+    """Of samples or features, as terms are before their mean; a row of an activation is no term."""
+    torch.manual_seed(0)
+
+    def loss(x: Tensor) -> Tensor:
+        z = model(x)
+        each = (z - x[:, :4]).square().mean(1)
+        if term.startswith("vector"):
+            more = (1 - z.std(0)).relu()
+        elif term.startswith("unreduced"):
+            more = F.smooth_l1_loss(z, x[:, 1:], reduction="none")
+        else:
+            more = z[0] if term == "a row" else each.topk(2).values
+        logged.append(more)
+        return each.mean() + (more.mean() if term.endswith("added") else 0)
+
+    model, logged = nn.Linear(5, 4), list[Tensor]()
+    report = watch(*trained(model, loss, torch.randn(6, 5)))
+    found = [f for f in report.findings if f.claim.startswith("every term")]
+    assert [f.verdict.name for f in found] == ["UNKNOWN"] * asked, str(report)
+
+
 @pytest.mark.parametrize("bug", [False, True])
 def test_positives_that_are_one_vector_are_refuted(bug: bool) -> None:
     """Frames are asked for among others of their sample; the targets are made after the mask if wrong."""

@@ -80,10 +80,6 @@ def _read_by_losses(record: Record, names: dict[int, str]) -> set[str]:
     return read
 
 
-def _name(run: Recorder, key: int) -> str:
-    return run.record.parameters[key].name or "a parameter"
-
-
 def _gradients(run: Recorder, targets: dict[int, str], modules: list[nn.Module], out: Branches) -> None:
     """Parameters with a gradient that no optimizer has: of teachers, of what lies behind trained ones, of others."""
     record = run.record
@@ -215,9 +211,11 @@ def _moved_roots(run: Recorder) -> list[nn.Module]:
 
 
 def _twin(module: nn.Module, run: Recorder) -> nn.Module | None:
-    """A module of the same parameters by name and shape, some of which are trained."""
+    """A module of the same parameters by name and shape, some of which an optimizer steps with here."""
     own = {k: p.shape for k, p in module.named_parameters()}
     ids = {id(p) for p in module.parameters()}
+    # Another model of the process may have the same parameters, of the same seed, and an optimizer that rests.
+    stepped = {key for key, p in run.record.parameters.items() if p.groups}
     best = None
     for other in run.before.modules.values():
         if other is module:
@@ -225,7 +223,7 @@ def _twin(module: nn.Module, run: Recorder) -> nn.Module | None:
         theirs = dict(other.named_parameters())
         alike = own.keys() <= theirs.keys() and all(theirs[k].shape == s for k, s in own.items())
         alike = alike and not any(id(p) in ids for p in theirs.values())
-        if not alike or not any(id(p) in run.optimized for p in theirs.values()):
+        if not alike or not any(id(p) in stepped for p in theirs.values()):
             continue
         if best is None or len(theirs) < len(dict(best.named_parameters())):
             best = other
@@ -310,7 +308,8 @@ def _frozen(module: nn.Module, path: str, twin: nn.Module | None, run: Recorder,
 
 def _drawn_back(run: Recorder, out: Branches) -> None:
     """A copy of a trained module that runs nowhere and towards which the trained one is moved after its optimizer."""
-    pushed = {k for k, after in run.after.items() if not torch.equal(after, run.parameters[k].detach())}
+    left = {k: after for k, after in run.after.items() if k in run.parameters}
+    pushed = {k for k, after in left.items() if not torch.equal(after, run.parameters[k].detach())}
     names = sorted((n.count("."), n, key) for key, n in run.names.items()) if pushed else []
     for _, path, key in names:
         module = run.before.modules.get(key)

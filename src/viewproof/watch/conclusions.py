@@ -227,10 +227,20 @@ def trained(x: Examined, check: Check) -> Finding | None:
     if x.plain.record.made_in_step:
         made = x.plain.record.made_in_step[0]
         return check.refuted(f"{made} is constructed in the step: new random weights each time, in no optimizer", {})
-    branches = x.plain.branches
+    branches, gradients = x.plain.branches, x.plain.record.gradients
+    if not branches.trained and (again := gradients.broken(x.plain.parameters)):
+        return check.refuted(again, {})
+    if x.plain.record.alone and not branches.trained:
+        first = x.plain.parameters.get(x.plain.record.alone[0], "a parameter")
+        what = f"nothing averages the gradient of {first} over the {x.ranks} ranks: each trains its own"
+        if x.plain.record.passed_by:
+            what += "; call the DistributedDataParallel module, not its `.module`"
+        return check.undecided(f'{what}; allow={{"C6": "..."}} if meant')
     if not branches.trained and branches.doubts:
         what, names = branches.doubts[0]
         return check.undecided(f"{what} ({', '.join(names)})" if names else what)
+    if not branches.trained and (doubt := gradients.doubt(x.plain.parameters)):
+        return check.undecided(doubt)
     if branches.trained and x.ranks > 1:
         what, names = branches.trained[0]
         shown = f"{what} ({', '.join(names)})" if names else what

@@ -13,6 +13,7 @@ from viewproof.watch.alive import Alive, Constants
 from viewproof.watch.asked_tokens import WHOLE
 from viewproof.watch.child import Runner
 from viewproof.watch.facts import Source
+from viewproof.watch.gradients import Noted, SeededRun
 from viewproof.watch.leak import look_for_leak
 from viewproof.watch.one_rank import ranks, stand_in
 from viewproof.watch.plain_run import Plain, PlainRun
@@ -64,14 +65,18 @@ def examine(
     kept: str = "",
     local: bool = False,
     constants: Constants | None = None,
+    noted: Noted | None = None,
 ) -> Examined:
-    """Run the step as often as it takes, and return what was read off; ``constants`` hold nothing of the batch."""
+    """Run the step as often as it takes, and return what was read off; ``constants`` hold nothing of the batch.
+
+    ``noted`` are the gradients that optimizers have stepped with, where the loop around the step is known.
+    """
     start, out, alive = time.perf_counter(), Examined(kept=kept, local=local), Alive.now()
     tensors = dict(tensors_of(batch))
     contents = {path: t for path, t in tensors.items() if carries_content(path, t)}
     out.tokens = asked_tokens(tensors)
 
-    answer = runner(lambda stop: PlainRun(alive, variables, contents, constants), lambda run: run.sent())
+    answer = runner(lambda stop: PlainRun(alive, variables, contents, constants, noted), lambda run: run.sent())
     out.failure = answer.failure
     if answer.value is None:
         return out
@@ -87,7 +92,13 @@ def examine(
     if not plain.record.losses:
         out.seconds = time.perf_counter() - start
         return out
-    plan, parameters = plain.plan, alive.parameters
+    plan, parameters, left = plain.plan, alive.parameters, plain.record.gradients
+    if left.staying:
+        # Whether a next step would add to them: in a loop that is known, the plain run was a second step already.
+        seeded = None
+        if noted is None:
+            seeded = runner(lambda stop: SeededRun(parameters, left.staying), lambda run: run.kept)
+        left.staying = (seeded.value if seeded is not None else None) or frozenset()
 
     def same(losses: list[Tensor]) -> bool:
         bits = [t.double().reshape(-1).numpy().tobytes() for t in losses]

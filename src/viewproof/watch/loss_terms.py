@@ -13,6 +13,9 @@ from viewproof.watch.run import _OURS, place
 
 PRODUCTS = ("matmul", "__matmul__", "__rmatmul__", "mm", "einsum", "cosine_similarity", "linear", "cdist", "inner")
 CROSS = ("cross_entropy", "nll_loss")
+UNREDUCED = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "cosine_similarity", *CROSS})
+UNREDUCED |= {"binary_cross_entropy", "binary_cross_entropy_with_logits", "pairwise_distance", "gaussian_nll_loss"}
+PICKS = ("__getitem__", "index_select", "gather", "take", "take_along_dim", "masked_select", "diagonal", "diag")
 EMPTY = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
 
 
@@ -42,13 +45,14 @@ class Terms:
 
 
 @dataclass
-class _Scalar:
-    """One number with a gradient: where it was made (all lines of the call), and whether anything read it."""
+class _Term:
+    """A number or a vector of sums, with a gradient: where it was made (all lines), and whether anything read it."""
 
     tensor: weakref.ref[Tensor]
     place: str
     node: Any
-    value: float
+    value: bytes
+    vector: bool = False
     was_read: bool = False
 
 
@@ -57,10 +61,10 @@ class TermWatcher:
 
     def __init__(self) -> None:
         self.terms = Terms()
-        self._scalars: dict[tuple[tuple[str, int], ...], list[_Scalar]] = {}
-        self._all: list[_Scalar] = []
+        self._by_lines: dict[tuple[tuple[str, int], ...], list[_Term]] = {}
+        self._all: list[_Term] = []
         self._in_losses: set[Any] = set()
-        self._by_id: dict[int, _Scalar] = {}
+        self._by_id: dict[int, _Term] = {}
         self._products: list[tuple[str, Tensor, list[Tensor]]] = []
         self._crossed: list[tuple[Any, str]] = []
         self._similar: set[Any] = set()
@@ -68,9 +72,9 @@ class TermWatcher:
     def read(self, tensors: list[Tensor]) -> None:
         """A function is given these."""
         for tensor in tensors:
-            scalar = self._by_id.get(id(tensor))
-            if scalar is not None and scalar.tensor() is tensor:
-                scalar.was_read = True
+            term = self._by_id.get(id(tensor))
+            if term is not None and term.tensor() is tensor:
+                term.was_read = True
 
     def made(self, index: int, name: str, read: list[Tensor], out: Any) -> None:
         """A function has returned."""
@@ -80,11 +84,12 @@ class TermWatcher:
             self.terms.empty.append(place())
         if not out.requires_grad or not out.is_floating_point():
             return
-        if out.numel() == 1:
-            scalar = _Scalar(weakref.ref(out), place(), out.grad_fn, float(out.detach()))
-            self._all.append(scalar)
-            self._scalars.setdefault(_lines(), []).append(scalar)
-            self._by_id[id(out)] = scalar
+        if out.numel() == 1 or name in UNREDUCED or (out.dim() == 1 and self._reduces(name, read, out)):
+            value, vector = out.detach().double().cpu().numpy().tobytes(), out.numel() > 1 and name not in UNREDUCED
+            term = _Term(weakref.ref(out), place(), out.grad_fn, value, vector)
+            self._all.append(term)
+            self._by_lines.setdefault(_lines(), []).append(term)
+            self._by_id[id(out)] = term
         if name in PRODUCTS and name != "linear" and len(read) == 2:
             self._similar.add(out.grad_fn)
         if name in PRODUCTS and len(read) == 2 and _with_itself(read[0], read[1], out):
@@ -101,6 +106,13 @@ class TermWatcher:
                 if equal is not None:
                     self.terms.equal.append(Equal(index, place(), equal, labels.tolist()))
 
+    def _reduces(self, name: str, read: list[Tensor], out: Tensor) -> bool:
+        """Whether a vector is one of sums, of samples or of features, or made of such: no part of an activation."""
+        if name in PICKS or out._is_view():
+            return False
+        terms = [term for t in read if (term := self._by_id.get(id(t))) is not None and term.tensor() is t]
+        return bool(terms) or any(t.requires_grad and t.numel() > out.numel() for t in read)
+
     def at_backward(self, losses: list[Tensor]) -> None:
         """Which numbers were made, never read, and are gone, while others of the same line are read.
 
@@ -111,14 +123,14 @@ class TermWatcher:
         edges = _edges(roots, set())
         nodes = {node for node, _ in edges}
         self._in_losses |= nodes | set(roots)
-        for scalars in self._scalars.values():
-            gone = [s for s in scalars if not s.was_read and s.tensor() is None and not _edges([s.node], nodes) & edges]
-            if gone and any(s.was_read for s in scalars):
+        for terms in self._by_lines.values():
+            gone = [s for s in terms if not s.was_read and s.tensor() is None and not _edges([s.node], nodes) & edges]
+            if gone and any(s.was_read for s in terms):
                 self.terms.dropped.append(
-                    f"{len(gone)} of the {len(scalars)} terms computed at {gone[0].place} are read by nothing: each is "
+                    f"{len(gone)} of the {len(terms)} terms computed at {gone[0].place} are read by nothing: each is "
                     f"overwritten by the next, and the loss has nothing of what they are made of"
                 )
-        self._scalars.clear()
+        self._by_lines.clear()
 
     def after_backward(self) -> None:
         """Which similarities of a row with itself are pushed down by a cross-entropy, and which are compared."""
@@ -141,17 +153,20 @@ class TermWatcher:
     def at_end(self) -> None:
         """Which terms are made of what a loss reads, and are part of no loss: terms that are forgotten, or logged.
 
-        A number made of the loss or of its terms, such as a perplexity, is no term of its own; nor is a second copy.
+        A number made of the loss or of its terms, such as a perplexity, is no term of its own; nor is a second copy,
+        nor a vector of sums of what the loss reads itself, such as norms of embeddings.
         """
         known = {s.node: s for s in self._all if s.node in self._in_losses}
         values = {s.value for s in known.values()}
         made_of: dict[int, set[Any]] = {}
-        for scalar in self._all:
-            if scalar.node in self._in_losses or scalar.value in values:
+        for term in self._all:
+            if term.node in self._in_losses or term.value in values:
                 continue
-            below = {node for node, _ in _edges([scalar.node], self._in_losses)}
+            if term.vector and {node for node, _ in term.node.next_functions if node is not None} <= self._in_losses:
+                continue
+            below = {node for node, _ in _edges([term.node], self._in_losses)}
             if below & self._in_losses - known.keys():
-                made_of[id(scalar)] = below
+                made_of[id(term)] = below
         inner = set().union(*made_of.values()) if made_of else set()
         places = [s.place for s in self._all if id(s) in made_of and s.node not in inner]
         self.terms.left_out += dict.fromkeys(places)

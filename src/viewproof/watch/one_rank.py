@@ -33,6 +33,9 @@ _FUNCTIONS = ("init_process_group", "new_group", "isend", "irecv", "batch_isend_
 # Of a copy: where the step asked the other ranks, and which values they are taken to have.
 _asked: list[str] = []
 _stand_in = 0
+# Modules of DistributedDataParallel that ran so that the next backward averages, and how many collectives reduced.
+_averaged: list[nn.Module] = []
+_reduced = 0
 
 
 def ranks() -> int:
@@ -98,6 +101,23 @@ def asked() -> list[str]:
     return list(dict.fromkeys(_asked))
 
 
+def reduced() -> int:
+    """In a copy: how many collectives have summed more than one number over the ranks so far."""
+    return _reduced
+
+
+def not_averaged(optimizer: Any) -> tuple[list[int], bool]:
+    """In a copy: the optimizer's parameters with a gradient that no backward has averaged over the ranks, by ``id``.
+
+    Whether a DistributedDataParallel holds the first of them, and was passed by.
+    """
+    averaged = {id(p) for module in _averaged for p in module.parameters()}
+    given = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    alone = [id(p) for p in given if id(p) not in averaged and bool(p.grad.any())]
+    wrapped = [m for m in Alive.now().modules if isinstance(m, nn.parallel.DistributedDataParallel)] if alone else []
+    return alone, any(id(p) in alone for module in wrapped for p in module.parameters())
+
+
 def stand_in(number: int) -> None:
     """In a copy: take the other ranks to have the ``number``-th of several values."""
     global _stand_in
@@ -106,6 +126,8 @@ def stand_in(number: int) -> None:
 
 def _forward(module: Any, *args: Any, **kwargs: Any) -> Any:
     """Of DistributedDataParallel, without its copies of buffers and its average of gradients."""
+    if torch.is_grad_enabled() and module.require_backward_grad_sync:
+        _averaged.append(module)
     return module.module(*args, **kwargs)
 
 
@@ -132,6 +154,8 @@ def _answered(name: str) -> Any:
             _asked.append(f"{name.strip('_')} at {place()}")
         if name in _WITHOUT_OTHERS:
             return _Done()
+        global _reduced
+        _reduced += "reduce" in name and group.size() > 1 and sum(t.numel() for t in _flat(values[0])) > 1
         with torch.no_grad():
             if name in _IN_PLACE:
                 for tensor in _flat(values[0]) if group.size() > 1 and "SUM" in operation else ():

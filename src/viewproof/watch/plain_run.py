@@ -11,6 +11,7 @@ from viewproof.torch_internals import DisableTorchFunction
 from viewproof.watch.alive import Alive, Constants
 from viewproof.watch.branches import Branches, branch_facts
 from viewproof.watch.facts import ModuleFacts
+from viewproof.watch.gradients import Noted
 from viewproof.watch.names import module_names
 from viewproof.watch.planes import Plan
 from viewproof.watch.record import Recorder
@@ -29,13 +30,19 @@ class Plain:
     names: dict[int, str]
     branches: Branches
     erased: dict[str, tuple[int, float]] = field(default_factory=dict)
+    parameters: dict[int, str] = field(default_factory=dict)
 
 
 class PlainRun(Recorder):
     """The plain run, with all modules of the process before and after."""
 
     def __init__(
-        self, alive: Alive, variables: dict[str, Any], sources: dict[str, Tensor], constants: Constants | None
+        self,
+        alive: Alive,
+        variables: dict[str, Any],
+        sources: dict[str, Tensor],
+        constants: Constants | None,
+        noted: Noted | None = None,
     ) -> None:
         parameters: dict[int, Tensor] = {id(p): p for m in alive.modules for p in m.parameters(recurse=False)}
         super().__init__(alive, module_names(variables), sources, parameters, Before(alive.modules))
@@ -45,6 +52,7 @@ class PlainRun(Recorder):
             self._outside = {
                 key: t for key, t in self._outside.items() if t.numel() >= sample or not constants.unchanged(t)
             }
+        self.gradients.noted |= noted or {}
         self._restarts = 0
         self._contents = {path: t.detach().clone() for path, t in sources.items()}
 
@@ -58,10 +66,9 @@ class PlainRun(Recorder):
         if not self.steps or not self.sources or read & self.sources.keys() or self._restarts == 2:
             return self.steps > 0
         self._restarts += 1
-        self.record, self.steps = Record(), 0
         with DisableTorchFunction():
             self.before.again()
-            self.note_gradients()
+            self.restart()
         return False
 
     def sent(self) -> Plain:
@@ -80,7 +87,7 @@ class PlainRun(Recorder):
                 parameter.moved = self.before.moved(self.parameters[key])
         modules, averages = module_facts(record, self.before, self.names)
         plan = self._plan(record)
-        return Plain(record, modules, averages, plan, self.names, branch_facts(self, plan), self._erased())
+        return Plain(record, modules, averages, plan, self.names, branch_facts(self, plan), self._erased(), names)
 
     def _erased(self) -> dict[str, tuple[int, float]]:
         out: dict[str, tuple[int, float]] = {}

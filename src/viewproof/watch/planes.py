@@ -40,12 +40,26 @@ class PlannedRun(Run):
         super().__init__()
         self.plan, self.held, self.stop = plan, held, stop
         self.met: set[tuple[str, int]] = set()
-        self._steps_before = 0
+        # Steps before the one that uses the batch run as they are.
+        self._steps_before, self._in_backward = 0, plan.ahead > 0
+
+    def begin(self) -> None:
+        """Set the hooks; the planned step begins here, or where a batch fetched ahead comes to be used."""
+        if not self.plan.ahead:
+            self.turn_on()
+        super().begin()
+
+    def turn_on(self) -> None:
+        """The planned step begins."""
 
     def done(self) -> bool:
         """Over after as many steps as in the plain run."""
         if self.steps and self._steps_before < self.plan.ahead:
             self._steps_before, self.steps = self._steps_before + 1, 0
+            if self._steps_before == self.plan.ahead:
+                self._in_backward = False
+                with DisableTorchFunction():
+                    self.turn_on()
         return self.steps > 0
 
     def missed(self) -> str:
@@ -107,7 +121,7 @@ class GradientRun(PlannedRun):
         parameters: list[nn.Parameter],
     ) -> None:
         super().__init__(plan, held, stop)
-        self.parameters = parameters
+        self.parameters, self._turned_on = parameters, False
         self.leaves = {
             path: t.detach().clone().requires_grad_() for path, t in sources.items() if t.is_floating_point()
         }
@@ -121,8 +135,9 @@ class GradientRun(PlannedRun):
         """The batch with leaves that take gradients in the place of its sources."""
         return with_tensors(batch, {id(self.sources[path]): leaf.clone() for path, leaf in self.leaves.items()})
 
-    def begin(self) -> None:
-        """Turn on, with gradients everywhere but at parameters."""
+    def turn_on(self) -> None:
+        """Have gradients everywhere but at parameters."""
+        self._turned_on = True
         for parameter in self.parameters:
             parameter.requires_grad_(False)
         torch.set_grad_enabled(True)
@@ -130,14 +145,13 @@ class GradientRun(PlannedRun):
         enter(replaced(torch._C, "_set_grad_enabled", lambda mode: None))
         enter(replaced(torch.inference_mode, "__enter__", lambda mode: None))
         enter(replaced(torch.inference_mode, "__exit__", lambda mode, *error: None))
-        super().begin()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function; what detaches passes gradients on."""
         args, kwargs = self.replaced_tensors(args, kwargs)
-        name = getattr(func, "__name__", "")
+        name = getattr(func, "__name__", "") if self._turned_on else ""
         if name in ("detach", "detach_", "__get__") and args and isinstance(args[0], Tensor) and args[0].requires_grad:
-            if name != "__get__" or func is Tensor.data.__get__:  # type: ignore[attr-defined]
+            if name != "__get__" or func == Tensor.data.__get__:  # type: ignore[attr-defined]
                 self.functions += 1
                 with DisableTorchFunction():
                     return args[0].view_as(args[0])

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from viewproof.bits import GeneratorStates
-from viewproof.torch_internals import DisableTorchFunction
+from viewproof.torch_internals import DisableTorchFunction, has_no_values
 from viewproof.watch.alive import Alive
+from viewproof.watch.gradients import GradientWatcher
 from viewproof.watch.graph import predictions
 from viewproof.watch.loss_terms import TermWatcher
-from viewproof.watch.one_rank import asked
+from viewproof.watch.one_rank import asked, not_averaged, ranks, reduced
 from viewproof.watch.run import Run, place, tensors_of_call
 from viewproof.watch.step_record import Call, Loss, Parameter, Record
 
@@ -31,7 +32,8 @@ class Recorder(Run):
         super().__init__()
         self.before, modules = before, before.modules.values()
         self.record, self.names, self.sources, self.parameters = Record(), names, sources, parameters
-        self.optimized = {id(p) for o in alive.optimizers for g in o.param_groups for p in g["params"]}
+        in_optimizers = {id(p): p for o in alive.optimizers for g in o.param_groups for p in g["params"]}
+        self.optimized = set(in_optimizers)
         self._versions = {path: t._version for path, t in sources.items()}
         self._nodes: dict[Any, tuple[str, int]] = {}
         self._outputs: dict[Any, int] = {}
@@ -42,10 +44,12 @@ class Recorder(Run):
         self.versions: dict[int, int] = {}
         self._known = {id(m) for m in modules}
         self._watcher = TermWatcher()
+        self.gradients = GradientWatcher(p for p in (parameters | in_optimizers).values() if not has_no_values(p))
         known = {id(t) for m in modules for t in (*m.parameters(), *m.buffers())} | {id(t) for t in sources.values()}
         known |= {id(p.grad) for p in parameters.values()}
         # Numbers that were there before the step and that nothing names: they may come from the batch's data.
         self._outside = {id(t): t for t in alive.tensors if id(t) not in known and t.is_floating_point()}
+        self._reduced = 0
         self._numbers: list[tuple[int, Tensor]] = []
         self._backwarded: list[Tensor] = []
         self._left: dict[int, tuple[Tensor, int]] = {}
@@ -57,9 +61,11 @@ class Recorder(Run):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note what is read, be it only looked at."""
-        if not self._in_backward and getattr(func, "__name__", "") not in ("__get__", "__set__"):
+        if not self._in_backward:
             with DisableTorchFunction():
-                self._watcher.read(list(tensors_of_call([args, kwargs or {}])))
+                self.gradients.touched(func, args)
+                if getattr(func, "__name__", "") not in ("__get__", "__set__"):
+                    self._watcher.read(list(tensors_of_call([args, kwargs or {}])))
         return super().__torch_function__(func, types, args, kwargs)
 
     def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
@@ -185,9 +191,12 @@ class Recorder(Run):
                     supports[name] = (gradient != 0).detach().cpu()
 
             handles.append(node.register_prehook(lambda grads, keep=keep: keep(grads)))
+        self.gradients.before_backward()
         try:
             return run()
         finally:
+            self.gradients.after_backward(at)
+            self._reduced = reduced()
             for handle in handles:
                 handle.remove()
             self.record.support.update(supports)
@@ -204,6 +213,11 @@ class Recorder(Run):
     def before_step(self, optimizer: Any) -> None:
         """Note what the optimizer holds, and the gradients that it finds."""
         self._look_at(optimizer)
+        self.gradients.before_step(optimizer)
+        if ranks() > 1 and self.backwards and self._reduced == reduced():
+            alone, passed_by = not_averaged(optimizer)
+            self.record.alone += alone
+            self.record.passed_by |= passed_by
 
     def _look_at(self, optimizer: Any) -> None:
         if not self._optimizers:
@@ -237,6 +251,7 @@ class Recorder(Run):
     def after_step(self, optimizer: Any) -> None:
         """Note where the optimizer has left its parameters; a closure has made its gradients meanwhile."""
         self._look_at(optimizer)
+        self.gradients.after_step(optimizer)
         for group in optimizer.param_groups:
             for p in group["params"]:
                 self.after[id(p)], self.versions[id(p)] = p.detach().clone(), p._version
@@ -245,10 +260,20 @@ class Recorder(Run):
         """Note the gradients that earlier steps have left, of other models too: they say nothing of this step."""
         self._left = {k: (p.grad, p.grad._version) for k, p in self.parameters.items() if p.grad is not None}
 
+    def restart(self) -> None:
+        """The step so far was another one: calls are numbered from 0 again, as in the runs that follow the plan."""
+        self.record, self._watcher = Record(), TermWatcher()
+        self.functions = self.modules = self.backwards = self.steps = self.numbers = 0
+        for known in (self._nodes, self._outputs, self._hold, self._optimizers, self._numbers, self._backwarded):
+            known.clear()
+        self.note_gradients()
+        self.gradients.restart()
+
     def finish(self) -> Record:
         """The record, at the end of the step."""
         after, record = GeneratorStates.now(), self.record
         self._watcher.at_end()
+        record.gradients = self.gradients.end()
         record.seconds = time.perf_counter() - self._start
         for name, kind in (("torch", "torch's"), ("numpy", "NumPy's"), ("python", "Python's")):
             if getattr(after, name) != getattr(self._generators, name):

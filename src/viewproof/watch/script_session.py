@@ -3,7 +3,9 @@
 import os
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,8 @@ class ScriptSession:
         sarif: str | Path | None = None,
         annotate: bool = False,
         script: str = "",
+        local_negatives: bool = False,
+        allow: Sequence[str] = (),
     ) -> None:
         files = {"picture": picture, "html": html, "json": json, "sarif": sarif}
         for option, path in files.items():
@@ -54,6 +58,10 @@ class ScriptSession:
             raise InvalidArgument(f"every={every} must be positive and goes with --keep-running; pass both")
         if kept not in ("", "mlm"):
             raise InvalidArgument(f"kept={kept!r} must be 'mlm'; leave it out if nothing is kept on purpose")
+        waived = dict(text.partition("=")[::2] for text in allow)
+        if unclear := [name for name, reason in waived.items() if not name or not reason.strip()]:
+            raise InvalidArgument(f"allow={unclear[0]!r} must be NAME=REASON; such as --allow 'C4=a metric'")
+        self.local_negatives, self.allow = local_negatives, waived
         self.name, self.strict, self.keep_running, self.every, self.kept = name, strict, keep_running, every, kept
         # A script may change its working folder.
         self.files = {option: path and Path(path).absolute() for option, path in files.items()}
@@ -131,7 +139,9 @@ class ScriptSession:
     def _open(self) -> None:
         from viewproof.watch.session import Recording
 
-        self._seen = self._contexts.enter_context(Recording(name=self.name, kept=self.kept))
+        self._seen = self._contexts.enter_context(
+            Recording(name=self.name, kept=self.kept, local_negatives=self.local_negatives)
+        )
 
     def _close(self) -> None:
         """Take the engine's hooks away, and print and write the report if there is one."""
@@ -143,7 +153,7 @@ class ScriptSession:
             report = seen.report
             if report is None:
                 return
-            self.report = report
+            self.report = report = replace(report, findings=report.waive(self.allow).findings)
             # The script's standard output is its own while it runs on.
             stream = sys.stderr if self.keep_running else sys.stdout
             print(report, file=stream, flush=True)

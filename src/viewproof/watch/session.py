@@ -21,6 +21,7 @@ from viewproof.watch.alive import Constants
 from viewproof.watch.child import Answer, Sender, cannot_fork, describe, fork, run_in_child
 from viewproof.watch.conclusions import report_of
 from viewproof.watch.examine import Examined, examine
+from viewproof.watch.gradients import Noted, note_step
 from viewproof.watch.in_place import InPlace
 from viewproof.watch.names import variables_of, variables_of_callers
 from viewproof.watch.one_rank import close_sockets, in_group
@@ -75,6 +76,7 @@ def _report(
     local: bool,
     first: str = "",
     constants: Constants | None = None,
+    noted: Noted | None = None,
 ) -> WatchReport:
     """The report; what goes wrong in here is said in it, and never reaches the user's code."""
     in_place = isinstance(runner, InPlace)
@@ -82,7 +84,7 @@ def _report(
     try:
         examined = Examined(failure=f"the step cannot be run again: {reason}")
         if not reason:
-            examined = examine(runner, batch, variables, kept, local, constants)
+            examined = examine(runner, batch, variables, kept, local, constants, noted)
             examined.first = first
             examined.copied = runner.place if in_place else examined.copied
         report = report_of(examined, name)
@@ -113,6 +115,7 @@ class Recording:
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> with vp.watch.recording() as seen:
     ...     for batch in torch.utils.data.DataLoader(torch.randn(6, 2), batch_size=2):
+    ...         optimizer.zero_grad()
     ...         model(batch).square().mean().backward()
     ...         optimizer.step()
     >>> seen.steps, [m.role.value for m in seen.report.modules]
@@ -138,7 +141,7 @@ class Recording:
         self._tries = 3
         # Without a loader: whether the next call of a module begins a step, or ends the one that runs in this copy.
         self._calls, self._armed, self._anchor, self._first = ExitStack(), True, 0, ""
-        self._constants = Constants()
+        self._constants, self._noted = Constants(), Noted()
 
     def __enter__(self) -> "Recording":
         handle = register_optimizer_step_post_hook(self._stepped)
@@ -206,6 +209,8 @@ class Recording:
 
     def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         self.steps += 1
+        if self.report is None:
+            note_step(self._noted, optimizer)
         self._anchor = self._anchor or id(optimizer)
         if self.steps == 1 and self.loader is None:
             # A gradient scaler makes its scale in the first step.
@@ -256,7 +261,7 @@ class Recording:
     def _examined(self, batch: Any) -> WatchReport:
         first = self._first if self.loader is None else ""
         declared = self.allow, self.kept, self.local, first, self._constants if first else None
-        return _report(self._runner(batch), batch, variables_of_callers(), self.name, *declared)
+        return _report(self._runner(batch), batch, variables_of_callers(), self.name, *declared, self._noted)
 
     def _finish_child(self, side: Sender, run: Any, finish: Any) -> None:
         try:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from viewproof.watch.gradients import GradientFacts
 from viewproof.watch.loss_terms import Terms
 
 
@@ -83,3 +84,6 @@ class Record:
     losses_read: frozenset[int] = frozenset()
     outside: list[str] = field(default_factory=list)
     terms: Terms = field(default_factory=Terms)
+    gradients: GradientFacts = field(default_factory=GradientFacts)
+    alone: list[int] = field(default_factory=list)
+    passed_by: bool = False
