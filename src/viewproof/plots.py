@@ -73,15 +73,17 @@ def loss_figure(metrics: Path, title: str, loss_label: str) -> Figure:
     rows = read_metrics(metrics)
     figure = Figure(figsize=(6.5, 4))
     axes = figure.subplots()
+    negative = False
     for column, label, style in (
         ("loss", "training", "-"), ("val_loss", "held out", "o-"), ("val_reference_loss", "held out, untuned run", ":")
     ):  # fmt: skip
         points = [(int(row["step"]), float(row[column])) for row in rows if row.get(column)]
         if points:
             axes.plot(*zip(*points, strict=True), style, label=label, markersize=3, linewidth=1)
+            negative |= any(value < 0 for _, value in points)
     axes.set(xlabel="step", ylabel=loss_label, title=title)
     high = axes.get_ylim()[1]
-    if all(low >= 0 for line in axes.lines for low in line.get_ydata() if low == low):
+    if not negative:
         axes.set_ylim(0, 1.05 * high if high > 0 else None)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if rows:
