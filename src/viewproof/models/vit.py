@@ -294,7 +294,7 @@ class PatchTransformer(nn.Module):
         """The features of encoded tokens, those before the patches' included."""
         first, patches = tokens[:, 0], tokens[:, self.settings.count :] if self.settings.count else tokens
         if self.settings.features == "grid":
-            return coarse_grid(patches.mT.unflatten(2, self.grid))
+            return coarse_grid(patches.mT.reshape(tokens.shape[0], self.dim, *self.grid))
         if self.settings.features == "class":
             return first
         return patches.mean(1) if self.settings.features == "mean" else torch.cat([first, patches.mean(1)], 1)
