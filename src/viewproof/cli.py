@@ -1,5 +1,6 @@
 """The command line. Only light modules are imported here, so that ``--help`` appears at once."""
 
+import gc
 import os
 import re
 import sys
@@ -84,8 +85,14 @@ def pretrain(
         return complain("--resume continues a run as it was configured; pass no other flag with it")
     if resume is None and run is None:
         return complain("pretrain needs DATA (digits, photos, fashion-mnist, a file or a folder), --config or --resume")
-    from viewproof.runs import train
-    from viewproof.training.trainer import silence_lightning
+    collects = gc.isenabled()
+    gc.disable()  # imports make a million objects and drop none: looking for garbage meanwhile takes a seventh of them
+    try:
+        from viewproof.runs import train
+        from viewproof.training.trainer import silence_lightning
+    finally:
+        if collects:
+            gc.enable()
 
     silence_lightning()
     if run is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar
@@ -105,34 +106,38 @@ def load_folder(
     cannot be read are counted and the first three named, or left out with ``skip_unreadable`` and listed in
     `Dataset.skipped`. A folder without images, and images beside class folders, raise `InvalidArgument` too.
     """
-    # Of many files, paths cost more than their names: sorted are the names, as paths would be, part by part.
-    found: list[tuple[str, ...]] = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        within = Path(root).relative_to(folder).parts
-        kinds = (*SUFFIXES, *AUDIO_SUFFIXES)
-        found += [(*within, name) for name in files if name[0] != "." and name.lower().endswith(kinds)]
-    paths = [path for path in (folder.joinpath(*parts) for parts in sorted(found)) if path.is_file()]
-    images = [path for path in paths if path.suffix.lower() in SUFFIXES]
-    paths = images or paths
-    if not paths:
+    # Objects of class `Path` would cost as much as the headers: a file is its parts, which sort as paths do.
+    inside: list[tuple[str, ...]] = []
+    folders: list[tuple[str, ...]] = [()]
+    while folders:
+        within = folders.pop()
+        with os.scandir(folder.joinpath(*within)) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((*within, entry.name))
+                elif entry.name.lower().endswith((*SUFFIXES, *AUDIO_SUFFIXES)) and entry.is_file():
+                    inside.append((*within, entry.name))
+    inside.sort()
+    images = [parts for parts in inside if parts[-1].lower().endswith(SUFFIXES)]
+    inside = images or inside
+    if not inside:
         raise InvalidArgument(
             f"{folder}: no image ({', '.join(SUFFIXES)}) or recording ({', '.join(AUDIO_SUFFIXES)}) in this folder;"
             " pass one that has some"
         )
-    above = len(folder.parts)
-    inside = [path.parts[above:] for path in paths]
     top = {parts[0] for parts in inside if len(parts) > 1}
     has_parts = "train" in top and top <= set(PARTS) and len(top) > 1
     if has_parts and "test" in top:  # a validation part beside a test part is left out
         inside = [parts for parts in inside if parts[0] in ("train", "test")]
-        paths = [folder.joinpath(*parts) for parts in inside]
+    paths = [f"{folder}/{'/'.join(parts)}" for parts in inside]
     classes = [parts[1 if has_parts else 0 : -1][:1] for parts in inside]
     names = tuple(sorted({name for found in classes for name in found}))
     if names and () in classes:
         loose = classes.count(())
         raise InvalidArgument(f"{folder}: {loose} images lie beside the class folders {names}; move them into one")
-    scan: Callable[[Path], Any] = partial(image_header, max_pixels=max_pixels) if images else recording_header
+    scan: Callable[[str], Any] = partial(image_header, max_pixels=max_pixels) if images else recording_header
     headers, unreadable = scan_all(paths, scan)
     if unreadable and not (skip_unreadable and headers):
         first = "; ".join(list(unreadable.values())[:3])
@@ -156,7 +161,7 @@ def load_folder(
     )
 
 
-def scan_all(paths: list[Path], scan: Callable[[Path], Any]) -> tuple[dict[Path, Any], dict[Path, str]]:
+def scan_all(paths: list[str], scan: Callable[[str], Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """What ``scan`` returns of each file, and the complaint about each file that it refuses."""
     headers, unreadable = {}, {}
     processes = min(8, os.cpu_count() or 1) if len(paths) >= MANY and hasattr(os, "fork") else 1
@@ -164,9 +169,9 @@ def scan_all(paths: list[Path], scan: Callable[[Path], Any]) -> tuple[dict[Path,
     ignore = (signal.SIGINT, signal.SIG_IGN)  # the parent stops them
     pools: Any = get_context("fork").Pool(processes, signal.signal, ignore) if processes > 1 else nullcontext()
     with pools as pool:
-        of_one = partial(header_or_complaint, scan)
-        found = map(of_one, paths) if pool is None else pool.imap(of_one, paths, chunksize=256)
-        bar = progress(found, "reading headers", "file", len(paths))
+        shares = [paths[start : start + 256] for start in range(0, len(paths), 256)]
+        found = (map if pool is None else pool.imap)(partial(headers_or_complaints, scan), shares)
+        bar = progress(chain.from_iterable(found), "reading headers", "file", len(paths))
         for path, (header, complaint) in zip(paths, bar, strict=True):
             if complaint is None:
                 headers[path] = header
@@ -175,17 +180,20 @@ def scan_all(paths: list[Path], scan: Callable[[Path], Any]) -> tuple[dict[Path,
     return headers, unreadable
 
 
-def header_or_complaint(scan: Callable[[Path], Any], path: Path) -> tuple[Any, str | None]:
-    """What ``scan`` returns of a file, or the complaint with which it refuses it."""
+def headers_or_complaints(scan: Callable[[str], Any], paths: list[str]) -> list[tuple[Any, str | None]]:
+    """What ``scan`` returns of each file, or the complaint with which it refuses it."""
+    found: list[tuple[Any, str | None]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's about large images and odd EXIF data
-        try:
-            return scan(path), None
-        except InvalidArgument as error:
-            return None, str(error)
+        for path in paths:
+            try:
+                found.append((scan(path), None))
+            except InvalidArgument as error:
+                found.append((None, str(error)))
+    return found
 
 
-def image_header(path: Path, max_pixels: int) -> tuple[str, tuple[int, int]]:
+def image_header(path: str, max_pixels: int) -> tuple[str, tuple[int, int]]:
     """Mode and upright size of an image; a file that does not end as its format must is decoded."""
     with opened(path, max_pixels) as image:
         if image.mode in ("I", "F"):
@@ -205,7 +213,7 @@ def image_form(headers: list[tuple[str, tuple[int, int]]], size: tuple[int, int]
     )
 
 
-def recordings(headers: dict[Path, tuple[int, int]], size: tuple[int, int] | None, source: str) -> Recordings:
+def recordings(headers: dict[str, tuple[int, int]], size: tuple[int, int] | None, source: str) -> Recordings:
     """The recordings, of one sampling rate, as spectrograms of one length."""
     rates = sorted({rate for rate, _ in headers.values()})
     if len(rates) > 1:

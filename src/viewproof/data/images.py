@@ -78,7 +78,7 @@ class ImageForm:
             scaled = pixels if image.mode == "F" else pixels.astype(np.float32) * 257
             pixels = np.clip(np.rint(scaled), 0, 65535).astype(np.uint16)
         pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        return np.broadcast_to(pixels, self.shape)
+        return pixels if pixels.shape == self.shape else np.broadcast_to(pixels, self.shape)
 
     def _converted(self, image: Any) -> Any:
         if image.mode in DEEP:

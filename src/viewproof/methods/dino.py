@@ -298,7 +298,7 @@ class DINOMethod(JointMethod):
         assert isinstance(encoder, PatchEncoder)
         if encoder.feature_dim != settings.dim:
             raise InvalidArgument(
-                "features='both' is wider than a patch, and one head reads both; pass 'class' or 'mean'"
+                f"features={settings.features!r} is wider than a patch, and one head reads both; pass 'class' or 'mean'"
             )
         return DINONetwork(encoder, PrototypeHead(settings.dim, self.prototypes, 4 * settings.dim, self.projector_dim))
 

@@ -115,6 +115,8 @@ class LeJEPAMethod(JointMethod):
         super().check(settings, dataset)
         if self.model != "vit":
             raise InvalidArgument(f"method='lejepa' has small views for a plain ViT, not for {self.model}; pass 'vit'")
+        if settings.features == "grid":
+            raise InvalidArgument("features='grid' is wider of large views than of small ones; pass 'mean'")
         if settings.batch_size == settings.accumulate or len(dataset.test) == 1:
             raise InvalidArgument("lejepa has statistics over a batch, of at least 2 samples; pass more samples")
 

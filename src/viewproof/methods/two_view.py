@@ -135,6 +135,11 @@ class TwoViewMethod(JointMethod):
         super().check(settings, dataset)
         if self.keep_tokens < 1 and self.model != "vit":
             raise InvalidArgument(f"keep_tokens={self.keep_tokens} is for ViTs, not for {self.model}; leave it out")
+        if self.keep_tokens < 1 and settings.features in ("both", "grid"):
+            raise InvalidArgument(
+                f"keep_tokens={self.keep_tokens} trains the mean of the patches that are kept, and features="
+                f"{settings.features!r} is wider; leave one of them out"
+            )
         size, accumulate, held_out = settings.batch_size, settings.accumulate, len(dataset.test)
         if size == accumulate or held_out == 1:
             few = f"accumulate={accumulate} micro-batches of 1 sample" if size == accumulate else "1 held-out sample"

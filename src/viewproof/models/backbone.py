@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask
+from viewproof.models.vit import coarse_grid
 from viewproof.shapes import Float, check_kind, check_sizes
 
 LIBRARIES = ("timm", "transformers")
@@ -32,7 +33,8 @@ class Backbone(nn.Module):
     The model's ``forward_features``, or else its forward, returns a map ``[N, D, rows, columns]``, tokens
     ``[N, tokens, D]`` whose last are those of a grid, or an object with such a ``last_hidden_state``. ``features`` is
     what `encode` returns: of a map the library's own pooled features, by default the mean over all places, of tokens
-    the ``"mean"`` patch token; or the ``"class"`` token, or ``"both"``, the class token first.
+    the ``"mean"`` patch token; or the ``"class"`` token, ``"both"``, the class token first;
+    or ``"grid"``, the means of `coarse_grid`.
 
     >>> encoder = Backbone(nn.Conv2d(3, 16, 4, stride=4), (3, 8, 12))
     >>> x = torch.zeros(2, 3, 8, 12)
@@ -46,15 +48,15 @@ class Backbone(nn.Module):
         self,
         model: nn.Module,
         image_shape: Sequence[int],
-        features: Literal["mean", "class", "both"] = "mean",
+        features: Literal["mean", "class", "both", "grid"] = "mean",
         name: str = "model",
     ) -> None:
         super().__init__()
         check_kind("model", model, nn.Module)
         check_sizes("image_shape", image_shape, 3)
         check_kind("name", name, str)
-        if features not in ("mean", "class", "both"):
-            raise InvalidArgument(f"features={features!r} must be 'mean', 'class' or 'both'")
+        if features not in ("mean", "class", "both", "grid"):
+            raise InvalidArgument(f"features={features!r} must be 'mean', 'class', 'both' or 'grid'")
         self.model, self.image_shape, self.features, self.name = model, tuple(image_shape), features, name
         self.prefix, self.grid, self.is_map = 0, (1, 1), False
         self.arguments: dict[str, Any] = {}
@@ -70,7 +72,7 @@ class Backbone(nn.Module):
                     self.is_map, self.grid = True, (out.shape[2], out.shape[3])
                 else:
                     raise InvalidArgument(f"{name} returns {tuple(out.shape)}, no map of features; pass another model")
-                if features != "mean" and not self.prefix:
+                if features in ("class", "both") and not self.prefix:
                     raise InvalidArgument(f"features={features!r} needs a class token; {name} has none, pass 'mean'")
                 self.width = out.shape[1] if out.dim() == 4 else out.shape[2]
                 self.feature_dim = int(self.encode(torch.zeros(1, *self.image_shape)).shape[1])
@@ -120,6 +122,8 @@ class Backbone(nn.Module):
 
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         """The features of each whole image."""
+        if self.features == "grid":
+            return coarse_grid(self.feature_map(x))
         out, pooled = self._run(self._checked(x))
         if out.dim() == 4:
             return out.mean((2, 3)) if pooled is None else pooled

@@ -48,14 +48,20 @@ def fold_mask(mask: Mask, frames: int) -> Mask:
     return Mask(fold_clips(mask.hidden, frames), per_sample=mask.per_sample, rule=mask.rule)
 
 
-def check_tubelets(clip_shape: Sequence[int], tubelet: Sequence[int]) -> tuple[int, int, int]:
-    """The tubelets of a clip along time, rows and columns; sizes that do not divide it raise `InvalidArgument`.
+def check_tubelets(
+    clip_shape: Sequence[int], tubelet: Sequence[int], settings: TokenSettings | None = None
+) -> tuple[int, int, int]:
+    """The tubelets of a clip along time, rows and columns.
+
+    Sizes that do not divide it, and settings that ask for the features of a grid, raise `InvalidArgument`.
 
     >>> check_tubelets((3, 16, 32, 48), (2, 8, 8))
     (8, 4, 6)
     """
     check_sizes("clip_shape", clip_shape, 4)
     check_sizes("tubelet", tubelet, 3)
+    if settings is not None and settings.features == "grid":
+        raise InvalidArgument("features='grid' is of images, not of clips; pass 'mean', 'class' or 'both'")
     channels, time, height, width = clip_shape
     if time % tubelet[0]:
         raise InvalidArgument(f"tubelet={tubelet[0]} must divide the {time} frames of a clip; pass a divisor")
@@ -85,7 +91,7 @@ class ClipEncoder(nn.Module):
         settings: TokenSettings | None = None,
     ) -> None:
         super().__init__()
-        self.grid = check_tubelets(clip_shape, tubelet)
+        self.grid = check_tubelets(clip_shape, tubelet, settings)
         self.clip_shape, self.tubelet = tuple(clip_shape), (tubelet[0], tubelet[1], tubelet[2])
         self.image_encoder = PatchEncoder(folded_shape(clip_shape, tubelet), tubelet[1:], dim, depth, heads, settings)
         with torch.no_grad():
@@ -141,7 +147,7 @@ class ClipAutoencoder(nn.Module):
 
     def __init__(self, clip_shape: Sequence[int], tubelet: Sequence[int], *sizes: Any, **options: Any) -> None:
         super().__init__()
-        time, rows, cols = check_tubelets(clip_shape, tubelet)
+        time, rows, cols = check_tubelets(clip_shape, tubelet, options.get("settings"))
         self.clip_shape, self.tubelet = tuple(clip_shape), (tubelet[0], tubelet[1], tubelet[2])
         self.image_model = model = MaskedAutoencoder(folded_shape(clip_shape, tubelet), tubelet[1:], *sizes, **options)
         with torch.no_grad():

@@ -14,6 +14,9 @@ from viewproof.masks.finite import check_count, may_keep_tensors
 from viewproof.models.attention import attend
 from viewproof.shapes import Float, Int, check_kind, check_size, check_sizes
 
+AREAS = 4
+"""Stretches of rows, and of columns, of which features of kind ``"grid"`` are the means."""
+
 
 def patch_grid(image_shape: Sequence[int], patch_size: Sequence[int]) -> tuple[int, int]:
     """The rows and columns of the patch grid; a patch must divide the image.
@@ -69,13 +72,26 @@ def resize_positions(
     return resized[0].flatten(1).T.to(positions.dtype)
 
 
+def coarse_grid(features: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch features"]:
+    """The means over at most four stretches of rows by four of columns, side by side; of smaller grids all places.
+
+    The areas are those of adaptive average pooling, which overlap where the extents are no multiples of four.
+
+    >>> coarse_grid(torch.ones(2, 3, 8, 5)).shape, coarse_grid(torch.ones(2, 3, 6, 1)).shape
+    (torch.Size([2, 48]), torch.Size([2, 12]))
+    """
+    rows, columns = (min(AREAS, extent) for extent in features.shape[2:])
+    return F.adaptive_avg_pool2d(features, (rows, columns)).flatten(1)
+
+
 @dataclass(frozen=True)
 class TokenSettings:
     """What a vision transformer has beside its patch tokens, and which tokens are its features.
 
     ``class_token`` and ``registers`` (a count) are learned tokens before the patches', without positions. Positions of
     patches are ``"fixed"`` sines and cosines, or ``"learned"``, starting from these. ``features`` is what ``encode``
-    returns: the ``"mean"`` patch token, the ``"class"`` token, or ``"both"``, the class token first.
+    returns: the ``"mean"`` patch token, the ``"class"`` token, ``"both"``, the class token first, or ``"grid"``, the
+    means of `coarse_grid`, which tell where, and in recordings when, something is.
 
     >>> TokenSettings(features="class")
     Traceback (most recent call last):
@@ -85,7 +101,7 @@ class TokenSettings:
     class_token: bool = False
     registers: int = 0
     positions: Literal["fixed", "learned"] = "fixed"
-    features: Literal["mean", "class", "both"] = "mean"
+    features: Literal["mean", "class", "both", "grid"] = "mean"
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
@@ -93,10 +109,10 @@ class TokenSettings:
         check_count("registers", self.registers)
         if isinstance(self.norm_eps, bool) or not isinstance(self.norm_eps, float | int) or not 0 < self.norm_eps < 1:
             raise InvalidArgument(f"norm_eps={self.norm_eps!r} must be a number between 0 and 1; pass 1e-6")
-        for name, choices in (("positions", ("fixed", "learned")), ("features", ("mean", "class", "both"))):
+        for name, choices in (("positions", ("fixed", "learned")), ("features", ("mean", "class", "both", "grid"))):
             if getattr(self, name) not in choices:
                 raise InvalidArgument(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
-        if self.features != "mean" and not self.class_token:
+        if self.features in ("class", "both") and not self.class_token:
             raise InvalidArgument(
                 f"features={self.features!r} needs a class token; pass class_token=True, or features='mean'"
             )
@@ -229,7 +245,8 @@ class PatchTransformer(nn.Module):
     @property
     def feature_dim(self) -> int:
         """The width of what `encode` returns."""
-        return self.dim * (2 if self.settings.features == "both" else 1)
+        areas = math.prod(min(AREAS, extent) for extent in self.grid)
+        return self.dim * {"both": 2, "grid": areas}.get(self.settings.features, 1)
 
     def _patch_embedding(self) -> nn.Module:
         return nn.Linear(self.image_shape[0] * math.prod(self.patch_size), self.dim)
@@ -275,14 +292,12 @@ class PatchTransformer(nn.Module):
 
     def pooled(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch features"]:
         """The features of encoded tokens, those before the patches' included."""
-        if self.settings.features == "mean":
-            return (tokens[:, self.settings.count :] if self.settings.count else tokens).mean(1)
-        first = tokens[:, 0]
-        return (
-            first
-            if self.settings.features == "class"
-            else torch.cat([first, tokens[:, self.settings.count :].mean(1)], 1)
-        )
+        first, patches = tokens[:, 0], tokens[:, self.settings.count :] if self.settings.count else tokens
+        if self.settings.features == "grid":
+            return coarse_grid(patches.mT.reshape(tokens.shape[0], self.dim, *self.grid))
+        if self.settings.features == "class":
+            return first
+        return patches.mean(1) if self.settings.features == "mean" else torch.cat([first, patches.mean(1)], 1)
 
 
 class ViTReconstructor(PatchTransformer):

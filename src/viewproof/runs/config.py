@@ -50,7 +50,8 @@ class PretrainConfig:
         class_token: of the encoder: a learned token beside the patches'; default: no
         registers: of the encoder: further learned tokens beside the patches'; default: 0
         positions: of the encoder's patches: fixed sines and cosines (default), or learned
-        features: what is evaluated: the mean patch token (default), the class token, or both
+        features: what is evaluated: the mean patch token (default), the class token, both, or grid, the means of 4 x 4
+            areas, which tell where (in recordings when) something is
         norm_eps: of the encoder's layer norms; default: 1e-6
         patch_size: rows and columns of the encoder's patches; default: a divisor of the image
         tubelet: of clips [C, T, H, W], the frames that a patch spans; default: 2 if that divides T, else 1
@@ -131,7 +132,7 @@ class PretrainConfig:
     class_token: bool | None = None
     registers: OptionalInteger = None
     positions: Literal["fixed", "learned"] | None = None
-    features: Literal["mean", "class", "both"] | None = None
+    features: Literal["mean", "class", "both", "grid"] | None = None
     norm_eps: float | None = None
     patch_size: OptionalInteger = None
     tubelet: OptionalInteger = None

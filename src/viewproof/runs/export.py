@@ -61,6 +61,8 @@ def export(
     loaded, config = load_encoder(folder), read_config(folder)
     if config.method == "mlm":
         raise InvalidArgument("method='mlm' reads bytes, and exports are of image encoders; use load_encoder")
+    if config.features == "grid" and to != "torch":
+        raise InvalidArgument(f"to={to!r} has no features='grid'; pass to='torch'")
     rule = None if config.mask is None else parse_rule(config.mask, allow_import=allow_import)
     aside = target.absolute().parent / f".{secrets.token_hex(8)}.part"
     aside.mkdir()

@@ -124,7 +124,7 @@ class TrainingSettings(CheckedFields):
     class_token: Flag = False
     registers: CountOrZero = 0
     positions: Literal["fixed", "learned"] = "fixed"
-    features: Literal["mean", "class", "both"] = "mean"
+    features: Literal["mean", "class", "both", "grid"] = "mean"
     norm_eps: Annotated[float, positive] = 1e-6
     patch_size: Count
     tubelet: Count = 1

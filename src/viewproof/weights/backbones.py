@@ -41,7 +41,7 @@ def plain_source(text: str) -> Source | None:
 def library_encoder(
     text: str,
     image_shape: tuple[int, ...],
-    features: Literal["mean", "class", "both"] = "mean",
+    features: Literal["mean", "class", "both", "grid"] = "mean",
     *,
     pretrained: bool = False,
 ) -> Backbone:
@@ -82,7 +82,7 @@ def library_encoder(
 def make_encoder(
     text: str,
     image_shape: tuple[int, int, int],
-    features: Literal["mean", "class", "both"] = "mean",
+    features: Literal["mean", "class", "both", "grid"] = "mean",
     *,
     pretrained: bool = False,
 ) -> PatchEncoder | Backbone:
