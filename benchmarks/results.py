@@ -132,8 +132,6 @@ def plan(row: str, store: dict[str, Any]) -> tuple[str, int]:
 
 def command(data: str, row: str, seed: int, steps: int) -> list[str]:
     """What makes one run, as it is typed."""
-    if row in peers.RATES:
-        return ["python", "benchmarks/results.py", "--data", data, "--rows", row]
     method = row.removesuffix("-muon")
     flags = METHODS[method] if "--method" in METHODS[method] else f"--method {method} {METHODS[method]}"
     words = f"pretrain {data} {flags} --steps {steps} --seed {seed} {COMMON}"
@@ -292,8 +290,13 @@ def page(table: Table, store: dict[str, Any]) -> str:
             steps = plan(row, store)[1] if row not in ("raw", "untrained") else 0
             seen = f"{BATCH * steps:,}"
             lines.append(f"| {name} | {cells[0]} | {cells[1]} | {seen} | {len(scores)} |")
-    lines += ["", "The commands, for seed 0:", "", "```bash"]
-    lines += [" ".join(command(table.title, row, 0, store["steps"][row])) for row in trained]
+    lines += ["", "The commands, for seed 0:" if table.first else "The whole table, and its runs alone:", "", "```bash"]
+    if not table.first:
+        seeds = " ".join(map(str, table.seeds))
+        lines.append(f"python benchmarks/results.py --data {table.title} --seconds {table.seconds} --seeds {seeds} \\")
+        lines.append(f"    --rows {' '.join(trained)}")
+    own = [row for row in trained if row not in peers.RATES]
+    lines += [" ".join(command(table.title, row, 0, store["steps"][row])) for row in own]
     return "\n".join([*lines, "```"])
 
 
