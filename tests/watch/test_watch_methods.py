@@ -79,8 +79,6 @@ STEPS: dict[str, Callable[[], Built]] = {
     "VICReg": lambda: two_view(VICRegLoss()),
     "Barlow Twins": lambda: two_view(BarlowTwinsLoss()),
 }
-OPEN: dict[str, set[str]] = {"I-JEPA": {"C1"}}
-"""The contracts of which something is UNKNOWN, by step, where that is right."""
 
 
 def report_of(name: str) -> WatchReport:
@@ -93,8 +91,7 @@ def report_of(name: str) -> WatchReport:
 def test_nothing_of_our_own_methods_is_refuted(name: str) -> None:
     report = report_of(name)
     assert not report.refuted, str(report)
-    unknown = {f.contract.name for f in report.findings if f.verdict is Verdict.UNKNOWN}
-    assert unknown == OPEN.get(name, set()), str(report)
+    assert not any(f.verdict is Verdict.UNKNOWN for f in report.findings), str(report)
     if "MAE" in name or name == "vectors":
         source = max(report.sources, key=lambda s: s.values.numel())
         assert not source.leak.any() and (source.seen | source.scored).all()
