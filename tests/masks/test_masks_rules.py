@@ -243,3 +243,17 @@ def test_rules_masks_and_samples_travel_to_worker_processes() -> None:
 def test_a_mask_remembers_the_rule_that_made_it() -> None:
     assert VectorMask(2, 0).sample(torch.ones(1, 3)).mask.rule == VectorMask(2, 0)
     assert Mask.all((2,)).rule == "Mask.all"
+
+
+@dataclass(frozen=True)
+class Everywhere(Rule):
+    def hidden(self, *grids: Tensor) -> Tensor:
+        return torch.tensor(True)
+
+
+def test_extents_have_a_bound_and_their_product_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("viewproof.masks.rule.LARGEST", 4)
+    assert Everywhere().mask((4, 4, 4)).count == 64
+    for shape in ((1, 1, 5), (4, 4, 4, 2)):
+        with pytest.raises(InvalidArgument, match="must have extents of at most 4, 64 in all"):
+            Everywhere().mask(shape)

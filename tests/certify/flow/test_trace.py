@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from viewproof.certify.flow.storage import Storages
 from viewproof.certify.flow.trace import CONSTANT, MIXED, VISIBLE, LabelTrace
 
 X = torch.arange(1.0, 49.0).reshape(2, 1, 4, 6)
@@ -148,3 +149,13 @@ def test_writes_to_the_source_are_noticed() -> None:
         with LabelTrace(x) as trace:
             function(x)  # type: ignore[no-untyped-call]
         assert bool(trace.wrote) is wrote
+
+
+def test_planes_of_storages_that_are_gone_are_forgotten() -> None:
+    storages = Storages(tagged=True)
+    alive = [torch.zeros(1) for _ in range(1100)]
+    for x in alive:
+        storages.write(x, tagged=True)
+    for _ in range(3000):
+        storages.write(torch.zeros(1), tagged=True)
+    assert len(storages) < 2500 and all(storages.read(x, "tagged").all() for x in alive)
