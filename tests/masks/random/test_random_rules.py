@@ -340,6 +340,7 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (mask(P.TokenMask(3, 1, 1, 0, 9), (9, 2)), "masks token ids [N, T], got data of shape (9, 2)"),
     (lambda: P.TokenMask(3, 1, 1, 0, 9).sample(torch.zeros(2, 9), sample_ids=torch.arange(2)), "must be token ids"),
     (lambda: P.TokenMask(3, 1, 1, 0, 9, per=4), "per=4 must be at least 5"),
+    (lambda: P.TokenMask(0, 0, 0, 0, 9, per=0), "per=0 must be at least 1"),
     (lambda: P.TokenMask(3, 1, 1, 0, 0), "vocabulary=0 must be at least 1"),
     (lambda: P.TokenMask(3, 1, 1, 0, 2**32), "vocabulary=4294967296 must be at most 2**31"),
     (

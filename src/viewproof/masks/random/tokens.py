@@ -61,9 +61,9 @@ class TokenMask(RandomRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        total = self.masked + self.replaced + self.kept
-        if self.per is not None and check_count("per", self.per) < max(total, 1):
-            raise InvalidArgument(f"per={self.per} must be at least {total}: masked + replaced + kept")
+        least = max(1, self.masked + self.replaced + self.kept)
+        if self.per is not None and check_count("per", self.per) < least:
+            raise InvalidArgument(f"per={self.per} must be at least {least}: masked + replaced + kept, or 1")
         if self.vocabulary > 2**31:
             raise InvalidArgument(f"vocabulary={self.vocabulary} must be at most 2**31; pass the number of token ids")
         if isinstance(self.special, str) or not isinstance(self.special, Sequence):
