@@ -328,3 +328,14 @@ def assert_in_graph(condition: Tensor, message: str) -> None:
     Without ``torch._assert_async`` compilation stops with an AttributeError: no check is left out silently.
     """
     torch._assert_async(condition, message)
+
+
+def has_hook(parameter: Any) -> bool:
+    """Whether a hook of the user's runs where a backward reaches the parameter, or has added to its gradient.
+
+    >>> p = torch.nn.Parameter(torch.zeros(1))
+    >>> before, _ = has_hook(p), p.register_hook(lambda gradient: -gradient)
+    >>> before, has_hook(p)
+    (False, True)
+    """
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)

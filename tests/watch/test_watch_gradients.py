@@ -142,3 +142,31 @@ def test_gradients_that_nothing_clears_are_refuted_in_a_loop_and_asked_about_in_
 
 def test_gradients_that_are_gathered_for_a_slower_optimizer_are_not_refuted() -> None:
     assert recorded(Stepper("in turns")).verdict is not Verdict.REFUTED
+
+
+@pytest.mark.parametrize("kind", ["register_hook", "register_post_accumulate_grad_hook"])
+def test_a_hook_that_turns_a_gradient_is_asked_about(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 6)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def step(x: Tensor) -> None:
+        hidden = torch.rand(len(x), 6) < 0.5
+        loss = ((model(torch.where(hidden, 0.0, x)) - x).square() * hidden).sum() / hidden.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def turned(value: Tensor) -> Tensor | None:
+        if kind == "register_hook":
+            return -value
+        assert value.grad is not None
+        value.grad.neg_()
+        return None
+
+    def trained() -> Verdict:
+        return next(f.verdict for f in vp.watch(step, torch.randn(4, 6)).findings if f.claim.startswith("what is trai"))
+
+    assert trained() is Verdict.PROVED
+    getattr(model.weight, kind)(turned)
+    assert trained() is Verdict.UNKNOWN

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from viewproof.torch_internals import has_hook
 from viewproof.watch.record import Recorder
 from viewproof.watch.roles import average_of, units
 from viewproof.watch.step_record import Record
@@ -186,6 +187,11 @@ def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Bran
         elif path in fed:
             what = "no gradient, although what is trained reads it"
             out.doubts.append((f'`{path}` is in an optimizer and gets {what}; allow={{"C6": "..."}} if meant', (path,)))
+    # Hooks run inside the backward, before its gradients are looked at.
+    hooked = [k for k in in_optimizer if (p := run.parameters.get(k)) is not None and has_hook(p)]
+    if hooked:
+        what = 'a hook on a parameter may change its gradient; allow={"C6": "..."} if meant'
+        out.doubts.append((what, tuple(_parameter_name(run, k) for k in hooked[:4])))
 
 
 def _fed(run: Recorder) -> set[str]:
