@@ -1,10 +1,9 @@
 """Peers' own modules, transforms and losses, trained on a folder of images for a number of steps.
 
 transformers' ViTMAE with the settings of its example run_mae.py; lightly's MAE, SimCLR, VICReg and DINO as in its
-examples. Every encoder is a ViT of width 128 and depth 4 on patches of 4 x 4 pixels, and every feature the mean patch
-token. Where an example trains a ResNet with SGD, which a ViT does not learn by, AdamW takes its place. Warm-up is 5 %
-of the steps, then half a cosine. Images are read by torchvision in this process, so that reading counts in its CPU
-seconds.
+examples. Every encoder is a ViT of width 128 and depth 4 on patches of 4 x 4 pixels; features are those of `pooled`.
+Where an example trains a ResNet with SGD, which a ViT does not learn by, AdamW takes its place. Warm-up is 5 % of the
+steps, then half a cosine. Images are read by torchvision in this process, so that reading counts in its CPU seconds.
 """
 
 import math
@@ -16,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from viewproof.models.vit import coarse_grid
 
 BATCH, DIM, DEPTH, HEADS, PATCH = 128, 128, 4, 4, 4
 RATES = {
@@ -31,7 +32,7 @@ RATES = {
 
 
 class Encoder(nn.Module):
-    """timm's vision transformer; its value is the mean patch token."""
+    """timm's vision transformer; its value is the mean patch token, which the heads take."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -42,14 +43,23 @@ class Encoder(nn.Module):
             dynamic_img_size=True,
         )  # fmt: skip
 
-    def forward(self, images: Tensor) -> Tensor:
+    def tokens(self, images: Tensor) -> Tensor:
         tokens: Tensor = self.vit.forward_features(images)
-        return tokens[:, 1:].mean(1)
+        return tokens[:, 1:]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.tokens(images).mean(1)
+
+
+def pooled(tokens: Tensor) -> Tensor:
+    """Patch tokens ``[B, P, DIM]`` of a square grid: the mean token, then the means of 4 x 4 areas of the image."""
+    side = math.isqrt(tokens.shape[1])
+    return torch.cat([tokens.mean(1), coarse_grid(tokens.mT.reshape(len(tokens), -1, side, side))], 1)
 
 
 Loss = Callable[[Any], Tensor]
 Peer = tuple[nn.Module, Any, Loss, Callable[[int], object], Callable[[Tensor], Tensor]]
-"""The model, the transform of an image, a batch's loss, what follows a step, and the encoder."""
+"""The model, the transform of an image, a batch's loss, what follows a step, and the encoder of patch tokens."""
 
 
 def vit_mae(size: int, _steps: int) -> Peer:
@@ -70,7 +80,7 @@ def vit_mae(size: int, _steps: int) -> Peer:
     def encode(images: Tensor) -> Tensor:
         model.config.mask_ratio = 0.0
         tokens: Tensor = model.vit(images).last_hidden_state
-        return tokens[:, 1:].mean(1)
+        return tokens[:, 1:]
 
     return model, transform, lambda images: model(images).loss, lambda _: None, encode
 
@@ -95,7 +105,7 @@ def lightly_mae(size: int, _steps: int) -> Peer:
         prediction = decoder.predict(utils.get_at_index(decoder.decode(filled), masked))
         return F.mse_loss(prediction, utils.get_at_index(utils.patchify(images, PATCH), masked - 1))
 
-    return nn.ModuleList([backbone, decoder]), MAETransform(input_size=size), loss, lambda _: None, encoder
+    return nn.ModuleList([backbone, decoder]), MAETransform(input_size=size), loss, lambda _: None, encoder.tokens
 
 
 def lightly_simclr(size: int, _steps: int) -> Peer:
@@ -105,7 +115,7 @@ def lightly_simclr(size: int, _steps: int) -> Peer:
 
     model, criterion = nn.Sequential(Encoder(size), SimCLRProjectionHead(DIM, 512, 128)), NTXentLoss()
     transform = SimCLRTransform(input_size=size, gaussian_blur=0.0)
-    return model, transform, lambda views: criterion(*map(model, views)), lambda _: None, model[0]
+    return model, transform, lambda views: criterion(*map(model, views)), lambda _: None, model[0].tokens
 
 
 def lightly_vicreg(size: int, _steps: int) -> Peer:
@@ -115,7 +125,7 @@ def lightly_vicreg(size: int, _steps: int) -> Peer:
 
     model, criterion = nn.Sequential(Encoder(size), VICRegProjectionHead(DIM, 512, 512)), VICRegLoss()
     transform = VICRegTransform(input_size=size, gaussian_blur=0.0)
-    return model, transform, lambda views: criterion(*map(model, views)), lambda _: None, model[0]
+    return model, transform, lambda views: criterion(*map(model, views)), lambda _: None, model[0].tokens
 
 
 def lightly_dino(size: int, steps: int) -> Peer:
@@ -144,7 +154,7 @@ def lightly_dino(size: int, steps: int) -> Peer:
         update_momentum(student, teacher, m=cosine_schedule(step, steps, 0.996, 1))
 
     transform = DINOTransform(global_crop_size=size, local_crop_size=size // 2, gaussian_blur=(0.0, 0.0, 0.0))
-    return student, transform, loss, after, teacher[0]
+    return student, transform, loss, after, teacher[0].tokens
 
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -198,5 +208,5 @@ def features(encoder: Callable[[Tensor], Tensor], folder: Path, part: str) -> tu
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     images = ImageFolder(str(folder / part), transform)
     with torch.no_grad():
-        rows = torch.cat([encoder(x) for x, _ in torch.utils.data.DataLoader(images, 512)])
+        rows = torch.cat([pooled(encoder(x)) for x, _ in torch.utils.data.DataLoader(images, 512)])
     return rows.numpy(), images.targets

@@ -191,13 +191,14 @@ def step_times(data: str, row: str) -> list[float]:
 
 
 def one(table: Table, row: str, seed: int, steps: int | None) -> dict[str, float]:
-    """Train and score one row: steps, CPU seconds of each, k-NN(20) and linear probe in percent."""
+    """Train and score one row: steps, CPU seconds of each, and probes in percent, of the mean token and of areas."""
     import numpy as np
     import torch
 
     from viewproof.evaluation import encode_all, probe
     from viewproof.runs.config import PretrainConfig
     from viewproof.runs.folder import load_run, prepare
+    from viewproof.weights.layout import encoder_of
 
     torch.set_num_threads(1)
     found: dict[str, float] = {}
@@ -221,19 +222,26 @@ def one(table: Table, row: str, seed: int, steps: int | None) -> dict[str, float
             assert steps is not None
             train(table.data, method, seed, budgets * steps, out)
             run = load_run(out)
-        data, encode = run.dataset, torch.nn.Flatten() if row == "raw" else run.model.eval().encode
+        data, encoder = run.dataset, encoder_of(run.model.eval())
+        encode = torch.nn.Flatten() if row == "raw" else lambda x: peers.pooled(encoder.tokens(x))
         train_x, test_x = (
             encode_all(encode, lambda i, part=part: data.fetch(part, i), range(len(data.part(part))))
             for part in ("train", "test")
         )
         train_y, test_y = data.train.labels, data.test.labels
         assert train_y is not None and test_y is not None
-    scores = probe(train_x, train_y, test_x, test_y)
+    mean, areas = np.s_[:, : peers.DIM], np.s_[:, peers.DIM :]
+    if row == "raw":
+        mean = np.s_[:]
+    scores = probe(train_x[mean], train_y, test_x[mean], test_y)
     # Recipes are compared by this one: fit on four fifths of the training part, scored on the fifth.
     fifth = np.arange(len(train_x)) % 5 == 0
-    x, y = np.asarray(train_x), np.asarray(train_y)
+    x, y = train_x[mean], np.asarray(train_y)
     inner = probe(x[~fifth], y[~fifth], x[fifth], y[fifth])
     shares = {"knn": scores.knn, "linear": scores.linear, "inner_knn": inner.knn, "inner_linear": inner.linear}
+    if row != "raw":
+        grid = probe(train_x[areas], train_y, test_x[areas], test_y)
+        shares |= {"grid_knn": grid.knn, "grid_linear": grid.linear}
     return found | {name: round(100 * share, 2) for name, share in shares.items()}
 
 
@@ -280,16 +288,19 @@ def fill(table: Table, store: dict[str, Any], workers: int) -> None:
 
 def page(table: Table, store: dict[str, Any]) -> str:
     """The table, as Markdown."""
-    lines = ["| | k-NN(20) % | linear probe % | images seen | seeds |", "| --- | --- | --- | --- | --- |"]
+    kinds = {"knn": "k-NN(20) %", "linear": "linear probe %"}
+    if not table.first:
+        kinds |= {"grid_knn": "k-NN(20) %, 4 x 4 areas", "grid_linear": "linear probe %, 4 x 4 areas"}
+    lines = [f"| | {' | '.join(kinds.values())} | images seen | seeds |", "| --- |" + " --- |" * (len(kinds) + 2)]
     trained = [row for row in store["steps"] if f"{row}-{table.seeds[0]}" in store["rows"]]
     names = {row: f"{NAMES[row.removesuffix('-muon')]}, Muon" for row in trained if row not in NAMES} | NAMES
     for row, name in names.items():
         scores = [found for key, found in store["rows"].items() if key.rsplit("-", 1)[0] == row]
         if scores:
-            cells = [spread([found[kind] for found in scores]) for kind in ("knn", "linear")]
+            cells = [spread([found[kind] for found in scores if kind in found]) for kind in kinds]
             steps = plan(row, store)[1] if row not in ("raw", "untrained") else 0
             seen = f"{BATCH * steps:,}"
-            lines.append(f"| {name} | {cells[0]} | {cells[1]} | {seen} | {len(scores)} |")
+            lines.append(f"| {name} | {' | '.join(cells)} | {seen} | {len(scores)} |")
     lines += ["", "The commands, for seed 0:" if table.first else "The whole table, and its runs alone:", "", "```bash"]
     if not table.first:
         seeds = " ".join(map(str, table.seeds))
@@ -301,7 +312,9 @@ def page(table: Table, store: dict[str, Any]) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Mean, and the standard deviation over seeds where there are several."""
+    """Mean, and the standard deviation over seeds where there are several; empty where nothing was measured."""
+    if not values:
+        return ""
     mean = f"{statistics.mean(values):.1f}"
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
