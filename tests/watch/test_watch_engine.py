@@ -293,3 +293,34 @@ def test_a_batch_that_is_fetched_ahead_is_followed_in_its_own_step(leaks: bool) 
     assert seen.report is not None
     (found,) = [f for f in seen.report.findings if f.claim.startswith("no scored group")]
     assert found.verdict is (Verdict.REFUTED if leaks else Verdict.PROVED), str(seen.report)
+
+
+@pytest.mark.parametrize(
+    ("overlap", "other_use", "verdict"),
+    [(0, False, Verdict.PROVED), (1, False, Verdict.REFUTED), (0, True, Verdict.UNKNOWN)],
+)
+def test_masks_that_a_collator_drew_as_indices_are_no_content(overlap: int, other_use: bool, verdict: Verdict) -> None:
+    """Their names say nothing here: that they only pick among the tokens shows what they are."""
+    torch.manual_seed(0)
+    encoder, query, head = nn.Linear(5, 8), nn.Parameter(torch.randn(9, 8)), nn.Linear(8, 5)
+    place = nn.Embedding(9, 8)
+    optimizer = torch.optim.AdamW([*encoder.parameters(), query, *place.parameters(), *head.parameters()])
+
+    def pick(tokens: Tensor, index: Tensor) -> Tensor:
+        return tokens.gather(1, index[..., None].repeat(1, 1, tokens.shape[2]))
+
+    def step(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+        x, shown, hidden = batch
+        tokens = (
+            encoder(pick(x, shown)).mean(1, keepdim=True) + place(hidden) + pick(query.expand(len(x), -1, -1), hidden)
+        )
+        if other_use:
+            tokens = tokens + hidden.sum(1)[:, None, None] / 100
+        optimizer.zero_grad()
+        (head(tokens.tanh()) - pick(x, hidden)).square().mean().backward()
+        optimizer.step()
+
+    drawn = torch.stack([torch.randperm(9) for _ in range(3)])
+    report = vp.watch(step, (torch.randn(3, 9, 5), drawn[:, : 4 + overlap], drawn[:, 4:]))
+    assert report.verdict(vp.Contract.C1) is verdict, str(report)
+    assert ("batch[2]" in [source.path for source in report.sources]) is other_use

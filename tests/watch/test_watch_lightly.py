@@ -243,7 +243,7 @@ STEPS: dict[str, Callable[[], Built]] = {
 }  # fmt: skip
 # In I-JEPA dependence is lost in the attention of torchvision's encoder, which multiplies all rows by all. DINO erases
 # the gradients of its last layer in the first epoch, and the report asks whether that is meant.
-OPEN: dict[str, set[str]] = {"I-JEPA": {"C1"}, "DINO": {"C6"}}
+OPEN: dict[str, set[str]] = {"DINO": {"C6"}}
 """The contracts of which something is UNKNOWN, by step, where that is right."""
 
 

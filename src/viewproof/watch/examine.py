@@ -81,6 +81,8 @@ def examine(
     if answer.value is None:
         return out
     plain: Plain = answer.value
+    # Whole numbers without a name that only pick among the patches are drawn masks, and no content.
+    contents = {path: t for path, t in contents.items() if path not in plain.record.indices}
     if plain.record.collectives:
         # Values of other ranks went into the loss: nothing is said of a step with stand-ins for them.
         at = " and ".join(plain.record.collectives[:3])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from viewproof.bits import GeneratorStates
 from viewproof.torch_internals import DisableTorchFunction, has_no_values
 from viewproof.watch.alive import Alive
+from viewproof.watch.asked_tokens import WHOLE
 from viewproof.watch.gradients import GradientWatcher
 from viewproof.watch.graph import predictions
 from viewproof.watch.loss_terms import TermWatcher
@@ -49,6 +50,8 @@ class Recorder(Run):
         known |= {id(p.grad) for p in parameters.values()}
         # Numbers that were there before the step and that nothing names: they may come from the batch's data.
         self._outside = {id(t): t for t in alive.tensors if id(t) not in known and t.is_floating_point()}
+        # What different whole numbers do, by their path: pick from what depends on the batch, or something else.
+        self._picks, self._not_only_picks = set[str](), set[str]()
         self._reduced = 0
         self._numbers: list[tuple[int, Tensor]] = []
         self._backwarded: list[Tensor] = []
@@ -58,6 +61,8 @@ class Recorder(Run):
         self._generators = GeneratorStates.now()
         for path, tensor in sources.items():
             tensor._viewproof_from = (path,)  # type: ignore[attr-defined]
+            if tensor.dtype in WHOLE and bool((tensor.detach().sort(-1).values.diff(dim=-1) > 0).all()):
+                tensor._viewproof_index = (path,)  # type: ignore[attr-defined]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note what is read, be it only looked at."""
@@ -76,6 +81,8 @@ class Recorder(Run):
         if torch.is_grad_enabled() and any(map(self.trains, read)):
             self._hold.add(index)
         results = list(tensors_of_call(out))
+        if indices := {o for t in read for o in getattr(t, "_viewproof_index", ())}:
+            self._index(name, args, kwargs, indices, results)
         if not self.steps and any(id(t) in self._outside and not bool(((t == 0) | (t == 1)).all()) for t in read):
             self.record.outside.append(f"what {name} reads at {place()}")
         with DisableTorchFunction():
@@ -95,6 +102,22 @@ class Recorder(Run):
                 if path in self.sources and path not in self.record.strides:
                     self.record.strides[path] = self._strides(path, read[0], read[1], args, kwargs)
         return out
+
+    def _index(self, name: str, args: Any, kwargs: Any, indices: set[str], results: list[Tensor]) -> None:
+        """Note what a function does with whole numbers of the batch."""
+        first = args[0] if args and isinstance(args[0], Tensor) else None
+        if name in _SHAPING and (first is None or hasattr(first, "_viewproof_index")):
+            for tensor in results:
+                tensor._viewproof_index = tuple(indices)  # type: ignore[attr-defined]
+        elif name == "embedding" or isinstance(first, nn.Parameter):
+            pass  # What is known of a place, or of a token.
+        elif name in _PICKING and not hasattr(first, "_viewproof_index"):
+            axis = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            one = name == "gather" and results[0].shape[axis] == 1  # The class of a label.
+            self._not_only_picks |= indices if one else set()
+            self._picks |= {path for path in indices if hasattr(first, "_viewproof_from") and not one}
+        else:
+            self._not_only_picks |= indices
 
     def on_number(self, index: int, tensor: Tensor, read: Callable[[], Any]) -> Any:
         """Note what may be a loss."""
@@ -264,7 +287,8 @@ class Recorder(Run):
         """The step so far was another one: calls are numbered from 0 again, as in the runs that follow the plan."""
         self.record, self._watcher = Record(), TermWatcher()
         self.functions = self.modules = self.backwards = self.steps = self.numbers = 0
-        for known in (self._nodes, self._outputs, self._hold, self._optimizers, self._numbers, self._backwarded):
+        noted = self._picks, self._not_only_picks, self._nodes, self._outputs, self._hold, self._optimizers
+        for known in (*noted, self._numbers, self._backwarded):
             known.clear()
         self.note_gradients()
         self.gradients.restart()
@@ -279,6 +303,7 @@ class Recorder(Run):
             if getattr(after, name) != getattr(self._generators, name):
                 record.generators.append(f"{kind} global generator")
         record.hold = frozenset(self._hold)
+        record.indices = frozenset(self._picks - self._not_only_picks)
         record.losses_read = frozenset(
             index for index, t in self._numbers if any(_is_loss(t, loss) for loss in self._backwarded)
         )
@@ -286,6 +311,26 @@ class Recorder(Run):
         record.gathered_after = [what for what in asked() if "gather" in what and what not in record.collectives]
         record.in_place = [path for path, t in self.sources.items() if t._version != self._versions[path]]
         return record
+
+
+_PICKING = ("gather", "index_select", "take_along_dim", "__getitem__")
+_SHAPING = (
+    *(
+        "__getitem__",
+        "view",
+        "reshape",
+        "flatten",
+        "unsqueeze",
+        "squeeze",
+        "expand",
+        "expand_as",
+        "contiguous",
+        "clone",
+    ),
+    *("repeat", "repeat_interleave", "cat", "concat", "stack", "chunk", "split", "unbind", "permute", "transpose"),
+    *("detach", "to", "long", "int", "type", "sort", "add", "__add__", "__radd__", "sub", "__sub__"),
+)
+"""Functions that pick by an index, and those after which an index is one still."""
 
 
 def _is_loss(tensor: Tensor, loss: Tensor) -> bool:

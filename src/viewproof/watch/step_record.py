@@ -83,6 +83,7 @@ class Record:
     logged: list[str] = field(default_factory=list)
     losses_read: frozenset[int] = frozenset()
     outside: list[str] = field(default_factory=list)
+    indices: frozenset[str] = frozenset()
     terms: Terms = field(default_factory=Terms)
     gradients: GradientFacts = field(default_factory=GradientFacts)
     alone: list[int] = field(default_factory=list)
