@@ -50,6 +50,8 @@ METHODS = {
     " --decoder-depth 1",
     "crossmae-fast": "--method mae --decoder cross-attention --predict 0.25 --batch-size 128 --decoder-dim 64"
     " --decoder-depth 1 --learning-rate 3e-3 --precision auto",
+    "crossmae-norm": "--method mae --decoder cross-attention --predict 0.25 --batch-size 128 --decoder-dim 64"
+    " --decoder-depth 1 --learning-rate 3e-3 --norm-pix --precision auto",
     "simclr-half": "--method simclr --batch-size 128 --keep-tokens 0.5 --precision auto",
     "vicreg-half": "--method vicreg --batch-size 128 --keep-tokens 0.5 --precision auto",
     "barlow-half": "--method barlow --batch-size 128 --keep-tokens 0.5 --precision auto",
@@ -73,6 +75,7 @@ NAMES = {
     "data2vec": "data2vec",
     "crossmae": "MAE, cross-attention, a quarter predicted",
     "crossmae-fast": "MAE, cross-attention, a quarter predicted, rate 3e-3",
+    "crossmae-norm": "MAE, cross-attention, a quarter predicted, rate 3e-3, patches normalised",
     "simclr-half": "SimCLR on half of the tokens",
     "vicreg-half": "VICReg on half of the tokens",
     "barlow-half": "Barlow Twins on half of the tokens",
