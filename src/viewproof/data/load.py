@@ -57,7 +57,7 @@ def load_dataset(
     >>> load_dataset("digit")
     Traceback (most recent call last):
     viewproof.errors.InvalidArgument: unknown data set 'digit': no such name, array file or folder; did you mean \
-'digits'? Pass digits, photos, fashion-mnist, cifar-10, FILE.npy, FILE.npz, a FOLDER of images, hf:NAME or wds:SHARDS
+'digits'? pass digits, photos, fashion-mnist, cifar-10, FILE.npy, FILE.npz, a FOLDER of images, hf:NAME or wds:SHARDS
     """
     text = str(name_or_path)
     name, _, folder = text.partition(":")
@@ -106,7 +106,7 @@ def load_dataset(
         close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.4)
         hint = f"did you mean {close[0]!r}? " if close and not path.suffix and not path.exists() else ""
         raise InvalidArgument(
-            f"unknown data set {text!r}: no such name, array file or folder; {hint}Pass digits, photos, fashion-mnist,"
+            f"unknown data set {text!r}: no such name, array file or folder; {hint}pass digits, photos, fashion-mnist,"
             " cifar-10, FILE.npy, FILE.npz, a FOLDER of images, hf:NAME or wds:SHARDS"
         )
     return data if statistics is None else with_statistics(data, statistics)
