@@ -89,16 +89,17 @@ build/prove.json: .venv-docs/installed $(shell find src/viewproof/theorems src/v
 release-check: .venv-release/installed
 	.venv-release/bin/python .ci/release_check.py --pyright --torch $(firstword $(OLDEST)) --torch $(firstword $(NEWEST))
 
-# The stamps are newer than what decides the versions, so running a target again installs nothing.
+# The stamps are newer than what decides the versions, so running a target again installs nothing. Python compiles the
+# modules that are imported, when they first are; pip would compile all 17,000, one after the other.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch $(INSTALLED)
 
 .venv-peers/installed .venv-oldest/installed .venv-docs/installed .venv-release/installed: %/installed: pyproject.toml constraints.txt Makefile
 	test -x $*/bin/python || $(PYTHON) -m venv $*
 	grep -v $(FREE) constraints.txt > $*/constraints.txt
-	$*/bin/python -m pip install --quiet -c $*/constraints.txt $(WITH)
+	$*/bin/python -m pip install --quiet --no-compile -c $*/constraints.txt $(WITH)
 	touch $@
 
 .venv-peers/installed: WITH := -e '.[dev,peers]' $(NEWEST)
