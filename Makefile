@@ -28,14 +28,20 @@ types: $(INSTALLED)
 tests: $(INSTALLED)
 	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
-# Beside the packages whose models and transforms are certified as they are.
-# Left out: tests of what processes and ranks change, which is the same beside them.
+# What the newest torch or the packages whose models are certified as they are can change: every proof, what is known of
+# torch's operators, the files that import one of these packages, the file on each of the main certifiers, and the
+# engine of watch. The rest asks the same engines about other programs, and `make tests` has run it.
+# `watch` forks the process, which it cannot where threads run: its tests have processes without those of the certifiers.
+PEERS := tests/symbolic tests/certify/flow tests/certify/test_view.py tests/certify/test_loss.py \
+	tests/certify/test_target_branch.py tests/certify/test_pipeline.py tests/certify/test_optimizer.py \
+	tests/watch/test_watch_engine.py tests/watch/test_watch_gradients.py tests/watch/test_watch_trained.py \
+	$(shell grep -rlE '(import|from|importorskip.*") ?(timm|lightly|torchvision|transformers)' --include='*.py' \
+	tests/certify tests/watch tests/weights)
+
 test-peers: .venv-peers/installed
 	.venv-peers/bin/viewproof prove
-	.venv-peers/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal tests/symbolic tests/certify tests/weights \
-		--ignore=tests/certify/test_reproducible.py --ignore=tests/certify/test_ranks.py
-	.venv-peers/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal tests/watch \
-		--ignore=tests/watch/test_watch_in_place.py
+	.venv-peers/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal $(sort $(filter-out tests/watch/%, $(PEERS)))
+	.venv-peers/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal $(sort $(filter tests/watch/%, $(PEERS)))
 	.venv-peers/bin/pytest tests/watch/test_watch_in_place.py
 
 # Without Lightning, Z3 and the like: what `import viewproof` alone needs.
@@ -89,16 +95,17 @@ build/prove.json: .venv-docs/installed $(shell find src/viewproof/theorems src/v
 release-check: .venv-release/installed
 	.venv-release/bin/python .ci/release_check.py --pyright --torch $(firstword $(OLDEST)) --torch $(firstword $(NEWEST))
 
-# The stamps are newer than what decides the versions, so running a target again installs nothing.
+# The stamps are newer than what decides the versions, so running a target again installs nothing. Python compiles the
+# modules that are imported, when they first are; pip would compile all 17,000, one after the other.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch $(INSTALLED)
 
 .venv-peers/installed .venv-oldest/installed .venv-docs/installed .venv-release/installed: %/installed: pyproject.toml constraints.txt Makefile
 	test -x $*/bin/python || $(PYTHON) -m venv $*
 	grep -v $(FREE) constraints.txt > $*/constraints.txt
-	$*/bin/python -m pip install --quiet -c $*/constraints.txt $(WITH)
+	$*/bin/python -m pip install --quiet --no-compile -c $*/constraints.txt $(WITH)
 	touch $@
 
 .venv-peers/installed: WITH := -e '.[dev,peers]' $(NEWEST)

@@ -1,11 +1,13 @@
 """Pictures: a mask, a loss curve, errors by patch, reconstructions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -19,6 +21,33 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG; the file is whole or absent."""
     with whole_file(path, "wb") as file:
         figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
+
+
+def image_grid(
+    figure: Figure, rows: int, columns: float, shape: Sequence[int], room: float = 0.06
+) -> Callable[..., None]:
+    """A function ``place(row, column, image, title="", **style)`` that draws an image with its title above.
+
+    All stand on one pair of axes, which is many times faster than a pair for each. ``shape`` is that of an image in
+    pixels, others are stretched to it; ``room`` is the part of a row that is left to the titles of the next.
+    """
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, columns - 0.06), ylim=(rows - room, 0))
+    axes.set_axis_off()
+    aspect = shape[0] / shape[1] * 0.94 / (1 - room)
+
+    def place(
+        row: int, column: float, image: Any, title: str = "", size: int = 9, color: str = "k", **style: Any
+    ) -> None:
+        extent = (column, column + 0.94, row + 1 - room, row)
+        axes.imshow(image, extent=extent, aspect=aspect, interpolation="nearest", **style)
+        axes.add_patch(Rectangle((column, row), 0.94, 1 - room, fill=False, linewidth=0.7, clip_on=False))
+        axes.annotate(
+            title, (column + 0.47, row), (0, 2), textcoords="offset points",
+            ha="center", va="bottom", fontsize=size, color=color,
+        )  # fmt: skip
+
+    return place
 
 
 def mask_figure(mask: Mask, title: str) -> Figure:
@@ -136,13 +165,11 @@ def reconstruction_figure(original: Tensor, hidden: Tensor, filled: Tensor, titl
         "reconstruction": last,
         "absolute error": (error / max(float(error.max()), 1e-12)).mean(1, keepdim=True),
     }
-    figure = Figure(figsize=(7.2, 1.75 * len(original) + 0.6), layout="constrained")
-    for row, axes_row in enumerate(figure.subplots(len(original), 4, squeeze=False)):
-        for axes, (name, pictures) in zip(axes_row, columns.items(), strict=True):
-            image = pictures[row].permute(1, 2, 0).numpy()
-            axes.imshow(image, interpolation="nearest", cmap="magma", vmin=0, vmax=1)
-            axes.set(xticks=[], yticks=[])
-            if row == 0:
-                axes.set_title(name, fontsize=9)
-    figure.suptitle(title, fontsize=10)
+    figure = Figure(figsize=(7.2, 1.75 * len(original)))
+    place = image_grid(figure, len(original), 4, original.shape[2:])
+    for column, (name, pictures) in enumerate(columns.items()):
+        for row, picture in enumerate(pictures):
+            image = picture.permute(1, 2, 0).numpy()
+            place(row, column, image, "" if row else name, cmap="magma", vmin=0, vmax=1)
+    figure.axes[0].set_title(title, fontsize=10, pad=18)
     return figure

@@ -143,7 +143,8 @@ def test_a_function_of_all_three() -> None:
     ],
 )
 def test_mutants(wrong: Any, words: str) -> None:
-    report = certify_reproducible(wrong)
+    # Fresh processes take most of the time, and speak of no claim here; what differs there has tests of its own.
+    report = certify_reproducible(wrong, workers=2 if wrong is in_worker else 0)
     assert any(words in f.claim for f in report.refuted), str(report)
 
 

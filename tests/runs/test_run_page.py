@@ -4,10 +4,12 @@ import re
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 import viewproof as vp
 from viewproof.cli import main
 from viewproof.models import TokenSettings
+from viewproof.plots import image_grid, reconstruction_figure
 from viewproof.runs.page import last_attention
 
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]
@@ -25,6 +27,34 @@ def test_a_run_is_one_page_without_network(tmp_path, capsys):
     assert main(["report", str(run)]) == 0 and (run / "report.html").read_text() == page
     (run / "evaluation.json").unlink()
     assert main(["report", str(run)]) == 2 and "evaluate it first" in capsys.readouterr().err
+
+
+def test_images_stand_in_their_row_and_column_each_as_wide_and_high_as_it_is():
+    figure = Figure(figsize=(4, 4), dpi=100)
+    place = image_grid(figure, 2, 3, (4, 12), room=0.2)
+    place(1, 2, np.zeros((4, 12)), "last")
+    place(0, 0, np.zeros((4, 12)))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    last, first = (image.get_window_extent() for image in axes.images)
+    assert last.x0 > first.x1 and last.y1 < first.y0
+    assert abs(first.width / first.height - 3) < 0.01 and abs(last.width - first.width) < 0.01
+    title = axes.texts[0].get_window_extent()
+    assert axes.texts[0].get_text() == "last" and last.x0 < title.x0 and last.y1 < title.y0 and title.x1 < last.x1
+
+
+def test_a_reconstruction_stands_beside_its_image():
+    x, hidden = torch.rand(2, 1, 4, 4), torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+    hidden[:, :, 0] = True
+    (axes,) = reconstruction_figure(x, hidden, torch.where(hidden, 0.5, x), "title").axes
+    assert [text.get_text() for text in axes.texts if text.get_text()] == [
+        "original", "what the model saw", "reconstruction", "absolute error"
+    ]  # fmt: skip
+    place = {(round(image.get_extent()[0]), round(image.get_extent()[3])): image.get_array() for image in axes.images}
+    assert sorted(place) == [(column, row) for column in range(4) for row in range(2)]
+    for row in range(2):
+        assert np.array_equal(place[0, row][1:], place[2, row][1:]) and np.ptp(place[2, row][0]) == 0
+        assert np.array_equal(place[0, row][1:], place[1, row][1:]) and not place[3, row][1:].any()
 
 
 def test_attention_is_that_of_the_class_token_or_of_all_on_average():

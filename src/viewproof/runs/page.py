@@ -103,17 +103,15 @@ def feature_figure(
     colours = ((colours - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
     grids = torch.nn.functional.pad(colours, (0, 3 - colours.shape[1])).reshape(len(x), *encoder.grid, 3)
     count = 2 if attention is None else 3
-    figure = Figure(figsize=(1.6 * len(x), 1.7 * count), layout="constrained")
-    rows = figure.subplots(count, len(x), squeeze=False)
+    figure = Figure(figsize=(1.6 * len(x), 1.7 * count))
+    place = plots.image_grid(figure, count, len(x), shown.shape[2:])
     for n in range(len(x)):
         image = (shown[n] if shown.shape[1] == 3 else shown[n, :1]).movedim(0, -1).squeeze(-1)
         image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
-        rows[0][n].imshow(image.numpy(), cmap="gray", interpolation="nearest")
-        rows[1][n].imshow(grids[n].numpy(), interpolation="nearest")
+        place(0, n, image.numpy(), cmap="gray")
+        place(1, n, grids[n].numpy())
         if attention is not None:
-            rows[2][n].imshow(attention[n].numpy(), interpolation="nearest")
-        for row in rows:
-            row[n].set_axis_off()
+            place(2, n, attention[n].numpy())
     return figure
 
 
@@ -159,22 +157,25 @@ def neighbours_figure(run: Run, queries: int = 6, neighbours: int = 5) -> Figure
         distance = torch.cdist((test - mean) / deviation, (train - mean) / deviation)
         nearest.append(chosen["train"][distance.argsort(dim=1, stable=True)[:, :neighbours]])
     shown = [chosen["test"][:, None], *nearest]
-    widths = [index.shape[1] for index in shown]
-    figure = Figure(figsize=(0.85 * sum(widths) + 0.6, 0.95 * len(chosen["test"]) + 0.4), layout="constrained")
-    panels: Any = figure.subfigures(1, len(shown), width_ratios=widths)
+    columns = sum(index.shape[1] for index in shown) + 0.3 * (len(shown) - 1)
+    figure = Figure(figsize=(0.85 * columns, 0.95 * len(chosen["test"])))
+    place = plots.image_grid(figure, len(chosen["test"]), columns, data.sample_shape[1:], room=0.2)
     heads = ("held out", "nearest by the encoder's features", "nearest by raw values")
-    for panel, head, part, index in zip(panels, heads, ("test", "train", "train"), shown, strict=True):
-        panel.suptitle(head, fontsize=9)
+    left = 0.0
+    for head, part, index in zip(heads, ("test", "train", "train"), shown, strict=True):
         split, images = data.part(part), data.restore(data.fetch(part, index.flatten()))
         images = (images - images.min()) / (images.max() - images.min()).clamp(min=1e-12)
-        axes = panel.subplots(*index.shape, squeeze=False).flatten()
-        for n, (axis, image, k) in enumerate(zip(axes, images, index.flatten().tolist(), strict=True)):
+        for n, (image, k) in enumerate(zip(images, index.flatten().tolist(), strict=True)):
+            row, column = divmod(n, index.shape[1])
             picture = image if len(image) == 3 else image.mean(0, keepdim=True).expand(3, -1, -1)
-            axis.imshow(picture.movedim(0, -1).numpy(), interpolation="nearest")
-            axis.set_axis_off()
+            name, color = "", "black"
             if split.labels is not None and data.test.labels is not None and data.class_names is not None:
-                right = split.labels[k] == data.test.labels[int(chosen["test"][n // index.shape[1]])]
-                axis.set_title(data.class_names[split.labels[k]], fontsize=7, pad=2, color="black" if right else "red")
+                right = split.labels[k] == data.test.labels[int(chosen["test"][row])]
+                name, color = data.class_names[split.labels[k]], "black" if right else "red"
+            place(row, left + column, picture.movedim(0, -1).numpy(), name, size=7, color=color)
+        middle = left + (index.shape[1] - 0.06) / 2
+        figure.axes[0].annotate(head, (middle, 0), (0, 14), textcoords="offset points", ha="center", fontsize=9)
+        left += index.shape[1] + 0.3
     return figure
 
 
