@@ -25,7 +25,10 @@ from viewproof.theorems.tensors import decide
 from viewproof.theorems.tensors.masked_tokens import GRADIENT
 from viewproof.theorems.tensors.real_functions import EXP, LOG, MINUS_INFINITY, REAL_FUNCTIONS, SQRT
 
-MODULES = [f"viewproof.theorems.tensors.{part}" for part in ("clips", "method_losses", "method_views", "masked_tokens")]
+MODULES = [
+    f"viewproof.theorems.tensors.{part}"
+    for part in ("clips", "method_losses", "method_views", "masked_tokens", "target_branches")
+]
 THEOREMS = {name: theorem for name, theorem in registered().items() if theorem.module in MODULES}
 pytestmark = pytest.mark.usefixtures("symbols_are_arguments")
 
@@ -48,7 +51,7 @@ def test_theorem_is_proved_and_its_mutants_are_refuted(name: str) -> None:
 
 def test_every_module_has_theorems() -> None:
     assert {theorem.module for theorem in THEOREMS.values()} == set(MODULES)
-    assert len(THEOREMS) == 13
+    assert len(THEOREMS) == 14
 
 
 def test_documented_theorems_exist() -> None:

@@ -131,7 +131,7 @@ class DINONetwork(nn.Module):
         whole global views.
         """
         views, where = torch.cat(list(global_views)), torch.cat(list(places))
-        count, batch = len(global_views), global_views[0].shape[0]
+        count, batch = len(global_views), len(global_views[0])
         features, student, student_patches = self.student(views, where, self.mask_token)
         if local_views:
             student = torch.cat([student, self.student(torch.cat(list(local_views)))[1]])

@@ -123,7 +123,8 @@ def _observe(program: Any, x: Tensor, allowed: Tensor, words: Tensor, others: Te
     *counts, mask_id, vocabulary = rest
     words = words % 2**32
     # Any counts that ascend, the last at most the length.
-    ends, most = [], x.shape[1]
+    ends: list[Tensor] = []
+    most: Any = x.shape[1]
     for count in reversed(counts):
         ends.insert(0, count % (most + 1))
         most = ends[0]

@@ -1,18 +1,14 @@
 """The gradient that autograd returns for what a teacher computes, in the training losses of methods that have one."""
 
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 import z3
 from torch import Tensor
 
-from viewproof.losses.dino import DINOLoss
+from viewproof.losses.dino import DINOLoss, compared_rows
 from viewproof.losses.jepa import JEPALoss
-from viewproof.methods.data2vec import Data2Vec, Data2VecNetwork
-from viewproof.methods.dino import DINO, DINONetwork
-from viewproof.methods.ijepa import IJEPA, JEPANetwork
 from viewproof.models.patches import block_targets, mean_of_last_layers, predict_blocks, tokens_at
 from viewproof.symbolic.capture import Signature, TensorInput
 from viewproof.symbolic.facts import Facts
@@ -29,79 +25,37 @@ PLACES = TensorInput(2, torch.int64)
 class TrainedLosses:
     """What each method's training step differentiates, of what its student and teacher return, whatever they are.
 
-    The method's own ``objective`` and its network's own ``forward`` run; encoders and predictor are stand-ins that
-    return an argument.
+    The networks run their teachers without gradient besides; here the losses alone must stop it.
     """
 
-    jepa_forward: Callable[..., Any] = staticmethod(JEPANetwork.forward)
-    dino_forward: Callable[..., Any] = staticmethod(DINONetwork.forward)
-    data2vec_forward: Callable[..., Any] = staticmethod(Data2VecNetwork.forward)
     jepa_loss: Callable[..., Tensor] = JEPALoss()
+    data2vec_loss: Callable[..., Tensor] = JEPALoss(beta=2)
     dino_loss: Callable[..., Tensor] = DINOLoss()
 
     @classmethod
     def ijepa(cls, teacher: Tensor, student: Tensor, words: Tensor) -> Tensor:
         """I-JEPA's, of one block; its context and its places are the same."""
         places = words % teacher.shape[1]
-        network = SimpleNamespace(
-            encoder=lambda x, index: student, predictor=lambda *given: student, target=lambda x: teacher
-        )
-        module = SimpleNamespace(
-            places=lambda *drawn: (places, places[:, None]),
-            model=lambda *given: cls.jepa_forward(network, *given),
-            loss=cls.jepa_loss,
-            regularizer=None,
-        )
-        return IJEPA.objective(module, *_batch(teacher))  # type: ignore[arg-type]
+        prediction = predict_blocks(lambda *given: student, student, places, places[:, None])
+        return cls.jepa_loss(prediction, block_targets(teacher, places[:, None]))
 
     @classmethod
     def data2vec(cls, teacher: Tensor, student: Tensor, words: Tensor) -> Tensor:
         """data2vec's, of a teacher with two layers that return the same."""
         places = words % teacher.shape[1]
-        network = SimpleNamespace(
-            student=lambda *given: (student, []),
-            head=lambda tokens: tokens,
-            teacher=lambda x: (teacher, [teacher, teacher]),
-            mask_token=teacher.new_zeros(teacher.shape[2]),
-            layers=2,
-        )
-        module = SimpleNamespace(
-            places=lambda *drawn: places, model=lambda *given: cls.data2vec_forward(network, *given), loss=cls.jepa_loss
-        )
-        return Data2Vec.objective(module, *_batch(teacher))  # type: ignore[arg-type]
+        return cls.data2vec_loss(tokens_at(student, places), mean_of_last_layers([teacher, teacher], 2, places))
 
     @classmethod
     def dino(cls, teacher: Tensor, student: Tensor, words: Tensor) -> Tensor:
-        """DINO's with iBOT's term, of two global views and a local one of which each returns the same."""
-        image, places = student[:, 0], words % teacher.shape[1]
-
-        def branch(tokens: Tensor, views: int) -> Callable[..., Any]:
-            whole = torch.cat([tokens] * views)
-            return lambda *given: (whole[:, 0], whole[:, 0], whole)
-
-        def student_of(x: Tensor, *where: Any) -> Any:
-            return branch(student, 2)() if where else (image, image, student)
-
-        network = SimpleNamespace(student=student_of, teacher=branch(teacher, 2), mask_token=teacher.new_zeros(1))
-        x, ids, step, epoch = _batch(teacher)
-        module = SimpleNamespace(
-            views=lambda *drawn: ([x, x], [x]),
-            places=lambda *drawn: [places, places],
-            model=lambda *given: cls.dino_forward(network, *given),
-            rows=lambda out: DINO.rows(None, out),  # type: ignore[arg-type]
-            loss=cls.dino_loss,
-            class_centre=teacher.new_zeros(teacher.shape[2]),
-            patch_centre=teacher.new_zeros(teacher.shape[2]),
-            koleo_weight=0.0,
-            training=True,
-            _means=[],
+        """DINO's with iBOT's term, of two global views and a local one that return the same."""
+        images, patches = compared_rows(
+            torch.stack([student[:, 0]] * 3),
+            torch.stack([teacher[:, 0]] * 2),
+            torch.stack([student] * 2),
+            torch.stack([teacher] * 2),
         )
-        return DINO.objective(module, x, ids, step, epoch)  # type: ignore[arg-type]
-
-
-def _batch(like: Tensor) -> tuple[Tensor, Tensor, int, int]:
-    """Images of which nothing is read, ids, step and epoch."""
-    return like.new_zeros(like.shape[0], 1, 1, 1), torch.arange(like.shape[0]), 0, 0
+        centre = teacher.new_zeros(teacher.shape[2])
+        return cls.dino_loss(*images, centre) + cls.dino_loss(*patches, centre)
 
 
 def _any_value(facts: Facts, *given: Any, **options: Any) -> SymTensor:
@@ -141,29 +95,15 @@ def _case(method: str) -> TensorCase:
 
 
 class UnstoppedIjepa(TrainedLosses):
-    """I-JEPA's target encoder runs with gradient, and the loss does not stop it."""
+    """I-JEPA's loss does not stop the gradient to its targets."""
 
     jepa_loss = JEPALoss(stop_gradient=False)
-
-    @staticmethod
-    def jepa_forward(network: Any, x: Tensor, context: Tensor, blocks: Tensor) -> Any:
-        """Prediction and targets, both with gradient."""
-        prediction = predict_blocks(network.predictor, network.encoder(x, context), context, blocks)
-        tokens = network.target(x)
-        return prediction, block_targets(tokens, blocks), tokens.mean(1)
 
 
 class UnstoppedData2vec(TrainedLosses):
-    """data2vec's teacher runs with gradient, and the loss does not stop it."""
+    """data2vec's loss does not stop the gradient to its targets."""
 
-    jepa_loss = JEPALoss(stop_gradient=False)
-
-    @staticmethod
-    def data2vec_forward(network: Any, x: Tensor, places: Tensor) -> Any:
-        """Prediction and targets, both with gradient."""
-        prediction = network.head(tokens_at(network.student(x, places, network.mask_token)[0], places))
-        tokens, outputs = network.teacher(x)
-        return prediction, mean_of_last_layers(outputs, network.layers, places), tokens.mean(1)
+    data2vec_loss = JEPALoss(beta=2, stop_gradient=False)
 
 
 class TargetsWithGradient(DINOLoss):
@@ -175,17 +115,9 @@ class TargetsWithGradient(DINOLoss):
 
 
 class UnstoppedDino(TrainedLosses):
-    """DINO's teacher runs with gradient, and the loss does not stop it."""
+    """DINO's loss does not stop the gradient to its targets."""
 
     dino_loss = TargetsWithGradient()
-
-    @staticmethod
-    def dino_forward(network: Any, large: Sequence[Tensor], small: Sequence[Tensor], places: Sequence[Tensor]) -> Any:
-        """The outputs, with the teacher's as it returns them."""
-        out = DINONetwork.forward(network, large, small, places)
-        features, teacher, patches = network.teacher(torch.cat(list(large)), torch.cat(list(places)))
-        split = (part.unflatten(0, (len(large), -1)) for part in (teacher, patches, features))
-        return out._replace(**dict(zip(("teacher", "teacher_patches", "teacher_features"), split, strict=True)))
 
 
 @theorem(
@@ -200,6 +132,7 @@ class UnstoppedDino(TrainedLosses):
 )
 def teacher_output_gets_no_gradient() -> list[TensorCase]:
     """The gradient that autograd returns for what the teacher computes is zero in the losses that I-JEPA, data2vec and
-    DINO (with iBOT's term) train: no path leads from the loss to the teacher's output, hence none to its parameters.
+    DINO (with iBOT's term) train: no path leads from the loss to the teacher's output, hence none through it to its
+    parameters.
     """
     return [_case(method) for method in ("ijepa", "data2vec", "dino")]
