@@ -29,7 +29,7 @@ class TrainedLosses:
     """
 
     jepa_loss: Callable[..., Tensor] = JEPALoss()
-    data2vec_loss: Callable[..., Tensor] = JEPALoss(beta=2)
+    data2vec_loss: Callable[..., Tensor] = JEPALoss(beta=2.0)
     dino_loss: Callable[..., Tensor] = DINOLoss()
 
     @classmethod
@@ -103,7 +103,7 @@ class UnstoppedIjepa(TrainedLosses):
 class UnstoppedData2vec(TrainedLosses):
     """data2vec's loss does not stop the gradient to its targets."""
 
-    data2vec_loss = JEPALoss(beta=2, stop_gradient=False)
+    data2vec_loss = JEPALoss(beta=2.0, stop_gradient=False)
 
 
 class TargetsWithGradient(DINOLoss):
