@@ -25,6 +25,7 @@ NAMES = {
         "Mask",
         "MaskOfSample",
         "MultiBlockMask",
+        "MultiRangeMask",
         "PaddedMask",
         "PatchMask",
         "RandomBlockMask",

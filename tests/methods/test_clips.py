@@ -32,7 +32,7 @@ def clips() -> Tensor:
     return torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(1))
 
 
-def module(rule: vp.MultiBlockMask = RULE) -> IJEPA:
+def module(rule: vp.RandomRule = RULE) -> IJEPA:
     torch.manual_seed(0)
     encoder = ClipEncoder(SHAPE, TUBELET, dim=8, depth=1, heads=2)
     predictor = PatchPredictor(encoder.grid, dim=8, width=8, depth=1, heads=2)
@@ -78,6 +78,49 @@ def test_blocks_and_context_are_tubes_and_those_of_images() -> None:
     assert torch.equal(places[0][:, :5] + 24, places[0][:, 5:])
 
 
+LONG = vp.MultiBlockMask(2, 2, context=3, target_area=(14, 17), context_area=(24, 24), targets=2, seed=4)
+RANGES = vp.MultiRangeMask(RULE, LONG)
+
+
+def test_two_ranges_are_drawn_in_each_epoch_and_their_losses_averaged() -> None:
+    """V-JEPA's second mask: two blocks of 60 to 70 % through all frames, their union hidden."""
+    trained, x = module(RANGES).eval(), clips()
+    assert isinstance(trained.model.encoder, ClipEncoder)
+    short, long = RULE.blocks(SHAPE, sample_ids=IDS, epoch=6), LONG.blocks(SHAPE, sample_ids=IDS, epoch=7)
+    places = trained.places(SHAPE, IDS, 3)
+    assert [tuple(p.shape[:-1]) for p in places] == [(4,), (4, 3), (4,), (4, 2)] and places[2].shape == (4, 6)
+    for (context, targets), (visible, blocks) in zip((short, long), (places[:2], places[2:]), strict=True):
+        assert torch.equal(vp.split_patches_by_sample(fold_mask(context, 2), 2, 2)[0], visible)
+        for k, target in enumerate(targets):
+            assert torch.equal(target.hidden, target.hidden[:, :, :1].expand_as(target.hidden))
+            assert torch.equal(vp.split_patches_by_sample(fold_mask(target, 2), 2, 2)[1], blocks[:, k])
+    for n in range(4):
+        tubes = [set(block.tolist()) for block in places[3][n]]
+        rows, cols = ({place % 24 // 6 for place in tubes[0]}, {place % 6 for place in tubes[0]})
+        assert len(tubes[0]) == 2 * len(rows) * len(cols) and 14 <= len(tubes[0]) // 2 <= 18
+        assert tubes[0] == {24 * t + 6 * r + c for t in range(2) for r in rows for c in cols}
+        assert not (tubes[0] | tubes[1]) & set(places[2][n].tolist())
+    each = [module(one).eval() for one in (RULE, LONG)]
+    losses = [one.objective(x, IDS, 0, epoch) for one, epoch in zip(each, (6, 7), strict=True)]
+    torch.testing.assert_close(trained.objective(x, IDS, 0, 3), torch.stack(losses).mean())
+    alone = trained.places(SHAPE, IDS[2:3], 3)
+    assert all(torch.equal(one[0], batch[2]) for one, batch in zip(alone, places, strict=True))
+
+
+def test_the_prediction_of_a_range_cannot_read_what_is_no_context_of_it() -> None:
+    trained = module(RANGES)
+    model, places = trained.model, trained.places(SHAPE, IDS, 0)
+    for k, rule in enumerate((RULE, LONG)):
+        sample = rule.sample(clips(), sample_ids=IDS, epoch=k)
+
+        def prediction(x: Tensor, of: int = 2 * k) -> Tensor:
+            out: Tensor = model(x, *places)[of]
+            return out
+
+        assert certify_encoder(prediction, sample).verdict() is Verdict.PROVED
+        assert certify_encoder(lambda x, of=2 - 2 * k: model(x, *places)[of], sample).verdict() is Verdict.REFUTED
+
+
 def test_the_prediction_cannot_read_what_is_no_context() -> None:
     trained, sample = module(), RULE.sample(clips(), sample_ids=IDS)
     model, places = trained.model, trained.places(SHAPE, IDS, 0)
@@ -88,9 +131,14 @@ def test_the_prediction_cannot_read_what_is_no_context() -> None:
     assert certify_encoder(lambda x: model(x, every, places[1])[0], sample).verdict() is Verdict.REFUTED
 
 
-@pytest.mark.parametrize(("share", "verdict"), [(1.0, Verdict.PROVED), (0.5, Verdict.REFUTED)])
-def test_the_target_branch_is_certified_and_another_average_is_refuted(share: float, verdict: Verdict) -> None:
-    trained = module().eval()
+@pytest.mark.parametrize(
+    ("rule", "share", "verdict"),
+    [(RULE, 1.0, Verdict.PROVED), (RULE, 0.5, Verdict.REFUTED), (RANGES, 1.0, Verdict.PROVED)],
+)
+def test_the_target_branch_is_certified_and_another_average_is_refuted(
+    rule: vp.RandomRule, share: float, verdict: Verdict
+) -> None:
+    trained = module(rule).eval()
     branch = branch_of(trained, IDS, [trained.model.predictor], share)
     assert certify_target_branch(branch, clips()).verdict() is verdict
 
@@ -157,7 +205,10 @@ def file(tmp_path: Path) -> str:
 def test_one_command_trains_on_clips_and_resumes_bit_for_bit(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["pretrain", file, "--method", "ijepa", *SMALL.split(), "--epochs", "3"]
+    ranges = (
+        "MultiRangeMask(MultiBlockMask(2, 2, 2, (2, 2), (16, 16), 8), MultiBlockMask(2, 2, 2, (11, 11), (16, 16), 2))"
+    )
+    words = ["pretrain", file, "--method", "ijepa", "--mask", ranges, *SMALL.split(), "--epochs", "3"]
     check_resumed(words, tmp_path, monkeypatch, epoch=2)
     assert "trained encoder" in capsys.readouterr().out
     encoder = load_encoder(tmp_path / "a")
@@ -177,6 +228,15 @@ def test_clips_are_reconstructed_and_what_does_not_fit_is_refused(
         (["--tubelet", "3"], "tubelet=3 must divide the 4 frames"),
         (["--patch-size", "3"], "must divide the image"),
         (["--method", "ijepa", "--mask", "RandomPatchMask(2, 2, 3)"], "must be a MultiBlockMask"),
+        (
+            [
+                "--method",
+                "ijepa",
+                "--mask",
+                "MultiRangeMask(MultiBlockMask(2, 2, 2, (2, 2), (16, 16)), MultiBlockMask(4, 4, 1, (1, 1), (4, 4)))",
+            ],
+            "short has patches of (2, 2) and long of (4, 4); pass one size to both",
+        ),
         (["--method", "vicreg"], "needs images [C, H, W]"),
         (["--norm-pix"], "norm_pix needs images"),
     ):

@@ -13,6 +13,7 @@ pytest.importorskip("z3")
 import z3
 
 from viewproof.losses import dino, lejepa, simclr
+from viewproof.losses import tokens as token_losses
 from viewproof.models import clips, patches
 from viewproof.symbolic.capture import TensorInput, capture
 from viewproof.symbolic.facts import Facts
@@ -21,9 +22,13 @@ from viewproof.symbolic.operators import TABLE
 from viewproof.symbolic.values import NoMeaning
 from viewproof.theorems import Verdict, check, registered
 from viewproof.theorems.tensors import decide
+from viewproof.theorems.tensors.masked_tokens import GRADIENT
 from viewproof.theorems.tensors.real_functions import EXP, LOG, MINUS_INFINITY, REAL_FUNCTIONS, SQRT
 
-MODULES = [f"viewproof.theorems.tensors.{part}" for part in ("clips", "method_losses", "method_views")]
+MODULES = [
+    f"viewproof.theorems.tensors.{part}"
+    for part in ("clips", "method_losses", "method_views", "masked_tokens", "target_branches")
+]
 THEOREMS = {name: theorem for name, theorem in registered().items() if theorem.module in MODULES}
 pytestmark = pytest.mark.usefixtures("symbols_are_arguments")
 
@@ -46,11 +51,11 @@ def test_theorem_is_proved_and_its_mutants_are_refuted(name: str) -> None:
 
 def test_every_module_has_theorems() -> None:
     assert {theorem.module for theorem in THEOREMS.values()} == set(MODULES)
-    assert len(THEOREMS) == 11
+    assert len(THEOREMS) == 14
 
 
 def test_documented_theorems_exist() -> None:
-    for module in (dino, lejepa, simclr, clips, patches):
+    for module in (dino, lejepa, simclr, token_losses, clips, patches):
         for function in vars(module).values():
             own = getattr(function, "__module__", "") == module.__name__
             text = (getattr(function, "__doc__", None) or "") if own else ""
@@ -67,6 +72,20 @@ def test_a_changed_line_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("data2vec_target_is_the_mean_of_the_last_layers", "ijepa_block_is_predicted_from_its_own_context"):
         outcome = THEOREMS[name].prove(THEOREMS[name].program)
         assert outcome.verdict is Verdict.REFUTED and outcome.witness is not None
+
+
+def test_the_gradient_of_a_selection_is_zero_where_its_meaning_says_so() -> None:
+    facts, chosen, sent = Facts(), torch.tensor([2, 0, 2]), torch.tensor([[1.0, 2.0], [3.0, math.nan], [5.0, 6.0]])
+    arguments = concrete(sent, facts), [4, 2], 0, concrete(chosen, facts)
+    meant = GRADIENT.meanings["aten.index_select_backward.default"](facts, *arguments)
+    leaf = torch.ones(4, 2, requires_grad=True)
+    gradient = torch.autograd.grad(leaf.index_select(0, chosen), leaf, sent)[0]
+    for row in range(4):
+        for k in range(2):
+            value = z3.simplify(meant.at((row, k)))
+            assert z3.is_bv_value(value) == (row in (1, 3))
+            assert not z3.is_bv_value(value) or value.as_long() == 0
+            assert row not in (1, 3) or torch.equal(gradient[row], torch.zeros(2))
 
 
 def number(term: Any) -> float:

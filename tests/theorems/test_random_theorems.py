@@ -8,11 +8,15 @@ import torch
 pytest.importorskip("z3")
 
 from viewproof.masks.random import blocks, blockwise, draws, rule, scored, tokens
+from viewproof.symbolic.facts import Facts
+from viewproof.symbolic.meaning import concrete
 from viewproof.symbolic.operators import TABLE
+from viewproof.symbolic.terms import fold
 from viewproof.theorems import Verdict, check, registered
 from viewproof.theorems.tensors import decide
+from viewproof.theorems.tensors.corrupted_tokens import SORTED
 
-MODULES = [f"viewproof.theorems.tensors.{part}" for part in ("random_choices", "random_masks")]
+MODULES = [f"viewproof.theorems.tensors.{part}" for part in ("random_choices", "random_masks", "corrupted_tokens")]
 THEOREMS = {name: theorem for name, theorem in registered().items() if theorem.module in MODULES}
 
 
@@ -37,7 +41,7 @@ def test_theorem_is_proved_and_its_mutants_are_refuted(name: str) -> None:
 
 
 def test_every_module_has_theorems() -> None:
-    assert len(THEOREMS) == 9
+    assert len(THEOREMS) == 10
 
 
 def test_documented_theorems_exist() -> None:
@@ -58,6 +62,12 @@ def test_a_changed_line_is_refuted(monkeypatch: pytest.MonkeyPatch) -> None:
             "among_first",
             lambda keys, k: keys > keys.kthvalue(k, 1, True).values,
         ),
+        (
+            "tokens_are_masked_replaced_or_kept_by_the_draw",
+            tokens,
+            "among_first",
+            lambda keys, k: draws.among_first(keys, k.clamp(min=1)),
+        ),
         ("padding_is_never_hidden", rule, "inside", lambda lengths, shape, axis: torch.ones((), dtype=torch.bool)),
     ]
     for name, module, attribute, wrong in changes:
@@ -74,4 +84,14 @@ def test_what_the_smallest_key_is_assumed_to_be_is_true_of_torch() -> None:
         for k in range(1, 6):
             value, place = keys.kthvalue(k, 1, keepdim=True)
             assert torch.equal(keys.gather(1, place), value)
+            assert torch.equal(keys.sort(1).values[:, k - 1 : k], value)
             assert ((keys < value).sum(1) <= k - 1).all() and ((keys <= value).sum(1) >= k).all()
+
+
+def test_whether_an_id_is_special_is_meant_as_torch_decides_it() -> None:
+    facts, x = Facts(), torch.tensor([[3, 5, 0], [7, 5, 9]])
+    for special in ([], [5], [9, 3]):
+        chosen = torch.tensor(special, dtype=torch.int64)
+        meant = SORTED["aten.isin.Tensor_Tensor"](facts, concrete(x, facts), concrete(chosen, facts))
+        found = [[bool(fold(meant.at((n, i)))) for i in range(3)] for n in range(2)]
+        assert found == torch.isin(x, chosen).tolist()

@@ -17,6 +17,7 @@ from viewproof.masks.periodic import (
 from viewproof.masks.random.blocks import RandomBlockMask, RandomPatchMask, SharedRandomPatchMask, TubeMask
 from viewproof.masks.random.blockwise import MultiBlockMask, RandomBlockwiseMask
 from viewproof.masks.random.draws import ratio_to_count
+from viewproof.masks.random.ranges import MultiRangeMask
 from viewproof.masks.random.rule import MaskOfSample, PaddedMask, RandomRule
 from viewproof.masks.random.scored import ScoredPatches
 from viewproof.masks.random.spans import SpanMask, SpectrogramMask
@@ -30,6 +31,7 @@ __all__ = [
     "Mask",
     "MaskOfSample",
     "MultiBlockMask",
+    "MultiRangeMask",
     "PaddedMask",
     "PatchMask",
     "RandomBlockMask",

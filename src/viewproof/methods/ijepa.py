@@ -12,7 +12,7 @@ from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
 from viewproof.losses import JEPALoss, SIGRegLoss
 from viewproof.losses.ranks import all_rows
-from viewproof.masks import MultiBlockMask, Rule, split_patches_by_sample
+from viewproof.masks import MultiBlockMask, MultiRangeMask, Rule, split_patches_by_sample
 from viewproof.methods.base import JointMethod
 from viewproof.models.clips import ClipEncoder, fold_mask
 from viewproof.models.patches import PatchEncoder, PatchPredictor, block_targets, predict_blocks
@@ -51,19 +51,22 @@ class JEPANetwork(nn.Module):
         x: Float[Tensor, "batch channels *space"],
         context: Int[Tensor, "batch context"],
         blocks: Int[Tensor, "batch blocks places"],
-    ) -> tuple[
-        Float[Tensor, "batch blocks places dim"], Float[Tensor, "batch blocks places dim"], Float[Tensor, "batch dim"]
-    ]:
+        *more: Int[Tensor, "..."],
+    ) -> tuple[Float[Tensor, "..."], ...]:
         """Predicted and target tokens of every block, and the target encoder's mean token of each sample.
 
-        ``context`` and ``blocks`` are indices of patches. The target encoder sees the whole sample; its tokens are
-        layer-normalised, without scale and shift.
+        ``[N, blocks, places, dim]`` twice and ``[N, dim]``. ``context`` and ``blocks`` are indices of patches; ``more``
+        holds further contexts, each with its blocks, whose tokens come before the mean. The target encoder sees the
+        whole sample, once; its tokens are layer-normalised, without scale and shift.
         """
-        prediction = predict_blocks(self.predictor, self.encoder(x, context), context, blocks)
         with torch.set_grad_enabled(self.target is None and torch.is_grad_enabled()):
             tokens = (self.encoder if self.target is None else self.target)(x)
-            target = block_targets(tokens, blocks)
-        return prediction, target, tokens.mean(1)
+        pairs: list[Tensor] = []
+        for visible, hidden in zip((context, *more[::2]), (blocks, *more[1::2]), strict=True):
+            pairs.append(predict_blocks(self.predictor, self.encoder(x, visible), visible, hidden))
+            with torch.set_grad_enabled(self.target is None and torch.is_grad_enabled()):
+                pairs.append(block_targets(tokens, hidden))
+        return *pairs, tokens.mean(1)
 
     def encode(self, x: Float[Tensor, "batch channels *space"]) -> Float[Tensor, "batch dim"]:
         """The target encoder's mean token of each whole sample: the features that the paper evaluates."""
@@ -75,7 +78,8 @@ class IJEPA(TaughtPretraining):
 
     The target encoder moves once an optimizer step, after it, by ``momentum(step)``, whatever the number of
     micro-batches. A rule of other patches than the encoder's, one that does not fit the images and one that leaves no
-    context raise `InvalidArgument` here, before training.
+    context raise `InvalidArgument` here, before training. A `MultiRangeMask` draws two masks of each sample, by the
+    epochs 2e and 2e + 1 in epoch e: the loss is the mean of both, and the target encoder runs once.
 
     ``regularizer(embeddings, step)`` is added to the loss, of the mean target token of every sample of all ranks, in
     float32. A network without a teacher needs one: tokens that are equal everywhere have the least loss. The sum is the
@@ -115,31 +119,39 @@ class IJEPA(TaughtPretraining):
             patch, shape = encoder.tubelet[1:], encoder.clip_shape
         else:
             patch, shape = encoder.patch_size, encoder.image_shape
-        if not isinstance(rule, MultiBlockMask) or (rule.patch_h, rule.patch_w) != patch:
-            raise InvalidArgument(f"rule {rule!r} must be a MultiBlockMask of the encoder's patches {patch}")
+        if not isinstance(rule, MultiBlockMask | MultiRangeMask) or (rule.patch_h, rule.patch_w) != patch:
+            raise InvalidArgument(
+                f"rule {rule!r} must be a MultiBlockMask of the encoder's patches {patch}, or a MultiRangeMask of two"
+            )
         self.rule = rule
-        context, blocks = self.places(shape, torch.arange(2), 0)
-        if not context.shape[1] or not blocks.numel():
+        if not all(places.numel() for places in self.places(shape, torch.arange(2), 0)):
             raise InvalidArgument(f"rule {rule!r} leaves an empty context or no target; nothing can be predicted")
 
-    def places(self, shape: tuple[int, ...], sample_ids: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Patch indices of the context, ``[N, context]``, and of the blocks, ``[N, blocks, places]``."""
-        encoder = self.model.encoder
+    def places(self, shape: tuple[int, ...], sample_ids: Tensor, epoch: int) -> tuple[Tensor, ...]:
+        """Patch indices of the context, ``[N, context]``, and of the blocks, ``[N, blocks, places]``.
+
+        Of a `MultiRangeMask` those of the short range and then those of the long one.
+        """
+        encoder, patch = self.model.encoder, (self.rule.patch_h, self.rule.patch_w)
         if isinstance(encoder, ClipEncoder):
             shape = (1, *shape[1:])  # the blocks are those of every channel
-        context, targets = self.rule.blocks(shape, sample_ids=sample_ids, epoch=epoch)
-        if isinstance(encoder, ClipEncoder):
-            context, *targets = (fold_mask(mask, encoder.tubelet[0]) for mask in (context, *targets))
-        patch = (self.rule.patch_h, self.rule.patch_w)
-        blocks = [split_patches_by_sample(target, *patch)[1] for target in targets]
-        return split_patches_by_sample(context, *patch)[0], torch.stack(blocks, 1)
+        ranges = 2 if isinstance(self.rule, MultiRangeMask) else 1
+        found: list[Tensor] = []
+        for k in range(ranges):
+            context, targets = self.rule.blocks(shape, sample_ids=sample_ids, epoch=ranges * epoch + k)
+            if isinstance(encoder, ClipEncoder):
+                context, *targets = (fold_mask(mask, encoder.tubelet[0]) for mask in (context, *targets))
+            blocks = [split_patches_by_sample(target, *patch)[1] for target in targets]
+            found += [split_patches_by_sample(context, *patch)[0], torch.stack(blocks, 1)]
+        return tuple(found)
 
     def objective(self, x: Tensor, sample_ids: Tensor, step: int, epoch: int) -> Tensor:
-        """The distance of predicted and target tokens."""
+        """The distance of predicted and target tokens, the mean over the ranges of the rule."""
         places = self.places(tuple(x.shape[1:]), sample_ids.to(x.device), epoch)
-        prediction, target, embeddings = self.model(x, *places)
+        *pairs, embeddings = self.model(x, *places)
         self.embeddings = embeddings.detach()
-        loss: Tensor = self.loss(prediction, target)
+        losses = [self.loss(*pair) for pair in zip(pairs[::2], pairs[1::2], strict=True)]
+        loss = torch.stack(losses).mean() if len(losses) > 1 else losses[0]
         if self.regularizer is not None:
             with torch.autocast(embeddings.device.type, enabled=False):
                 loss = loss + self.regularizer(all_rows(embeddings.float()), step)
@@ -147,8 +159,7 @@ class IJEPA(TaughtPretraining):
 
     def drawn_embeddings(self, x: Tensor, sample_ids: Tensor, draw: int) -> Tensor:
         """The mean token of the context of an epoch."""
-        context, _ = self.places(tuple(x.shape[1:]), sample_ids, draw)
-        tokens: Tensor = self.model.encoder(x, context)
+        tokens: Tensor = self.model.encoder(x, self.places(tuple(x.shape[1:]), sample_ids, draw)[0])
         return tokens.mean(1)
 
     @property
@@ -170,9 +181,10 @@ class IJEPAMethod(JointMethod):
     """I-JEPA with a ViT; what is evaluated is the target encoder.
 
     On clips ``[C, T, H, W]`` its patches are tubelets of ``tubelet`` frames, and blocks and context are the same at all
-    times, with V-JEPA's short-range numbers: eight blocks of 15 % and a context of 10 %. Other than published there:
-    no second mask of two large blocks, the context has one size, smooth L1 in place of L1, a momentum from 0.996, not
-    0.998, and a shallow predictor.
+    times, with V-JEPA's short-range numbers: eight blocks of 15 % and a context of 10 %. Its second mask, two blocks of
+    70 %, comes with a `MultiRangeMask`, and costs a second pass of the encoder and the predictor. Other than published
+    there: the context has one size and is a part of what no block covers, each block is predicted by itself, smooth L1
+    in place of L1, a momentum from 0.996, not 0.998, and a shallow predictor.
 
     With ``guard`` there is no EMA teacher: the encoder makes the targets, and SIGReg's test of its mean tokens, times
     ``guard_weight``, is a term of the loss (LeJEPA's regularizer, arXiv 2511.08544). It penalises mean tokens that are

@@ -37,7 +37,7 @@ class PretrainConfig:
         pretrained: start from the weights that the library has for the model; the same as --init with its name
         decoder: of the masked-autoencoder: self-attention (MAE) or cross-attention (CrossMAE)
         mask: the rule that hides, for instance "~Rotating(PatchMask(4, 4, 4, 0))"; ~ hides what the rule shows
-            (for ijepa a MultiBlockMask; two views hide nothing)
+            (for ijepa a MultiBlockMask, or a MultiRangeMask of two; two views hide nothing)
         loss: of mae, the distance that is summed over the hidden coordinates
         guard: of mae, a regularizer of the mean visible token: vicreg's variance and covariance, or sigreg's test; of
             ijepa, sigreg's test of the mean token in place of the EMA target encoder

@@ -24,6 +24,9 @@ PARTS = [
     "viewproof.theorems.tensors.clips",
     "viewproof.theorems.tensors.method_losses",
     "viewproof.theorems.tensors.method_views",
+    "viewproof.theorems.tensors.masked_tokens",
+    "viewproof.theorems.tensors.corrupted_tokens",
+    "viewproof.theorems.tensors.target_branches",
     "viewproof.theorems.lists",
 ]
 """The modules that hold theorems: importing one registers them."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from viewproof import InvalidArgument
 from viewproof.masks import (
     MultiBlockMask,
+    MultiRangeMask,
     PaddedMask,
     RandomBlockMask,
     RandomBlockwiseMask,
@@ -46,6 +47,13 @@ RULES: list[tuple[RandomRule, tuple[int, ...]]] = [
     (SpectrogramMask(1, 2, 2, 3, seed=3), (8, 12)),
     (TokenMask(3, 2, 1, mask_id=0, vocabulary=50, seed=3), (11,)),
     (PaddedMask(RandomPatchMask(2, 2, count=7, seed=3), axis=2), IMAGE),
+    (
+        MultiRangeMask(
+            MultiBlockMask(2, 2, context=4, target_area=(2, 4), context_area=(16, 24), targets=3, seed=3),
+            MultiBlockMask(2, 2, context=4, target_area=(12, 14), context_area=(24, 24), targets=2, seed=3),
+        ),
+        IMAGE,
+    ),
 ]
 NAMES = [repr(rule) for rule, _ in RULES]
 every_rule = pytest.mark.parametrize(("rule", "shape"), RULES, ids=NAMES)

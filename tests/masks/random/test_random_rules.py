@@ -291,6 +291,12 @@ def mask(rule: Any, shape: tuple[int, ...], **given: Any) -> Callable[[], Any]:
 
 
 P: Any = plain
+
+
+def short(patch_h: int) -> Any:
+    return P.MultiBlockMask(patch_h, 1, 1, (1, 1), (9, 9))
+
+
 BAD: list[tuple[Callable[[], Any], str]] = [
     (mask(P.RandomPatchMask(2, 2, 7), (1, 4, 6)), "count=7 is more than the 6 patches of data (1, 4, 6)"),
     (mask(P.RandomPatchMask(2, 2, 1), (4, 6)), "masks data of 3 axes besides the batch, got 2"),
@@ -304,6 +310,10 @@ BAD: list[tuple[Callable[[], Any], str]] = [
     (lambda: P.RandomBlockMask((None,), 1), "blocks=(None,) must have a positive width on some axis"),
     (lambda: P.RandomBlockMask("ab", 1), "blocks='ab' must be a tuple"),
     (lambda: P.RandomBlockwiseMask(2, 2, 7, max_aspect=0.5), "max_aspect=0.5 must be at least 1"),
+    (lambda: P.MultiRangeMask(P.TubeMask(1, 1, 3), short(1)), "short=TubeMask(patch_h=1"),
+    (lambda: P.MultiRangeMask(short(1), P.RandomPatchMask(1, 1, 3)), "long=RandomPatchMask(patch_h=1"),
+    (lambda: P.MultiRangeMask(short(1), short(2)), "short has patches of (1, 1) and long of (2, 1); pass one size"),
+    (mask(P.MultiRangeMask(short(1), P.MultiBlockMask(1, 1, 3, (8, 8), (9, 9))), (1, 2, 3, 3), epoch=1), "of a 3 x 3"),
     (lambda: P.MultiBlockMask(1, 1, 0, (1, 2), (3, 4)), "context=0 must be at least 1"),
     (lambda: P.MultiBlockMask(1, 1, 1, (4, 2), (3, 4)), "target_area=(4, 2) must be two positive numbers"),
     (lambda: P.MultiBlockMask(1, 1, 1, (0, 2), (3, 4)), "target_area=(0, 2) must be two positive numbers"),

@@ -108,6 +108,7 @@ TEXTS = [
     "RandomBlockMask((1, None), 3)",
     "RandomBlockwiseMask(4, 2, 8, min_area=2)",
     "MultiBlockMask(4, 2, 3, (2, 2), (12, 12))",
+    "MultiRangeMask(MultiBlockMask(4, 2, 3, (2, 2), (12, 12)), MultiBlockMask(4, 2, 3, (6, 6), (12, 12), targets=2))",
     "SpanMask(2, 3, equal=False, per=10)",
     "SpectrogramMask(1, 2, 1, 3)",
     "TokenMask(24, 3, 3, 103, 30522, per=200, special=(101, 102))",

@@ -25,6 +25,19 @@ def corrupt(
     return torch.where(roles == 3, mask_id, torch.where(roles == 2, other, x))
 
 
+def allowed_tokens(x: Shaped[Tensor, "batch tokens"], special: Shaped[Tensor, "ids"]) -> Bool[Tensor, "batch tokens"]:
+    """Whether each token may be selected: it is none of the special ids."""
+    return ~torch.isin(x, special)
+
+
+def roles_by_words(
+    words: Int[Tensor, "batch tokens"], allowed: Bool[Tensor, "batch tokens"], ends: Sequence[Int[Tensor, " batch"]]
+) -> Int[Tensor, "batch tokens"]:
+    """How many of the ``ends`` each token lies before, in the order of the words, those not allowed last."""
+    keys = ranked(words, allowed)
+    return torch.stack([among_first(keys, end[:, None]) for end in ends]).sum(0)
+
+
 @dataclass(frozen=True)
 class TokenMask(RandomRule):
     """Selects tokens of each row ``[N, T]`` and corrupts them: BERT's masking.
@@ -37,7 +50,7 @@ class TokenMask(RandomRule):
     counts raise `InvalidArgument`.
 
     `sample` gives x: the corrupted ids, y: the ids, mask: the selected places, which are what the loss scores.
-    Theorem: ``tokens_off_the_mask_are_unchanged``.
+    Theorems: ``tokens_off_the_mask_are_unchanged``, ``tokens_are_masked_replaced_or_kept_by_the_draw``.
 
     >>> rule = TokenMask(masked=3, replaced=1, kept=1, mask_id=0, vocabulary=100)
     >>> ids = torch.arange(50, 60).repeat(2, 1)
@@ -106,7 +119,7 @@ class TokenMask(RandomRule):
         if lengths is not None:
             lengths = self._checked(lengths, tuple(x.shape[1:]), draws.sample_ids)
         special = [token for token in self.special if token <= most]
-        allowed = ~torch.isin(x, torch.tensor(special, dtype=x.dtype, device=x.device))
+        allowed = allowed_tokens(x, torch.tensor(special, dtype=x.dtype, device=x.device))
         roles = self._roles(draws, allowed, lengths)
         other = below(draws.words(x.shape[1], stream=1), self.vocabulary).to(x.dtype)
         corrupted = corrupt(x, roles, other, self.mask_id)
@@ -126,8 +139,6 @@ class TokenMask(RandomRule):
                 f"sample {n} has {int(allowed[n].sum())} tokens to select from, {self!r} selects {total}; pass smaller "
                 "counts, or per= for counts that grow with the length"
             )
-        keys = ranked(draws.words(allowed.shape[1]), allowed)
         ends = (self.masked, self.masked + self.replaced, total)
-        return torch.stack(
-            [among_first(keys, count_by_length(end, allowed.sum(1), self.per)[:, None]) for end in ends]
-        ).sum(0)
+        counts = [count_by_length(end, allowed.sum(1), self.per) for end in ends]
+        return roles_by_words(draws.words(allowed.shape[1]), allowed, counts)

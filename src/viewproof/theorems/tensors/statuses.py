@@ -32,6 +32,12 @@ RULES = {
     "MultiBlockMask(2, 2, context=5, target_area=(2, 4), context_area=(14, 16))": (1, 8, 8),
     "MultiBlockMask(1, 1, context=8, target_area=(4, 6), context_area=(20, 25), targets=2)": (1, 5, 6),
     "MultiBlockMask(2, 2, context=3, target_area=(2, 3), context_area=(7, 9), targets=2)": (1, 3, 6, 6),
+    "MultiRangeMask(MultiBlockMask(2, 2, 2, (2, 2), (9, 9), 3), MultiBlockMask(2, 2, 2, (4, 6), (9, 9), 2))": (
+        1,
+        3,
+        6,
+        6,
+    ),
     "MaskOfSample(RandomPatchMask(2, 2, count=3), sample_id=7)": (2, 5, 6),
     "PaddedMask(VectorMask(2, 0))": (7,),
     "SpanMask(spans=2, width=3)": (12,),
@@ -141,8 +147,8 @@ def _lies_within(program: Any, at: Mapping[str, Any]) -> bool:
     mutants=[cut_from_the_end, targets_drawn_again, visible_scored],
     given=("the prefix is at most the flattened size",),
     scope="whatever a rule hides or draws, data of ranks 1 to 3, all extents from 0; every rule that ships but "
-    "TokenMask, whose kept tokens are scored by design; MultiBlockMask, whose blocks are drawn apart from its context, "
-    "on the enumerated draws and by only_eligible_places_are_first",
+    "TokenMask, whose kept tokens are scored by design; MultiBlockMask and MultiRangeMask, whose blocks are drawn "
+    "apart from their context, on the enumerated draws and by only_eligible_places_are_first",
     method=f"{CAPTURED}; the rules that ship enumerated, three epochs each",
     enumerated=Enumeration("a scored coordinate is visible", _samples, _lies_within),
 )
