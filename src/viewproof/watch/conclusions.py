@@ -239,6 +239,9 @@ def trained(x: Examined, check: Check) -> Finding | None:
     if not branches.trained and branches.doubts:
         what, names = branches.doubts[0]
         return check.undecided(f"{what} ({', '.join(names)})" if names else what)
+    if not branches.trained and x.zeros:
+        what, names = x.zeros[0]
+        return check.undecided(f"{what} ({', '.join(names)})")
     if not branches.trained and (doubt := gradients.doubt(x.plain.parameters)):
         return check.undecided(doubt)
     if branches.trained and x.ranks > 1:
@@ -300,6 +303,11 @@ def no_term_dropped(x: Examined, check: Check) -> Finding | None:
     terms = x.plain.record.terms
     if terms.dropped:
         return check.refuted(terms.dropped[0], {})
+    if terms.zeroed:
+        return check.undecided(
+            f"the term at {terms.zeroed[0]} is computed and multiplied by 0, so that nothing is trained on it; "
+            'allow={"C4": "off on purpose"} says so'
+        )
     if terms.left_out:
         return check.undecided(
             f"what {' and '.join(terms.left_out[:3])} computes of the predictions takes gradients, and no loss has it; "

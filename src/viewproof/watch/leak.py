@@ -29,7 +29,7 @@ def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], pla
     base: list[Tensor] = values({}).value or [] if leaking else []
     for source in leaking:
         leak = source.leak
-        asking = _Asking(runner, plain, contents, source, base)
+        asking = Asking(runner, plain, contents, source, base)
         everything = bool(source.seen.all()) and bool(source.scored.all())
         found: list[Any] = []
         by_pairs = not bool(planes.positions)
@@ -42,7 +42,7 @@ def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], pla
                 planes.reasons.setdefault("witness", answer.failure)
                 continue
             asked = asking.elements(sample, group) if by_pairs else None
-            at = _differs(base, answer.value, asked) if asked is not None or not by_pairs else None
+            at = differs(base, answer.value, asked) if asked is not None or not by_pairs else None
             if at is not None:
                 found.append((sample, group, changed, at, answer.value))
                 if not everything:
@@ -102,7 +102,7 @@ def _other(source: Source, tensor: Tensor, sample: int, group: int) -> Tensor:
     return changed
 
 
-def _differs(base: list[Tensor], other: list[Tensor], asked: list[Tensor] | None) -> tuple[int, tuple[int, ...]] | None:
+def differs(base: list[Tensor], other: list[Tensor], asked: list[Tensor] | None) -> tuple[int, tuple[int, ...]] | None:
     """The first element of a prediction that differs, among those that are ``asked``."""
     for index, (one, two) in enumerate(zip(base, other, strict=False)):
         if one.shape != two.shape or one.dtype != two.dtype:
@@ -115,7 +115,7 @@ def _differs(base: list[Tensor], other: list[Tensor], asked: list[Tensor] | None
     return None
 
 
-class _Asking:
+class Asking:
     """Which elements of the predictions are asked for a group: those whose gradient follows its content."""
 
     def __init__(

@@ -79,7 +79,7 @@ class Recorder(Run):
         if not self.steps and any(id(t) in self._outside and not bool(((t == 0) | (t == 1)).all()) for t in read):
             self.record.outside.append(f"what {name} reads at {place()}")
         with DisableTorchFunction():
-            self._watcher.made(index, name, read, out)
+            self._watcher.made(index, name, read, out, args)
         if not self.record.first_nan and not name.startswith(("empty", "new_empty")):
             made = any(t.is_floating_point() and bool(t.detach().isnan().any()) for t in results)
             if made and not any(t.is_floating_point() and bool(t.detach().isnan().any()) for t in read):

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from viewproof.watch.facts import Source
-
 # Names that say what an integer tensor is, where its values cannot.
 _NO_CONTENT = ("mask", "position", "token_type", "segment", "index", "idx", "indices", "length", "label", "target")
 
@@ -191,26 +189,22 @@ class Content:
     groups: Groups
 
 
-def copies(sources: list[Source], tensors: dict[str, Tensor]) -> str:
-    """Which tensor of the batch holds values that the loss asks for of another, in words, or "".
+def copied(values: Tensor, other: Tensor, asked: Tensor) -> tuple[int, Tensor | None]:
+    """How many of the values asked for the other tensor holds as they are, and where, bool, if at their own places.
 
-    A collator may mask a copy and hand out both; how one came from the other happened before the step. A copy that is
-    hidden where the loss asks holds one value there. Images and their patches are compared by the values alone.
+    A collator may mask a copy and hand out both. A copy that is hidden where the loss asks holds one value there.
+    Images and their patches are compared by the values alone.
     """
-    for source in sources:
-        scored = source.scored[:, source.group] & (source.group >= 0)
-        asked = source.values[scored]
-        for path, tensor in tensors.items():
-            if path == source.path or not tensor.is_floating_point() or not asked.numel():
-                continue
-            other = tensor.detach().cpu()
-            if other.shape == source.values.shape:
-                shown = other[scored]
-                same = int((shown == asked).sum()) if bool((shown != shown[0]).any()) else 0
-            else:
-                values = torch.from_numpy(np.unique(asked.double().numpy())).to(asked.dtype)
-                same = int(torch.isin(values, other).sum()) if len(values) > 1000 else 0
-                same *= 2 * same > len(values)
-            if same:
-                return f"{path} holds {same} of the {asked.numel()} values of {source.path} that the loss asks for"
-    return ""
+    wanted = values[asked]
+    if other.shape == values.shape:
+        shown = other[asked]
+        if other.dtype == values.dtype and bool((shown != shown[0]).any()):
+            # Backgrounds are alike in all images.
+            where = (other == values) & asked & (values != wanted.mode().values)
+            return int(where.sum()), where
+        return 0, None
+    if not values.is_floating_point() or not other.is_floating_point():
+        return 0, None
+    known = torch.from_numpy(np.unique(wanted.double().numpy())).to(values.dtype)
+    same = int(torch.isin(known, other).sum()) if len(known) > 1000 else 0
+    return (same, None) if 2 * same > len(known) else (0, None)
