@@ -233,8 +233,9 @@ def trained(x: Examined, check: Check) -> Finding | None:
     if x.plain.record.alone and not branches.trained:
         first = x.plain.parameters.get(x.plain.record.alone[0], "a parameter")
         what = f"nothing averages the gradient of {first} over the {x.ranks} ranks: each trains its own"
-        if x.plain.record.passed_by:
-            what += "; call the DistributedDataParallel module, not its `.module`"
+        what += f"; {x.plain.record.remedy}" if x.plain.record.remedy else ""
+        if x.plain.record.averaged_some:
+            return check.refuted(f"{what}: an earlier backward of the step was averaged, and the last is not", {})
         return check.undecided(f'{what}; allow={{"C6": "..."}} if meant')
     if not branches.trained and branches.doubts:
         what, names = branches.doubts[0]

@@ -215,9 +215,9 @@ class Recorder(Run):
         self._look_at(optimizer)
         self.gradients.before_step(optimizer)
         if ranks() > 1 and self.backwards and self._reduced == reduced():
-            alone, passed_by = not_averaged(optimizer)
+            alone, remedy, some = not_averaged(optimizer)
             self.record.alone += alone
-            self.record.passed_by |= passed_by
+            self.record.remedy, self.record.averaged_some = remedy or self.record.remedy, some
 
     def _look_at(self, optimizer: Any) -> None:
         if not self._optimizers:
