@@ -32,6 +32,7 @@ CLAIMS = (
     "two views of a sample differ",
     "every term that is computed is part of the loss",
     "no negative is the anchor or its positive",
+    "no negative is padding",
     "negatives are taken of the own rank",
     "no prediction depends on uninitialised memory",
     "predictions differ from place to place",

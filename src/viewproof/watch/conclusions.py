@@ -328,6 +328,16 @@ def negatives_differ(x: Examined, check: Check) -> Finding | None:
     return check.refuted(*x.terms.equal)
 
 
+@claims(Contract.C4, "no negative is padding", method="run with other padding, and with another batch beside it")
+def no_padding_compared(x: Examined, check: Check) -> Finding | None:
+    """In a cross-entropy over similarities; concerns steps in which one is, or is a vector of zeros."""
+    if x.padding is None:
+        return None
+    if x.padding.declared:
+        return check.refuted(x.padding.what, x.padding.inputs)
+    return check.undecided(f'{x.padding.what}; allow={{"C4": "..."}} if meant')
+
+
 @claims(Contract.C7, "negatives are taken of the own rank", method="the loss with other values of other ranks")
 def negatives_of_own_rank(x: Examined, check: Check) -> Finding | None:
     """As ``local_negatives=True`` declares; concerns cross-entropies over similarities on several ranks."""

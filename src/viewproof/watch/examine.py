@@ -18,6 +18,7 @@ from viewproof.watch.facts import Source
 from viewproof.watch.gradients import Noted, SeededRun
 from viewproof.watch.leak import look_for_leak
 from viewproof.watch.one_rank import ranks, stand_in
+from viewproof.watch.padding_negatives import Found, padding_negatives
 from viewproof.watch.plain_run import Plain, PlainRun
 from viewproof.watch.planes import ValueRun
 from viewproof.watch.seen_scored import Planes, gradients, planes_of
@@ -51,6 +52,7 @@ class Examined:
     gathered: tuple[str, Any] | None = None
     ranks: int = field(default_factory=ranks)
     terms: TermFacts = field(default_factory=TermFacts)
+    padding: Found | None = None
     zeros: list[Broken] = field(default_factory=list)
     seconds: float = 0.0
     copied: str = "in forked copies of the process"
@@ -136,6 +138,7 @@ def examine(
         swapped = {s.path: t for s in out.planes.sources if (t := exchanged(s, contents[s.path])) is not None}
         support = list(plain.record.support.values()) if swapped else []
         out.terms = term_facts(runner, plan, plain.record.terms, support, swapped, contents, base, parameters)
+        out.padding = padding_negatives(runner, plan, plain.record.terms, tensors, parameters)
     out.zeros = only_zeros(runner, plain, contents, parameters)
     if out.rows is not None:
         out.planes.sources.insert(0, token_source(out.rows, tensors))
