@@ -88,7 +88,8 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
     asked = {s.path for s in sources if bool(s.scored.any())}
     beside = [path for path in x.others if asked and path.startswith("batch") and path not in asked]
     start += f", {' and '.join(beside)} beside it as it is" if beside else ""
-    return check.proved(scope=f"this step, this batch, {values} of what is scored, these weights, this draw{start}")
+    scope = f"this step, this batch, {values} of what is scored, these weights, this draw{start}"
+    return check.proved(planes.constant, scope=scope)
 
 
 @claims(Contract.C1, "no row reads the token that it is asked for", method="dependence tracked, then run again")

@@ -130,7 +130,7 @@ def examine(
             contents = {p: t for p, t in contents.items() if t.is_floating_point() or t.dtype == torch.uint8}
     if contents and out.repeatable:
         out.planes = planes_of(runner, plain, contents, parameters, seen)
-        look_for_leak(runner, plain, contents, out.planes)
+        look_for_leak(runner, plain, contents, out.planes, parameters)
         out.copies = shown_beside(runner, plain, contents, out.planes, tensors)
         numbers = [p for p, t in tensors.items() if t.is_floating_point() and not bool(((t == 0) | (t == 1)).all())]
         out.others = (*(numbers if len(numbers) > 1 else ()), *dict.fromkeys(plain.record.outside))

@@ -15,7 +15,10 @@ from viewproof.watch.sources import Content, Groups, grouped
 
 @dataclass
 class Planes:
-    """What is known of the two planes of one step; ``read_out`` is where a loss was read that is taken to stay."""
+    """What is known of the two planes of one step; ``read_out`` is where a loss was read that is taken to stay.
+
+    ``constant`` says which groups the loss holds as constants, which its gradient does not depend on.
+    """
 
     sources: list[Source] = field(default_factory=list)
     proved: dict[str, str] = field(default_factory=dict)
@@ -24,6 +27,7 @@ class Planes:
     witness: Any = None
     waived: str = ""
     read_out: str = ""
+    constant: str = ""
     empty_target: Any = None
 
     def reason(self) -> str:
