@@ -71,6 +71,14 @@ def dead_units() -> Any:
     return model, model.loss
 
 
+def queries() -> Any:
+    """The weight of queries meets inputs of 0 alone, of hidden places; the bias beside it is trained."""
+    model = Gated(lambda y: y)
+    model.scale.requires_grad_(False)
+    model.query = nn.Linear(3, 8)
+    return model, lambda x: (model.head(model.features(x) + model.query(0 * x[:, :3])) - x[:, 4:]).square().mean()
+
+
 def silent() -> Any:
     """A function of its own whose gradient is 0."""
     model = Gated(Silent.apply)
@@ -100,7 +108,7 @@ def everything_silent() -> Any:
     return model, lambda x: (Silent.apply(model.head(model.features(x))) - x[:, 4:]).square().mean()
 
 
-@pytest.mark.parametrize("build", [scaled, zero_head, dropped_path, dead_units])
+@pytest.mark.parametrize("build", [scaled, zero_head, dropped_path, dead_units, queries])
 def test_what_starts_at_zero_is_trained(build: Callable[[], Any]) -> None:
     torch.manual_seed(0)
     model, loss = build()

@@ -198,8 +198,11 @@ def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Bran
         elif path in fed:
             what = "no gradient, although what is trained reads it"
             out.doubts.append((f'`{path}` is in an optimizer and gets {what}; allow={{"C6": "..."}} if meant', (path,)))
+    # Of a layer with a live bias, a weight may only ever meet inputs of 0, as queries of hidden places do.
+    of_layers = {id(p) for m in run.before.modules.values() if not list(m.children()) for p in m.parameters()}
     for key, parameter in in_optimizer.items():
-        if parameter.gradient and not parameter.nonzero and key not in listed and key in run.parameters:
+        known_and_free = key in run.parameters and key not in listed and key not in of_layers
+        if parameter.gradient and not parameter.nonzero and known_and_free:
             out.zeros.append((_parameter_name(run, key), (key,)))
     # Hooks run inside the backward, before its gradients are looked at.
     hooked = [k for k in in_optimizer if (p := run.parameters.get(k)) is not None and has_hook(p)]
