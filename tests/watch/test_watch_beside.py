@@ -74,7 +74,7 @@ def test_a_copy_that_shows_what_is_asked_for_is_asked_about(kind: str) -> None:
     leaks = masked(lambda b, h: (b["clean"], h, b["copy"]), {"clean": x, "copy": COPIES[kind](x)}, lambda b: b["clean"])
     found = next(f for f in watch(*leaks).findings if f.contract.name == "C1")
     assert found.verdict.name == "UNKNOWN", found
-    assert 'batch["copy"] holds' in found.detail and 'allow={"C1"' in found.detail
+    assert 'batch["copy"] shows' in found.detail and 'allow={"C1"' in found.detail
 
 
 def first_seen(batch: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ def shown_beside(
                 answer = _values(runner, plain, tensors, new)
                 if answer.value is None or differs(base, answer.value, elements) is not None:
                     return (
-                        f"{path} holds {relation.how} of {source.path}, and a prediction that is asked for group "
+                        f"{path} shows {source.path} ({relation.how}), and a prediction that is asked for group "
                         f"{group} of sample {sample} reads it there; if that is meant, as in a denoising autoencoder "
                         'or a prediction across views, allow={"C1": "..."} says so'
                     )

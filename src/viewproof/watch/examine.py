@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from viewproof.bits import unlike
 from viewproof.watch.alive import Alive, Constants
@@ -130,7 +130,8 @@ def examine(
             contents = {p: t for p, t in contents.items() if t.is_floating_point() or t.dtype == torch.uint8}
     if contents and out.repeatable:
         out.planes = planes_of(runner, plain, contents, parameters, seen)
-        look_for_leak(runner, plain, contents, out.planes, parameters)
+        learnt = [t for t in alive.tensors if isinstance(t, nn.Parameter) or (t.is_leaf and t.requires_grad)]
+        look_for_leak(runner, plain, contents, out.planes, learnt)
         out.copies = shown_beside(runner, plain, contents, out.planes, tensors)
         numbers = [p for p, t in tensors.items() if t.is_floating_point() and not bool(((t == 0) | (t == 1)).all())]
         out.others = (*(numbers if len(numbers) > 1 else ()), *dict.fromkeys(plain.record.outside))

@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from viewproof.bits import unlike
 from viewproof.certify.flow.dependence import Dependence
-from viewproof.torch_internals import DisableTorchFunction
+from viewproof.torch_internals import DisableTorchFunction, has_no_values
 from viewproof.watch.asked_tokens import AskingRun
 from viewproof.watch.child import Answer, Runner
 from viewproof.watch.facts import Source
@@ -21,7 +21,7 @@ from viewproof.watch.sources import with_tensors
 
 
 def look_for_leak(
-    runner: Runner, plain: Plain, contents: dict[str, Tensor], planes: Planes, parameters: list[nn.Parameter]
+    runner: Runner, plain: Plain, contents: dict[str, Tensor], planes: Planes, learnt: list[Tensor]
 ) -> None:
     """Set the witness of a leak, or why a group that is both seen and scored is none.
 
@@ -33,7 +33,7 @@ def look_for_leak(
     def values(new: dict[str, Tensor]) -> Answer:
         return runner(lambda stop: ValueRun(plain.plan, stop, contents, new), lambda run: run.values)
 
-    planes.sources = [_asked(runner, plain, contents, planes, source, parameters) for source in planes.sources]
+    planes.sources = [_asked(runner, plain, contents, planes, source, learnt) for source in planes.sources]
     leaking = [source for source in planes.sources if bool(source.leak.any())]
     base: list[Tensor] = values({}).value or [] if leaking else []
     for source in leaking:
@@ -72,12 +72,7 @@ def look_for_leak(
 
 
 def _asked(
-    runner: Runner,
-    plain: Plain,
-    contents: dict[str, Tensor],
-    planes: Planes,
-    source: Source,
-    parameters: list[nn.Parameter],
+    runner: Runner, plain: Plain, contents: dict[str, Tensor], planes: Planes, source: Source, leaves: list[Tensor]
 ) -> Source:
     """The source, without asking for groups that the loss's gradient over the predictions does not depend on.
 
@@ -88,7 +83,7 @@ def _asked(
     if not bool(leak.any()) or bool(leak.all()) or planes.positions or not bool((source.scored & ~leak).any()):
         return source
     learnt = runner(
-        lambda stop: LearntRun(parameters, plain.plan, False, stop), lambda run: (run.values, run.learnt, run.missed())
+        lambda stop: LearntRun(leaves, plain.plan, False, stop), lambda run: (run.values, run.learnt, run.missed())
     )
     if learnt.value is None or learnt.value[2]:
         return source
@@ -110,11 +105,11 @@ def _asked(
 
 
 class LearntRun(PlannedRun):
-    """Which elements of the predictions may depend on parameters, and the predictions."""
+    """The predictions, and which of their elements may depend on what is learnt: all leaves that take gradients."""
 
-    def __init__(self, parameters: list[nn.Parameter], *args: Any) -> None:
+    def __init__(self, leaves: list[Tensor], *args: Any) -> None:
         super().__init__(*args)
-        self.parameters, self.tracked = parameters, Dependence(finite=True, visible=False)
+        self.leaves, self.tracked = leaves, Dependence(finite=True, visible=False)
         self.values: list[Tensor] = []
         self.learnt: list[Tensor] = []
 
@@ -123,9 +118,9 @@ class LearntRun(PlannedRun):
         return batch
 
     def begin(self) -> None:
-        """Tag the parameters, then turn on."""
-        for p in self.parameters:
-            if p.requires_grad and p.layout == torch.strided:
+        """Tag what is learnt, then turn on."""
+        for p in self.leaves:
+            if p.requires_grad and p.layout == torch.strided and not has_no_values(p):
                 self.tracked.tag(p.detach(), torch.ones(p.shape, dtype=torch.bool, device=p.device))
         self._contexts.enter_context(self.tracked)
         super().begin()

@@ -123,7 +123,7 @@ def _correlated(source: Tensor, other: Tensor, asked: Tensor) -> Relation | None
         strong = own >= _STRONG or source.dim() > 3 or own >= 2 * near
         if strong and own > max(best, least, _WEAK, others + 0.25):
             best = own
-            how = f"a correlation of {own:.2f} with it{f', {name}' if name else ''} (with other samples {others:.2f})"
+            how = f"a correlation of {own:.2f}{f', {name}' if name else ''}, and of {others:.2f} with other samples"
             relation = Relation(how, places.flatten().expand(n, -1))
     return relation or _moved(source, other, asked)
 
@@ -181,5 +181,5 @@ def _moved(source: Tensor, other: Tensor, asked: Tensor) -> Relation | None:
         if int((own > 1.5 * others).sum()) * 4 >= 3 * len(own):
             moved = f"moved{f' and {name}' if name else ''}"
             ratio = float((own / others).median())
-            return Relation(f"an agreement with it, {moved}, {ratio:.1f} times that of other samples")
+            return Relation(f"{moved}, an agreement {ratio:.1f} times that of other samples")
     return None
