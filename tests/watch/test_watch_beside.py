@@ -119,6 +119,23 @@ def test_views_that_are_each_masked_by_themselves_keep_the_proof() -> None:
         assert found.verdict.name == verdict, found
 
 
+@pytest.mark.parametrize(("noise", "verdict"), [(0.1, "UNKNOWN"), (None, "PROVED")])
+def test_the_mean_of_each_patch_shows_it_in_short(noise: float | None, verdict: str) -> None:
+    torch.manual_seed(0)
+    model, x = Masked(), images()
+    model.short = nn.Linear(1, 24)
+    means = patches(x).mean(-1) + noise * torch.randn(6, 16) if noise else torch.randn(6, 16)
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        hidden = torch.rand(len(x), 16).argsort(1) < 8
+        tokens = torch.where(hidden[..., None], model.token, model.embed(patches(batch[0]))) + model.place
+        y = model.head(model.blocks(tokens + model.short(batch[1][..., None])))
+        return (y - patches(batch[0]))[hidden].square().mean()
+
+    found = next(f for f in watch(*trained(model, loss, (x, means))).findings if f.contract.name == "C1")
+    assert found.verdict.name == verdict, found
+
+
 def test_two_views_of_a_joint_embedding_are_no_leak() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Flatten(), nn.Linear(256, 16), nn.ReLU(), nn.Linear(16, 8)), images()
@@ -148,3 +165,35 @@ def test_ranks_and_times_are_no_copies_of_each_other() -> None:
     times = torch.arange(32.0).expand(6, -1)
     asked = torch.ones(6, 32, dtype=torch.bool)
     assert related(ranks, times, asked) is None and related(times, ranks, asked) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict"),
+    [
+        ("parity", "UNKNOWN"),
+        ("segments", "PROVED"),
+        ("parity that nothing reads", "PROVED"),
+        ("its own copy", "UNKNOWN"),
+    ],
+)
+def test_what_tells_the_hidden_tokens_is_asked_about(kind: str, verdict: str) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"word": nn.Embedding(40, 16), "kind": nn.Embedding(40, 16), "head": nn.Linear(16, 40)})
+    model["mix"] = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+    text = torch.randint(5, 40, (6, 12))
+    hidden = torch.rand(text.shape).argsort(1) < 4
+    kinds = text % 2
+    if kind == "segments":
+        kinds = (torch.arange(12) > 5).long().expand(6, -1).clone()
+    elif kind == "its own copy":
+        kinds = text.masked_fill(~hidden, 0)
+    batch = {"ids": text.masked_fill(hidden, 3), "kinds": kinds, "labels": text.masked_fill(~hidden, -100)}
+
+    def loss(b: dict[str, Tensor]) -> Tensor:
+        told = model["kind"](b["kinds"] * (0 if "nothing" in kind else 1))
+        scores = model["head"](model["mix"](model["word"](b["ids"]) + told))
+        return F.cross_entropy(scores.flatten(0, 1), b["labels"].flatten())
+
+    found = next(f for f in watch(*trained(model, loss, batch)).findings if f.contract.name == "C1")
+    assert found.verdict.name == verdict, found
+    assert verdict == "PROVED" or 'batch["kinds"] tells' in found.detail or found.verdict.name == "REFUTED", found

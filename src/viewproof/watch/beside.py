@@ -76,7 +76,26 @@ def _relation(source: Source, tensor: Tensor, asked: Tensor) -> Relation | None:
             place = torch.arange(values[0].numel()).expand(len(values), -1)
             index = torch.where(where.flatten(1), place, -1)
         return Relation(f"{count} of the {int(asked.sum())} values asked for", index)
-    return related(values, tensor, asked)
+    return related(values, tensor, asked) or _of_groups(source, tensor)
+
+
+def _of_groups(source: Source, tensor: Tensor) -> Relation | None:
+    """Whether the other tensor holds what is asked for in short: the mean or the deviation of each group."""
+    count, group = source.scored.shape[1], source.group.flatten()
+    if tensor.dim() not in (2, 3) or tensor.shape[1] != count or count < 2 or bool((group < 0).any()):
+        return None
+    values = source.values.detach().cpu().double().flatten(1).nan_to_num(0.0, 0.0, 0.0)
+    index = group.expand(len(values), -1)
+    mean = values.new_zeros(source.scored.shape).scatter_reduce(1, index, values, "mean", include_self=False)
+    square = values.new_zeros(source.scored.shape).scatter_reduce(1, index, values**2, "mean", include_self=False)
+    columns = tensor.detach().cpu().reshape(*tensor.shape[:2], -1)
+    width = columns.shape[2]
+    for name, summary in (("mean", mean), ("deviation", (square - mean**2).clamp_min(0).sqrt())):
+        for k in range(min(width, 8)):
+            found = related(summary, columns[..., k], source.scored)
+            if found is not None and found.index is not None:
+                return Relation(f"the {name} of its groups: {found.how}", found.index.gather(1, index) * width + k)
+    return None
 
 
 def _read(source: Source, other: Source | None, tensor: Tensor, relation: Relation) -> Tensor:
