@@ -160,6 +160,16 @@ def test_a_forecast_and_its_past_are_no_copies() -> None:
         assert related(future, noisy, torch.ones_like(future, dtype=torch.bool)) is not None
 
 
+@pytest.mark.parametrize(("start", "verdict"), [(16, "UNKNOWN"), (0, "PROVED")])
+def test_windows_that_overlap_are_asked_about(start: int, verdict: str) -> None:
+    torch.manual_seed(0)
+    series = torch.randn(8, 96).cumsum(1)
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32))
+    step = trained(model, lambda b: F.mse_loss(model(b[0]), b[1]), (series[:, start : start + 64], series[:, 64:]))
+    found = next(f for f in watch(*step).findings if f.contract.name == "C1")
+    assert found.verdict.name == verdict, found
+
+
 def test_ranks_and_times_are_no_copies_of_each_other() -> None:
     ranks = torch.stack([torch.randperm(32) for _ in range(6)]).float()
     times = torch.arange(32.0).expand(6, -1)

@@ -69,12 +69,8 @@ def _unseen(other: Source | None) -> bool:
 
 def _relation(source: Source, tensor: Tensor, asked: Tensor) -> Relation | None:
     values = source.values.detach().cpu()
-    count, where = copied(values, tensor.detach().cpu(), asked)
+    count, index = copied(values, tensor.detach().cpu(), asked)
     if count:
-        index = None
-        if where is not None:
-            place = torch.arange(values[0].numel()).expand(len(values), -1)
-            index = torch.where(where.flatten(1), place, -1)
         return Relation(f"{count} of the {int(asked.sum())} values asked for", index)
     return related(values, tensor, asked) or _of_groups(source, tensor)
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields, is_dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -189,22 +188,41 @@ class Content:
     groups: Groups
 
 
-def copied(values: Tensor, other: Tensor, asked: Tensor) -> tuple[int, Tensor | None]:
-    """How many of the values asked for the other tensor holds as they are, and where, bool, if at their own places.
+def copied(values: Tensor, other: Tensor, asked: Tensor) -> tuple[int, Tensor]:
+    """How many of the values asked for the other tensor holds as they are, and where each stands, -1 for nowhere.
 
-    A collator may mask a copy and hand out both. A copy that is hidden where the loss asks holds one value there.
-    Images and their patches are compared by the values alone.
+    Places are flat in a sample, [samples, coordinates]. A collator may mask a copy and hand out both: what is hidden
+    there where the loss asks holds one value. Else values are looked for anywhere in the same sample, as of windows
+    that overlap, or of an image and its patches; they count if other samples do not hold as many.
+
+    >>> x = torch.arange(40.0).view(2, 20)
+    >>> copied(x[:, 10:], x[:, :15] + 0, torch.ones(2, 10, dtype=torch.bool))
+    (10, tensor([[10, 11, 12, 13, 14, -1, -1, -1, -1, -1],
+            [10, 11, 12, 13, 14, -1, -1, -1, -1, -1]]))
     """
-    wanted = values[asked]
+    nowhere = torch.full(values.flatten(1).shape, -1)
+    if other.dtype != values.dtype:
+        return 0, nowhere
+    # Backgrounds are alike in all images.
+    asked = asked & (values != values[asked].mode().values)
     if other.shape == values.shape:
-        shown = other[asked]
-        if other.dtype == values.dtype and bool((shown != shown[0]).any()):
-            # Backgrounds are alike in all images.
-            where = (other == values) & asked & (values != wanted.mode().values)
-            return int(where.sum()), where
-        return 0, None
-    if not values.is_floating_point() or not other.is_floating_point():
-        return 0, None
-    known = torch.from_numpy(np.unique(wanted.double().numpy())).to(values.dtype)
-    same = int(torch.isin(known, other).sum()) if len(known) > 1000 else 0
-    return (same, None) if 2 * same > len(known) else (0, None)
+        shown, where = other[asked], (other == values) & asked
+        if bool(where.any()) and bool((shown != shown[0]).any()):
+            place = torch.arange(nowhere.shape[1]).expand(nowhere.shape)
+            return int(where.sum()), torch.where(where.flatten(1), place, -1)
+    if not values.is_floating_point():
+        return 0, nowhere
+
+    def found(shift: int) -> Tensor:
+        index = nowhere.clone()
+        for b, (row, wanted) in enumerate(zip(values.flatten(1), asked.flatten(1), strict=True)):
+            held, order = other[(b + shift) % len(other)].flatten().sort()
+            at = torch.searchsorted(held, row).clamp(max=len(held) - 1)
+            index[b] = torch.where((held[at] == row) & wanted, order[at], -1)
+        return index
+
+    index = found(0)
+    count = int((index >= 0).sum())
+    if count < max(8, 0.02 * int(asked.sum())) or (len(values) > 1 and 5 * int((found(1) >= 0).sum()) > count):
+        return 0, nowhere
+    return count, index
