@@ -148,6 +148,24 @@ def test_two_views_of_a_joint_embedding_are_no_leak() -> None:
     assert next(f for f in report.findings if f.contract.name == "C1").verdict.name == "VACUOUS", str(report)
 
 
+@pytest.mark.parametrize("leak", [False, True])
+def test_a_teacher_on_the_clean_image_asks_for_nothing_of_the_noisy_one(leak: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Masked(), images()
+    teacher = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16)).requires_grad_(False)
+
+    def loss(views: tuple[Tensor, Tensor]) -> Tensor:
+        hidden = torch.rand(len(x), 16).argsort(1) < 8
+        with torch.no_grad():
+            target = teacher(patches(views[0]))
+        return (model(views[1], hidden & (not leak)) - target)[hidden].square().mean()
+
+    report = watch(*trained(model, loss, (x, COPIES["noisy"](x))))
+    assert not report.refuted, report
+    found = next(f for f in report.findings if f.contract.name == "C1")
+    assert found.verdict.name == ("UNKNOWN" if leak else "PROVED"), found
+
+
 def test_a_forecast_and_its_past_are_no_copies() -> None:
     torch.manual_seed(0)
     time, count = torch.arange(96), 8
@@ -158,6 +176,23 @@ def test_a_forecast_and_its_past_are_no_copies() -> None:
         assert related(future, past, torch.ones_like(future, dtype=torch.bool)) is None
         noisy = future + 0.3 * future.std() * torch.randn_like(future)
         assert related(future, noisy, torch.ones_like(future, dtype=torch.bool)) is not None
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("of it", "UNKNOWN"), ("of another", "PROVED"), ("hidden", "PROVED")])
+def test_ranks_show_a_row_of_a_table(kind: str, verdict: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(16, 12)
+    ranks = (x if kind != "of another" else torch.randn_like(x)).argsort(1).argsort(1)
+    model = nn.ModuleDict({"rank": nn.Embedding(13, 4), "net": nn.Linear(60, 32), "head": nn.Linear(32, 12)})
+    hidden = torch.arange(12) % 3 == 0
+
+    def loss(batch: dict[str, Tensor]) -> Tensor:
+        ranks = torch.where(hidden, 12, batch["rank"]) if kind == "hidden" else batch["rank"]
+        seen = torch.cat([batch["x"].masked_fill(hidden, 0), model["rank"](ranks).flatten(1)], 1)
+        return (model["head"](model["net"](seen).tanh()) - batch["x"])[:, hidden].square().mean()
+
+    found = next(f for f in watch(*trained(model, loss, {"x": x, "rank": ranks})).findings if "scored" in f.claim)
+    assert found.verdict.name == verdict, found
 
 
 @pytest.mark.parametrize(("start", "verdict"), [(16, "UNKNOWN"), (0, "PROVED")])

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from viewproof.watch.asked_tokens import WHOLE
 from viewproof.watch.child import Answer, Runner
 from viewproof.watch.facts import Source
 from viewproof.watch.leak import Asking, differs
@@ -59,7 +60,7 @@ def shown_beside(
 
 
 def _may_hold(tensor: Tensor, source: Source) -> bool:
-    number = tensor.is_floating_point() or tensor.dtype == torch.uint8
+    number = tensor.is_floating_point() or tensor.dtype in (torch.uint8, *WHOLE)
     return number and tensor.layout == torch.strided and tensor.dim() > 1 and len(tensor) == len(source.values)
 
 
@@ -99,7 +100,7 @@ def _read(source: Source, other: Source | None, tensor: Tensor, relation: Relati
     if relation.index is None:
         return source.scored
     seen = torch.ones(tensor.shape, dtype=torch.bool).flatten(1)
-    if other is not None:
+    if other is not None and other.followed:
         seen = (other.seen[:, other.group] & (other.group >= 0)).flatten(1)
     there = (relation.index >= 0) & seen.gather(1, relation.index.clamp_min(0))
     out, group = torch.zeros_like(source.scored), source.group.flatten()
@@ -128,6 +129,8 @@ def _changed(tensor: Tensor, source: Source, relation: Relation, sample: int, gr
         scale = row.float().nan_to_num().std().nan_to_num().clamp_min(0.5)
         row[where] += scale.to(row) * (1 + torch.rand(len(where), generator=generator)).to(row)
     else:
-        row[where] = row[where] ^ 127
+        # An id that is known: what looks it up must find it.
+        other = row.max() + row.min() - row[where]
+        row[where] = torch.where(other == row[where], row.max(), other)
     changed[sample] = row.view(changed[sample].shape)
     return changed
