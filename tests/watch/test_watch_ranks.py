@@ -8,6 +8,7 @@ import pytest
 import torch
 
 RANK = """
+import contextlib
 import sys
 import torch
 import torch.distributed as dist
@@ -27,7 +28,17 @@ def gathered(x):
     parts[rank] = x
     return torch.cat(parts)
 
+def accumulated(x):
+    optimizer.zero_grad()
+    for number, part in enumerate(x.chunk(3)):
+        outside = {"last": number == 2, "first": number == 0, "nowhere": False}[kind.split()[-1]]
+        with contextlib.nullcontext() if outside else net.no_sync():
+            (net(F.pad(part[:, :3], (0, 2)))[:, :2] - part[:, 3:]).square().mean().backward()
+    optimizer.step()
+
 def step(x):
+    if kind.startswith("no_sync"):
+        return accumulated(x)
     called = net.module if "passed by" in kind else net
     out = called(x if kind == "leak" else F.pad(x[:, :3], (0, 2)))
     if kind == "leak":
@@ -54,11 +65,12 @@ def step(x):
 torch.manual_seed(1 + rank)
 batch = torch.randn(6, 5)
 for kind in kinds:
-    trains = kind != "passed by"
+    trains = kind != "passed by" and kind not in ("no_sync, averaged first", "no_sync, averaged nowhere")
     if trains:
         step(batch)
     report = vp.watch(step, batch, local_negatives="declared" in kind)
-    names = ("C1", "C6", "C7", "C8") if "passed by" in kind or kind == "logged" else ("C1", "C7", "C8")
+    gradients = "passed by" in kind or kind == "logged" or "no_sync" in kind
+    names = ("C1", "C7", "C8", "C6")[: 3 + gradients]
     found = [f for f in report.findings if f.contract.name in names]
     print("SHOWN", kind, *[f"{f.contract.name} {f.verdict.name}" for f in found])
     print("WHY", kind, report)
@@ -112,5 +124,14 @@ def test_of_two_ranks_each_is_followed_by_itself(tmp_path: Path) -> None:
         "contrast gathered declared C8 UNKNOWN C7 REFUTED",
         "passed by C8 PROVED C1 PROVED C6 UNKNOWN",
         "passed by, by hand C8 PROVED C1 PROVED C6 PROVED",
+        "the end",
+    ]
+
+
+def test_accumulation_is_averaged_by_its_last_backward(tmp_path: Path) -> None:
+    assert shown(tmp_path, 2, "no_sync, averaged last", "no_sync, averaged first", "no_sync, averaged nowhere") == [
+        "no_sync, averaged last C8 PROVED C1 PROVED C6 PROVED",
+        "no_sync, averaged first C8 PROVED C1 PROVED C6 REFUTED",
+        "no_sync, averaged nowhere C8 PROVED C1 PROVED C6 UNKNOWN",
         "the end",
     ]

@@ -17,13 +17,17 @@ Broken = tuple[str, tuple[str, ...]]
 
 @dataclass
 class Branches:
-    """What was found, each a list of what breaks a claim; ``doubts`` holds what the step alone does not settle."""
+    """What was found, each a list of what breaks a claim; ``doubts`` holds what the step alone does not settle.
+
+    ``zeros`` are modules, and parameters of none, whose gradients are all 0, with the ids of their parameters.
+    """
 
     gradient: list[Broken] = field(default_factory=list)
     average: list[Broken] = field(default_factory=list)
     random: list[Broken] = field(default_factory=list)
     trained: list[Broken] = field(default_factory=list)
     doubts: list[Broken] = field(default_factory=list)
+    zeros: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
     teachers: list[str] = field(default_factory=list)
     frozen: list[str] = field(default_factory=list)
 
@@ -145,7 +149,8 @@ def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Bran
     in_optimizer = {k: p for k, p in record.parameters.items() if p.groups}
     if not in_optimizer or not record.backwards:
         return
-    if not any(p.gradient and p.nonzero for p in in_optimizer.values()):
+    lost = record.gradients.erased or record.gradients.lost or not any(p.gradient for p in in_optimizer.values())
+    if lost and not any(p.gradient and p.nonzero for p in in_optimizer.values()):
         out.trained.append(
             (
                 "backward ran, and the optimizer finds no gradient at its step",
@@ -153,13 +158,17 @@ def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Bran
             )
         )
         return
+    if not any(p.gradient and p.nonzero for p in in_optimizer.values()):
+        what, names = "every gradient is 0 in this step", tuple(_parameter_name(run, k) for k in [*in_optimizer][:4])
+        out.doubts.append((f'{what}; allow={{"C6": "..."}} if meant', names))
+        return
     if not any(p.moved for p in in_optimizer.values()):
         out.doubts.append(
             ("no parameter moved in the optimizer's step: a learning rate of 0, or a step that was skipped", ())
         )
         return
     called: dict[int, bool] = {}
-    fed = _fed(run)
+    fed, listed = _fed(run), set[int]()
     for call in sorted(record.calls, key=lambda call: call.depth):
         called[call.module] = called.get(call.module, False) or call.differentiable
     for key, differentiable in called.items():
@@ -173,7 +182,9 @@ def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Bran
         if not own or inside:
             continue
         if any(p.gradient for p in known):
-            # A gradient of zeros may be right: keys get one where all queries are alike.
+            if not any(p.nonzero for p in known) and not {id(p) for p in own} <= listed:
+                listed |= {id(p) for p in own}
+                out.zeros.append((path, tuple(id(p) for p in own)))
             if any(p.nonzero for p in known) and not any(p.moved for p in known if p.nonzero):
                 what = "gets a gradient and stays where it is: a learning rate of 0, or written back"
                 out.doubts.append((f'`{path}` {what}; allow={{"C6": "..."}} if meant', (path,)))
@@ -187,6 +198,12 @@ def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Bran
         elif path in fed:
             what = "no gradient, although what is trained reads it"
             out.doubts.append((f'`{path}` is in an optimizer and gets {what}; allow={{"C6": "..."}} if meant', (path,)))
+    # Of a layer with a live bias, a weight may only ever meet inputs of 0, as queries of hidden places do.
+    of_layers = {id(p) for m in run.before.modules.values() if not list(m.children()) for p in m.parameters()}
+    for key, parameter in in_optimizer.items():
+        known_and_free = key in run.parameters and key not in listed and key not in of_layers
+        if parameter.gradient and not parameter.nonzero and known_and_free:
+            out.zeros.append((_parameter_name(run, key), (key,)))
     # Hooks run inside the backward, before its gradients are looked at.
     hooked = [k for k in in_optimizer if (p := run.parameters.get(k)) is not None and has_hook(p)]
     if hooked:

@@ -88,7 +88,8 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
     asked = {s.path for s in sources if bool(s.scored.any())}
     beside = [path for path in x.others if asked and path.startswith("batch") and path not in asked]
     start += f", {' and '.join(beside)} beside it as it is" if beside else ""
-    return check.proved(scope=f"this step, this batch, {values} of what is scored, these weights, this draw{start}")
+    scope = f"this step, this batch, {values} of what is scored, these weights, this draw{start}"
+    return check.proved(planes.constant, scope=scope)
 
 
 @claims(Contract.C1, "no row reads the token that it is asked for", method="dependence tracked, then run again")
@@ -233,12 +234,16 @@ def trained(x: Examined, check: Check) -> Finding | None:
     if x.plain.record.alone and not branches.trained:
         first = x.plain.parameters.get(x.plain.record.alone[0], "a parameter")
         what = f"nothing averages the gradient of {first} over the {x.ranks} ranks: each trains its own"
-        if x.plain.record.passed_by:
-            what += "; call the DistributedDataParallel module, not its `.module`"
+        what += f"; {x.plain.record.remedy}" if x.plain.record.remedy else ""
+        if x.plain.record.averaged_some:
+            return check.refuted(f"{what}: an earlier backward of the step was averaged, and the last is not", {})
         return check.undecided(f'{what}; allow={{"C6": "..."}} if meant')
     if not branches.trained and branches.doubts:
         what, names = branches.doubts[0]
         return check.undecided(f"{what} ({', '.join(names)})" if names else what)
+    if not branches.trained and x.zeros:
+        what, names = x.zeros[0]
+        return check.undecided(f"{what} ({', '.join(names)})")
     if not branches.trained and (doubt := gradients.doubt(x.plain.parameters)):
         return check.undecided(doubt)
     if branches.trained and x.ranks > 1:
@@ -300,6 +305,11 @@ def no_term_dropped(x: Examined, check: Check) -> Finding | None:
     terms = x.plain.record.terms
     if terms.dropped:
         return check.refuted(terms.dropped[0], {})
+    if terms.zeroed:
+        return check.undecided(
+            f"the term at {terms.zeroed[0]} is computed and multiplied by 0, so that nothing is trained on it; "
+            'allow={"C4": "off on purpose"} says so'
+        )
     if terms.left_out:
         return check.undecided(
             f"what {' and '.join(terms.left_out[:3])} computes of the predictions takes gradients, and no loss has it; "
@@ -317,6 +327,16 @@ def negatives_differ(x: Examined, check: Check) -> Finding | None:
         return check.refuted(x.plain.record.terms.itself[0], {})
     assert x.terms.equal is not None
     return check.refuted(*x.terms.equal)
+
+
+@claims(Contract.C4, "no negative is padding", method="run with other padding, and with another batch beside it")
+def no_padding_compared(x: Examined, check: Check) -> Finding | None:
+    """In a cross-entropy over similarities; concerns steps in which one is, or is a vector of zeros."""
+    if x.padding is None:
+        return None
+    if x.padding.declared:
+        return check.refuted(x.padding.what, x.padding.inputs)
+    return check.undecided(f'{x.padding.what}; allow={{"C4": "..."}} if meant')
 
 
 @claims(Contract.C7, "negatives are taken of the own rank", method="the loss with other values of other ranks")

@@ -6,22 +6,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from viewproof.bits import unlike
 from viewproof.watch.alive import Alive, Constants
 from viewproof.watch.asked_tokens import WHOLE
+from viewproof.watch.beside import shown_beside
+from viewproof.watch.branches import Broken
 from viewproof.watch.child import Runner
 from viewproof.watch.facts import Source
 from viewproof.watch.gradients import Noted, SeededRun
 from viewproof.watch.leak import look_for_leak
 from viewproof.watch.one_rank import ranks, stand_in
+from viewproof.watch.padding_negatives import Found, padding_negatives
 from viewproof.watch.plain_run import Plain, PlainRun
 from viewproof.watch.planes import ValueRun
 from viewproof.watch.seen_scored import Planes, gradients, planes_of
-from viewproof.watch.sources import asked_tokens, carries_content, copies, tensors_of
+from viewproof.watch.sources import asked_tokens, carries_content, tensors_of
 from viewproof.watch.term_runs import TermFacts, term_facts
 from viewproof.watch.token_rows import TokenFacts, token_facts
+from viewproof.watch.zero_gradients import only_zeros
 
 
 @dataclass
@@ -29,7 +33,7 @@ class Examined:
     """All that was read off: what `conclusions` draws findings from.
 
     ``first`` names the class of the module whose arguments are the batch, in a program without a loader. ``copies``
-    says which tensor of the batch holds what is scored of another, ``others`` names those that may hold any of it.
+    says which tensor of the batch shows what is scored of another, ``others`` names those that may hold any of it.
     ``local`` says what ``local_negatives=True`` declares, and ``gathered`` shows that the loss reads other ranks.
     """
 
@@ -48,6 +52,8 @@ class Examined:
     gathered: tuple[str, Any] | None = None
     ranks: int = field(default_factory=ranks)
     terms: TermFacts = field(default_factory=TermFacts)
+    padding: Found | None = None
+    zeros: list[Broken] = field(default_factory=list)
     seconds: float = 0.0
     copied: str = "in forked copies of the process"
 
@@ -126,14 +132,17 @@ def examine(
             contents = {p: t for p, t in contents.items() if t.is_floating_point() or t.dtype == torch.uint8}
     if contents and out.repeatable:
         out.planes = planes_of(runner, plain, contents, parameters, seen)
-        look_for_leak(runner, plain, contents, out.planes)
-        out.copies = copies(out.planes.sources, tensors)
+        learnt = [t for t in alive.tensors if isinstance(t, nn.Parameter) or (t.is_leaf and t.requires_grad)]
+        look_for_leak(runner, plain, contents, out.planes, learnt)
+        out.copies = shown_beside(runner, plain, contents, out.planes, tensors)
         numbers = [p for p, t in tensors.items() if t.is_floating_point() and not bool(((t == 0) | (t == 1)).all())]
         out.others = (*(numbers if len(numbers) > 1 else ()), *dict.fromkeys(plain.record.outside))
     if out.repeatable or plain.record.terms.empty:
         swapped = {s.path: t for s in out.planes.sources if (t := exchanged(s, contents[s.path])) is not None}
         support = list(plain.record.support.values()) if swapped else []
         out.terms = term_facts(runner, plan, plain.record.terms, support, swapped, contents, base, parameters)
+        out.padding = padding_negatives(runner, plan, plain.record.terms, tensors, parameters)
+    out.zeros = only_zeros(runner, plain, contents, parameters)
     if out.rows is not None:
         out.planes.sources.insert(0, token_source(out.rows, tensors))
     out.seconds = time.perf_counter() - start

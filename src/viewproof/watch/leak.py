@@ -1,20 +1,28 @@
 """Two batches that show a leak: a group of the source, and a prediction that reads it and is asked for it."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from viewproof.bits import unlike
+from viewproof.certify.flow.dependence import Dependence
+from viewproof.torch_internals import DisableTorchFunction, has_no_values
 from viewproof.watch.asked_tokens import AskingRun
 from viewproof.watch.child import Answer, Runner
 from viewproof.watch.facts import Source
 from viewproof.watch.plain_run import Plain
-from viewproof.watch.planes import ValueRun
+from viewproof.watch.planes import Plan, PlannedRun, ValueRun
+from viewproof.watch.run import tensors_of_call
 from viewproof.watch.seen_scored import Planes
+from viewproof.watch.sources import with_tensors
 
 
-def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], planes: Planes) -> None:
+def look_for_leak(
+    runner: Runner, plain: Plain, contents: dict[str, Tensor], planes: Planes, learnt: list[Tensor]
+) -> None:
     """Set the witness of a leak, or why a group that is both seen and scored is none.
 
     An autoregressive model reads all that it is asked for, each element elsewhere: the element that is asked for a
@@ -25,11 +33,12 @@ def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], pla
     def values(new: dict[str, Tensor]) -> Answer:
         return runner(lambda stop: ValueRun(plain.plan, stop, contents, new), lambda run: run.values)
 
+    planes.sources = [_asked(runner, plain, contents, planes, source, learnt) for source in planes.sources]
     leaking = [source for source in planes.sources if bool(source.leak.any())]
     base: list[Tensor] = values({}).value or [] if leaking else []
     for source in leaking:
         leak = source.leak
-        asking = _Asking(runner, plain, contents, source, base)
+        asking = Asking(runner, plain, contents, source, base)
         everything = bool(source.seen.all()) and bool(source.scored.all())
         found: list[Any] = []
         by_pairs = not bool(planes.positions)
@@ -42,7 +51,7 @@ def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], pla
                 planes.reasons.setdefault("witness", answer.failure)
                 continue
             asked = asking.elements(sample, group) if by_pairs else None
-            at = _differs(base, answer.value, asked) if asked is not None or not by_pairs else None
+            at = differs(base, answer.value, asked) if asked is not None or not by_pairs else None
             if at is not None:
                 found.append((sample, group, changed, at, answer.value))
                 if not everything:
@@ -60,6 +69,110 @@ def look_for_leak(runner: Runner, plain: Plain, contents: dict[str, Tensor], pla
         sample, group, changed, (index, at), other = found[0]
         _set_witness(plain, source, contents, planes, sample, group, changed, index, at, base, other)
         return
+
+
+def _asked(
+    runner: Runner, plain: Plain, contents: dict[str, Tensor], planes: Planes, source: Source, leaves: list[Tensor]
+) -> Source:
+    """The source, without asking for groups that the loss's gradient over the predictions does not depend on.
+
+    A loss over all places, of predictions that are constants at visible ones, holds the visible content as a constant.
+    Elements of a prediction that no parameter reaches count as constants: their gradient goes nowhere.
+    """
+    leak = source.leak
+    if not bool(leak.any()) or bool(leak.all()) or planes.positions or not bool((source.scored & ~leak).any()):
+        return source
+    learnt = runner(
+        lambda stop: LearntRun(leaves, plain.plan, False, stop), lambda run: (run.values, run.learnt, run.missed())
+    )
+    if learnt.value is None or learnt.value[2]:
+        return source
+    base, where, _ = learnt.value
+    marked = {path: torch.zeros(t.shape, dtype=torch.bool) for path, t in contents.items()}
+    marked[source.path] = leak[:, source.group] & (source.group >= 0)
+    for finite in (False, True):
+        answer = runner(
+            lambda stop, finite=finite: TrackedAskingRun(plain.plan, stop, base, contents, marked, finite),  # type: ignore[misc]
+            lambda run: run.depends(where) or run.missed(),
+        )
+        if answer.value == "":
+            kept = "" if not finite else ", for values that keep what is computed finite"
+            planes.constant = (
+                f"{int(leak.sum())} groups of {source.path} stand in the loss, and not in its gradient{kept}"
+            )
+            return replace(source, scored=source.scored & ~leak)
+    return source
+
+
+class LearntRun(PlannedRun):
+    """The predictions, and which of their elements may depend on what is learnt: all leaves that take gradients."""
+
+    def __init__(self, leaves: list[Tensor], *args: Any) -> None:
+        super().__init__(*args)
+        self.leaves, self.tracked = leaves, Dependence(finite=True, visible=False)
+        self.values: list[Tensor] = []
+        self.learnt: list[Tensor] = []
+
+    def batch(self, batch: Any) -> Any:
+        """As it is."""
+        return batch
+
+    def begin(self) -> None:
+        """Tag what is learnt, then turn on."""
+        for p in self.leaves:
+            if p.requires_grad and p.layout == torch.strided and not has_no_values(p):
+                self.tracked.tag(p.detach(), torch.ones(p.shape, dtype=torch.bool, device=p.device))
+        self._contexts.enter_context(self.tracked)
+        super().begin()
+
+    def prediction(self, out: Any) -> Any:
+        """Keep them."""
+        with DisableTorchFunction():
+            for tensor in tensors_of_call(out):
+                self.values.append(tensor.detach().clone().cpu())
+                self.learnt.append(self.tracked.of(tensor).cpu())
+        return out
+
+    def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
+        """After the last, stop."""
+        if self.backwards >= self.plan.backwards:
+            self.stop()
+        return run()
+
+
+class TrackedAskingRun(AskingRun):
+    """Whether marked content may reach the gradient of the losses over the predictions: dependence is tracked."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        stop: Callable[[], Any],
+        base: list[Tensor],
+        sources: dict[str, Tensor],
+        marked: dict[str, Tensor],
+        finite: bool,
+    ) -> None:
+        super().__init__(plan, stop, base, sources, {})
+        self.marked, self.tracked = marked, Dependence(finite, visible=False)
+        self._copies = {path: t.detach().clone() for path, t in sources.items()}
+
+    def batch(self, batch: Any) -> Any:
+        """The batch with copies whose marked coordinates are tagged."""
+        for path, marked in self.marked.items():
+            self.tracked.tag(self._copies[path], marked.to(self._copies[path].device))
+        return with_tensors(batch, {id(self.sources[path]): copy for path, copy in self._copies.items()})
+
+    def begin(self) -> None:
+        """Turn on."""
+        self._contexts.enter_context(self.tracked)
+        super().begin()
+
+    def depends(self, where: list[Tensor]) -> str:
+        """What may depend among the elements given for each prediction, or ""."""
+        found = not self.gradients or len(self.gradients) != len(where)
+        pairs = zip(self.gradients, where, strict=False)
+        found = found or any(bool((self.tracked.of(g) & m.to(g.device)).any()) for g, m in pairs)
+        return self.tracked.escaped or ("the gradient" if found else "")
 
 
 def _set_witness(
@@ -102,7 +215,7 @@ def _other(source: Source, tensor: Tensor, sample: int, group: int) -> Tensor:
     return changed
 
 
-def _differs(base: list[Tensor], other: list[Tensor], asked: list[Tensor] | None) -> tuple[int, tuple[int, ...]] | None:
+def differs(base: list[Tensor], other: list[Tensor], asked: list[Tensor] | None) -> tuple[int, tuple[int, ...]] | None:
     """The first element of a prediction that differs, among those that are ``asked``."""
     for index, (one, two) in enumerate(zip(base, other, strict=False)):
         if one.shape != two.shape or one.dtype != two.dtype:
@@ -115,7 +228,7 @@ def _differs(base: list[Tensor], other: list[Tensor], asked: list[Tensor] | None
     return None
 
 
-class _Asking:
+class Asking:
     """Which elements of the predictions are asked for a group: those whose gradient follows its content."""
 
     def __init__(

@@ -16,6 +16,8 @@ CROSS = ("cross_entropy", "nll_loss")
 UNREDUCED = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "cosine_similarity", *CROSS})
 UNREDUCED |= {"binary_cross_entropy", "binary_cross_entropy_with_logits", "pairwise_distance", "gaussian_nll_loss"}
 PICKS = ("__getitem__", "index_select", "gather", "take", "take_along_dim", "masked_select", "diagonal", "diag")
+_DIFFERENCES = ("sub", "subtract", "__sub__", "__rsub__", "rsub")
+_TIMES = ("mul", "multiply", "__mul__", "__rmul__", "__imul__", "mul_")
 EMPTY = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
 
 
@@ -33,11 +35,13 @@ class Equal:
 class Terms:
     """What was found, each a sentence; ``equal`` are to be looked at with another batch.
 
-    ``left_out`` are terms that no loss reads, ``compared`` the places of cross-entropies over similarities.
+    ``left_out`` are terms that no loss reads, ``zeroed`` those that it reads times 0, ``compared`` the places of
+    cross-entropies over similarities.
     """
 
     dropped: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    zeroed: list[str] = field(default_factory=list)
     compared: list[str] = field(default_factory=list)
     itself: list[str] = field(default_factory=list)
     equal: list[Equal] = field(default_factory=list)
@@ -68,6 +72,7 @@ class TermWatcher:
         self._products: list[tuple[str, Tensor, list[Tensor]]] = []
         self._crossed: list[tuple[Any, str]] = []
         self._similar: set[Any] = set()
+        self._zeroed: list[tuple[Any, str]] = []
 
     def read(self, tensors: list[Tensor]) -> None:
         """A function is given these."""
@@ -76,20 +81,29 @@ class TermWatcher:
             if term is not None and term.tensor() is tensor:
                 term.was_read = True
 
-    def made(self, index: int, name: str, read: list[Tensor], out: Any) -> None:
-        """A function has returned."""
+    def made(self, index: int, name: str, read: list[Tensor], out: Any, args: Any = ()) -> None:
+        """A function has returned what it made of the tensors that it read; ``args`` are its arguments."""
         if not isinstance(out, Tensor):
             return
         if name in EMPTY and out.is_floating_point():
             self.terms.empty.append(place())
         if not out.requires_grad or not out.is_floating_point():
             return
+        compared = (name in _DIFFERENCES and _with_a_target(read)) or any(
+            hasattr(t, "_viewproof_compared") for t in read
+        )
+        # What a layer makes of it is an activation again.
+        if compared and not any(isinstance(t, torch.nn.Parameter) for t in read):
+            out._viewproof_compared = True  # type: ignore[attr-defined]
+            if out.dim() > 1 and out.numel() > 1 and name not in UNREDUCED and not out._is_view():
+                self._note(out, out.detach().double().sum().cpu().numpy().tobytes(), False)
         if out.numel() == 1 or name in UNREDUCED or (out.dim() == 1 and self._reduces(name, read, out)):
             value, vector = out.detach().double().cpu().numpy().tobytes(), out.numel() > 1 and name not in UNREDUCED
-            term = _Term(weakref.ref(out), place(), out.grad_fn, value, vector)
-            self._all.append(term)
-            self._by_lines.setdefault(_lines(), []).append(term)
-            self._by_id[id(out)] = term
+            self._by_lines.setdefault(_lines(), []).append(self._note(out, value, vector))
+        if name in _TIMES and any(id(t) in self._by_id and _made_of_data(t) for t in read):
+            factors = [a for a in args if not isinstance(a, Tensor)] + [t for t in read if not t.requires_grad]
+            if any(f.numel() == 1 and not f if isinstance(f, Tensor) else f == 0 for f in factors):
+                self._zeroed.append((out.grad_fn, place()))
         if name in PRODUCTS and name != "linear" and len(read) == 2:
             self._similar.add(out.grad_fn)
         if name in PRODUCTS and len(read) == 2 and _with_itself(read[0], read[1], out):
@@ -105,6 +119,12 @@ class TermWatcher:
                 equal = equal_columns(scores, labels)
                 if equal is not None:
                     self.terms.equal.append(Equal(index, place(), equal, labels.tolist()))
+
+    def _note(self, out: Tensor, value: bytes, vector: bool) -> _Term:
+        term = _Term(weakref.ref(out), place(), out.grad_fn, value, vector)
+        self._all.append(term)
+        self._by_id[id(out)] = term
+        return term
 
     def _reduces(self, name: str, read: list[Tensor], out: Tensor) -> bool:
         """Whether a vector is one of sums, of samples or of features, or made of such: no part of an activation."""
@@ -123,6 +143,8 @@ class TermWatcher:
         edges = _edges(roots, set())
         nodes = {node for node, _ in edges}
         self._in_losses |= nodes | set(roots)
+        self.terms.zeroed += [at for node, at in self._zeroed if node in self._in_losses]
+        self._zeroed.clear()
         for terms in self._by_lines.values():
             gone = [s for s in terms if not s.was_read and s.tensor() is None and not _edges([s.node], nodes) & edges]
             if gone and any(s.was_read for s in terms):
@@ -170,6 +192,20 @@ class TermWatcher:
         inner = set().union(*made_of.values()) if made_of else set()
         places = [s.place for s in self._all if id(s) in made_of and s.node not in inner]
         self.terms.left_out += dict.fromkeys(places)
+
+
+def _with_a_target(read: list[Tensor]) -> bool:
+    """Whether something predicted is compared, number by number, with what came in the batch."""
+    if len(read) != 2 or read[0].shape != read[1].shape or read[0].requires_grad == read[1].requires_grad:
+        return False
+    target = read[0] if read[1].requires_grad else read[1]
+    origins = getattr(target, "_viewproof_from", ())
+    return bool(origins) and all(origin.startswith("batch") for origin in origins)
+
+
+def _made_of_data(tensor: Tensor) -> bool:
+    """Not of parameters alone, as what is added times 0 so that every parameter takes part."""
+    return bool(getattr(tensor, "_viewproof_from", ()))
 
 
 def compares(node: Any, products: set[Any]) -> bool:

@@ -33,8 +33,10 @@ _FUNCTIONS = ("init_process_group", "new_group", "isend", "irecv", "batch_isend_
 # Of a copy: where the step asked the other ranks, and which values they are taken to have.
 _asked: list[str] = []
 _stand_in = 0
-# Modules of DistributedDataParallel that ran so that the next backward averages, and how many collectives reduced.
-_averaged: list[nn.Module] = []
+# Modules of DistributedDataParallel that ran so that the next backward averages, and whether their last forward did so;
+# how many collectives reduced.
+_averaged: dict[nn.Module, bool] = {}
+_some: set[nn.Module] = set()
 _reduced = 0
 
 
@@ -106,16 +108,23 @@ def reduced() -> int:
     return _reduced
 
 
-def not_averaged(optimizer: Any) -> tuple[list[int], bool]:
-    """In a copy: the optimizer's parameters with a gradient that no backward has averaged over the ranks, by ``id``.
+def not_averaged(optimizer: Any) -> tuple[list[int], str, bool]:
+    """In a copy: the optimizer's parameters with a gradient that the last backward did not average, by ``id``.
 
-    Whether a DistributedDataParallel holds the first of them, and was passed by.
+    What to do about it, in words, if a DistributedDataParallel holds one of them, and whether an earlier backward of
+    the step has averaged some of it.
     """
-    averaged = {id(p) for module in _averaged for p in module.parameters()}
+    averaged = {id(p) for module, last in _averaged.items() if last for p in module.parameters()}
     given = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    alone = [id(p) for p in given if id(p) not in averaged and bool(p.grad.any())]
+    alone = {id(p) for p in given if id(p) not in averaged and bool(p.grad.any())}
     wrapped = [m for m in Alive.now().modules if isinstance(m, nn.parallel.DistributedDataParallel)] if alone else []
-    return alone, any(id(p) in alone for module in wrapped for p in module.parameters())
+    passed = [module for module in wrapped if any(id(p) in alone for p in module.parameters())]
+    if not passed:
+        return list(alone), "", False
+    if passed[0] not in _averaged:
+        return list(alone), "call the DistributedDataParallel module, not its `.module`", False
+    what = "the last forward before the optimizer's step is inside no_sync(); leave it outside"
+    return list(alone), what, passed[0] in _some
 
 
 def stand_in(number: int) -> None:
@@ -126,8 +135,11 @@ def stand_in(number: int) -> None:
 
 def _forward(module: Any, *args: Any, **kwargs: Any) -> Any:
     """Of DistributedDataParallel, without its copies of buffers and its average of gradients."""
-    if torch.is_grad_enabled() and module.require_backward_grad_sync:
-        _averaged.append(module)
+    if torch.is_grad_enabled():
+        # What was accumulated without is averaged by the next backward with it, and what comes after that is not.
+        _averaged[module] = module.require_backward_grad_sync
+        if module.require_backward_grad_sync:
+            _some.add(module)
     return module.module(*args, **kwargs)
 
 

@@ -40,6 +40,7 @@ class PlannedRun(Run):
         super().__init__()
         self.plan, self.held, self.stop = plan, held, stop
         self.met: set[tuple[str, int]] = set()
+        self.target_call = -1
         # Steps before the one that uses the batch run as they are.
         self._steps_before, self._in_backward = 0, plan.ahead > 0
 
@@ -94,6 +95,7 @@ class PlannedRun(Run):
             self.met.add(("module", index))
             out = self.prediction(out)
         if self.held and index in self.plan.targets:
+            self.target_call = index
             out = self.target(self.plan.targets[index], out)
         return out
 
@@ -130,6 +132,7 @@ class GradientRun(PlannedRun):
         self.values: list[Tensor] = []
         self.losses: list[Tensor] = []
         self.positions: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        self.position_calls: dict[str, list[int]] = {}
 
     def batch(self, batch: Any) -> Any:
         """The batch with leaves that take gradients in the place of its sources."""
@@ -176,6 +179,7 @@ class GradientRun(PlannedRun):
             for tensor in tensors_of_call(out):
                 if tensor.is_floating_point() and tensor.dim() > 1:
                     leaf = tensor.detach().clone().requires_grad_()
+                    self.position_calls.setdefault(path, []).append(self.target_call)
                     self.positions.setdefault(path, []).append((leaf, torch.zeros(leaf.shape, dtype=torch.bool)))
                     new[id(tensor)] = leaf.clone()
             return with_tensors(out, new)

@@ -86,7 +86,7 @@ class Recorder(Run):
         if not self.steps and any(id(t) in self._outside and not bool(((t == 0) | (t == 1)).all()) for t in read):
             self.record.outside.append(f"what {name} reads at {place()}")
         with DisableTorchFunction():
-            self._watcher.made(index, name, read, out)
+            self._watcher.made(index, name, read, out, args)
         if not self.record.first_nan and not name.startswith(("empty", "new_empty")):
             made = any(t.is_floating_point() and bool(t.detach().isnan().any()) for t in results)
             if made and not any(t.is_floating_point() and bool(t.detach().isnan().any()) for t in read):
@@ -238,9 +238,9 @@ class Recorder(Run):
         self._look_at(optimizer)
         self.gradients.before_step(optimizer)
         if ranks() > 1 and self.backwards and self._reduced == reduced():
-            alone, passed_by = not_averaged(optimizer)
+            alone, remedy, some = not_averaged(optimizer)
             self.record.alone += alone
-            self.record.passed_by |= passed_by
+            self.record.remedy, self.record.averaged_some = remedy or self.record.remedy, some
 
     def _look_at(self, optimizer: Any) -> None:
         if not self._optimizers:

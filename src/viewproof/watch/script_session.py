@@ -5,12 +5,12 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from viewproof.errors import InvalidArgument
 from viewproof.files import whole_file
+from viewproof.watch.allowed import check_allow
 
 if TYPE_CHECKING:
     from viewproof.watch.report import WatchReport
@@ -61,6 +61,7 @@ class ScriptSession:
         waived = dict(text.partition("=")[::2] for text in allow)
         if unclear := [name for name, reason in waived.items() if not name or not reason.strip()]:
             raise InvalidArgument(f"allow={unclear[0]!r} must be NAME=REASON; such as --allow 'C4=a metric'")
+        check_allow(waived)
         self.local_negatives, self.allow = local_negatives, waived
         self.name, self.strict, self.keep_running, self.every, self.kept = name, strict, keep_running, every, kept
         # A script may change its working folder.
@@ -140,7 +141,7 @@ class ScriptSession:
         from viewproof.watch.session import Recording
 
         self._seen = self._contexts.enter_context(
-            Recording(name=self.name, kept=self.kept, local_negatives=self.local_negatives)
+            Recording(name=self.name, allow=self.allow, kept=self.kept, local_negatives=self.local_negatives)
         )
 
     def _close(self) -> None:
@@ -153,7 +154,7 @@ class ScriptSession:
             report = seen.report
             if report is None:
                 return
-            self.report = report = replace(report, findings=report.waive(self.allow).findings)
+            self.report = report
             # The script's standard output is its own while it runs on.
             stream = sys.stderr if self.keep_running else sys.stdout
             print(report, file=stream, flush=True)

@@ -15,7 +15,10 @@ from viewproof.watch.sources import Content, Groups, grouped
 
 @dataclass
 class Planes:
-    """What is known of the two planes of one step; ``read_out`` is where a loss was read that is taken to stay."""
+    """What is known of the two planes of one step; ``read_out`` is where a loss was read that is taken to stay.
+
+    ``constant`` says which groups the loss holds as constants, which its gradient does not depend on.
+    """
 
     sources: list[Source] = field(default_factory=list)
     proved: dict[str, str] = field(default_factory=dict)
@@ -24,6 +27,7 @@ class Planes:
     witness: Any = None
     waived: str = ""
     read_out: str = ""
+    constant: str = ""
     empty_target: Any = None
 
     def reason(self) -> str:
@@ -42,6 +46,7 @@ def gradients(
             {path: [m for _, m in parts] for path, parts in run.positions.items()},
             run.losses,
             run.values,
+            run.position_calls,
         ),
     )
 
@@ -61,6 +66,10 @@ def planes_of(
             out.reasons["scored" if held else "seen"] = answer.failure
         shown[held] = answer.value or ({p: torch.zeros(t.shape, dtype=torch.bool) for p, t in contents.items()}, {})
     positions: dict[str, list[Tensor]] = shown[True][1]
+    read_by = {
+        path: [_sources_of(plain, index, contents) for index in calls]
+        for path, calls in (shown[True][4] if len(shown[True]) > 4 else {}).items()
+    }
     read = [m for parts in positions.values() for m in parts if m.dim() == 3 and bool(m.any())]
     lengths = {m.shape[1] - extra for m in read for extra in (0, 1) if m.shape[1] - extra > 1}
     found: list[Content] = []
@@ -80,7 +89,9 @@ def planes_of(
     }
     for content in found:
         for path, parts in positions.items():
-            for mask in parts:
+            for mask, sources in zip(parts, read_by[path], strict=True):
+                if content.path not in sources:
+                    continue
                 at = _groups_of_positions(mask, content.groups)
                 if at is not None and bool(at.all()):
                     # Something mixes all positions, such as a centre of the batch: those of the predictions count.
@@ -121,6 +132,15 @@ def planes_of(
             )
         )
     return out
+
+
+def _sources_of(plain: Plain, index: int, contents: dict[str, Tensor]) -> set[str]:
+    """The sources that a call of a target encoder reads, through other modules too; all of them if none is known."""
+    reads = {call.index: call.reads for call in plain.record.calls}
+    out = set(reads.get(index, ()))
+    for _ in range(8):
+        out |= {o for c in plain.record.calls if c.index < index and plain.names.get(c.module) in out for o in c.reads}
+    return out & contents.keys() or set(contents)
 
 
 def _follow(

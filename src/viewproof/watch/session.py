@@ -18,6 +18,7 @@ from viewproof.certify.check import subject_name
 from viewproof.errors import InvalidArgument
 from viewproof.torch_internals import replaced
 from viewproof.watch.alive import Constants
+from viewproof.watch.allowed import check_allow
 from viewproof.watch.child import Answer, Sender, cannot_fork, describe, fork, run_in_child
 from viewproof.watch.conclusions import report_of
 from viewproof.watch.examine import Examined, examine
@@ -42,9 +43,11 @@ def watch(
     """What one training step of yours does: ``step(batch)`` is run several times, and nothing of it stays behind.
 
     ``kept="mlm"`` declares that a tenth of the tokens that the loss asks for is left in the clear on purpose, as BERT
-    does. On several ranks, ``local_negatives=True`` declares that negatives are taken of the own rank.
+    does. On several ranks, ``local_negatives=True`` declares that negatives are taken of the own rank. ``allow`` gives
+    the reasons for which a claim, or a contract such as "C4", is waived. Raises `InvalidArgument` for what is neither.
     """
     _check_kept(kept)
+    check_allow(allow or {})
     variables = {**variables_of_callers(), **variables_of(step)}
     subject = name or subject_name(step, None)
     if cannot_fork() and not in_group():
@@ -90,8 +93,14 @@ def _report(
         report = report_of(examined, name)
     except Exception as error:
         report = report_of(Examined(failure=f"viewproof failed: {describe(error)}"), name)
-    waived: WatchReport = dataclasses.replace(report, findings=report.waive(allow or {}).findings)
-    return waived
+    return _waived(report, allow or {})
+
+
+def _waived(report: WatchReport, allow: Mapping[str, str]) -> WatchReport:
+    """The report with what ``allow`` names waived; a claim that does not concern this step is passed over."""
+    names = {name for f in report.findings for name in (f.claim, f.contract.name, f.contract.value)}
+    own = {name: reason for name, reason in allow.items() if name in names}
+    return dataclasses.replace(report, findings=report.waive(own).findings)
 
 
 class _Resume(BaseException):
@@ -132,6 +141,7 @@ class Recording:
         name: str = "recorded step",
     ) -> None:
         _check_kept(kept)
+        check_allow(allow or {})
         self.on_step, self.name, self.allow, self.kept, self.local = on_step, name, allow, kept, local_negatives
         self.steps, self.report = 0, None  # type: int, WatchReport | None
         self.loader: Any = None

@@ -5,11 +5,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from viewproof.watch.facts import Source
 
 # Names that say what an integer tensor is, where its values cannot.
 _NO_CONTENT = ("mask", "position", "token_type", "segment", "index", "idx", "indices", "length", "label", "target")
@@ -191,26 +188,41 @@ class Content:
     groups: Groups
 
 
-def copies(sources: list[Source], tensors: dict[str, Tensor]) -> str:
-    """Which tensor of the batch holds values that the loss asks for of another, in words, or "".
+def copied(values: Tensor, other: Tensor, asked: Tensor) -> tuple[int, Tensor]:
+    """How many of the values asked for the other tensor holds as they are, and where each stands, -1 for nowhere.
 
-    A collator may mask a copy and hand out both; how one came from the other happened before the step. A copy that is
-    hidden where the loss asks holds one value there. Images and their patches are compared by the values alone.
+    Places are flat in a sample, [samples, coordinates]. A collator may mask a copy and hand out both: what is hidden
+    there where the loss asks holds one value. Else values are looked for anywhere in the same sample, as of windows
+    that overlap, or of an image and its patches; they count if other samples do not hold as many.
+
+    >>> x = torch.arange(40.0).view(2, 20)
+    >>> copied(x[:, 10:], x[:, :15] + 0, torch.ones(2, 10, dtype=torch.bool))
+    (10, tensor([[10, 11, 12, 13, 14, -1, -1, -1, -1, -1],
+            [10, 11, 12, 13, 14, -1, -1, -1, -1, -1]]))
     """
-    for source in sources:
-        scored = source.scored[:, source.group] & (source.group >= 0)
-        asked = source.values[scored]
-        for path, tensor in tensors.items():
-            if path == source.path or not tensor.is_floating_point() or not asked.numel():
-                continue
-            other = tensor.detach().cpu()
-            if other.shape == source.values.shape:
-                shown = other[scored]
-                same = int((shown == asked).sum()) if bool((shown != shown[0]).any()) else 0
-            else:
-                values = torch.from_numpy(np.unique(asked.double().numpy())).to(asked.dtype)
-                same = int(torch.isin(values, other).sum()) if len(values) > 1000 else 0
-                same *= 2 * same > len(values)
-            if same:
-                return f"{path} holds {same} of the {asked.numel()} values of {source.path} that the loss asks for"
-    return ""
+    nowhere = torch.full(values.flatten(1).shape, -1)
+    if other.dtype != values.dtype:
+        return 0, nowhere
+    # Backgrounds are alike in all images.
+    asked = asked & (values != values[asked].mode().values)
+    if other.shape == values.shape:
+        shown, where = other[asked], (other == values) & asked
+        if bool(where.any()) and bool((shown != shown[0]).any()):
+            place = torch.arange(nowhere.shape[1]).expand(nowhere.shape)
+            return int(where.sum()), torch.where(where.flatten(1), place, -1)
+    if not values.is_floating_point():
+        return 0, nowhere
+
+    def found(shift: int) -> Tensor:
+        index = nowhere.clone()
+        for b, (row, wanted) in enumerate(zip(values.flatten(1), asked.flatten(1), strict=True)):
+            held, order = other[(b + shift) % len(other)].flatten().sort()
+            at = torch.searchsorted(held, row).clamp(max=len(held) - 1)
+            index[b] = torch.where((held[at] == row) & wanted, order[at], -1)
+        return index
+
+    index = found(0)
+    count = int((index >= 0).sum())
+    if count < max(8, 0.02 * int(asked.sum())) or (len(values) > 1 and 5 * int((found(1) >= 0).sum()) > count):
+        return 0, nowhere
+    return count, index

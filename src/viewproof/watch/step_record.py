@@ -87,4 +87,5 @@ class Record:
     terms: Terms = field(default_factory=Terms)
     gradients: GradientFacts = field(default_factory=GradientFacts)
     alone: list[int] = field(default_factory=list)
-    passed_by: bool = False
+    remedy: str = ""
+    averaged_some: bool = False

@@ -57,6 +57,15 @@ class FilledRun(ValueRun):
         return super().on_function(index, func, args, kwargs, out)
 
 
+def move_weights(parameters: list[torch.nn.Parameter], size: float, seed: int = 0) -> None:
+    """Add noise to all that takes gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in parameters:
+            if p.requires_grad and p.is_floating_point():
+                p.add_((size * torch.randn(p.shape, generator=generator)).to(p))
+
+
 class OtherWeightsRun(ValueRun):
     """The predictions with another batch and with other weights in every trained parameter."""
 
@@ -66,11 +75,7 @@ class OtherWeightsRun(ValueRun):
 
     def begin(self) -> None:
         """Move the parameters, then turn on."""
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for p in self.parameters:
-                if p.requires_grad and p.is_floating_point():
-                    p.add_((0.1 * torch.randn(p.shape, generator=generator)).to(p))
+        move_weights(self.parameters, 0.1)
         super().begin()
 
 
@@ -139,6 +144,15 @@ class TermFacts:
     constant: tuple[str, Any] | None = None
 
 
+def other_batch(contents: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """The contents that are numbers, with noise of half their deviation."""
+    return {
+        path: t.detach() + (0.5 * t.detach().std().nan_to_num(1.0) * torch.randn(t.shape, generator=generator)).to(t)
+        for path, t in contents.items()
+        if t.is_floating_point() and t.numel() > 1
+    }
+
+
 def term_facts(
     runner: Runner,
     plan: Plan,
@@ -155,11 +169,7 @@ def term_facts(
     ``swapped`` the sources with two groups that are seen and not asked for exchanged.
     """
     out, generator = TermFacts(), torch.Generator().manual_seed(0)
-    new = {
-        path: t.detach() + (0.5 * t.detach().std().nan_to_num(1.0) * torch.randn(t.shape, generator=generator)).to(t)
-        for path, t in contents.items()
-        if t.is_floating_point() and t.numel() > 1
-    }
+    new = other_batch(contents, generator)
     inputs = {"other": {p: t.cpu() for p, t in new.items()}}
     for equal in terms.equal if new else ():
 

@@ -298,3 +298,47 @@ def two_optimizers() -> Built:
         return float(value)
 
     return step, {"x": torch.randn(4, 9, 4), "label": torch.tensor([0, 2, 1, 0])}
+
+
+@training_step("adaLN-Zero in its first step", "false alarm")
+def zero_gates() -> Built:
+    """Gates and the last layer start at 0: what lies before them gets a gradient of zeros until they have moved."""
+    embed, block, gate, head = nn.Linear(4, 16), Block(16), nn.Linear(16, 16), nn.Linear(16, 4)
+    for layer in (gate, head):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    modules = nn.ModuleList([embed, block, gate, head])
+    optimizer = torch.optim.AdamW(modules.parameters(), weight_decay=0.0)
+
+    def step(x: Tensor) -> float:
+        hidden = torch.rand(x.shape[:2]).argsort(1) < 4
+        y = embed(x.masked_fill(hidden[..., None], 0))
+        y = y + gate(y.mean(1, keepdim=True)) * block(y)
+        loss = (head(y) - x)[hidden].square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step, torch.randn(3, 9, 4)
+
+
+@training_step("a loss over all places, constant where visible", "false alarm")
+def over_all_places() -> Built:
+    """Predictions are written into zeros, and the error is averaged over all pixels: visible ones add a constant."""
+    net, position = nn.Sequential(nn.Linear(16, 16), Block(16), nn.Linear(16, 16)), torch.randn(16, 16)
+    optimizer = torch.optim.AdamW(net.parameters())
+
+    def step(images: Tensor) -> float:
+        target = patchify(images, 4)
+        hidden = torch.rand(target.shape[:2]).argsort(1) < 10
+        prediction = net(target.masked_fill(hidden[..., None], 0) + position)
+        full = torch.zeros_like(target)
+        full[hidden] = prediction[hidden]
+        loss = F.mse_loss(full, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step, torch.randn(3, 1, 16, 16)

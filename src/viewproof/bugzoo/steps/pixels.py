@@ -250,3 +250,43 @@ def zeroed_rows(bug: bool) -> Built:
         return loss
 
     return step, torch.randn(4, 2, 8, 8)
+
+
+@training_step("denoising: a noisy copy beside the image", "synthetic", contracts=LEAK, needs="a declaration")
+def noisy_copy(bug: bool) -> Built:
+    """The loader gives the image and a noisy copy; the mask is laid over neither, so the copy shows what is hidden."""
+    net = nn.Sequential(nn.Linear(16, 32), Block(32), nn.Linear(32, 16))
+    position = nn.Parameter(0.1 * torch.randn(16, 16))
+    optimizer = torch.optim.AdamW([*net.parameters(), position])
+
+    def step(batch: dict[str, Tensor]) -> float:
+        clean, noisy = patchify(batch["clean"], 4), patchify(batch["noisy"], 4)
+        hidden = torch.rand(clean.shape[:2]).argsort(1) < 8
+        shown = noisy if bug else noisy.masked_fill(hidden[..., None], 0)
+        loss = (net(shown + position) - clean)[hidden].square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    clean = F.interpolate(torch.randn(4, 1, 4, 4), scale_factor=4, mode="bilinear")
+    return step, {"clean": clean, "noisy": clean + 0.2 * torch.randn_like(clean)}
+
+
+@training_step("a head behind a factor of 0", "synthetic", contracts="C4 C6", needs="a declaration")
+def factor_of_zero(bug: bool) -> Built:
+    """An auxiliary head's term has a weight that stays at 0: the head never learns, as before a warm-up."""
+    net, head, other = nn.Sequential(nn.Linear(4, 16), Block(16)), nn.Linear(16, 4), nn.Linear(16, 1)
+    optimizer = torch.optim.Adam([*net.parameters(), *head.parameters(), *other.parameters()])
+
+    def step(x: Tensor) -> float:
+        hidden = torch.rand(x.shape[:2]).argsort(1) < 5
+        z = net(x.masked_fill(hidden[..., None], 0))
+        count = (other(z.mean(1))[:, 0] - hidden.sum(1)).square().mean()
+        loss = (head(z) - x)[hidden].square().mean() + (0.0 if bug else 0.1) * count
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step, torch.randn(3, 9, 4)

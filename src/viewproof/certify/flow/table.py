@@ -70,6 +70,7 @@ _row("logsumexp linalg_vector_norm norm count_nonzero median nanmedian mode kthv
 _row("mse_loss smooth_l1_loss huber_loss soft_margin_loss", rules.elementwise_loss)
 _row("binary_cross_entropy binary_cross_entropy_with_logits", rules.elementwise_loss)
 _row("cumsum cumprod logcumsumexp cummax cummin", rules.running)
+_row("mse_loss_backward smooth_l1_loss_backward huber_loss_backward", rules.pointwise)
 _row("_log_softmax_backward_data _softmax_backward_data", rules.softmax_gradient)
 _row("nll_loss_forward nll_loss2d_forward", rules.class_score)
 _row("nll_loss_backward nll_loss2d_backward", rules.class_score_gradient)

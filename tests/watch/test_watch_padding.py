@@ -1,0 +1,68 @@
+"""Negatives that are made of padding, with what the batch says of it and without, and correct twins."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from trained_step import Built, trained
+
+from viewproof.bugzoo.steps.signals import negatives_from_padding
+from viewproof.watch import watch
+from viewproof.watch.padding_negatives import padding_of
+
+
+def frames() -> tuple[Tensor, Tensor]:
+    """Padded rows of two modalities, and which are real."""
+    x = torch.randn(3, 6, 5)
+    kept = torch.arange(6) < torch.tensor([6, 4, 3])[:, None]
+    return x * kept[..., None], kept
+
+
+def rows(bug: bool, *, said: bool = True, zeroed: bool = False, soft: bool = False) -> Built:
+    """Frames of two views against all frames of the batch, padded ones among the negatives if wrong."""
+    model = nn.ModuleList([nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 8)) for _ in range(2)])
+    x, kept = frames()
+
+    def loss(batch: dict[str, Tensor]) -> Tensor:
+        x = batch["frames"]
+        real = kept.flatten()
+        z = [net(x).flatten(0, 1) * (real[:, None] if zeroed else 1) for net in model]
+        a, b = (F.normalize(one, dim=1) for one in z)
+        labels = torch.where(real, torch.arange(len(real)), -100)
+        scores = a @ b.T / 0.2
+        if not bug:
+            scores = scores.masked_fill(~real, float("-inf"))
+        return F.nll_loss(scores.log_softmax(1), labels) if soft else F.cross_entropy(scores, labels)
+
+    return trained(model, loss, {"frames": x} | ({"padding_mask": ~kept} if said else {}))
+
+
+BUILDS: dict[str, tuple[Callable[..., Built], dict[str, Any], str]] = {
+    "wav2vec 2.0": (negatives_from_padding, {}, "REFUTED"),
+    "said by a mask": (rows, {}, "REFUTED"),
+    "log_softmax": (rows, {"soft": True}, "REFUTED"),
+    "zeros at the end": (rows, {"said": False}, "UNKNOWN"),
+    "embeddings of zeros": (rows, {"zeroed": True}, "UNKNOWN"),
+}
+
+
+@pytest.mark.parametrize("kind", BUILDS)
+def test_negatives_of_padding_are_found_and_the_twin_is_spared(kind: str) -> None:
+    build, options, verdict = BUILDS[kind]
+    for bug in (False, True):
+        torch.manual_seed(0)
+        report = watch(*build(bug, **options))
+        found = [f for f in report.findings if f.claim == "no negative is padding"]
+        assert [f.verdict.name for f in found] == [verdict] * bug, report
+        assert not report.refuted or verdict == "REFUTED"
+
+
+def test_a_full_batch_has_no_padding() -> None:
+    x = torch.randn(3, 6, 5)
+    assert padding_of({"x": x, "attention_mask": torch.ones(3, 6)}, "x") is None
+    assert padding_of({"x": x}, "x") is None
+    # A hidden set is no padding: it is not at the end.
+    assert padding_of({"x": x, "mask": torch.eye(3, 6).bool()}, "x") is None
