@@ -16,6 +16,8 @@ from viewproof.watch.sources import spatial_axes
 
 # Of sorted numbers, each scaled to one deviation; what is no copy lies apart by far more.
 _EXACT = 1e-3
+# So many samples of a batch are compared: enough to tell a copy, and images of any size take seconds.
+_SAMPLES = 16
 # Correlations below say nothing, as of next frames of a video or of the future of a periodic series.
 _WEAK, _STRONG = 0.3, 0.95
 
@@ -39,14 +41,15 @@ def related(source: Tensor, other: Tensor, asked: Tensor) -> Relation | None:
     'its values up to a scale and an offset, flipped'
     >>> related(x, torch.rand(4, 1, 8, 8), torch.ones_like(x, dtype=torch.bool))
     """
-    if len(source) != len(other) or not len(source) or not bool(asked.any()):
+    count, asked = len(source), asked[:_SAMPLES]
+    if count != len(other) or not bool(asked.any()):
         return None
-    source, other = (t.detach().cpu().double().nan_to_num(0.0, 0.0, 0.0) for t in (source, other))
-    if source.shape[1:].numel() == other.shape[1:].numel():
-        exact = _rearranged(source, other, asked)
-        if exact is not None:
-            return exact
-    return _correlated(source, other, asked)
+    source, other = (t.detach()[:_SAMPLES].cpu().double().nan_to_num(0.0, 0.0, 0.0) for t in (source, other))
+    found = _rearranged(source, other, asked) if source.shape[1:].numel() == other.shape[1:].numel() else None
+    found = found or _correlated(*_smaller(source, other, asked), list(_maps(source.shape[1:])))
+    if found is not None and found.index is not None:
+        return Relation(found.how, F.pad(found.index, (0, 0, 0, count - len(source)), value=-1))
+    return found
 
 
 def _maps(shape: torch.Size) -> Iterator[tuple[str, Tensor]]:
@@ -86,10 +89,10 @@ def _rearranged(source: Tensor, other: Tensor, asked: Tensor) -> Relation | None
     for sign in (1.0, -1.0):
         z = sign * _standard(y)
         sorted_y, order_y = z.sort(1)
-        apart = (sorted_x[:, None] - sorted_y[None]).abs().amax(-1) if n <= 64 else None
+        apart = torch.stack([(row - sorted_y).abs().amax(-1) for row in sorted_x])
         same = (sorted_x - sorted_y).abs().amax(-1) < _EXACT
         # Rows that are all made of the same numbers, as ranks or times are, hold nothing of each other.
-        alike = (apart < _EXACT).sum(1) > n // 2 if apart is not None and n > 1 else torch.zeros(n, dtype=torch.bool)
+        alike = (apart < _EXACT).sum(1) > n // 2 if n > 1 else torch.zeros(n, dtype=torch.bool)
         new = same & varied & ~alike & ~found
         for b in new.nonzero()[:, 0].tolist():
             names = _maps(source.shape[1:]) if source.shape == other.shape else ()
@@ -106,31 +109,49 @@ def _rearranged(source: Tensor, other: Tensor, asked: Tensor) -> Relation | None
     return Relation(f"its values up to a scale and an offset{f', {how}' if how else ''}", index)
 
 
-def _correlated(source: Tensor, other: Tensor, asked: Tensor) -> Relation | None:
-    """A correlation over what is asked for that the samples of other rows do not have."""
+def _smaller(source: Tensor, other: Tensor, asked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Large images by the means of blocks, of which what is asked for whole is asked."""
+    if source.shape != other.shape or source.dim() != 4:
+        return source, other, asked
+    rows, columns = source.shape[2:]
+    width = next((k for k in range(1, 9) if max(rows, columns) <= 64 * k and rows % k == columns % k == 0), 1)
+    whole = -F.max_pool2d(-asked.double(), width)
+    if width == 1 or not bool(whole.any()):
+        return source, other, asked
+    return F.avg_pool2d(source, width), F.avg_pool2d(other, width), whole > 0
+
+
+def _correlated(source: Tensor, other: Tensor, asked: Tensor, maps: list[tuple[str, Tensor]]) -> Relation | None:
+    """A correlation over what is asked for that the samples of other rows do not have.
+
+    ``maps`` are those of the samples as they came, of which these may be the means of blocks.
+    """
     n, shape = len(source), source.shape[1:]
     if other.shape != source.shape:
         if other.dim() != source.dim() or other.shape[1] != source.shape[1] or not 4 <= source.dim() <= 5:
             return None
         sized = F.interpolate(other, size=tuple(shape[1:]), mode="bilinear" if source.dim() == 4 else "trilinear")
-        found = _correlated(source, sized, asked)
-        return Relation(f"{found.how}, at another size") if found else None
-    best, relation = 0.0, None
-    for name, places in _maps(shape):
+        alike = _correlated(*_smaller(source, sized, asked), maps)
+        return Relation(f"{alike.how}, at another size") if alike else None
+    best, relation = 0.0, None  # type: float, Relation | None
+    for (name, there), (_, places) in zip(maps, _maps(shape), strict=True):
         laid = other.flatten(1)[:, places.flatten()].view(source.shape)
-        own, others, near, least = _correlation(source, laid, asked)
+        found = _correlation(source, laid, asked, max(best, _WEAK))
+        if found is None:
+            continue
+        own, others, near = found
         # A copy with noise agrees in place alone; a series that goes on as it was agrees with places near by as well.
         strong = own >= _STRONG or source.dim() > 3 or own >= 2 * near
-        if strong and own > max(best, least, _WEAK, others + 0.25):
+        if strong and own > others + 0.25:
             best = own
             how = f"a correlation of {own:.2f}{f', {name}' if name else ''}, and of {others:.2f} with other samples"
-            relation = Relation(how, places.flatten().expand(n, -1))
+            relation = Relation(how, there.flatten().expand(n, -1))
     return relation or _moved(source, other, asked)
 
 
-def _correlation(source: Tensor, other: Tensor, asked: Tensor) -> tuple[float, float, float, float]:
-    """Of what is asked for: with its own sample, the largest with other samples, that of what is left with its
-    neighbour, and the least that is not chance."""
+def _correlation(source: Tensor, other: Tensor, asked: Tensor, least: float) -> tuple[float, float, float] | None:
+    """Of what is asked for: with its own sample, the largest with other samples, and that of what is left with its
+    neighbour; None if the first is not above ``least``, or may be chance."""
     n, axes = len(source), tuple(axis + 1 for axis in spatial_axes(source))
     # Of a row of few numbers, as of a table, the mean says as much as they do.
     few = source.dim() == 2 and n > 3 and int(asked.sum()) < 16 * n
@@ -151,6 +172,8 @@ def _correlation(source: Tensor, other: Tensor, asked: Tensor) -> tuple[float, f
 
     a, b = standard(source), standard(other)
     own = correlation(a, b)
+    if abs(own) <= max(least, 4 / (int(asked.sum()) / 2) ** 0.5):
+        return None
     sign = 1 if own > 0 else -1
     others = max((sign * correlation(a, b.roll(k, 0)) for k in range(1, min(n, 9))), default=0.0)
     rest, near = b - own * a, 0.0
@@ -158,7 +181,7 @@ def _correlation(source: Tensor, other: Tensor, asked: Tensor) -> tuple[float, f
         length = source.shape[axis] - 1
         if length > 1:
             near = max(near, correlation(rest.narrow(axis, 0, length), rest.narrow(axis, 1, length)))
-    return abs(own), max(others, 0.0), near, 4 / (int(asked.sum()) / 2) ** 0.5
+    return abs(own), max(others, 0.0), near
 
 
 def _moved(source: Tensor, other: Tensor, asked: Tensor) -> Relation | None:
@@ -172,10 +195,10 @@ def _moved(source: Tensor, other: Tensor, asked: Tensor) -> Relation | None:
         spectrum: Tensor = torch.fft.rfft2(t)
         return spectrum
 
-    a, everywhere = transformed(source[:16], asked[:16]), torch.ones_like(asked[:16])
+    a, everywhere = transformed(source, asked), torch.ones_like(asked)
     size = source.shape[-2:]
     for name, places in _maps(source.shape[1:]):
-        laid = other.flatten(1)[:16, places.flatten()].view(source[:16].shape)
+        laid = other.flatten(1)[:, places.flatten()].view(source.shape)
         b = transformed(laid, everywhere)
         power = a[:, None] * b[None].conj()
         # Half whitened: edges tell images apart, slow shades do not, and noise is not to drown them.
