@@ -79,7 +79,9 @@ def vit_mae(size: int, _steps: int) -> Peer:
 
     def encode(images: Tensor) -> Tensor:
         model.config.mask_ratio = 0.0
-        tokens: Tensor = model.vit(images).last_hidden_state
+        # Patches are put in the order of the noise, also where none is hidden.
+        noise = torch.arange((size // PATCH) ** 2).expand(len(images), -1)
+        tokens: Tensor = model.vit(images, noise=noise).last_hidden_state
         return tokens[:, 1:]
 
     return model, transform, lambda images: model(images).loss, lambda _: None, encode
