@@ -226,7 +226,8 @@ def test_unknown_columns_names_and_kinds_are_one_line(hub, tmp_path):
             load_dataset(f"hf:{tmp_path}/x", **options)
         assert len(str(error.value).splitlines()) == 1
     (tmp_path / "y.csv").write_text("1")
-    for name, message in ((f"{tmp_path}/y.csv", r"no \.parquet file"), ("./none", "no such file or folder")):
+    refused = {f"{tmp_path}/y.csv": r"no \.parquet file", "./none": "no such file or folder", "": "names no data"}
+    for name, message in refused.items():
         with pytest.raises(InvalidArgument, match=message):
             load_dataset(f"hf:{name}")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")

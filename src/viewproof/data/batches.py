@@ -214,5 +214,5 @@ def batches(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         # Without a generator of its own, a DataLoader draws its workers' seed from the global one.
-        generator=torch.Generator().manual_seed(seed % 2**63),
+        generator=torch.Generator().manual_seed(int(seed) % 2**63),
     )

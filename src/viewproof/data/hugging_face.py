@@ -31,6 +31,8 @@ def load_hugging_face(
     ``label_column`` is by default the first of class labels, or one called ``label``. No network, an unknown column
     and a column of another kind raise `InvalidArgument`.
     """
+    if not name:
+        raise InvalidArgument("hf: names no data; pass hf:PATH, or hf:NAME[/CONFIG] of the hub")
     hub = require("datasets", f"data set 'hf:{name}'", "datasets", "data")
     parts = _splits(hub, name)
     train = parts.get("train", next(iter(parts.values())))
@@ -83,7 +85,7 @@ def _splits(hub: Any, name: str) -> dict[str, Any]:
             loaded = hub.load_dataset("parquet", data_files=str(path))
         elif path.is_dir():
             loaded = hub.load_dataset(str(path))
-        elif not name or name.startswith((".", "/", "~")):
+        elif name.startswith((".", "/", "~")):
             raise InvalidArgument(f"hf:{name}: no such file or folder; pass hf:PATH, or hf:NAME[/CONFIG] of the hub")
         else:
             pieces = name.split("/")

@@ -204,7 +204,9 @@ def copied(values: Tensor, other: Tensor, asked: Tensor) -> tuple[int, Tensor]:
     if other.dtype != values.dtype:
         return 0, nowhere
     # Backgrounds are alike in all images.
-    asked = asked & (values != values[asked].mode().values)
+    usual = values[asked].mode().values
+    if int((values[asked] == usual).sum()) > 1:
+        asked = asked & (values != usual)
     if other.shape == values.shape:
         shown, where = other[asked], (other == values) & asked
         if bool(where.any()) and bool((shown != shown[0]).any()):
