@@ -43,11 +43,6 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert tuple(range(49)) not in orders
 
 
-def test_a_seed_of_numpy_is_the_same_seed():
-    one, other = (list(batches(numbered(12), "train", 4, seed=seed)) for seed in (2, np.int64(2)))
-    assert [i.tolist() for _, i in one] == [i.tolist() for _, i in other]
-
-
 def test_set_epoch_returns_to_an_earlier_epoch():
     sampler = EpochSampler(50, 10, seed=3)
     first = order(sampler)
