@@ -25,8 +25,10 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/mypy examples/typed.py
 
+# Watch forks and looks at every object that lives: its tests are faster in processes that have run no others.
 tests: $(INSTALLED)
-	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal --ignore=tests/watch
+	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal tests/watch
 
 # What the newest torch or the packages whose models are certified as they are can change: every proof, what is known of
 # torch's operators, the files that import one of these packages, the file on each of the main certifiers, and the
