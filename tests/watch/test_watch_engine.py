@@ -111,6 +111,11 @@ def test_a_fault_of_a_masked_step_is_refuted(fault: str, contract: str) -> None:
     assert contract in refuted(report), str(report)
 
 
+def test_a_module_whose_constructor_raised_is_passed_over() -> None:
+    half_made = nn.Linear.__new__(nn.Linear)
+    assert vp.watch(*masked()).verdict(vp.Contract.C1) is Verdict.PROVED and type(half_made) is nn.Linear
+
+
 def test_a_leak_comes_with_two_batches_that_show_it() -> None:
     step, x = masked("mean")
     (finding,) = [f for f in vp.watch(step, x).refuted if f.contract is vp.Contract.C1]

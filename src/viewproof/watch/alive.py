@@ -28,12 +28,21 @@ class Alive:
             return {key for key, t in types.items() if issubclass(t, kind)}
 
         kinds = of(nn.Module), of(torch.optim.Optimizer), of(Tensor)
-        return cls(*([o for o in objects if id(type(o)) in chosen] for chosen in kinds))
+        modules, optimizers, tensors = ([o for o in objects if id(type(o)) in chosen] for chosen in kinds)
+        return cls([m for m in modules if _is_made(m)], optimizers, tensors)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """The parameters among the tensors, those of no module too."""
         return [t for t in self.tensors if issubclass(type(t), nn.Parameter)]  # type: ignore[misc]
+
+
+def _is_made(module: nn.Module) -> bool:
+    """Whether it has parameters to ask for: one whose constructor raised lives as long as the exception."""
+    try:
+        return object.__getattribute__(module, "_parameters") is not None
+    except AttributeError:
+        return False
 
 
 class Constants:
