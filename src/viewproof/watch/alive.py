@@ -29,7 +29,7 @@ class Alive:
 
         kinds = of(nn.Module), of(torch.optim.Optimizer), of(Tensor)
         modules, optimizers, tensors = ([o for o in objects if id(type(o)) in chosen] for chosen in kinds)
-        return cls([m for m in modules if _is_made(m)], optimizers, tensors)
+        return cls([m for m in modules if is_made(m)], optimizers, tensors)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -37,7 +37,7 @@ class Alive:
         return [t for t in self.tensors if issubclass(type(t), nn.Parameter)]  # type: ignore[misc]
 
 
-def _is_made(module: nn.Module) -> bool:
+def is_made(module: nn.Module) -> bool:
     """Whether it has parameters to ask for: one whose constructor raised lives as long as the exception."""
     try:
         return object.__getattribute__(module, "_parameters") is not None

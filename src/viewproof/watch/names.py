@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from viewproof.certify.flow.tracker import _LIBRARIES
+from viewproof.watch.alive import is_made
 
 
 def variables_of(function: Any) -> dict[str, Any]:
@@ -77,7 +78,8 @@ def module_names(variables: Mapping[str, Any]) -> dict[int, str]:
         for path, value in items:
             kind = type(value)
             if issubclass(kind, nn.Module):
-                note(path, value)
+                if is_made(value):
+                    note(path, value)
             elif issubclass(kind, dict):
                 later += [(f"{path}[{k!r}]", v) for k, v in list(value.items())[:64]]
             elif issubclass(kind, list | tuple):
