@@ -52,7 +52,7 @@ class Encoder(nn.Module):
 
 
 def pooled(tokens: Tensor) -> Tensor:
-    """Patch tokens ``[B, P, DIM]`` of a square grid: the mean token, then the means of 4 x 4 areas of the image."""
+    """The mean of ``[B, P, DIM]`` patch tokens of a square grid, then the means of 4 x 4 areas."""
     side = math.isqrt(tokens.shape[1])
     return torch.cat([tokens.mean(1), coarse_grid(tokens.mT.reshape(len(tokens), -1, side, side))], 1)
 

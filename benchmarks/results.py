@@ -194,7 +194,7 @@ def step_times(data: str, row: str) -> list[float]:
 
 
 def one(table: Table, row: str, seed: int, steps: int | None) -> dict[str, float]:
-    """Train and score one row: steps, CPU seconds of each, and probes in percent, of the mean token and of areas."""
+    """Train and score one row: steps, CPU seconds a step, both kinds of probes in percent."""
     import numpy as np
     import torch
 

@@ -136,7 +136,8 @@ def examine(
         look_for_leak(runner, plain, contents, out.planes, learnt)
         out.copies = shown_beside(runner, plain, contents, out.planes, tensors)
         numbers = [p for p, t in tensors.items() if t.is_floating_point() and not bool(((t == 0) | (t == 1)).all())]
-        out.others = (*(numbers if len(numbers) > 1 else ()), *dict.fromkeys(plain.record.outside))
+        others = [*(numbers if len(numbers) > 1 else ()), *sorted(plain.record.indices), *plain.record.outside]
+        out.others = tuple(dict.fromkeys(others))
     if out.repeatable or plain.record.terms.empty:
         swapped = {s.path: t for s in out.planes.sources if (t := exchanged(s, contents[s.path])) is not None}
         support = list(plain.record.support.values()) if swapped else []
