@@ -212,3 +212,45 @@ def test_what_is_declared_on_the_command_line(tmp_path, words, code):
     process = run(*WATCH, *words, "train.py", cwd=tmp_path)
     assert process.returncode == code, process.stdout + process.stderr
     assert ("waived: a metric" in process.stdout) is (code == 0), process.stdout
+
+
+BESIDE_A_GPU = """
+import sys, torch
+torch.cuda.device_count = lambda: 1
+from viewproof.cli import main
+sys.exit(main(["watch", *sys.argv[1:]]))
+"""
+
+FOR_A_GPU = """
+import sys
+import torch
+torch.cuda.set_device(0)
+model = torch.nn.Linear(8, 8).to(0)
+weight = torch.ones(8, device="cuda")
+optimizer = torch.optim.SGD(model.cuda().parameters(), lr=0.1)
+for x in torch.utils.data.DataLoader(torch.randn(12, 8), 4, pin_memory=True):
+    x, hidden = x.to("cuda"), torch.arange(8, device=torch.device("cuda", 0)) % 2 == 0
+    optimizer.zero_grad()
+    ((model(x if "leak" in sys.argv else x.masked_fill(hidden, 0)) - weight * x) * hidden).square().sum().backward()
+    optimizer.step()
+    torch.cuda.synchronize()
+"""
+
+
+@pytest.mark.parametrize("word", ["", "leak"])
+def test_a_script_for_a_gpu_is_watched_on_the_cpu(tmp_path, word):
+    (tmp_path / "train.py").write_text(FOR_A_GPU)
+    done = run(sys.executable, "-c", BESIDE_A_GPU, "--json", "out.json", "train.py", word, cwd=tmp_path)
+    assert done.returncode == bool(word), done.stderr
+    findings = json.loads((tmp_path / "out.json").read_text())["findings"]
+    assert all("this step, this batch, on the CPU in place of the GPU" in f["scope"] for f in findings)
+    (leak,) = (f for f in findings if f["claim"] == "no scored group of the source is seen")
+    assert leak["verdict"] == ("REFUTED" if word else "PROVED")
+
+
+@pytest.mark.parametrize("option", [[], ["--keep-running"]])
+def test_a_script_that_cannot_do_without_its_gpu_is_told_what_can(tmp_path, option):
+    (tmp_path / "train.py").write_text("import torch\ntorch.Generator('cuda')\n")
+    done = run(sys.executable, "-c", BESIDE_A_GPU, *option, "train.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert ("the CPU, its GPU hidden; a step that needs the GPU" in done.stderr) == (not option)

@@ -9,7 +9,7 @@ from viewproof.watch.ledger import ledger_of
 from viewproof.watch.report import WatchReport
 from viewproof.watch.token_rows import KEPT
 
-claims = Claims[Examined](scope="this step, this batch", method="the step run again")
+claims = Claims[Examined](scope="{case.what}", method="the step run again")
 
 
 def report_of(x: Examined, subject: str) -> WatchReport:
@@ -88,7 +88,7 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
     asked = {s.path for s in sources if bool(s.scored.any())}
     beside = [path for path in x.others if asked and path.startswith("batch") and path not in asked]
     start += f", {' and '.join(beside)} beside it as it is" if beside else ""
-    scope = f"this step, this batch, {values} of what is scored, these weights, this draw{start}"
+    scope = f"{check.scope}, {values} of what is scored, these weights, this draw{start}"
     return check.proved(planes.constant, scope=scope)
 
 
@@ -101,7 +101,7 @@ def no_token_read(x: Examined, check: Check) -> Finding | None:
     n, k = int(rows.scored.sum()), int(rows.shown.sum())
     asked = f"{k} of the {n} tokens of {rows.path} that are asked for are looked up in the clear"
     declared = KEPT.get(x.kept)
-    scope = "this step, this batch, all ids of what is asked for that keep what is computed finite"
+    scope = f"{check.scope}, all ids of what is asked for that keep what is computed finite"
     scope += f", {rows.beside} beside them as it is" if rows.beside else ""
     scope += f", one of {x.ranks} ranks" if x.ranks > 1 else ""
     if not rows.witness:
@@ -143,7 +143,7 @@ def no_padding_read(x: Examined, check: Check) -> Finding | None:
         return check.refuted(*x.rows.padding_read)
     if x.rows.padding_reason:
         return check.undecided(x.rows.padding_reason)
-    return check.proved(scope="this step, this batch, all ids of padding that keep what is computed finite")
+    return check.proved(scope=f"{check.scope}, all ids of padding that keep what is computed finite")
 
 
 @claims(Contract.C3, "what is scored is content of the source", method="dependence tracked, then run again")

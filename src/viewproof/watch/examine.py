@@ -17,6 +17,7 @@ from viewproof.watch.child import Runner
 from viewproof.watch.facts import Source
 from viewproof.watch.gradients import Noted, SeededRun
 from viewproof.watch.leak import look_for_leak
+from viewproof.watch.on_cpu import OnCPU
 from viewproof.watch.one_rank import ranks, stand_in
 from viewproof.watch.padding_negatives import Found, padding_negatives
 from viewproof.watch.plain_run import Plain, PlainRun
@@ -62,6 +63,11 @@ class Examined:
         """Where the step was run."""
         alone = f" of one of {self.ranks} ranks, with its own gradients and buffers" if self.ranks > 1 else ""
         return f"{self.copied}{alone}"
+
+    @property
+    def what(self) -> str:
+        """What the findings are about."""
+        return f"this step, this batch{', on the CPU in place of the GPU' if OnCPU.used else ''}"
 
 
 def examine(

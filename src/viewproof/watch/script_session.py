@@ -68,7 +68,7 @@ class ScriptSession:
         self.files = {option: path and Path(path).absolute() for option, path in files.items()}
         self.annotate, self._script, self._folder = annotate, script or name, Path.cwd()
         self.report: WatchReport | None = None
-        self.failure = ""
+        self.failure, self.hidden = "", False
         self.steps: Counter[int] = Counter()
         self._process, self._contexts = os.getpid(), ExitStack()
         self._seen: Recording | None = None
@@ -81,6 +81,10 @@ class ScriptSession:
 
         self.end()
         self.steps.clear()
+        if not self.keep_running:
+            from viewproof.watch.on_cpu import hide_gpus
+
+            self.hidden = self._hooks.enter_context(hide_gpus())
         self._open()
         handle = register_optimizer_step_post_hook(self._stepped)
 
@@ -112,6 +116,9 @@ class ScriptSession:
                 "to report; let it train for a step, in one process"
             )
             print(f"viewproof: {reason}", file=sys.stderr)
+        if self.report is None and code and self.hidden:
+            advice = "a step that needs the GPU is watched by viewproof.watch(step, batch)"
+            print(f"viewproof: {self.name} was run on the CPU, its GPU hidden; {advice}", file=sys.stderr)
         if self.keep_running or code:
             return code
         if self.report is None:
