@@ -61,7 +61,7 @@ def _on_cpu(value: Any) -> Any:
 
 @contextmanager
 def hide_gpus() -> Iterator[bool]:
-    """Inside, tensors are on the CPU, and the GPUs hidden for good. Does nothing without a GPU, or if CUDA is in use."""
+    """Inside, tensors are on the CPU; GPUs are hidden for good. Does nothing without a GPU, or if CUDA is in use."""
     if torch.cuda.device_count() and not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         # The driver looks at the variable when it is asked for the first time, and never again.
