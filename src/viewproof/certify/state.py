@@ -65,6 +65,11 @@ class ReachedState:
     leaves: tuple[type, ...] = _LEAVES
     """Values that hold nothing that is looked at."""
 
+    @staticmethod
+    def copied(tensor: Tensor) -> Tensor:
+        """What a tensor is put back from."""
+        return tensor.detach().clone()
+
     def __init__(self, *functions: Any) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.modules: dict[str, nn.Module] = {}
@@ -95,7 +100,7 @@ class ReachedState:
 
         if isinstance(value, Tensor):
             grad = value.grad if value.is_leaf else None
-            copies = value.detach().clone(), grad, None if grad is None else grad.clone()
+            copies = self.copied(value), grad, None if grad is None else self.copied(grad)
             self.tensors[path] = value
             known = "parameter" if isinstance(value, nn.Parameter) else kind or "state"
             self._tensors.append((path, known, value, value.data, *copies, value.requires_grad))
@@ -153,11 +158,11 @@ class ReachedState:
     def changes(self) -> Iterator[tuple[str, str]]:
         """What differs now: path and kind (parameter, buffer, gradient, flag, generator, setting, state)."""
         for path, kind, tensor, _, value, _, grad_value, flag in self._tensors:
-            if not same_bits(tensor.detach(), value):
+            if not same_bits(tensor.detach().to(value.device), value):
                 yield path, kind
             grad = tensor.grad if tensor.is_leaf else None
             if (grad is None) != (grad_value is None) or (
-                grad is not None and grad_value is not None and not same_bits(grad, grad_value)
+                grad is not None and grad_value is not None and not same_bits(grad.to(grad_value.device), grad_value)
             ):
                 yield path, "gradient"
             if tensor.requires_grad is not flag:
@@ -232,9 +237,13 @@ def _put_tensor(
             tensor.grad = None
         tensor.data = storage
         # Elements of one place, as of an expanded tensor, cannot be written to, and mostly need not be.
-        if not same_bits(tensor.detach(), value):
+        if not same_bits(tensor.detach().to(value.device), value):
             tensor.data.copy_(value)
-        if grad is not None and grad_value is not None and not same_bits(grad.detach(), grad_value):
+        if (
+            grad is not None
+            and grad_value is not None
+            and not same_bits(grad.detach().to(grad_value.device), grad_value)
+        ):
             grad.data.copy_(grad_value)
         if tensor.is_leaf:
             tensor.grad = grad

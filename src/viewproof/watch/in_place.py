@@ -1,6 +1,7 @@
 """Running a step in this process, where a fork is not safe: what it changed is put back from copies."""
 
 import copy
+import gc
 import io
 import logging
 import sys
@@ -37,6 +38,11 @@ class WholeState(ReachedState):
     >>> WholeState(lambda: next(draws)).lost
     ['draws']
     """
+
+    @staticmethod
+    def copied(tensor: Tensor) -> Tensor:
+        """What a tensor is put back from, in the CPU's memory: a GPU has no room for every weight a second time."""
+        return tensor.detach().to("cpu", copy=True)
 
     leaves = (*(kind for kind in ReachedState.leaves if kind not in (type, types.ModuleType)), logging.Logger)
 
@@ -150,6 +156,7 @@ class InPlace:
         """One run, and what it finished with."""
         run: Any = None
         value: list[Any] = []
+        gc.collect()  # What the graph of the run before has kept: the next makes its own.
 
         def stop() -> None:
             value.append(finish(run))

@@ -277,7 +277,7 @@ class Recorder(Run):
         self.gradients.after_step(optimizer)
         for group in optimizer.param_groups:
             for p in group["params"]:
-                self.after[id(p)], self.versions[id(p)] = p.detach().clone(), p._version
+                self.after[id(p)], self.versions[id(p)] = p.detach().to("cpu", copy=True), p._version
 
     def note_gradients(self) -> None:
         """Note the gradients that earlier steps have left, of other models too: they say nothing of this step."""

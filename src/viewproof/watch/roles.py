@@ -23,7 +23,7 @@ class Average:
 
 
 class Before:
-    """Parameters and buffers as they were before the step, of every module in the process."""
+    """Parameters and buffers as they were before the step, of every module in the process; kept in the CPU's memory."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self.modules = {id(m): m for m in modules}
@@ -32,7 +32,7 @@ class Before:
             for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
                 # Without values nothing can be seen to move.
                 if id(tensor) not in self.values and not tensor.is_sparse and not has_no_values(tensor):
-                    self.values[id(tensor)] = tensor, tensor.detach().clone()
+                    self.values[id(tensor)] = tensor, tensor.detach().to("cpu", copy=True)
 
     def again(self) -> None:
         """As they are now."""
@@ -41,11 +41,11 @@ class Before:
 
     def of(self, tensor: Tensor) -> Tensor:
         """The tensor as it was."""
-        return self.values[id(tensor)][1] if id(tensor) in self.values else tensor.detach()
+        return self.values[id(tensor)][1].to(tensor.device) if id(tensor) in self.values else tensor.detach()
 
     def moved(self, tensor: Tensor) -> bool:
         """Whether it differs."""
-        return id(tensor) in self.values and not torch.equal(tensor.detach(), self.values[id(tensor)][1])
+        return id(tensor) in self.values and not torch.equal(tensor.detach().cpu(), self.values[id(tensor)][1])
 
 
 def average_of(module: nn.Module, before: Before, names: dict[int, str], trained: set[int]) -> Average | None:
