@@ -2,7 +2,8 @@
 
 Goals: at most 15 times a plain step, and at most 2 GB more memory than the process has without it (forked copies
 share what they do not write to). `python benchmarks/watch.py 1` runs one round, `python benchmarks/watch.py 1 base` one
-of ViT-Base, whose watched step should have at most a quarter more memory than the plain one.
+of ViT-Base, whose watched step should have at most a quarter more memory than the plain one. `python benchmarks/watch.py
+1 base cuda 64` trains on a GPU, 64 images a batch, and counts the GPU's memory.
 """
 
 import os
@@ -34,9 +35,11 @@ def memory() -> int:
     return total
 
 
-def measured(call: Callable[[], object], rounds: int) -> tuple[float, int]:
+def measured(call: Callable[[], object], rounds: int, device: str) -> tuple[float, int]:
     """The median seconds of a call, and the most memory while it ran."""
     seconds, peaks, done = [], [memory()], threading.Event()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
 
     def look() -> None:
         while not done.wait(0.1):
@@ -50,28 +53,30 @@ def measured(call: Callable[[], object], rounds: int) -> tuple[float, int]:
         seconds.append(time.perf_counter() - start)
     done.set()
     looking.join()
-    return statistics.median(seconds), max(peaks)
+    return statistics.median(seconds), torch.cuda.max_memory_allocated() if device == "cuda" else max(peaks)
 
 
-def main(rounds: int = 3, size: str = "tiny") -> list[str]:
+def main(rounds: int = 3, size: str = "tiny", device: str = "cpu", batch: str = str(BATCH)) -> list[str]:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     dim, heads = {"tiny": (192, 3), "base": (768, 12)}[size]
-    model = vp.MaskedAutoencoder(SHAPE, PATCH, dim=dim, heads=heads)
+    model = vp.MaskedAutoencoder(SHAPE, PATCH, dim=dim, heads=heads).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     rule = ~vp.PatchMask(*PATCH, period=4, offset=1)
 
     def step(images: Tensor) -> None:
-        sample = rule.sample(images)
+        sample = rule.sample(images.to(device))
         optimizer.zero_grad()
         vp.masked_mse(model(sample.x, sample.view), sample).backward()
         optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
-    images = torch.randn(BATCH, *SHAPE)
+    images = torch.randn(int(batch), *SHAPE)
     step(images)
-    one, before = measured(lambda: step(images), rounds)
+    one, before = measured(lambda: step(images), rounds, device)
     reports: list[vp.WatchReport] = []
-    other, during = measured(lambda: reports.append(vp.watch(step, images)), rounds)
+    other, during = measured(lambda: reports.append(vp.watch(step, images)), rounds, device)
     verdict = reports[-1].verdict(vp.Contract.C1)
     more = (
         (f"{during / before - 1:.0%}", "<= 25 %")
@@ -79,7 +84,7 @@ def main(rounds: int = 3, size: str = "tiny") -> list[str]:
         else (f"{(during - before) / 1e9:.2f} GB", "<= 2 GB")
     )
     return [
-        f"Watched step, ViT-{size.title()}/16 at 224 x 224, batch {BATCH}, one thread, C1 {verdict.name}",
+        f"Watched step, ViT-{size.title()}/16 at 224 x 224, batch {batch}, one thread, {device}, C1 {verdict.name}",
         "",
         "| | median | goal |",
         "|---|---|---|",

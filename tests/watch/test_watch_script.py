@@ -251,6 +251,7 @@ def test_a_script_for_a_gpu_is_watched_on_the_cpu(tmp_path, word):
 @pytest.mark.parametrize("option", [[], ["--keep-running"]])
 def test_a_script_that_cannot_do_without_its_gpu_is_told_what_can(tmp_path, option):
     (tmp_path / "train.py").write_text("import torch\ntorch.Generator('cuda')\n")
-    done = run(sys.executable, "-c", BESIDE_A_GPU, *option, "train.py", cwd=tmp_path)
+    hidden = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
+    done = run(sys.executable, "-c", BESIDE_A_GPU, *option, "train.py", cwd=tmp_path, environment=hidden)
     assert done.returncode == 1
     assert ("the CPU, its GPU hidden; a step that needs the GPU" in done.stderr) == (not option)

@@ -13,8 +13,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -61,7 +62,7 @@ def cannot_fork() -> str:
     """Why a forked copy of this process would not be a safe place to run in, or ``""``."""
     if not hasattr(os, "fork"):
         return "this system cannot fork"
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_available() and (torch.cuda.is_initialized() or _autograd_has_threads()):  # type: ignore[no-untyped-call]
         return (
             "CUDA is in use, which does not survive a fork; call viewproof.watch(step, batch), which runs the step in "
             "this process, or hide the GPU (CUDA_VISIBLE_DEVICES=)"
@@ -69,6 +70,15 @@ def cannot_fork() -> str:
     if sys.platform == "darwin":
         return "forks are not safe on macOS"
     return cannot_copy()
+
+
+def _autograd_has_threads() -> bool:
+    """Whether backward has run beside a GPU, also of a network on the CPU: a copy could not run it again."""
+    for name in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):
+            if name.read_text().startswith("pt_autograd"):
+                return True
+    return False
 
 
 def fork(seconds: float = 600.0) -> Sender | Answer:
