@@ -2,8 +2,8 @@
 
 Goals: at most 15 times a plain step, and at most 2 GB more memory than the process has without it (forked copies
 share what they do not write to). `python benchmarks/watch.py 1` runs one round, `python benchmarks/watch.py 1 base` one
-of ViT-Base, whose watched step should have at most a quarter more memory than the plain one. With `1 base cuda 64` it is
-trained on a GPU, with 64 images a batch, and the GPU's memory is counted.
+of ViT-Base, whose watched step should have at most a quarter more memory than the plain one. With `1 base cuda 64` it
+is trained on a GPU, with 64 images a batch, and the GPU's memory is counted.
 """
 
 import os
