@@ -155,6 +155,7 @@ BAD = [
     (["masks", "PatchMask(2, 2, 3, 0)", "3,x,4"], "shape='3,x,4'"),
     (["masks", "PatchMask(2, 2, 3, 0)", "3,4,4", "--out", "EXISTING"], "exists"),
     (["frobnicate"], "frobnicate"),
+    (["prove", "vector_*", "image_*"], "'image_*' is an argument too many"),
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.exceptions import UnusedCliTokensError
 from cyclopts.config import Json
 
 from viewproof import __version__
@@ -43,6 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
         if (error.name or "").startswith("viewproof"):
             raise
         return complain(f"{error.name} is not installed; {INSTALL}")
+    except UnusedCliTokensError as error:
+        return complain(
+            f"{(error.unused_tokens or [''])[0]!r} is an argument too many; --help names those that are taken"
+        )
     except (CycloptsError, InvalidArgument) as error:
         return complain(str(error))
     except BrokenPipeError:
@@ -260,8 +265,8 @@ def masks(rule: str, shape: str, *, out: Path = Path("mask.png")) -> int:
 
 @app.command
 def prove(
-    *,
     only: str | None = None,
+    *,
     json: Path | None = None,
     show: str | None = None,
     solver: Literal["z3", "cvc5", "both"] = "z3",
