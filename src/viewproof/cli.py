@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
-from cyclopts.exceptions import UnusedCliTokensError
 from cyclopts.config import Json
+from cyclopts.exceptions import UnusedCliTokensError
 
 from viewproof import __version__
 from viewproof.errors import InvalidArgument
