@@ -38,6 +38,8 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
     by_index = {c.index: c for c in record.calls}
     target_modules = {by_index[i].module: path for i, path in plan.targets.items()}
     trained = {k for k, p in record.parameters.items() if p.gradient and p.nonzero and p.groups}
+    # A layer that is frozen at first is trained: its gradients are erased.
+    trained |= record.gradients.erased.keys()
     chosen = units(record, before)
     listed = {id(m) for m, _ in chosen}
     extra = [m for k, m in before.modules.items() if k in names and k not in listed and k in target_modules]

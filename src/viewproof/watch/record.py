@@ -20,7 +20,7 @@ from viewproof.watch.step_record import Call, Loss, Parameter, Record
 
 
 class Recorder(Run):
-    """Makes a `Record`. ``names`` gives modules' paths by id, ``sources`` tensors by path."""
+    """Makes a `Record`. ``names`` gives modules' paths by id, ``sources`` and ``others`` a batch's tensors by path."""
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class Recorder(Run):
         sources: dict[str, Tensor],
         parameters: dict[int, Tensor],
         before: Any,
+        others: dict[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.before, modules = before, before.modules.values()
@@ -53,6 +54,8 @@ class Recorder(Run):
         # What different whole numbers do, by their path: pick from what depends on the batch, or something else.
         self._picks, self._not_only_picks = set[str](), set[str]()
         self._reduced = 0
+        self._unread = {id(t): path for path, t in (others or {}).items()}
+        self._tested = set[tuple[str, float]]()
         self._numbers: list[tuple[int, Tensor]] = []
         self._backwarded: list[Tensor] = []
         self._left: dict[int, tuple[Tensor, int]] = {}
@@ -69,8 +72,12 @@ class Recorder(Run):
         if not self._in_backward:
             with DisableTorchFunction():
                 self.gradients.touched(func, args)
-                if getattr(func, "__name__", "") not in ("__get__", "__set__"):
-                    self._watcher.read(list(tensors_of_call([args, kwargs or {}])))
+                name = getattr(func, "__name__", "")
+                if name not in ("__get__", "__set__"):
+                    read = list(tensors_of_call([args, kwargs or {}]))
+                    self._watcher.read(read)
+                    for tensor in read if self._unread and name not in _MOVING else ():
+                        self._unread.pop(id(tensor), None)
         return super().__torch_function__(func, types, args, kwargs)
 
     def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
@@ -81,6 +88,8 @@ class Recorder(Run):
         if torch.is_grad_enabled() and any(map(self.trains, read)):
             self._hold.add(index)
         results = list(tensors_of_call(out))
+        if name in _TESTS and len(args) > 1 and isinstance(args[1], int | float):
+            self._tested |= {(path, float(args[1])) for path in origins if path in self.sources}
         if indices := {o for t in read for o in getattr(t, "_viewproof_index", ())}:
             self._index(name, args, kwargs, indices, results)
         if not self.steps and any(id(t) in self._outside and not bool(((t == 0) | (t == 1)).all()) for t in read):
@@ -303,6 +312,7 @@ class Recorder(Run):
             if getattr(after, name) != getattr(self._generators, name):
                 record.generators.append(f"{kind} global generator")
         record.hold = frozenset(self._hold)
+        record.unread, record.tested = tuple(self._unread.values()), frozenset(self._tested)
         record.indices = frozenset(self._picks - self._not_only_picks)
         record.losses_read = frozenset(
             index for index, t in self._numbers if any(_is_loss(t, loss) for loss in self._backwarded)
@@ -313,6 +323,9 @@ class Recorder(Run):
         return record
 
 
+_MOVING = ("to", "cpu", "cuda", "pin_memory", "size", "__len__", "dim", "numel")
+_TESTS = ("eq", "ne", "__eq__", "__ne__", "gt", "__gt__")
+"""Functions that read nothing, and those that a step looks for padding with."""
 _PICKING = ("gather", "index_select", "take_along_dim", "__getitem__")
 _SHAPING = (
     *(

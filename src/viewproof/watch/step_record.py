@@ -84,6 +84,8 @@ class Record:
     losses_read: frozenset[int] = frozenset()
     outside: list[str] = field(default_factory=list)
     indices: frozenset[str] = frozenset()
+    unread: tuple[str, ...] = ()
+    tested: frozenset[tuple[str, float]] = frozenset()
     terms: Terms = field(default_factory=Terms)
     gradients: GradientFacts = field(default_factory=GradientFacts)
     alone: list[int] = field(default_factory=list)
