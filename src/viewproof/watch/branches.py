@@ -61,9 +61,13 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
             out.teachers.append(path)
             _average(module, path, twin, run, out)
             # What the loss reads may be a part of the teacher, or a module that the teacher is a part of.
-            near = any(f"{a}.".startswith(f"{b}.") for r in read for a, b in ((path, r), (r, path)))
-            if id(module) in target_modules and not near:
-                out.trained.append((f"the teacher `{path}` runs, and the loss does not read it", (path,)))
+            inside = _read_by_losses(record, names, inside=True) | record.left
+            around = [r for r in read if path.startswith(f"{r}.")]
+            if id(module) in target_modules and not any(f"{r}.".startswith(f"{path}.") for r in inside):
+                what = f"the teacher `{path}` runs, and the loss does not read it"
+                if around:
+                    what += f', as far as `{around[0]}` shows; allow={{"C6": "..."}} if meant'
+                (out.doubts if around else out.trained).append((what, (path,)))
         elif id(module) in target_modules:
             out.frozen.append(path)
             _frozen(module, path, twin, run, out)
@@ -77,10 +81,12 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
     return out
 
 
-def _read_by_losses(record: Record, names: dict[int, str]) -> set[str]:
+def _read_by_losses(record: Record, names: dict[int, str], inside: bool = False) -> set[str]:
+    """The paths that the losses read, through other modules too; with ``inside``, what modules' results are made of."""
     read = {o for loss in record.losses for o in loss.reads}
     for _ in range(12):
-        more = {o for c in record.calls if names.get(c.module) in read for o in c.reads}
+        calls = [c for c in record.calls if names.get(c.module) in read]
+        more = {o for c in calls for o in (*c.reads, *(c.made_of if inside else ()))}
         if more <= read:
             break
         read |= more

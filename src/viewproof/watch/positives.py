@@ -98,10 +98,10 @@ def of_other_samples(
 
     for at, pairs in (runner(run, lambda run: run.pairs).value or {}).items():
         apart = [(a, b) for a, b in pairs if a != b]
-        # Views that a collator has put one behind the other are pairs that know each other.
-        known = dict(apart)
-        mutual = [known[b] == a for a, b in apart if b in known]
-        if len(apart) < 3 or 2 * len(apart) < len(pairs) or (mutual and all(mutual)):
+        # Views that stand one behind the other in the batch, or in turns, are pairs as far apart as each other.
+        partners = {(x, y) for a, b in apart for x, y in ((a, b), (b, a))}
+        stacked = len({x for x, _ in partners}) == len(partners) and len({abs(a - b) for a, b in apart}) == 1
+        if len(apart) < 3 or 2 * len(apart) < len(pairs) or stacked:
             continue
         one, other = apart[0]
         return (

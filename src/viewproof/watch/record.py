@@ -55,7 +55,7 @@ class Recorder(Run):
         self._picks, self._not_only_picks = set[str](), set[str]()
         self._reduced = 0
         self._unread = {id(t): path for path, t in (others or {}).items()}
-        self._tested = set[tuple[str, float]]()
+        self._tested, self._gone = set[tuple[str, float]](), set[str]()
         self._numbers: list[tuple[int, Tensor]] = []
         self._backwarded: list[Tensor] = []
         self._left: dict[int, tuple[Tensor, int]] = {}
@@ -78,7 +78,17 @@ class Recorder(Run):
                     self._watcher.read(read)
                     for tensor in read if self._unread and name not in _MOVING else ():
                         self._unread.pop(id(tensor), None)
-        return super().__torch_function__(func, types, args, kwargs)
+        out = super().__torch_function__(func, types, args, kwargs)
+        if not self._in_backward:
+            name, read = getattr(func, "__name__", ""), [t for t in (args or ()) if isinstance(t, Tensor)]
+            origins = tuple(dict.fromkeys(o for t in read for o in getattr(t, "_viewproof_from", ())))
+            if name in ("numpy", "__array__", "tolist"):
+                self._gone |= {*origins}
+            # What is written into a tensor, and other looks at one: `x.T`, `x.data`.
+            to = args[0] if name == "__setitem__" else out if name == "__get__" else None
+            if origins and isinstance(to, Tensor) and not isinstance(to, nn.Parameter):
+                to._viewproof_from = origins  # type: ignore[attr-defined]
+        return out
 
     def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
         """Note where results come from, in the graph of gradients and among sources and modules."""
@@ -168,8 +178,11 @@ class Recorder(Run):
         call.seconds += time.perf_counter()
         read, results = list(tensors_of_call(inputs)), list(tensors_of_call(out))
         call.reads = tuple(dict.fromkeys(o for t in read for o in getattr(t, "_viewproof_from", ())))
-        if read and read[0].is_floating_point() and read[0].dim() > 2 and not read[0].requires_grad:
+        # Rows of a table are looked at where they come from the batch; dropout may make two views of one.
+        table = call.reads and all(o in self.sources for o in call.reads) and not any(map(_drops, module.modules()))
+        if read and read[0].is_floating_point() and read[0].dim() > (1 if table else 2) and not read[0].requires_grad:
             call.rows = tuple(hash(row.detach().cpu().contiguous().numpy().tobytes()) for row in read[0].float())
+        call.made_of = tuple(dict.fromkeys(o for t in results for o in getattr(t, "_viewproof_from", ())))
         call.shapes = tuple(tuple(t.shape) for t in (*read[:1], *results[:1]))
         trained = any(map(self.trains, module.parameters()))
         path = self.names.get(id(module))
@@ -312,6 +325,7 @@ class Recorder(Run):
             if getattr(after, name) != getattr(self._generators, name):
                 record.generators.append(f"{kind} global generator")
         record.hold = frozenset(self._hold)
+        record.left = frozenset(self._gone)
         record.unread, record.tested = tuple(self._unread.values()), frozenset(self._tested)
         record.indices = frozenset(self._picks - self._not_only_picks)
         record.losses_read = frozenset(
