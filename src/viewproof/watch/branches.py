@@ -197,6 +197,9 @@ def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Bran
                 what = "gets a gradient and stays where it is: a learning rate of 0, or written back"
                 out.doubts.append((f'`{path}` {what}; allow={{"C6": "..."}} if meant', (path,)))
             continue
+        # What becomes of gradients that are erased is asked about by their line.
+        if record.gradients.erased.keys() & {id(p) for p in own}:
+            continue
         # A frozen module may stand in an optimizer, which passes over what has no gradient: often a target encoder.
         if len(own) < len(list(module.parameters())) or not any(p.requires_grad for p in known):
             continue
