@@ -64,10 +64,12 @@ def test_a_teacher_that_the_loss_does_not_read(kind: str, verdict: str) -> None:
     assert found.verdict.name == verdict, found
 
 
-@pytest.mark.parametrize(("noise", "verdict"), [(0.0, "REFUTED"), (0.1, "PROVED")])
-def test_two_views_of_a_table_differ(noise: float, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("noise", "inside", "verdict"), [(0.0, 0.0, "REFUTED"), (0.1, 0.0, "PROVED"), (0.0, 0.5, "PROVED")]
+)
+def test_two_views_of_a_table_differ(noise: float, inside: float, verdict: str) -> None:
     torch.manual_seed(0)
-    model = nn.Linear(6, 8)
+    model = nn.Sequential(nn.Dropout(inside), nn.Linear(6, 8))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def step(x: Tensor) -> None:

@@ -197,17 +197,15 @@ def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Bran
                 what = "gets a gradient and stays where it is: a learning rate of 0, or written back"
                 out.doubts.append((f'`{path}` {what}; allow={{"C6": "..."}} if meant', (path,)))
             continue
-        # What becomes of gradients that are erased is asked about by their line.
-        if record.gradients.erased.keys() & {id(p) for p in own}:
-            continue
         # A frozen module may stand in an optimizer, which passes over what has no gradient: often a target encoder.
         if len(own) < len(list(module.parameters())) or not any(p.requires_grad for p in known):
             continue
         what = "runs without gradient" if not differentiable else "gets no gradient, although the loss reads it"
-        if path in read:
+        if path in read and not record.gradients.erased.keys() & {id(p) for p in own}:
             out.trained.append((f"`{path}` is in an optimizer and {what}", (path,)))
-        elif path in fed:
-            what = "no gradient, although what is trained reads it"
+        elif path in fed or path in read:
+            # Erased before the step, as of a layer that is frozen at first, it may be meant.
+            what = "no gradient, although what is trained reads it" if path in fed else "its gradient erased"
             out.doubts.append((f'`{path}` is in an optimizer and gets {what}; allow={{"C6": "..."}} if meant', (path,)))
     # Of a layer with a live bias, a weight may only ever meet inputs of 0, as queries of hidden places do.
     of_layers = {id(p) for m in run.before.modules.values() if not list(m.children()) for p in m.parameters()}

@@ -178,10 +178,13 @@ class Recorder(Run):
         call.seconds += time.perf_counter()
         read, results = list(tensors_of_call(inputs)), list(tensors_of_call(out))
         call.reads = tuple(dict.fromkeys(o for t in read for o in getattr(t, "_viewproof_from", ())))
-        # Rows of a table are looked at where they come from the batch; dropout may make two views of one.
-        table = call.reads and all(o in self.sources for o in call.reads) and not any(map(_drops, module.modules()))
+        # Rows of a table are looked at where they come from the batch.
+        table = call.reads and all(o in self.sources for o in call.reads)
         if read and read[0].is_floating_point() and read[0].dim() > (1 if table else 2) and not read[0].requires_grad:
-            call.rows = tuple(hash(row.detach().cpu().contiguous().numpy().tobytes()) for row in read[0].float())
+            call.rows = _hashes(read[0])
+            # A module that draws its views itself makes two things of one sample, in two calls.
+            if len(set(call.rows)) == len(call.rows) and results and results[0].shape[:1] == read[0].shape[:1]:
+                call.rows = tuple(map(hash, zip(call.rows, _hashes(results[0]), strict=True)))
         call.made_of = tuple(dict.fromkeys(o for t in results for o in getattr(t, "_viewproof_from", ())))
         call.shapes = tuple(tuple(t.shape) for t in (*read[:1], *results[:1]))
         trained = any(map(self.trains, module.parameters()))
@@ -189,7 +192,7 @@ class Recorder(Run):
         for tensor in results:
             if isinstance(tensor, nn.Parameter):
                 continue
-            if path and call.reads:
+            if path and call.reads and not any(tensor is t for t in read):
                 tensor._viewproof_from = (path,)  # type: ignore[attr-defined]
             if tensor.grad_fn is not None:
                 self._nodes.setdefault(tensor.grad_fn, ("module", index))
@@ -371,6 +374,10 @@ def _is_loss(tensor: Tensor, loss: Tensor) -> bool:
         inner = [n for n, _ in node.next_functions if n is not None]
         node = inner[0] if len(inner) == 1 and _kind_of(node) in ("MulBackward0", "DivBackward0") else None
     return node is not None and tensor.grad_fn is node
+
+
+def _hashes(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(hash(row.detach().cpu().contiguous().numpy().tobytes()) for row in tensor.detach().float())
 
 
 def _drops(module: nn.Module) -> bool:
