@@ -25,6 +25,8 @@ class Stepper:
         self.optimizer: Any = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
         if mode == "closure":
             self.optimizer = torch.optim.LBFGS(parameters, max_iter=3, line_search_fn="strong_wolfe")
+        elif mode == "critic":
+            self.optimizer = torch.optim.SGD(self.encoder.parameters(), lr=0.1)
         self.scaler = torch.amp.GradScaler("cpu", enabled=mode == "scaler")
         self.slow = torch.optim.SGD(self.decoder.parameters(), lr=0.1)
 
@@ -82,6 +84,15 @@ class Stepper:
 
         self.optimizer.step(closure)
 
+    def _critic(self, x: Tensor) -> None:
+        """The encoder steps first; the decoder's loss then adds to gradients that the next step clears."""
+        self.encoder.zero_grad()
+        self.loss(x).backward()
+        self.optimizer.step()
+        self.decoder.zero_grad()
+        self.loss(x).backward()
+        self.slow.step()
+
     def _in_turns(self, x: Tensor) -> None:
         """The decoder's own optimizer steps each second time with the gradients of two."""
         self.encoder.zero_grad()
@@ -105,7 +116,7 @@ def recorded(step: Callable[[Tensor], None]) -> Finding:
     return finding(seen.report)
 
 
-CORRECT = ["plain", "to zeros", "after", "by hand", "parts", "closure", "scaler", "clipped"]
+CORRECT = ["plain", "to zeros", "after", "by hand", "parts", "closure", "scaler", "clipped", "critic"]
 ALONE = ["to zeros", "by hand", "closure", "clipped"]
 
 

@@ -101,3 +101,22 @@ def test_a_step_that_saves_and_removes_files_leaves_them(tmp_path: Path) -> None
     assert report.losses and not report.refuted, str(report)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "weights.pt"]
     assert weights.read_bytes() == b"w" * 5000 and notes.read_text() == "kept"
+
+
+def test_a_layer_that_is_frozen_at_first_and_normalised_is_no_teacher() -> None:
+    torch.manual_seed(0)
+    body, prototypes = nn.Linear(6, 8), nn.Linear(8, 5, bias=False)
+    optimizer = torch.optim.SGD([*body.parameters(), *prototypes.parameters()], lr=0.1)
+
+    def step(x: Tensor) -> None:
+        with torch.no_grad():
+            prototypes.weight.copy_(nn.functional.normalize(prototypes.weight, dim=1))
+        loss = prototypes(body(x)).logsumexp(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        prototypes.weight.grad = None
+        optimizer.step()
+
+    found = {f.claim: f.verdict.name for f in vp.watch(step, torch.randn(4, 6)).findings}
+    assert "the target encoder averages its student" not in found
+    assert found["what is trained takes gradients and is moved by them"] == "UNKNOWN"

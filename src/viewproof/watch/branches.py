@@ -38,6 +38,8 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
     by_index = {c.index: c for c in record.calls}
     target_modules = {by_index[i].module: path for i, path in plan.targets.items()}
     trained = {k for k, p in record.parameters.items() if p.gradient and p.nonzero and p.groups}
+    # A layer that is frozen at first is trained: its gradients are erased.
+    trained |= record.gradients.erased.keys()
     chosen = units(record, before)
     listed = {id(m) for m, _ in chosen}
     extra = [m for k, m in before.modules.items() if k in names and k not in listed and k in target_modules]
@@ -59,9 +61,13 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
             out.teachers.append(path)
             _average(module, path, twin, run, out)
             # What the loss reads may be a part of the teacher, or a module that the teacher is a part of.
-            near = any(f"{a}.".startswith(f"{b}.") for r in read for a, b in ((path, r), (r, path)))
-            if id(module) in target_modules and not near:
-                out.trained.append((f"the teacher `{path}` runs, and the loss does not read it", (path,)))
+            inside = _read_by_losses(record, names, inside=True) | record.left
+            around = [r for r in read if path.startswith(f"{r}.")]
+            if id(module) in target_modules and not any(f"{r}.".startswith(f"{path}.") for r in inside):
+                what = f"the teacher `{path}` runs, and the loss does not read it"
+                if around:
+                    what += f', as far as `{around[0]}` shows; allow={{"C6": "..."}} if meant'
+                (out.doubts if around else out.trained).append((what, (path,)))
         elif id(module) in target_modules:
             out.frozen.append(path)
             _frozen(module, path, twin, run, out)
@@ -75,10 +81,12 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
     return out
 
 
-def _read_by_losses(record: Record, names: dict[int, str]) -> set[str]:
+def _read_by_losses(record: Record, names: dict[int, str], inside: bool = False) -> set[str]:
+    """The paths that the losses read, through other modules too; with ``inside``, what modules' results are made of."""
     read = {o for loss in record.losses for o in loss.reads}
     for _ in range(12):
-        more = {o for c in record.calls if names.get(c.module) in read for o in c.reads}
+        calls = [c for c in record.calls if names.get(c.module) in read]
+        more = {o for c in calls for o in (*c.reads, *(c.made_of if inside else ()))}
         if more <= read:
             break
         read |= more
@@ -193,10 +201,11 @@ def _training(run: Recorder, modules: list[nn.Module], read: set[str], out: Bran
         if len(own) < len(list(module.parameters())) or not any(p.requires_grad for p in known):
             continue
         what = "runs without gradient" if not differentiable else "gets no gradient, although the loss reads it"
-        if path in read:
+        if path in read and not record.gradients.erased.keys() & {id(p) for p in own}:
             out.trained.append((f"`{path}` is in an optimizer and {what}", (path,)))
-        elif path in fed:
-            what = "no gradient, although what is trained reads it"
+        elif path in fed or path in read:
+            # Erased before the step, as of a layer that is frozen at first, it may be meant.
+            what = "no gradient, although what is trained reads it" if path in fed else "its gradient erased"
             out.doubts.append((f'`{path}` is in an optimizer and gets {what}; allow={{"C6": "..."}} if meant', (path,)))
     # Of a layer with a live bias, a weight may only ever meet inputs of 0, as queries of hidden places do.
     of_layers = {id(p) for m in run.before.modules.values() if not list(m.children()) for p in m.parameters()}

@@ -60,7 +60,7 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
             f"{leaking[0].path}: {int(leaking[0].leak.sum())} groups may be both seen and scored; {planes.reason()}"
         )
     if not scored and x.tokens:
-        return check.undecided(x.tokens)
+        return check.undecided(f'{x.tokens}; allow={{"C1": "..."}} if meant')
     if x.first and (not scored or x.others):
         reason = (
             f"{' and '.join(x.others)} were made before, perhaps of the same data"
@@ -127,6 +127,10 @@ def no_token_read(x: Examined, check: Check) -> Finding | None:
 @claims(Contract.C4, "no scored position is padding", method="the loss's gradient and the attention mask")
 def no_padding_scored(x: Examined, check: Check) -> Finding | None:
     """What the batch itself calls padding is not asked for."""
+    if x.padding is not None and x.padding.asked:
+        if x.padding.declared:
+            return check.refuted(x.padding.what, x.padding.inputs)
+        return check.undecided(f'{x.padding.what}; allow={{"C4": "..."}} if meant')
     if x.rows is None or not x.rows.padding:
         return None
     if x.rows.padding_scored:
@@ -144,6 +148,12 @@ def no_padding_read(x: Examined, check: Check) -> Finding | None:
     if x.rows.padding_reason:
         return check.undecided(x.rows.padding_reason)
     return check.proved(scope=f"{check.scope}, all ids of padding that keep what is computed finite")
+
+
+@claims(Contract.C10, "padding that the batch names is left out", method="run with other padding")
+def padding_left_out(x: Examined, check: Check) -> Finding | None:
+    """Concerns steps in which nothing reads the mask or the lengths, and the loss reads the padding."""
+    return check.undecided(f'{x.unread}; allow={{"C10": "..."}} if meant') if x.unread else None
 
 
 @claims(Contract.C3, "what is scored is content of the source", method="dependence tracked, then run again")
@@ -329,10 +339,16 @@ def negatives_differ(x: Examined, check: Check) -> Finding | None:
     return check.refuted(*x.terms.equal)
 
 
+@claims(Contract.C7, "a row's positive is of its own sample", method="gradients of the compared vectors")
+def positives_of_own_sample(x: Examined, check: Check) -> Finding | None:
+    """In a cross-entropy over similarities; concerns steps in which it is another's."""
+    return check.undecided(f'{x.positives}; allow={{"C7": "..."}} if meant') if x.positives else None
+
+
 @claims(Contract.C4, "no negative is padding", method="run with other padding, and with another batch beside it")
 def no_padding_compared(x: Examined, check: Check) -> Finding | None:
     """In a cross-entropy over similarities; concerns steps in which one is, or is a vector of zeros."""
-    if x.padding is None:
+    if x.padding is None or x.padding.asked:
         return None
     if x.padding.declared:
         return check.refuted(x.padding.what, x.padding.inputs)

@@ -19,9 +19,10 @@ from viewproof.watch.gradients import Noted, SeededRun
 from viewproof.watch.leak import look_for_leak
 from viewproof.watch.on_cpu import OnCPU
 from viewproof.watch.one_rank import ranks, stand_in
-from viewproof.watch.padding_negatives import Found, padding_negatives
+from viewproof.watch.padding_negatives import Found, padding_negatives, unread_padding
 from viewproof.watch.plain_run import Plain, PlainRun
 from viewproof.watch.planes import ValueRun
+from viewproof.watch.positives import of_other_samples
 from viewproof.watch.seen_scored import Planes, gradients, planes_of
 from viewproof.watch.sources import asked_tokens, carries_content, tensors_of
 from viewproof.watch.term_runs import TermFacts, term_facts
@@ -54,6 +55,8 @@ class Examined:
     ranks: int = field(default_factory=ranks)
     terms: TermFacts = field(default_factory=TermFacts)
     padding: Found | None = None
+    positives: str = ""
+    unread: str = ""
     zeros: list[Broken] = field(default_factory=list)
     seconds: float = 0.0
     copied: str = "in forked copies of the process"
@@ -88,7 +91,12 @@ def examine(
     contents = {path: t for path, t in tensors.items() if carries_content(path, t)}
     out.tokens = asked_tokens(tensors)
 
-    answer = runner(lambda stop: PlainRun(alive, variables, contents, constants, noted), lambda run: run.sent())
+    rest = {path: t for path, t in tensors.items() if path not in contents}
+
+    def plain_run(stop: Callable[[], Any]) -> PlainRun:
+        return PlainRun(alive, variables, contents, constants, noted, rest)
+
+    answer = runner(plain_run, lambda run: run.sent())
     out.failure = answer.failure
     if answer.value is None:
         return out
@@ -132,12 +140,16 @@ def examine(
         out.unrepeatable = again.failure or "a second run from the same state gives another loss"
     if out.repeatable:
         out.unrepeatable = ""
-        out.rows = token_facts(runner, plan, base, tensors)
+        out.unread = unread_padding(runner, plain, tensors)
+        out.rows = token_facts(runner, plan, base, tensors, plain.record.tested)
         if out.rows is not None:
             # Tokens are followed row by row; what else there is keeps its planes.
             contents = {p: t for p, t in contents.items() if t.is_floating_point() or t.dtype == torch.uint8}
     if contents and out.repeatable:
         out.planes = planes_of(runner, plain, contents, parameters, seen)
+        labels = any(t.dtype in WHOLE and t.dim() > 1 for p, t in tensors.items() if "label" in p or "target" in p)
+        if not labels and "scored" in out.planes.proved and "scored" not in out.planes.reasons:
+            out.tokens = ""  # With predictions held, the loss depends on none of them.
         learnt = [t for t in alive.tensors if isinstance(t, nn.Parameter) or (t.is_leaf and t.requires_grad)]
         look_for_leak(runner, plain, contents, out.planes, learnt)
         out.copies = shown_beside(runner, plain, contents, out.planes, tensors)
@@ -149,6 +161,7 @@ def examine(
         support = list(plain.record.support.values()) if swapped else []
         out.terms = term_facts(runner, plan, plain.record.terms, support, swapped, contents, base, parameters)
         out.padding = padding_negatives(runner, plan, plain.record.terms, tensors, parameters)
+        out.positives = of_other_samples(runner, plan, plain.record.terms, contents, parameters)
     out.zeros = only_zeros(runner, plain, contents, parameters)
     if out.rows is not None:
         out.planes.sources.insert(0, token_source(out.rows, tensors))

@@ -81,6 +81,7 @@ class GradientWatcher:
         self._stepped: set[int] = set()
         self._touched: dict[int, str] = {}
         self._unchanged: list[int] = []
+        self._added: set[int] = set()
         self._at_step = 0
 
     def touched(self, func: Any, args: Any) -> None:
@@ -121,6 +122,8 @@ class GradientWatcher:
             if p.grad is None or (p.grad is gradient and p.grad._version == version):
                 continue
             if nonzero and key not in self._signs:
+                # It matters once an optimizer steps with it: a generator's loss adds to what its critic has used.
+                self._added |= {key} - self.facts.left_over.keys()
                 self._leave(key, at)
             self._signs[key] = _signs(p.grad)
             self._from.setdefault(key, set()).add(index)
@@ -145,6 +148,7 @@ class GradientWatcher:
         self._unchanged = []
         for key in [id(p) for group in optimizer.param_groups for p in group["params"]]:
             self._stepped.add(key)
+            self._added.discard(key)
             what = self._compare(key) if key in self._signs else ""
             if what == "erased":
                 self.facts.erased[key] = self._touched.get(key, "")
@@ -184,13 +188,13 @@ class GradientWatcher:
 
     def restart(self) -> None:
         """What was found so far is of another step."""
-        self.facts, self._given = GradientFacts(), {}
+        self.facts, self._given, self._added = GradientFacts(), {}, set()
 
     def end(self) -> GradientFacts:
         """All that was found; what is no optimizer's is left out."""
         facts, stepped = self.facts, self._stepped
         for found in (facts.erased, facts.changed, facts.left_over):
-            for key in found.keys() - stepped:
+            for key in found.keys() - (stepped - self._added if found is facts.left_over else stepped):
                 del found[key]
         facts.of_earlier &= facts.left_over.keys()
         pending = set().union(*self._from.values())

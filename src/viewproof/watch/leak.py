@@ -63,7 +63,8 @@ def look_for_leak(
             planes.reasons.setdefault(
                 "leak",
                 f"no prediction was found that reads what it is itself asked for in {source.path}, as in an "
-                "autoregressive model, or beside a target that what is seen normalises; this proves nothing",
+                "autoregressive model, or beside a target that what is seen normalises; this proves nothing; "
+                'allow={"C1": "..."} if meant',
             )
             continue
         sample, group, changed, (index, at), other = found[0]

@@ -225,6 +225,28 @@ def compares(node: Any, products: set[Any]) -> bool:
     return False
 
 
+def operands(name: str, args: Any, kwargs: Any) -> list[tuple[Tensor, int]]:
+    """The two activations that a product compares, each with the axis along which its vectors lie; [] if it is none.
+
+    >>> [axis for _, axis in operands("einsum", ("nc,ck->nk", torch.ones(2, 3), torch.ones(3, 4)), {})]
+    [-1, -2]
+    """
+    found = [a for a in args if isinstance(a, Tensor)][:2]
+    if name not in PRODUCTS or name == "linear" or len(found) < 2:
+        return []
+    axes: tuple[int, ...] = (-1, -1 if name in ("cdist", "inner") or found[1].dim() < 2 else -2)
+    if name == "cosine_similarity":
+        axes = (kwargs.get("dim", args[2] if len(args) > 2 else 1),) * 2
+    elif name == "einsum":
+        read, _, left = str(args[0]).replace(" ", "").partition("->")
+        first, second = read.split(",")[:2]
+        shared = [c for c in first if c in second and c not in left]
+        if len(shared) != 1 or "." in read:
+            return []
+        axes = first.index(shared[0]) - len(first), second.index(shared[0]) - len(second)
+    return list(zip(found, axes, strict=True))
+
+
 def _lines() -> tuple[tuple[str, int], ...]:
     out, frame = [], sys._getframe(2)
     while frame is not None:

@@ -1,4 +1,4 @@
-"""Negatives of a contrastive loss that are made of padding alone: they hold nothing of any sample.
+"""Rows and negatives of a contrastive loss that are made of padding alone: they hold nothing of any sample.
 
 Padding is what the batch's own mask or lengths say, else a tail of zeros or a sample of zeros. A vector that a
 cross-entropy over similarities scores is made of padding if it changes with the padding, and with nothing else of the
@@ -13,20 +13,25 @@ import torch
 from torch import Tensor
 
 from viewproof.torch_internals import DisableTorchFunction
-from viewproof.watch.asked_tokens import WHOLE
+from viewproof.watch.asked_tokens import WHOLE, asked_ids
 from viewproof.watch.child import Runner
-from viewproof.watch.loss_terms import CROSS, PRODUCTS, Terms, compares
+from viewproof.watch.loss_terms import CROSS, Terms, compares, operands
+from viewproof.watch.plain_run import Plain
 from viewproof.watch.planes import Plan, ValueRun
+from viewproof.watch.run import place
+from viewproof.watch.sources import carries_content
 from viewproof.watch.term_runs import move_weights, other_batch
 
 
 @dataclass
 class Found:
-    """What was found, in words; ``declared`` says whether the batch itself calls it padding."""
+    """What was found, in words; ``declared`` says whether the batch itself calls it padding, ``asked`` that it is no
+    negative, but what is asked for."""
 
     what: str
     declared: bool
     inputs: dict[str, Any]
+    asked: bool = False
 
 
 def padding_of(tensors: dict[str, Tensor], path: str) -> tuple[Tensor, bool] | None:
@@ -82,34 +87,53 @@ class ComparedRun(ValueRun):
         self.vectors: list[list[Tensor]] = []
         self.scores: list[tuple[Tensor, Tensor]] = []
         self.used: list[list[Tensor]] = []
+        self.places: list[str] = []
         self._operands: list[tuple[Tensor, int, Any]] = []
+        self._products: list[tuple[Tensor, str]] = []
         self._soft: dict[Any, Tensor] = {}
 
     def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
         """Keep what is compared."""
         name = getattr(func, "__name__", "")
         with DisableTorchFunction():
-            if name in PRODUCTS and name != "linear" and len(args) > 1 and all(isinstance(a, Tensor) for a in args[:2]):
-                axes: tuple[int, ...] = (-1, -2 if args[1].dim() > 1 else -1)
-                if name == "cosine_similarity":
-                    axes = (kwargs.get("dim", args[2] if len(args) > 2 else 1),) * 2
-                pairs = zip(args[:2], axes, strict=True)
+            if pairs := operands(name, args, kwargs):
                 new = [(t, a, out.grad_fn) for t, a in pairs if t.requires_grad and not t.is_leaf]
                 self._operands = [*self._operands[-6:], *new]
+                if new and out.dim() == 2:
+                    self._products = [*self._products[-3:], (out, place())]
             elif name == "log_softmax" and isinstance(out, Tensor):
                 self._soft[out.grad_fn] = args[0]
             elif name in CROSS and self._operands:
                 read = [*args, *kwargs.values()]
-                self._look(self._soft.get(read[0].grad_fn, read[0]), read[1])
+                scores = self._soft.get(read[0].grad_fn, read[0])
+                self._products = [p for p in self._products if not compares(scores.grad_fn, {p[0].grad_fn})]
+                self._look(scores, read[1], place())
         return super().on_function(index, func, args, kwargs, out)
 
-    def _look(self, scores: Tensor, labels: Tensor) -> None:
+    def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
+        """A cross-entropy that is written by hand shows in the gradient: a row has one score that is pushed up."""
+        total = sum((t.sum() for t in losses if t.requires_grad), torch.zeros(()))
+        if total.requires_grad and self._products:
+            self._in_backward = True
+            gradients = torch.autograd.grad(total, [p for p, _ in self._products], retain_graph=True, allow_unused=True)
+            self._in_backward = False
+            for (product, at), gradient in zip(self._products, gradients, strict=True):
+                found = asked_ids(gradient) if gradient is not None else None
+                if gradient is not None and found is not None:
+                    labels = found[0]
+                    if 2 * len(torch.unique(labels[labels >= 0])) > int((labels >= 0).sum()):
+                        self._look(product.where(gradient != 0, float("-inf")), labels, at)
+        self._products = []
+        return super().on_backward(losses, run)
+
+    def _look(self, scores: Tensor, labels: Tensor, at: str) -> None:
         if scores.dim() != 2 or labels.dim() != 1 or labels.is_floating_point() or not scores.requires_grad:
             return
         chosen = [(t, a) for t, a, node in self._operands if compares(scores.grad_fn, {node})]
         if not chosen:
             return
         number = len(self.scores)
+        self.places.append(at)
         self.vectors.append([t.detach().movedim(a, -1).flatten(0, -2).cpu().clone() for t, a in chosen])
         self.scores.append((scores.detach().cpu().clone(), labels.detach().cpu().clone()))
         if self.wanted is None or number >= len(self.wanted):
@@ -128,17 +152,50 @@ class ComparedRun(ValueRun):
         )
 
 
+def unread_padding(runner: Runner, plain: Plain, tensors: dict[str, Tensor]) -> str:
+    """Which mask or lengths of the batch nothing reads, while the loss changes with the padding, in words, or ""."""
+
+    def said(path: str, name: str) -> Tensor | None:
+        found = padding_of({path: tensors[path], name: tensors[name]}, path) if name != path else None
+        return found[0] if found is not None and found[1] else None
+
+    record, generator = plain.record, torch.Generator().manual_seed(3)
+    for name in record.unread:
+        for path, tensor in tensors.items():
+            padding = said(path, name) if carries_content(path, tensor) else None
+            if padding is None or any(said(path, other) is not None for other in tensors.keys() - {*record.unread}):
+                continue
+            values, known = tensor.detach().cpu(), torch.unique(tensor.detach().cpu()[~padding])
+            if {(path, float(v)) for v in torch.unique(values[padding])} & record.tested or len(known) < 2:
+                continue  # The step looks for it itself.
+            noise = known[torch.randint(len(known), values.shape, generator=generator)]
+            new = {path: torch.where(padding, noise, values).to(tensor)}
+
+            def run(stop: Callable[[], Any], path: str = path, new: dict[str, Tensor] = new) -> ValueRun:
+                return ValueRun(plain.plan, stop, {path: tensors[path]}, new)
+
+            losses = runner(run, lambda run: [float(t.double().sum()) for t in run.losses]).value
+            before = [loss.value for loss in record.losses]
+            pairs = [(a, b) for a, b in zip(before, (losses or [])[-len(before) :], strict=False) if a != b]
+            if pairs:
+                return (
+                    f"{name} says where {path} is padding, and nothing reads it: with other values there the loss goes "
+                    f"from {pairs[0][0]:.6g} to {pairs[0][1]:.6g}"
+                )
+    return ""
+
+
 def padding_negatives(
     runner: Runner, plan: Plan, terms: Terms, tensors: dict[str, Tensor], parameters: list[torch.nn.Parameter]
 ) -> Found | None:
-    """A negative that is made of padding alone, or is a vector of zeros whatever is computed."""
-    if not terms.compared:
-        return None
+    """A negative or a row that is made of padding alone, or a negative of zeros whatever is computed."""
     found = {path: p for path in tensors if (p := padding_of(tensors, path)) is not None}
+    if not found and not terms.compared:
+        return None
     generator = torch.Generator().manual_seed(2)
     noise = other_batch({p: t for p, t in tensors.items() if t.is_floating_point() and t.dim() > 1}, generator)
     noise |= {
-        p: t.flatten()[torch.randperm(t.numel())].view(t.shape)
+        p: t.flatten()[torch.randperm(t.numel(), generator=generator)].view(t.shape)
         for p, t in tensors.items()
         if p in found and p not in noise
     }
@@ -149,7 +206,7 @@ def padding_negatives(
                 move_weights(parameters, 0.1)
             return ComparedRun(wanted, plan, stop, tensors, new)
 
-        return runner(make, lambda run: (run.vectors, run.scores, run.used)).value
+        return runner(make, lambda run: (run.vectors, run.scores, run.used, run.places)).value
 
     base = run({})
     zeros = base is not None and any(bool(_zero(v).any()) for parts in base[0] for v in parts)
@@ -161,7 +218,7 @@ def padding_negatives(
     moved = run(outside, moved=True) if zeros else None
     if not padded or not content or any(_unlike(base, other) for other in (padded, content)):
         return None
-    wanted, marked = [], []
+    negatives, positives, marked = [], [], []
     for call, (scores, labels) in enumerate(base[1]):
         rows = (labels >= 0) & (labels < scores.shape[1])
         right = labels.clamp(0, scores.shape[1] - 1)[:, None]
@@ -169,32 +226,34 @@ def padding_negatives(
         chosen = (rows & same)[:, None].expand(scores.shape).clone()
         # What is masked by a large negative number takes no part.
         chosen &= scores >= scores.amax(1, keepdim=True) - 100
-        wanted.append(chosen.scatter_(1, right, value=False))
+        negatives.append(chosen.scatter_(1, right, value=False))
+        positives.append(torch.zeros_like(chosen).scatter_(1, right, (rows & ~same)[:, None]))
         kinds = []
         for v, p, c, m in zip(base[0][call], padded[0][call], content[0][call], (moved or base)[0][call], strict=True):
             made = (v != p).any(1) & (v == c).all(1)
             nothing = _zero(v) & _zero(p) & _zero(c) & _zero(m) & bool(moved)
             kinds.append((made, nothing))
         marked.append(kinds)
-    used = run({}, wanted)
-    if not used or len(used[2]) != len(wanted):
-        return None
-    for call, parts in enumerate(used[2]):
-        for rows, (made, nothing) in zip(parts, marked[call], strict=True):
-            count = int((rows & made).sum())
-            if count:
-                paths = " and ".join(found)
-                what = (
-                    f"the cross-entropy at {terms.compared[0]} compares rows with {count} vectors that are made of the "
-                    f"padding of {paths} alone: they change with it, and with nothing else of the batch"
-                )
-                return Found(what, all(said for _, said in found.values()), {"padding changed": inside})
-            if count := int((rows & nothing).sum()):
-                what = (
-                    f"the cross-entropy at {terms.compared[0]} compares rows with {count} vectors of zeros, with other "
-                    "weights and another batch too: rows of padding, or of a queue that is not filled"
-                )
-                return Found(what, False, {})
+    paths, declared = " and ".join(found), all(said for _, said in found.values())
+    for asked, wanted in ((False, negatives), (True, positives)):
+        used = run({}, wanted)
+        if not used or len(used[2]) != len(wanted):
+            return None
+        for at, parts, kinds in zip(base[3], used[2], marked, strict=True):
+            for rows, (made, nothing) in zip(parts, kinds, strict=True):
+                if count := int((rows & made).sum()):
+                    how = "asks for" if asked else "compares rows with"
+                    what = (
+                        f"the cross-entropy at {at} {how} {count} vectors that are made of the padding of {paths} "
+                        "alone: they change with it, and with nothing else of the batch"
+                    )
+                    return Found(what, declared, {"padding changed": inside}, asked)
+                if not asked and (count := int((rows & nothing).sum())):
+                    what = (
+                        f"the cross-entropy at {at} compares rows with {count} vectors of zeros, with other weights "
+                        "and another batch too: rows of padding, or of a queue that is not filled"
+                    )
+                    return Found(what, False, {})
     return None
 
 

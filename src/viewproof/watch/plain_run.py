@@ -43,9 +43,10 @@ class PlainRun(Recorder):
         sources: dict[str, Tensor],
         constants: Constants | None,
         noted: Noted | None = None,
+        others: dict[str, Tensor] | None = None,
     ) -> None:
         parameters: dict[int, Tensor] = {id(p): p for m in alive.modules for p in m.parameters(recurse=False)}
-        super().__init__(alive, module_names(variables), sources, parameters, Before(alive.modules))
+        super().__init__(alive, module_names(variables), sources, parameters, Before(alive.modules), others)
         if constants is not None:
             # One number a sample may hold content: fewer numbers than samples, and than a sample has, do not.
             sample = min((n for t in sources.values() for n in (len(t), t[0].numel())), default=0)

@@ -20,7 +20,7 @@ from viewproof.watch.step_record import Call, Loss, Parameter, Record
 
 
 class Recorder(Run):
-    """Makes a `Record`. ``names`` gives modules' paths by id, ``sources`` tensors by path."""
+    """Makes a `Record`. ``names`` gives modules' paths by id, ``sources`` and ``others`` a batch's tensors by path."""
 
     def __init__(
         self,
@@ -29,6 +29,7 @@ class Recorder(Run):
         sources: dict[str, Tensor],
         parameters: dict[int, Tensor],
         before: Any,
+        others: dict[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.before, modules = before, before.modules.values()
@@ -53,6 +54,8 @@ class Recorder(Run):
         # What different whole numbers do, by their path: pick from what depends on the batch, or something else.
         self._picks, self._not_only_picks = set[str](), set[str]()
         self._reduced = 0
+        self._unread = {id(t): path for path, t in (others or {}).items()}
+        self._tested, self._gone = set[tuple[str, float]](), set[str]()
         self._numbers: list[tuple[int, Tensor]] = []
         self._backwarded: list[Tensor] = []
         self._left: dict[int, tuple[Tensor, int]] = {}
@@ -69,9 +72,23 @@ class Recorder(Run):
         if not self._in_backward:
             with DisableTorchFunction():
                 self.gradients.touched(func, args)
-                if getattr(func, "__name__", "") not in ("__get__", "__set__"):
-                    self._watcher.read(list(tensors_of_call([args, kwargs or {}])))
-        return super().__torch_function__(func, types, args, kwargs)
+                name = getattr(func, "__name__", "")
+                if name not in ("__get__", "__set__"):
+                    read = list(tensors_of_call([args, kwargs or {}]))
+                    self._watcher.read(read)
+                    for tensor in read if self._unread and name not in _MOVING else ():
+                        self._unread.pop(id(tensor), None)
+        out = super().__torch_function__(func, types, args, kwargs)
+        if not self._in_backward:
+            name, read = getattr(func, "__name__", ""), [t for t in (args or ()) if isinstance(t, Tensor)]
+            origins = tuple(dict.fromkeys(o for t in read for o in getattr(t, "_viewproof_from", ())))
+            if name in ("numpy", "__array__", "tolist"):
+                self._gone |= {*origins}
+            # What is written into a tensor, and other looks at one: `x.T`, `x.data`.
+            to = args[0] if name == "__setitem__" else out if name == "__get__" else None
+            if origins and isinstance(to, Tensor) and not isinstance(to, nn.Parameter):
+                to._viewproof_from = origins  # type: ignore[attr-defined]
+        return out
 
     def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
         """Note where results come from, in the graph of gradients and among sources and modules."""
@@ -81,6 +98,8 @@ class Recorder(Run):
         if torch.is_grad_enabled() and any(map(self.trains, read)):
             self._hold.add(index)
         results = list(tensors_of_call(out))
+        if name in _TESTS and len(args) > 1 and isinstance(args[1], int | float):
+            self._tested |= {(path, float(args[1])) for path in origins if path in self.sources}
         if indices := {o for t in read for o in getattr(t, "_viewproof_index", ())}:
             self._index(name, args, kwargs, indices, results)
         if not self.steps and any(id(t) in self._outside and not bool(((t == 0) | (t == 1)).all()) for t in read):
@@ -159,15 +178,21 @@ class Recorder(Run):
         call.seconds += time.perf_counter()
         read, results = list(tensors_of_call(inputs)), list(tensors_of_call(out))
         call.reads = tuple(dict.fromkeys(o for t in read for o in getattr(t, "_viewproof_from", ())))
-        if read and read[0].is_floating_point() and read[0].dim() > 2 and not read[0].requires_grad:
-            call.rows = tuple(hash(row.detach().cpu().contiguous().numpy().tobytes()) for row in read[0].float())
+        # Rows of a table are looked at where they come from the batch.
+        table = call.reads and all(o in self.sources for o in call.reads)
+        if read and read[0].is_floating_point() and read[0].dim() > (1 if table else 2) and not read[0].requires_grad:
+            call.rows = _hashes(read[0])
+            # A module that draws its views itself makes two things of one sample, in two calls.
+            if len(set(call.rows)) == len(call.rows) and results and results[0].shape[:1] == read[0].shape[:1]:
+                call.rows = tuple(map(hash, zip(call.rows, _hashes(results[0]), strict=True)))
+        call.made_of = tuple(dict.fromkeys(o for t in results for o in getattr(t, "_viewproof_from", ())))
         call.shapes = tuple(tuple(t.shape) for t in (*read[:1], *results[:1]))
         trained = any(map(self.trains, module.parameters()))
         path = self.names.get(id(module))
         for tensor in results:
             if isinstance(tensor, nn.Parameter):
                 continue
-            if path and call.reads:
+            if path and call.reads and not any(tensor is t for t in read):
                 tensor._viewproof_from = (path,)  # type: ignore[attr-defined]
             if tensor.grad_fn is not None:
                 self._nodes.setdefault(tensor.grad_fn, ("module", index))
@@ -303,6 +328,8 @@ class Recorder(Run):
             if getattr(after, name) != getattr(self._generators, name):
                 record.generators.append(f"{kind} global generator")
         record.hold = frozenset(self._hold)
+        record.left = frozenset(self._gone)
+        record.unread, record.tested = tuple(self._unread.values()), frozenset(self._tested)
         record.indices = frozenset(self._picks - self._not_only_picks)
         record.losses_read = frozenset(
             index for index, t in self._numbers if any(_is_loss(t, loss) for loss in self._backwarded)
@@ -313,6 +340,9 @@ class Recorder(Run):
         return record
 
 
+_MOVING = ("to", "cpu", "cuda", "pin_memory", "size", "__len__", "dim", "numel")
+_TESTS = ("eq", "ne", "__eq__", "__ne__", "gt", "__gt__")
+"""Functions that read nothing, and those that a step looks for padding with."""
 _PICKING = ("gather", "index_select", "take_along_dim", "__getitem__")
 _SHAPING = (
     *(
@@ -344,6 +374,10 @@ def _is_loss(tensor: Tensor, loss: Tensor) -> bool:
         inner = [n for n, _ in node.next_functions if n is not None]
         node = inner[0] if len(inner) == 1 and _kind_of(node) in ("MulBackward0", "DivBackward0") else None
     return node is not None and tensor.grad_fn is node
+
+
+def _hashes(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(hash(row.detach().cpu().contiguous().numpy().tobytes()) for row in tensor.detach().float())
 
 
 def _drops(module: nn.Module) -> bool:

@@ -159,6 +159,7 @@ def units(record: Record, before: Before) -> list[tuple[nn.Module, Call | None]]
 def module_facts(record: Record, before: Before, names: dict[int, str]) -> tuple[list[ModuleFacts], dict[str, Average]]:
     """The facts of each unit, and the averages found."""
     trained = {key for key, p in record.parameters.items() if p.gradient and p.requires_grad}
+    trained |= record.gradients.erased.keys()
     facts, averages = list[ModuleFacts](), dict[str, Average]()
     chosen = units(record, before)
     known = {id(m) for m, _ in chosen}

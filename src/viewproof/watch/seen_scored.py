@@ -176,6 +176,9 @@ def _follow(
             out.read_out = read or out.read_out
             out.reasons.pop(name, None)
             return
+        reason = (
+            reason or (held and "no gradient says of which groups, as of labels that argmax makes of it") or "it does"
+        )
         out.reasons[name] = "; ".join(filter(None, (failed, f"{depends} may depend on it: {reason}")))
 
 

@@ -10,7 +10,10 @@ from viewproof.watch.loss_terms import Terms
 
 @dataclass
 class Call:
-    """One call of a module: where in the order, below which call, with what; ``differentiable`` as autograd was set."""
+    """One call of a module: where in the order, below which call, with what; ``differentiable`` as autograd was set.
+
+    ``reads`` are the paths of what it was given, ``made_of`` of what its results are made of.
+    """
 
     index: int
     module: int
@@ -19,6 +22,7 @@ class Call:
     differentiable: bool
     training: bool
     reads: tuple[str, ...] = ()
+    made_of: tuple[str, ...] = ()
     shapes: tuple[tuple[int, ...], ...] = ()
     seconds: float = 0.0
     drops: tuple[str, ...] = ()
@@ -84,6 +88,9 @@ class Record:
     losses_read: frozenset[int] = frozenset()
     outside: list[str] = field(default_factory=list)
     indices: frozenset[str] = frozenset()
+    unread: tuple[str, ...] = ()
+    left: frozenset[str] = frozenset()
+    tested: frozenset[tuple[str, float]] = frozenset()
     terms: Terms = field(default_factory=Terms)
     gradients: GradientFacts = field(default_factory=GradientFacts)
     alone: list[int] = field(default_factory=list)

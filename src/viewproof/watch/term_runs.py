@@ -10,7 +10,7 @@ from torch import Tensor
 from viewproof.bits import unlike
 from viewproof.torch_internals import DisableTorchFunction
 from viewproof.watch.child import Runner
-from viewproof.watch.loss_terms import CROSS, EMPTY, PRODUCTS, Equal, Terms, compares, equal_columns
+from viewproof.watch.loss_terms import CROSS, EMPTY, Equal, Terms, compares, equal_columns, operands
 from viewproof.watch.planes import Plan, ValueRun
 
 
@@ -91,17 +91,7 @@ class PositivesRun(OtherWeightsRun):
         """Keep what is compared; of the scores of right classes, look where their gradient goes."""
         name = getattr(func, "__name__", "")
         with DisableTorchFunction():
-            if (
-                name in PRODUCTS
-                and name != "linear"
-                and len(args) > 1
-                and isinstance(args[0], Tensor)
-                and isinstance(args[1], Tensor)
-            ):
-                axes: tuple[int, ...] = (-1, -2 if args[1].dim() > 1 else -1)
-                if name == "cosine_similarity":
-                    axes = (kwargs.get("dim", args[2] if len(args) > 2 else 1),) * 2
-                pairs = zip(args[:2], axes, strict=True)
+            if pairs := operands(name, args, kwargs):
                 self._operands = [
                     *self._operands[-6:],
                     *((t, a, out.grad_fn) for t, a in pairs if t.requires_grad and not t.is_leaf),

@@ -63,8 +63,17 @@ class TokenFacts:
         return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k, n + 1))
 
 
-def token_facts(runner: Runner, plan: Plan, base: list[Tensor], tensors: dict[str, Tensor]) -> TokenFacts | None:
-    """What the rows of the predictions are asked for and read, or None if no row is asked for a token of the batch."""
+def token_facts(
+    runner: Runner,
+    plan: Plan,
+    base: list[Tensor],
+    tensors: dict[str, Tensor],
+    tested: frozenset[tuple[str, float]] = frozenset(),
+) -> TokenFacts | None:
+    """What the rows of the predictions are asked for and read, or None if no row is asked for a token of the batch.
+
+    ``tested`` are tensors of the batch, with numbers that the step looks for in them, as for padding.
+    """
     sources = {p: t for p, t in tensors.items() if t.dtype in WHOLE and t.dim() == 2}
 
     def ask(new: dict[str, Tensor]) -> list[Tensor] | None:
@@ -89,7 +98,7 @@ def token_facts(runner: Runner, plan: Plan, base: list[Tensor], tensors: dict[st
             expected[b, t] = new[asked.path][b, t + asked.offset]
         if ids is None or ids[1] != asked.axis or not torch.equal(ids[0].reshape(expected.shape), expected):
             continue
-        facts = _facts(TokenRuns(runner, plan, base, sources, asked))
+        facts = _facts(TokenRuns(runner, plan, base, sources, asked), tested)
         if not facts.witness and not facts.reason:
             facts.reason = _told(TokenRuns(runner, plan, base, tensors, asked))
         for index, (one, other) in enumerate(zip(gradients or (), again, strict=True)):
@@ -141,7 +150,7 @@ def _pairs(columns: Tensor) -> int:
     return int((counts * (counts - 1) // 2).sum())
 
 
-def _facts(runs: TokenRuns) -> TokenFacts:
+def _facts(runs: TokenRuns, tested: frozenset[tuple[str, float]]) -> TokenFacts:
     """Everything about them."""
     asked, scored = runs.asked, runs.asked.cells
     out = TokenFacts(asked.path, asked.inputs, scored, scored.clone())
@@ -150,7 +159,7 @@ def _facts(runs: TokenRuns) -> TokenFacts:
     out.seen = torch.zeros(asked.read.shape, dtype=torch.bool)
     whole = {p: torch.ones(runs.sources[p].shape, dtype=torch.bool) for p in {asked.path, asked.inputs}}
     found = runs.depend(whole)
-    _padding(runs, out)
+    _padding(runs, out, tested)
     if isinstance(found, str):
         # What is asked for may be followed where all of the text is not.
         asked_for = runs.depend(asked.marks(scored))
@@ -267,7 +276,7 @@ def _shown(runs: TokenRuns, out: TokenFacts, shown: Tensor) -> TokenFacts:
     return out
 
 
-def _padding(runs: TokenRuns, out: TokenFacts) -> None:
+def _padding(runs: TokenRuns, out: TokenFacts, tested: frozenset[tuple[str, float]]) -> None:
     """Does the loss ask at what the batch's attention mask calls padding, or a scored row read it?"""
     asked, width = runs.asked, runs.asked.ids.shape[1]
     masks = [t for p, t in runs.sources.items() if "attention_mask" in p.lower() and t.shape == asked.read.shape]
@@ -300,6 +309,9 @@ def _padding(runs: TokenRuns, out: TokenFacts) -> None:
             f"row {t} of sample {b} reads padding: with another id for all padding of {asked.inputs}, a score of "
             f"it goes from {one:.6g} to {other:.6g}"
         )
+        if (asked.inputs, float(pad)) in tested:
+            out.padding_reason = f'{what}; the step looks for id {pad} itself; allow={{"C10": "..."}} if meant'
+            return
         out.padding_read = what, {"one": asked.read, "other": new}, {"output": (b, t)}
     else:
         out.padding_reason = found if isinstance(found, str) else "scored rows may depend on padding"
