@@ -96,9 +96,11 @@ FALSE_ALARMS = [
 ]
 
 
-@cache
+once = cache(examine)
+
+
 def examined(name: str) -> Examined:
-    return examine(SPECIMENS[name])
+    return once(SPECIMENS[name])
 
 
 @pytest.mark.parametrize("name", SPECIMENS)
@@ -204,9 +206,10 @@ WRONG = {
 
 @pytest.mark.parametrize("complaint", WRONG)
 def test_a_twin_that_comes_out_wrong_is_a_complaint_and_fails_the_run(
-    complaint: str, capsys: pytest.CaptureFixture[str]
+    complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert any(text.startswith(complaint) for text in examine(WRONG[complaint]).complaints)
+    monkeypatch.setattr(run, "examine", once)
+    assert any(text.startswith(complaint) for text in once(WRONG[complaint]).complaints)
     assert run.run([GOOD, WRONG[complaint]]) == 1
     printed = " ".join(capsys.readouterr().out.split())
     assert f"WRONG: {complaint}" in printed and "2 specimens, 1 did not come out as they should" in printed

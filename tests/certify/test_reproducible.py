@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 import viewproof as vp
-from viewproof.certify.draws import certify_reproducible
-from viewproof.certify.fresh_process import moved_clocks
+from viewproof.certify.draws import certify_reproducible, circumstances
+from viewproof.certify.fresh_process import Surroundings, moved_clocks, pickled, run_all
 from viewproof.certify.report import Contract, Report
 from viewproof.verdict import Verdict
 
@@ -229,22 +229,41 @@ def keyed(ids: Tensor, epoch: int, seed: int, key: Callable[[], int]) -> Tensor:
     return rows(ids, seed, epoch, key() % 2**31)
 
 
+KEYS: dict[str, Callable[[], int]] = {
+    "another PYTHONHASHSEED": lambda: hash("image.png"),
+    "another host name": lambda: socket.gethostname().encode()[0],
+    "428 days later": lambda: datetime.datetime.now().year,
+    "another time zone": lambda: time.localtime(0).tm_hour * 60 + time.localtime(0).tm_min,
+    "another working folder": lambda: len(str(Path.cwd())),
+    "three threads": torch.get_num_threads,
+    "another user and more variables": lambda: sum(os.environ.get("USER", "nobody").encode()),
+}
+
+
+def every_key() -> dict[str, int]:
+    return {name: key() for name, key in KEYS.items()}
+
+
+def test_what_differs_between_processes_hosts_and_days(tmp_path: Path) -> None:
+    assert KEYS.keys() == circumstances._ELSEWHERE.keys()
+    plain = Surroundings({"PYTHONHASHSEED": "1"})
+    others = [
+        replace(other, variables={**plain.variables, **other.variables}) for other in circumstances._ELSEWHERE.values()
+    ]
+    known, *answers = run_all([pickled(every_key)] * (1 + len(others)), [plain, *others], str(tmp_path))
+    for name, found in zip(circumstances._ELSEWHERE, answers, strict=True):
+        assert {key for key in KEYS if found[key] != known[key]} == {name}
+
+
 @pytest.mark.parametrize(
-    ("key", "words"),
-    [
-        (lambda: hash("image.png"), "PYTHONHASHSEED"),
-        (lambda: socket.gethostname().encode()[0], "another host name"),
-        (lambda: datetime.datetime.now().year, "428 days later"),
-        (lambda: time.localtime(0).tm_hour * 60 + time.localtime(0).tm_min, "another time zone"),
-        (lambda: len(str(Path.cwd())), "another working folder"),
-        (torch.get_num_threads, "three threads"),
-        (lambda: len(os.environ.get("USER", "nobody")), "another user"),
-    ],
+    ("name", "words"),
+    [("another PYTHONHASHSEED", "no more changed than PYTHONHASHSEED"), ("another host name", "another host name")],
 )
-def test_what_differs_between_processes_hosts_and_days(key: Callable[[], int], words: str) -> None:
-    report = certify_reproducible(partial(keyed, key=key), range(2), epochs=(0, 1), seeds=(0, 1), workers=1)
+def test_what_differs_is_named(name: str, words: str) -> None:
+    report = certify_reproducible(partial(keyed, key=KEYS[name]), range(2), epochs=(0, 1), seeds=(0, 1), workers=1)
     found = [f for f in report.refuted if "another process" in f.claim]
     assert found and found[0].witness is not None and words in found[0].witness.what, str(report)
+    assert "428 days later" not in found[0].witness.what
 
 
 @pytest.mark.parametrize("fresh", [by_python, lambda ids, epoch, seed: torch.rand(len(ids), SIZE) < 0.4])

@@ -1,7 +1,9 @@
 """data2vec: its targets, its loss, its teacher, and what the student may read."""
 
+import sys
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 from taught import branch_of
@@ -17,6 +19,9 @@ from viewproof.methods.data2vec import Data2Vec, Data2VecNetwork
 from viewproof.models.patches import PatchEncoder
 from viewproof.models.vit import TokenSettings
 from viewproof.verdict import Verdict
+
+# To the ranks go the losses, not this module, which takes seconds to import.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 SHAPE = (1, 8, 12)
 RULE = vp.RandomPatchMask(2, 2, 14)

@@ -1,10 +1,12 @@
 """DINO with iBOT's masked patches: its contract, its centres, its teacher, its views, its ranks."""
 
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 from taught import branch_of, check_resumed
@@ -22,6 +24,9 @@ from viewproof.models.patches import PatchEncoder
 from viewproof.models.vit import TokenSettings
 from viewproof.training.multi_crop import MultiCrop
 from viewproof.verdict import Verdict
+
+# To the ranks go the losses, not this module, which takes seconds to import.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 SHAPE = (1, 8, 12)
 RULE = vp.RandomPatchMask(2, 2, 7)

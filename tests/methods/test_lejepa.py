@@ -1,8 +1,10 @@
 """LeJEPA as published: its contract, ranks, views, and a run that resumes."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 from taught import check_resumed
@@ -17,6 +19,9 @@ from viewproof.methods.lejepa import LeJEPA, LeJEPANetwork
 from viewproof.models.patches import PatchEncoder
 from viewproof.training.multi_crop import MultiCrop
 from viewproof.verdict import Verdict
+
+# To the ranks go the losses, not this module, which takes seconds to import.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 LOSS = LeJEPALoss(SIGRegLoss(slices=3, points=5), global_views=2)
 

@@ -1,8 +1,10 @@
 """Masked tokens on a text file: the loss and its contract, ranks, and a run that resumes."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 from taught import check_resumed
@@ -17,6 +19,9 @@ from viewproof.losses.ranks import rank_weight
 from viewproof.masks import TokenMask
 from viewproof.methods.mlm import BYTES, MaskedTokens, TextEncoder
 from viewproof.verdict import Verdict
+
+# To the ranks go the losses, not this module, which takes seconds to import.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 RULE = TokenMask(2, 1, 1, mask_id=9, vocabulary=9)
 

@@ -4,7 +4,8 @@ With torch's builds for CUDA a process of its own: what runs backward here leave
 """
 
 import copy
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ import viewproof as vp
 from viewproof.verdict import Verdict
 
 pytestmark = pytest.mark.usefixtures("no_fork")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_objects() -> Iterator[None]:
+    """Each run here collects and walks the objects of the process: those of the imported libraries are set apart."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -107,7 +107,8 @@ class Storages:
             known = _Planes(StorageWeakRef(storage), tensor.element_size())  # type: ignore[no-untyped-call]
             self._known[storage_key(tensor)] = known
         for plane, entry in entries.items():
-            if entry.dim() and torch.broadcast_shapes(entry.shape, tensor.shape) != tensor.shape:  # type: ignore[no-untyped-call]
+            fits = not entry.dim() or entry.shape == tensor.shape
+            if not fits and torch.broadcast_shapes(entry.shape, tensor.shape) != tensor.shape:  # type: ignore[no-untyped-call]
                 raise AssertionError(f"{plane} of shape {tuple(entry.shape)} for a tensor of {tuple(tensor.shape)}")
             if plane not in known.planes and not bool(entry.any()):
                 continue
