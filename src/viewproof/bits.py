@@ -1,5 +1,6 @@
 """Equality bit for bit, and the state of the global random generators."""
 
+import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,7 @@ class GeneratorStates:
     """The states of the global generators of torch (CPU and every CUDA device), NumPy and Python."""
 
     torch: bytes
-    numpy: str
+    numpy: bytes
     python: Any
 
     @classmethod
@@ -55,7 +56,7 @@ class GeneratorStates:
         devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         states = [torch.get_rng_state(), *devices]
         torch_state = b"".join(s.cpu().numpy().tobytes() for s in states)
-        return cls(torch_state, str(np.random.get_state()), random.getstate())
+        return cls(torch_state, pickle.dumps(np.random.get_state(legacy=False)), random.getstate())
 
 
 @contextmanager
@@ -70,7 +71,11 @@ def seeded(seed: int) -> Iterator[None]:
     """
     numpy_state, python_state = np.random.get_state(), random.getstate()
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        if torch.accelerator.is_available():
+            torch.manual_seed(seed)
+        else:
+            # The same, but that notes its callers for devices that may come, which takes milliseconds.
+            torch.default_generator.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
         try:

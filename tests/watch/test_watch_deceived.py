@@ -1,13 +1,7 @@
 """Scripts that the watched step once judged wrongly, or that watching once broke; run as a user runs them."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
 HEAD = """
 import contextlib, torch
 import torch.nn.functional as F
@@ -194,11 +188,9 @@ print("the end")
     ],
     ids=["table", "context", "reentrant", "copied", "prompt", "forgotten", "pooled", "warm up", "remains"],
 )
-def test_a_script_that_once_deceived(tmp_path, script, line, refuted):
+def test_a_script_that_once_deceived(watched, tmp_path, script, line, refuted):
     (tmp_path / "train.py").write_text(HEAD + script)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "viewproof", "watch", "train.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = watched(tmp_path, "train.py")
     text = done.stdout + done.stderr
     assert line in text and "Traceback" not in text, text
     assert done.returncode in ((0, 3) if refuted is False else (1,) if refuted else (1, 3)), text

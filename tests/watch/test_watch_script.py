@@ -176,12 +176,12 @@ def test_training_is_bit_for_bit_the_same_and_no_hook_stays_after_an_error(tmp_p
         ("bert.py --bug", 1, ["C1", "C4"]),
     ],
 )
-def test_what_the_report_says_of_an_example(tmp_path, words, code, refuted):
+def test_what_the_report_says_of_an_example(watched, tmp_path, words, code, refuted):
     script, *arguments = words.split()
     if script == "bert.py":
         pytest.importorskip("transformers")
         pytest.importorskip("accelerate")
-    process = run(*WATCH, ROOT / "examples" / script, *arguments, cwd=tmp_path)
+    process = watched(tmp_path, ROOT / "examples" / script, *arguments)
     contracts = [line.split()[1] for line in process.stdout.splitlines() if line.startswith("  REFUTED")]
     assert (process.returncode, contracts) == (code, refuted), process.stdout + process.stderr
     assert str(ROOT) not in process.stdout
@@ -207,9 +207,9 @@ for x in torch.utils.data.DataLoader(torch.randn(8, 6), batch_size=4):
     ("words", "code"),
     [([], 3), (["--local-negatives", "--allow", "C4=a metric"], 0), (["--allow", "C5=what the report has not"], 2)],
 )
-def test_what_is_declared_on_the_command_line(tmp_path, words, code):
+def test_what_is_declared_on_the_command_line(watched, tmp_path, words, code):
     (tmp_path / "train.py").write_text(METRIC)
-    process = run(*WATCH, *words, "train.py", cwd=tmp_path)
+    process = watched(tmp_path, *words, "train.py")
     assert process.returncode == code, process.stdout + process.stderr
     assert ("waived: a metric" in process.stdout) is (code == 0), process.stdout
 

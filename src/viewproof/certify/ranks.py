@@ -272,7 +272,7 @@ def _measure(loss: Loss, rows: Tensor) -> RankOutcome:
         after = GeneratorStates.now()
         gradient = torch.autograd.grad(value, leaf, allow_unused=True)[0]
     drew = (before.torch, before.numpy) != (after.torch, after.numpy)
-    state = hashlib.sha256(after.torch + after.numpy.encode()).hexdigest() if drew else ""
+    state = hashlib.sha256(after.torch + after.numpy).hexdigest() if drew else ""
     return RankOutcome(value.detach(), torch.zeros_like(leaf) if gradient is None else gradient, state)
 
 
