@@ -15,8 +15,9 @@ from viewproof.torch_internals import replaced
 class OnCPU(TorchFunctionMode):
     """Tensors that are asked for on CUDA are on the CPU.
 
-    Scripts go on that move with ``.cuda()``, ``.to("cuda")`` or ``device="cuda"`` whatever there is. Other uses of the
-    GPU (streams, a CUDA generator, the backend NCCL) raise what they raise on a machine without one.
+    Scripts go on that move with ``.cuda()``, ``.to("cuda")`` or ``device="cuda"`` whatever there is; what is moved is a
+    copy, as there. Other uses of the GPU (streams, a CUDA generator, the backend NCCL) raise what they raise on a
+    machine without one.
 
     >>> with OnCPU():
     ...     weight = torch.ones(2, device="cuda")
@@ -30,11 +31,16 @@ class OnCPU(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if function in (Tensor.cuda, Tensor.pin_memory):
-            return args[0]
+        words = kwargs or {}
+        if function in (Tensor.cuda, Tensor.cpu, Tensor.pin_memory):
+            return args[0].clone()
         if function is Tensor.to:
-            return _to_cpu(function)(*args, **kwargs or {})
-        return function(*map(_on_cpu, args), **_words(kwargs or {}))
+            # What is moved to a GPU is a copy, which the program may write to.
+            given = (*args[1:], words.get("device"))
+            moves = any(type(value) is int or _on_cpu(value) is not value for value in given)
+            copy = {"copy": True} if moves and len(args) < 5 else {}
+            return _to_cpu(function)(*args, **words | copy)
+        return function(*map(_on_cpu, args), **_words(words))
 
 
 def _to_cpu(to: Callable[..., Any]) -> Callable[..., Any]:
