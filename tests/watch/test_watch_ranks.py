@@ -119,8 +119,8 @@ def test_of_two_ranks_each_is_followed_by_itself(tmp_path: Path) -> None:
     kinds = "logged", "contrast", "contrast declared", "contrast gathered declared", "passed by", "passed by, by hand"
     assert shown(tmp_path, 2, *kinds) == [
         "logged C8 PROVED C1 PROVED C6 PROVED",
-        "contrast C8 PROVED C1 VACUOUS C7 UNKNOWN",
-        "contrast declared C8 PROVED C1 VACUOUS C7 PROVED",
+        "contrast C8 PROVED C1 VACUOUS C7 PROVED C7 UNKNOWN",
+        "contrast declared C8 PROVED C1 VACUOUS C7 PROVED C7 PROVED",
         "contrast gathered declared C8 UNKNOWN C7 REFUTED",
         "passed by C8 PROVED C1 PROVED C6 UNKNOWN",
         "passed by, by hand C8 PROVED C1 PROVED C6 PROVED",

@@ -181,10 +181,10 @@ class Recorder(Run):
         # Rows of a table are looked at where they come from the batch.
         table = call.reads and all(o in self.sources for o in call.reads)
         if read and read[0].is_floating_point() and read[0].dim() > (1 if table else 2) and not read[0].requires_grad:
-            call.rows = _hashes(read[0])
-            # A module that draws its views itself makes two things of one sample, in two calls.
+            call.rows = call.made = _hashes(read[0])
+            # A module that draws its views itself makes two things of one sample, in two calls; so does dropout.
             if len(set(call.rows)) == len(call.rows) and results and results[0].shape[:1] == read[0].shape[:1]:
-                call.rows = tuple(map(hash, zip(call.rows, _hashes(results[0]), strict=True)))
+                call.made = tuple(map(hash, zip(call.rows, _hashes(results[0]), strict=True)))
         call.made_of = tuple(dict.fromkeys(o for t in results for o in getattr(t, "_viewproof_from", ())))
         call.shapes = tuple(tuple(t.shape) for t in (*read[:1], *results[:1]))
         trained = any(map(self.trains, module.parameters()))

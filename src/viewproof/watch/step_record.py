@@ -12,7 +12,8 @@ from viewproof.watch.loss_terms import Terms
 class Call:
     """One call of a module: where in the order, below which call, with what; ``differentiable`` as autograd was set.
 
-    ``reads`` are the paths of what it was given, ``made_of`` of what its results are made of.
+    ``reads`` are the paths of what it was given, ``made_of`` of what its results are made of. ``rows`` tell the rows
+    that it was given apart, ``made`` those rows with what it made of them.
     """
 
     index: int
@@ -27,6 +28,7 @@ class Call:
     seconds: float = 0.0
     drops: tuple[str, ...] = ()
     rows: tuple[int, ...] = ()
+    made: tuple[int, ...] = ()
     after_backwards: int = 0
     kind: str = ""
 
