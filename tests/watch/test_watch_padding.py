@@ -95,6 +95,8 @@ class Reader(nn.Module):
     [
         ("frames", "given", UNREAD, None),
         ("frames", "unread", UNREAD, "UNKNOWN"),
+        ("frames", "moved", UNREAD, "UNKNOWN"),
+        ("frames", "moved, then read", UNREAD, None),
         ("tokens", "given", READ, "PROVED"),
         ("tokens", "found", READ, "UNKNOWN"),
         ("tokens", "unread", READ, "REFUTED"),
@@ -119,6 +121,8 @@ def test_padding_that_is_read(kind: str, how: str, claim: str, verdict: str | No
             padded = x.eq(0) if how == "found" else None
         masked = x.masked_fill(hidden if kind == "tokens" else hidden[..., None], 1)
         out = model(masked, padded)[hidden]
+        moved = batch["lengths"].to(torch.float32) if "moved" in how else torch.ones(1)
+        out = out * (moved / moved).mean() if how == "moved, then read" else out
         return F.cross_entropy(out, x[hidden]) if kind == "tokens" else F.mse_loss(out, x[hidden])
 
     report = watch(*trained(model, loss, {"x": ids if kind == "tokens" else frames()[0]} | given))

@@ -229,7 +229,7 @@ model = torch.nn.Linear(8, 8).to(0)
 weight = torch.ones(8, device="cuda")
 optimizer = torch.optim.SGD(model.cuda().parameters(), lr=0.1)
 for x in torch.utils.data.DataLoader(torch.randn(12, 8), 4, pin_memory=True):
-    here, y, hidden = x.to("cuda"), x.cuda(), torch.arange(8, device=torch.device("cuda", 0)) % 2 == 0
+    here, y, hidden = x.to(weight.device), x.cuda(), torch.arange(8, device=torch.device("cuda", 0)) % 2 == 0
     if "leak" not in sys.argv:
         here[:, hidden] = 0  # on a GPU a copy
     optimizer.zero_grad()

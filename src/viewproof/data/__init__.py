@@ -1,4 +1,4 @@
-"""Named data sets, arrays, folders, Hugging Face data and shards, fetched by one index vector a batch."""
+"""Data sets by name, of files, folders, Hugging Face or shards, fetched by one index vector a batch."""
 
 from viewproof.data.batches import Batches, EpochSampler, batches
 from viewproof.data.collators import MLMCollator, SpanCollator, Wav2Vec2Collator

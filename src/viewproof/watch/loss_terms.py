@@ -225,10 +225,15 @@ def compares(node: Any, products: set[Any]) -> bool:
     return False
 
 
-def operands(name: str, args: Any, kwargs: Any) -> list[tuple[Tensor, int]]:
-    """The two activations that a product compares, each with the axis along which its vectors lie; [] if it is none.
+Operand = tuple[Tensor, int, Any]
+"""What a product compares: a tensor, the axis along which its vectors lie, and the product's node in the graph."""
 
-    >>> [axis for _, axis in operands("einsum", ("nc,ck->nk", torch.ones(2, 3), torch.ones(3, 4)), {})]
+
+def operands(name: str, args: Any, kwargs: Any, out: Any) -> list[Operand]:
+    """The activations that a product compares; [] if the function is none, or takes weights and data alone.
+
+    >>> x, y = torch.ones(2, 3, requires_grad=True) * 1, torch.ones(3, 4, requires_grad=True) * 1
+    >>> [axis for _, axis, _ in operands("einsum", ("nc,ck->nk", x, y), {}, x @ y)]
     [-1, -2]
     """
     found = [a for a in args if isinstance(a, Tensor)][:2]
@@ -238,13 +243,16 @@ def operands(name: str, args: Any, kwargs: Any) -> list[tuple[Tensor, int]]:
     if name == "cosine_similarity":
         axes = (kwargs.get("dim", args[2] if len(args) > 2 else 1),) * 2
     elif name == "einsum":
-        read, _, left = str(args[0]).replace(" ", "").partition("->")
+        if not isinstance(args[0], str):
+            return []
+        read, _, left = args[0].replace(" ", "").partition("->")
         first, second = read.split(",")[:2]
         shared = [c for c in first if c in second and c not in left]
         if len(shared) != 1 or "." in read:
             return []
         axes = first.index(shared[0]) - len(first), second.index(shared[0]) - len(second)
-    return list(zip(found, axes, strict=True))
+    pairs = zip(found, axes, strict=True)
+    return [(t, axis, out.grad_fn) for t, axis in pairs if t.requires_grad and not t.is_leaf]
 
 
 def _lines() -> tuple[tuple[str, int], ...]:

@@ -35,10 +35,10 @@ class OnCPU(TorchFunctionMode):
         if function in (Tensor.cuda, Tensor.cpu, Tensor.pin_memory):
             return args[0].clone()
         if function is Tensor.to:
-            # What is moved to a GPU is a copy, which the program may write to.
+            # Between CPU and GPU a copy is made, which the program may write to; ``x.device`` no longer tells which.
             given = (*args[1:], words.get("device"))
-            moves = any(type(value) is int or _on_cpu(value) is not value for value in given)
-            copy = {"copy": True} if moves and len(args) < 5 else {}
+            named = any(isinstance(value, torch.device | str | Tensor) or type(value) is int for value in given)
+            copy = {"copy": True} if named and len(args) < 5 else {}
             return _to_cpu(function)(*args, **words | copy)
         return function(*map(_on_cpu, args), **_words(words))
 

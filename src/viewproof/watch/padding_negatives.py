@@ -15,7 +15,7 @@ from torch import Tensor
 from viewproof.torch_internals import DisableTorchFunction
 from viewproof.watch.asked_tokens import WHOLE, asked_ids
 from viewproof.watch.child import Runner
-from viewproof.watch.loss_terms import CROSS, Terms, compares, operands
+from viewproof.watch.loss_terms import CROSS, Operand, Terms, compares, operands
 from viewproof.watch.plain_run import Plain
 from viewproof.watch.planes import Plan, ValueRun
 from viewproof.watch.run import place
@@ -25,8 +25,10 @@ from viewproof.watch.term_runs import move_weights, other_batch
 
 @dataclass
 class Found:
-    """What was found, in words; ``declared`` says whether the batch itself calls it padding, ``asked`` that it is no
-    negative, but what is asked for."""
+    """What was found, in words.
+
+    ``declared`` says whether the batch itself calls it padding, ``asked`` that it is asked for, and is no negative.
+    """
 
     what: str
     declared: bool
@@ -88,7 +90,7 @@ class ComparedRun(ValueRun):
         self.scores: list[tuple[Tensor, Tensor]] = []
         self.used: list[list[Tensor]] = []
         self.places: list[str] = []
-        self._operands: list[tuple[Tensor, int, Any]] = []
+        self._operands: list[Operand] = []
         self._products: list[tuple[Tensor, str]] = []
         self._soft: dict[Any, Tensor] = {}
 
@@ -96,11 +98,10 @@ class ComparedRun(ValueRun):
         """Keep what is compared."""
         name = getattr(func, "__name__", "")
         with DisableTorchFunction():
-            if pairs := operands(name, args, kwargs):
-                new = [(t, a, out.grad_fn) for t, a in pairs if t.requires_grad and not t.is_leaf]
-                self._operands = [*self._operands[-6:], *new]
-                if new and out.dim() == 2:
-                    self._products = [*self._products[-3:], (out, place())]
+            new = operands(name, args, kwargs, out)
+            self._operands = [*self._operands[-6:], *new]
+            if new and out.dim() == 2:
+                self._products = [*self._products[-3:], (out, place())]
             elif name == "log_softmax" and isinstance(out, Tensor):
                 self._soft[out.grad_fn] = args[0]
             elif name in CROSS and self._operands:

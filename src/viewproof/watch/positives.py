@@ -8,7 +8,7 @@ from torch import Tensor
 
 from viewproof.torch_internals import DisableTorchFunction
 from viewproof.watch.child import Runner
-from viewproof.watch.loss_terms import CROSS, Terms, compares, operands
+from viewproof.watch.loss_terms import CROSS, Operand, Terms, compares, operands
 from viewproof.watch.planes import GradientRun, Plan
 from viewproof.watch.run import place
 
@@ -18,23 +18,21 @@ _ROWS = 6
 class SamplesRun(GradientRun):
     """For rows of the cross-entropies at ``places``: the samples that the row and its positive have gradients to.
 
-    ``found`` are, by place, pairs of samples: the row's own, and the positive's. What follows too many samples, as
+    ``pairs`` are, by place, pairs of samples: the row's own, and the positive's. What follows too many samples, as
     behind a centre, and what follows none, as a vector of a queue, is left out.
     """
 
     def __init__(self, places: list[str], *args: Any) -> None:
         super().__init__(*args)
         self.places, self.pairs = places, dict[str, list[tuple[int, int]]]()
-        self._operands: list[tuple[Tensor, int, Any]] = []
+        self._operands: list[Operand] = []
 
     def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
         """Keep what is compared, and look at a cross-entropy of it."""
         name = getattr(func, "__name__", "")
         with DisableTorchFunction():
-            if pairs := operands(name, args, kwargs):
-                new = [(t, a, out.grad_fn) for t, a in pairs if t.requires_grad and not t.is_leaf]
-                self._operands = [*self._operands[-6:], *new]
-            elif name in CROSS and place() in self.places:
+            self._operands = [*self._operands[-6:], *operands(name, args, kwargs, out)]
+            if name in CROSS and place() in self.places:
                 read = [*args, *kwargs.values()]
                 self._look(read[0], read[1], place())
         return super().on_function(index, func, args, kwargs, out)

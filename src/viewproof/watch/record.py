@@ -54,7 +54,8 @@ class Recorder(Run):
         # What different whole numbers do, by their path: pick from what depends on the batch, or something else.
         self._picks, self._not_only_picks = set[str](), set[str]()
         self._reduced = 0
-        self._unread = {id(t): path for path, t in (others or {}).items()}
+        # Tensors that no operator has read but to move them, with what was moved, which keeps its id while it lives.
+        self._unread = {id(t): (path, t) for path, t in (others or {}).items()}
         self._tested, self._gone = set[tuple[str, float]](), set[str]()
         self._numbers: list[tuple[int, Tensor]] = []
         self._backwarded: list[Tensor] = []
@@ -69,18 +70,21 @@ class Recorder(Run):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note what is read, be it only looked at."""
+        name = getattr(func, "__name__", "")
         if not self._in_backward:
             with DisableTorchFunction():
                 self.gradients.touched(func, args)
-                name = getattr(func, "__name__", "")
                 if name not in ("__get__", "__set__"):
                     read = list(tensors_of_call([args, kwargs or {}]))
                     self._watcher.read(read)
-                    for tensor in read if self._unread and name not in _MOVING else ():
-                        self._unread.pop(id(tensor), None)
+                    used = {self._unread[id(t)][0] for t in read if id(t) in self._unread}
+                    if used and name not in _MOVING:
+                        self._unread = {key: kept for key, kept in self._unread.items() if kept[0] not in used}
         out = super().__torch_function__(func, types, args, kwargs)
         if not self._in_backward:
-            name, read = getattr(func, "__name__", ""), [t for t in (args or ()) if isinstance(t, Tensor)]
+            read = [t for t in (args or ()) if isinstance(t, Tensor)]
+            if isinstance(out, Tensor) and name in (*_MOVING, "__get__") and read and id(read[0]) in self._unread:
+                self._unread[id(out)] = self._unread[id(read[0])][0], out
             origins = tuple(dict.fromkeys(o for t in read for o in getattr(t, "_viewproof_from", ())))
             if name in ("numpy", "__array__", "tolist"):
                 self._gone |= {*origins}
@@ -329,7 +333,10 @@ class Recorder(Run):
                 record.generators.append(f"{kind} global generator")
         record.hold = frozenset(self._hold)
         record.left = frozenset(self._gone)
-        record.unread, record.tested = tuple(self._unread.values()), frozenset(self._tested)
+        record.unread, record.tested = (
+            tuple(dict.fromkeys(path for path, _ in self._unread.values())),
+            frozenset(self._tested),
+        )
         record.indices = frozenset(self._picks - self._not_only_picks)
         record.losses_read = frozenset(
             index for index, t in self._numbers if any(_is_loss(t, loss) for loss in self._backwarded)

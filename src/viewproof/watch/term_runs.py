@@ -10,7 +10,7 @@ from torch import Tensor
 from viewproof.bits import unlike
 from viewproof.torch_internals import DisableTorchFunction
 from viewproof.watch.child import Runner
-from viewproof.watch.loss_terms import CROSS, EMPTY, Equal, Terms, compares, equal_columns, operands
+from viewproof.watch.loss_terms import CROSS, EMPTY, Equal, Operand, Terms, compares, equal_columns, operands
 from viewproof.watch.planes import Plan, ValueRun
 
 
@@ -85,18 +85,14 @@ class PositivesRun(OtherWeightsRun):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.constant = 0
-        self._operands: list[tuple[Tensor, int, Any]] = []
+        self._operands: list[Operand] = []
 
     def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
         """Keep what is compared; of the scores of right classes, look where their gradient goes."""
         name = getattr(func, "__name__", "")
         with DisableTorchFunction():
-            if pairs := operands(name, args, kwargs):
-                self._operands = [
-                    *self._operands[-6:],
-                    *((t, a, out.grad_fn) for t, a in pairs if t.requires_grad and not t.is_leaf),
-                ]
-            elif name in CROSS and self._operands:
+            self._operands = [*self._operands[-6:], *operands(name, args, kwargs, out)]
+            if name in CROSS and self._operands:
                 read = [*args, *kwargs.values()]
                 self._look(read[0], read[1])
         return super().on_function(index, func, args, kwargs, out)
