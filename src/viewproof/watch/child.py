@@ -5,6 +5,7 @@ import ctypes
 import io
 import os
 import pickle
+import random
 import select
 import signal
 import struct
@@ -81,6 +82,15 @@ def _autograd_has_threads() -> bool:
     return False
 
 
+def copy_of_process() -> int:
+    """As `os.fork`, and the copy draws what the process would: Python seeds `random` anew in each."""
+    state = random.getstate()
+    pid = os.fork()
+    if pid == 0:
+        random.setstate(state)
+    return pid
+
+
 def fork(seconds: float = 600.0) -> Sender | Answer:
     """Return twice: in a forked child its `Sender`, and here, once that has sent or died, its `Answer`.
 
@@ -93,7 +103,7 @@ def fork(seconds: float = 600.0) -> Sender | Answer:
         if stream is not None:
             stream.flush()
     reading, writing = os.pipe()
-    pid = os.fork()
+    pid = copy_of_process()
     if pid == 0:
         os.close(reading)
         side = Sender(writing)

@@ -235,8 +235,12 @@ def operands(name: str, args: Any, kwargs: Any, out: Any) -> list[Operand]:
     >>> x, y = torch.ones(2, 3, requires_grad=True) * 1, torch.ones(3, 4, requires_grad=True) * 1
     >>> [axis for _, axis, _ in operands("einsum", ("nc,ck->nk", x, y), {}, x @ y)]
     [-1, -2]
+    >>> [axis for _, axis, _ in operands("einsum", ("nc,ck->nk", [x, y]), {}, x @ y)]
+    [-1, -2]
     """
-    found = [a for a in args if isinstance(a, Tensor)][:2]
+    found = [
+        a for part in args for a in (part if isinstance(part, list | tuple) else (part,)) if isinstance(a, Tensor)
+    ][:2]
     if name not in PRODUCTS or name == "linear" or len(found) < 2:
         return []
     axes: tuple[int, ...] = (-1, -1 if name in ("cdist", "inner") or found[1].dim() < 2 else -2)

@@ -104,12 +104,17 @@ class PlainRun(Recorder):
         modules = frozenset(i for kind, i, _ in record.predictions if kind == "module")
         by_index = {c.index: c for c in record.calls}
         targets: dict[int, str] = {}
+        # A frozen network that reads what is predicted too is a part of the distance, as a perceptual one.
+        known = {call.module: self.before.modules.get(call.module) for call in record.calls if call.of_predictions}
+        distances = {key for key, m in known.items() if m is not None and not any(map(self.trains, m.parameters()))}
         for call in record.calls:
             module = self.before.modules.get(call.module)
             above, inside = call.parent, False
             while above is not None:
                 inside, above = inside or above in targets, by_index[above].parent
             if module is None or inside or not call.reads or not any(True for _ in module.parameters()):
+                continue
+            if call.module in distances:
                 continue
             if not call.differentiable or not any(map(self.trains, module.parameters())):
                 targets[call.index] = self.names.get(call.module, type(module).__name__)

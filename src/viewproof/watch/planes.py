@@ -111,7 +111,8 @@ class GradientRun(PlannedRun):
     """Which coordinates of floating-point sources have a gradient, with all that stops gradients taken away.
 
     Not held: the gradient of a random combination of the predictions. Held: that of the losses; of target encoders'
-    outputs, which are cut from the source, each position's own.
+    outputs, which are cut from the source, each position's own. With ``mutated``, what is written in place where the
+    program computes no gradients keeps the value that they need.
     """
 
     def __init__(
@@ -121,9 +122,10 @@ class GradientRun(PlannedRun):
         stop: Callable[[], Any],
         sources: dict[str, Tensor],
         parameters: list[nn.Parameter],
+        mutated: bool = False,
     ) -> None:
         super().__init__(plan, held, stop)
-        self.parameters, self._turned_on = parameters, False
+        self.parameters, self.mutated, self._turned_on = parameters, mutated, False
         self.leaves = {
             path: t.detach().clone().requires_grad_() for path, t in sources.items() if t.is_floating_point()
         }
@@ -148,6 +150,8 @@ class GradientRun(PlannedRun):
         enter(replaced(torch._C, "_set_grad_enabled", lambda mode: None))
         enter(replaced(torch.inference_mode, "__enter__", lambda mode: None))
         enter(replaced(torch.inference_mode, "__exit__", lambda mode, *error: None))
+        if self.mutated:
+            enter(torch.autograd.graph.allow_mutation_on_saved_tensors())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function; what detaches passes gradients on."""

@@ -12,6 +12,9 @@ from viewproof.watch.plain_run import Plain
 from viewproof.watch.planes import GradientRun, Plan, TrackedRun
 from viewproof.watch.sources import Content, Groups, grouped
 
+_IN_PLACE = "modified by an inplace operation"
+"""What torch says where a value that a gradient needs has been written over, as in Sinkhorn's steps."""
+
 
 @dataclass
 class Planes:
@@ -39,16 +42,21 @@ def gradients(
     runner: Runner, plan: Plan, held: bool, contents: dict[str, Tensor], parameters: list[nn.Parameter]
 ) -> Answer:
     """What `GradientRun` finds: masks by source, masks by target encoder, losses and predictions."""
-    return runner(
-        lambda stop: GradientRun(plan, held, stop, contents, parameters),
-        lambda run: (
-            run.found,
-            {path: [m for _, m in parts] for path, parts in run.positions.items()},
-            run.losses,
-            run.values,
-            run.position_calls,
-        ),
-    )
+
+    def run(mutated: bool) -> Answer:
+        return runner(
+            lambda stop: GradientRun(plan, held, stop, contents, parameters, mutated),
+            lambda run: (
+                run.found,
+                {path: [m for _, m in parts] for path, parts in run.positions.items()},
+                run.losses,
+                run.values,
+                run.position_calls,
+            ),
+        )
+
+    answer = run(mutated=False)
+    return run(mutated=True) if _IN_PLACE in answer.failure else answer
 
 
 def planes_of(
@@ -60,8 +68,9 @@ def planes_of(
     """
     out = Planes()
     shown: dict[bool, Any] = {}
+    plan, asked_for = _asked_for(runner, plain, contents, parameters)
     for held in (False, True):
-        answer = seen if seen and not held else gradients(runner, plain.plan, held, contents, parameters)
+        answer = asked_for if held else seen or gradients(runner, plan, held, contents, parameters)
         if answer.value is None:
             out.reasons["scored" if held else "seen"] = answer.failure
         shown[held] = answer.value or ({p: torch.zeros(t.shape, dtype=torch.bool) for p, t in contents.items()}, {})
@@ -70,8 +79,10 @@ def planes_of(
         path: [_sources_of(plain, index, contents) for index in calls]
         for path, calls in (shown[True][4] if len(shown[True]) > 4 else {}).items()
     }
-    read = [m for parts in positions.values() for m in parts if m.dim() == 3 and bool(m.any())]
-    lengths = {m.shape[1] - extra for m in read for extra in (0, 1) if m.shape[1] - extra > 1}
+    places = [m for parts in positions.values() for m in parts if m.dim() > 2 and bool(m.any())]
+    # All places of a feature map are asked for behind a pooling too.
+    read = [m for m in places if m.dim() == 3 or not bool(m.any(1).all())]
+    lengths = {m.shape[1] - extra for m in read if m.dim() == 3 for extra in (0, 1) if m.shape[1] - extra > 1}
     found: list[Content] = []
     planes: dict[str, dict[bool, Tensor]] = {}
     for path, tensor in contents.items():
@@ -99,13 +110,13 @@ def planes_of(
                     supports = [_groups_of_positions(m, content.groups) for m in plain.record.support.values()]
                     for support in supports:
                         at = at & support if support is not None and len(support) == len(at) else at
-                if at is not None:
+                if at is not None and bool(at.any()):
                     out.positions[path] = at
                     planes[content.path][True] |= at
     for held in (False, True):
         marked = {c.path: ~c.groups.spread(planes[c.path][held]) for c in found}
         if any(bool(m.any()) for m in marked.values()) or (held and marks):
-            _follow(runner, plain.plan, held, contents, marked, marks if held else {}, out)
+            _follow(runner, plan, held, contents, marked, marks if held else {}, out)
     if read and not out.positions:
         out.reasons.setdefault("scored", "the loss asks for positions of a target encoder that are those of no groups")
     if mixed:
@@ -117,8 +128,8 @@ def planes_of(
         # No leak needs less: that what is scored is not seen.
         asked = {c.path: c.groups.spread(planes[c.path][True] & ~planes[c.path][False]) for c in found}
         if any(bool(m.any()) for m in asked.values()):
-            _follow(runner, plain.plan, False, contents, asked, {}, out)
-    out.empty_target = _empty_target(runner, plain, contents, parameters, found, planes, out)
+            _follow(runner, plan, False, contents, asked, {}, out)
+    out.empty_target = _empty_target(runner, plain, plan, contents, parameters, found, planes, out)
     for content in found:
         out.sources.append(
             Source(
@@ -132,6 +143,32 @@ def planes_of(
             )
         )
     return out
+
+
+def _asked_for(
+    runner: Runner, plain: Plain, contents: dict[str, Tensor], parameters: list[nn.Parameter]
+) -> tuple[Plan, Answer]:
+    """What the losses ask for, and the plan whose target encoders have the positions for it.
+
+    A head after a target encoder may take the tokens that are asked for out of their places, [tokens, features]: then
+    the encoder before it has the positions, if the loss asks for some of them and not for all, as behind a pooling.
+    """
+    plan = plain.plan
+    answer = gradients(runner, plan, True, contents, parameters)
+    paths = set(plan.targets.values())
+    heads = {c.index for c in plain.record.calls if len(c.shapes[-1:] and c.shapes[-1]) == 2 and paths & {*c.reads}}
+    before = replace(plan, targets={i: path for i, path in plan.targets.items() if i not in heads})
+    if answer.value is None or len(before.targets) == len(plan.targets):
+        return plan, answer
+    if any(m.dim() > 2 and bool(m.any()) for parts in answer.value[1].values() for m in parts):
+        return plan, answer
+    behind = gradients(runner, before, True, contents, parameters)
+    for parts in behind.value[1].values() if behind.value is not None else ():
+        for m in parts:
+            at = m.any(2) if m.dim() == 3 else m.any(1).flatten(1) if m.dim() > 3 else m[:, :0]
+            if bool((at.sum(1) > 1).any()) and not bool(at.all()):
+                return before, behind
+    return plan, answer
 
 
 def _sources_of(plain: Plain, index: int, contents: dict[str, Tensor]) -> set[str]:
@@ -185,6 +222,7 @@ def _follow(
 def _empty_target(
     runner: Runner,
     plain: Plain,
+    plan: Plan,
     contents: dict[str, Tensor],
     parameters: list[nn.Parameter],
     found: list[Content],
@@ -201,7 +239,7 @@ def _empty_target(
             return None
         what = "the loss reads the batch beside the predictions and none of its content: its target is constant"
         return what, {"batch": [c.path for c in found]}
-    cut = replace(plain.plan, targets={})
+    cut = replace(plan, targets={})
     for content in found:
         asked = planes[content.path][True]
         if not out.positions or not bool(asked.any()) or not content.values.is_floating_point():

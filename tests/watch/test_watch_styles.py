@@ -1,0 +1,203 @@
+"""Steps in the styles of published code: heads beside a teacher, Sinkhorn in place, a perceptual loss, `random`."""
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.utils.data import DataLoader, TensorDataset
+
+import viewproof as vp
+from viewproof.watch.report import WatchReport
+
+IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def verdicts(report: WatchReport | None, contract: str) -> list[tuple[str, str]]:
+    assert report is not None
+    return [(f.verdict, f.claim) for f in report.findings if f.contract.name == contract]
+
+
+def verdict(report: WatchReport | None, claim: str) -> str:
+    assert report is not None
+    return next(f.verdict for f in report.findings if f.claim == claim)
+
+
+LEAK = "no scored group of the source is seen"
+
+
+class Tokens(nn.Module):
+    """Patches of 4 x 4 as tokens, mixed by attention; hidden ones are replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.hidden = nn.Conv2d(3, 8, 4, 4), nn.Parameter(torch.zeros(8))
+        self.mix = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
+
+    def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.patches(images).flatten(2).mT
+        out: Tensor = self.mix(x if mask is None else torch.where(mask[..., None], self.hidden, x))
+        return out
+
+
+def sinkhorn(scores: Tensor) -> Tensor:
+    q = torch.exp(scores / 0.5).T
+    q /= q.sum()
+    for _ in range(2):
+        q /= q.sum(1, keepdim=True)
+        q /= q.sum(0, keepdim=True)
+    return q.T
+
+
+@pytest.mark.parametrize(("masked", "expected"), [(True, "PROVED"), (False, "REFUTED")])
+def test_a_head_that_takes_the_teachers_tokens_out_of_their_places(masked: bool, expected: str) -> None:
+    torch.manual_seed(0)
+    student, head = Tokens(), nn.Linear(8, 5)
+    teacher, teacher_head = (copy.deepcopy(m).requires_grad_(False) for m in (student, head))
+    optimizer = torch.optim.SGD([*student.parameters(), *head.parameters()], 0.1)
+
+    def step(images: Tensor) -> None:
+        mask = torch.rand(len(images), 16) < 0.4
+        with torch.no_grad():
+            target = sinkhorn(teacher_head(teacher(images)[mask]))
+        scores = head(student(images, mask if masked else None)[mask])
+        loss = -(target * scores.log_softmax(-1)).sum(-1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for one, other in ((teacher, student), (teacher_head, head)):
+            for p, q in zip(one.parameters(), other.parameters(), strict=True):
+                p.data.lerp_(q.data, 0.1)
+
+    assert verdict(vp.watch(step, IMAGES), LEAK) == expected
+
+
+def test_a_head_behind_a_pooling_asks_for_no_places() -> None:
+    torch.manual_seed(0)
+    student, head = Tokens(), nn.Linear(8, 5)
+    teacher, teacher_head = (copy.deepcopy(m).requires_grad_(False) for m in (student, head))
+    optimizer = torch.optim.SGD([*student.parameters(), *head.parameters()], 0.1)
+
+    def step(images: Tensor) -> None:
+        with torch.no_grad():
+            target = teacher_head(teacher(images.flip(3)).mean(1)).softmax(-1)
+        loss = -(target * head(student(images).mean(1)).log_softmax(-1)).sum(-1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    assert verdict(vp.watch(step, IMAGES), LEAK) == "VACUOUS"
+
+
+def test_a_frozen_network_that_reads_predictions_is_no_target_encoder() -> None:
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 3, 3, padding=1)
+    eye = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()).requires_grad_(False)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+
+    def step(images: Tensor) -> None:
+        mask = torch.zeros(1, 1, 16, 16)
+        mask[..., 4:12, 4:12] = 1
+        filled = images * (1 - mask) + net(images * (1 - mask)) * mask
+        loss = (eye(filled) - eye(images)).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    assert verdict(vp.watch(step, IMAGES), LEAK) == "UNKNOWN"
+
+
+def test_places_of_a_feature_map_that_are_those_of_no_groups_leave_it_open() -> None:
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 4, 3, padding=1)
+    teacher = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(5)).requires_grad_(False)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+
+    def step(images: Tensor) -> None:
+        mask = torch.zeros(16, 16)
+        mask[5:10, 5:10] = 1
+        with torch.no_grad():
+            target = teacher(images)[:, :, 1, 1]
+        loss = (net(images * (1 - mask))[:, :, 5:10, 5:10].mean((2, 3)) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    assert verdict(vp.watch(step, IMAGES), LEAK) == "UNKNOWN"
+
+
+class TwoViews(nn.Module):
+    """A wrapper that makes the views; with ``same`` the second is the first."""
+
+    def __init__(self, same: bool) -> None:
+        super().__init__()
+        self.same = same
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(), nn.Linear(128, 8))
+        self.predict = nn.Linear(8, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        one, two = (images.flip(3) * random.uniform(0.5, 1) for _ in range(2))
+        z = self.net(torch.cat([one, one if self.same else two]))
+        p, (a, b) = self.predict(z).chunk(2), z.detach().chunk(2)
+        return -(normalize(p[0], dim=1) * normalize(b, dim=1) + normalize(p[1], dim=1) * normalize(a, dim=1)).sum()
+
+
+@pytest.mark.parametrize(("same", "expected"), [(False, "PROVED"), (True, "UNKNOWN")])
+def test_views_that_a_wrapper_makes_are_compared_inside_it(same: bool, expected: str) -> None:
+    torch.manual_seed(0)
+    random.seed(0)
+    model = TwoViews(same)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def step(images: Tensor) -> None:
+        optimizer.zero_grad()
+        model(images).backward()
+        optimizer.step()
+
+    with vp.watch.recording() as seen:
+        for (images,) in DataLoader(TensorDataset(IMAGES), 3):
+            step(images)
+    for report in (vp.watch(step, IMAGES), seen.report):
+        assert verdict(report, "two views of a sample differ") == expected
+        # Python seeds `random` anew in each forked process.
+        assert verdicts(report, "C8") == [("PROVED", "the step can be run again from where it was")]
+
+
+@pytest.mark.parametrize("write", [lambda p, v: p.data.copy_(v), lambda p, v: setattr(p, "data", v)])
+def test_a_target_encoder_that_an_optimizer_has_too(write: Callable[[Tensor, Tensor], Any]) -> None:
+    torch.manual_seed(0)
+    online = nn.Sequential(nn.Flatten(), nn.Linear(768, 8))
+    target = copy.deepcopy(online)
+    optimizer = torch.optim.SGD([*online.parameters(), *target.parameters()], 0.1)
+
+    def step(images: Tensor) -> None:
+        loss = (online(images) - target(images.flip(3))).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for p, q in zip(target.parameters(), online.parameters(), strict=True):
+            write(p, 0.9 * p.data + 0.1 * q.data)
+
+    report = vp.watch(step, IMAGES)
+    assert verdict(report, "what is trained takes gradients and is moved by them") == "UNKNOWN"
+    assert "written to after its step" in str(report)
+
+
+def test_a_total_that_begins_with_a_number_and_goes_on_in_place() -> None:
+    torch.manual_seed(0)
+    net = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+
+    def step(x: Tensor) -> None:
+        hidden = torch.rand(x.shape) < 0.5
+        loss = ((net(x.masked_fill(hidden, 0)) - x).square() * hidden).sum()
+        loss.clamp_(max=1e9)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    assert verdict(vp.watch(step, torch.randn(6, 4)), LEAK) == "PROVED"
