@@ -201,3 +201,93 @@ def test_a_total_that_begins_with_a_number_and_goes_on_in_place() -> None:
         optimizer.step()
 
     assert verdict(vp.watch(step, torch.randn(6, 4)), LEAK) == "PROVED"
+
+
+def test_a_norm_over_positions_leaves_open_which_are_asked_for() -> None:
+    torch.manual_seed(0)
+    student, head = Tokens(), nn.Linear(8, 8)
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    optimizer = torch.optim.SGD([*student.parameters(), *head.parameters()], 0.1)
+
+    def step(images: Tensor) -> None:
+        mask = torch.rand(len(images), 16) < 0.5
+        with torch.no_grad():
+            target = nn.functional.instance_norm(teacher(images).mT).mT
+        loss = (head(student(images, mask)[mask]) - target[mask]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    report = vp.watch(step, IMAGES)
+    assert verdict(report, LEAK) == "UNKNOWN"
+    assert "mixes all positions" in str(report)
+
+
+@pytest.mark.parametrize(("roll", "claims"), [(0, []), (1, ["a row's positive is of its own sample"])])
+@pytest.mark.parametrize("text", [False, True])
+def test_rows_of_images_and_of_texts_have_positives_of_their_own_samples(
+    text: bool, roll: int, claims: list[str]
+) -> None:
+    torch.manual_seed(0)
+    image, words = nn.Sequential(nn.Flatten(), nn.Linear(768, 8)), nn.Embedding(30, 8)
+    project, scale = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([*image.parameters(), *words.parameters(), project, scale], 0.1)
+
+    def step(batch: dict[str, Tensor]) -> None:
+        one = words(batch["query"]).mean(1) if text else image(batch["image"]) @ project
+        other = normalize(words(batch["caption"]).mean(1) @ project, dim=1)
+        logits = torch.einsum("nc,mc->nm", [scale.exp() * normalize(one, dim=1), other])
+        loss = nn.functional.cross_entropy(logits, torch.arange(len(logits)).roll(roll))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    query, caption = torch.randint(30, (2, 6, 4))
+    report = vp.watch(step, {"query": query, "caption": caption} | ({} if text else {"image": IMAGES}))
+    assert [claim for name, claim in verdicts(report, "C7") if name != "PROVED"] == claims
+
+
+@pytest.mark.parametrize("pad", [-100, 0])
+def test_labels_that_end_in_the_id_of_padding(pad: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=40, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
+    model = transformers.T5ForConditionalGeneration(config)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    ids, labels = torch.randint(2, 40, (4, 9)), torch.randint(2, 40, (4, 5))
+    for row, cut in enumerate((9, 6, 7, 5)):
+        ids[row, cut:], labels[row, cut - 4 :] = 0, pad
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
+
+    def step(batch: dict[str, Tensor]) -> None:
+        optimizer.zero_grad()
+        model(**batch).loss.backward()
+        optimizer.step()
+
+    assert verdicts(vp.watch(step, batch), "C4") == ([] if pad else [("UNKNOWN", "no scored position is padding")])
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(False, "PROVED"), (True, "UNKNOWN")])
+def test_a_place_of_a_feature_map_that_is_asked_for_without_a_gradient(visible: bool, expected: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 4, 4, 4)
+    teacher = copy.deepcopy(net).requires_grad_(False)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+
+    def step(images: Tensor) -> None:
+        hidden = torch.zeros(4, 4)
+        hidden[1:3] = 1
+        pixels = hidden.repeat_interleave(4, 0).repeat_interleave(4, 1)
+        with torch.no_grad():
+            target = teacher(images)
+        prediction = net(images * (1 - pixels))
+        loss = ((prediction - target).square() * hidden).sum()
+        if visible:
+            loss = loss + ((prediction - target.sign()).square() * (1 - hidden)).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    assert verdict(vp.watch(step, IMAGES), LEAK) == expected

@@ -131,6 +131,8 @@ def no_padding_scored(x: Examined, check: Check) -> Finding | None:
         if x.padding.declared:
             return check.refuted(x.padding.what, x.padding.inputs)
         return check.undecided(f'{x.padding.what}; allow={{"C4": "..."}} if meant')
+    if x.rows is not None and x.rows.padding_asked:
+        return check.undecided(f'{x.rows.padding_asked}; allow={{"C4": "..."}} if meant')
     if x.rows is None or not x.rows.padding:
         return None
     if x.rows.padding_scored:

@@ -34,7 +34,7 @@ def look_for_leak(
         return runner(lambda stop: ValueRun(plain.plan, stop, contents, new), lambda run: run.values)
 
     planes.sources = [_asked(runner, plain, contents, planes, source, learnt) for source in planes.sources]
-    leaking = [source for source in planes.sources if bool(source.leak.any())]
+    leaking = [source for source in planes.sources if bool(source.leak.any()) and not planes.mixed]
     base: list[Tensor] = values({}).value or [] if leaking else []
     for source in leaking:
         leak = source.leak

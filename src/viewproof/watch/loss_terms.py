@@ -238,10 +238,10 @@ def operands(name: str, args: Any, kwargs: Any, out: Any) -> list[Operand]:
     >>> [axis for _, axis, _ in operands("einsum", ("nc,ck->nk", [x, y]), {}, x @ y)]
     [-1, -2]
     """
-    found = [
-        a for part in args for a in (part if isinstance(part, list | tuple) else (part,)) if isinstance(a, Tensor)
-    ][:2]
-    if name not in PRODUCTS or name == "linear" or len(found) < 2:
+    parts = [part if isinstance(part, list | tuple) else (part,) for part in args]
+    found = [a for part in parts for a in part if isinstance(a, Tensor)][:2]
+    weights = any(isinstance(one, torch.nn.Parameter) for a in found for one in (a, a._base))
+    if name not in PRODUCTS or name == "linear" or len(found) < 2 or weights:
         return []
     axes: tuple[int, ...] = (-1, -1 if name in ("cdist", "inner") or found[1].dim() < 2 else -2)
     if name == "cosine_similarity":

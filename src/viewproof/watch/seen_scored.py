@@ -20,7 +20,8 @@ _IN_PLACE = "modified by an inplace operation"
 class Planes:
     """What is known of the two planes of one step; ``read_out`` is where a loss was read that is taken to stay.
 
-    ``constant`` says which groups the loss holds as constants, which its gradient does not depend on.
+    ``constant`` says which groups the loss holds as constants, which its gradient does not depend on; ``mixed`` that
+    it is not known which positions are asked for, of a target that mixes all of them.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -31,6 +32,7 @@ class Planes:
     waived: str = ""
     read_out: str = ""
     constant: str = ""
+    mixed: bool = False
     empty_target: Any = None
 
     def reason(self) -> str:
@@ -91,13 +93,7 @@ def planes_of(
         found.append(Content(path, tensor, groups))
         planes[path] = {held: groups.any_of(shown[held][0][path]) for held in (False, True)}
     mixed = False
-    marks: dict[str, list[Tensor]] = {
-        path: [
-            ~m.flatten(2).any(2).reshape(*m.shape[:2], *[1] * (m.dim() - 2)).expand(m.shape) if m.dim() > 2 else ~m
-            for m in parts
-        ]
-        for path, parts in positions.items()
-    }
+    marks = {path: [_unasked(m) for m in parts] for path, parts in positions.items()}
     for content in found:
         for path, parts in positions.items():
             for mask, sources in zip(parts, read_by[path], strict=True):
@@ -110,6 +106,7 @@ def planes_of(
                     supports = [_groups_of_positions(m, content.groups) for m in plain.record.support.values()]
                     for support in supports:
                         at = at & support if support is not None and len(support) == len(at) else at
+                    out.mixed |= bool(at.all())
                 if at is not None and bool(at.any()):
                     out.positions[path] = at
                     planes[content.path][True] |= at
@@ -121,7 +118,9 @@ def planes_of(
         out.reasons.setdefault("scored", "the loss asks for positions of a target encoder that are those of no groups")
     if mixed:
         out.reasons.setdefault(
-            "scored", "the target mixes all positions, as a centre does; scored are those where predictions are read"
+            "scored",
+            "the target mixes all positions, as a centre or a norm over positions does; scored are those where "
+            'predictions are read, as far as they say; allow={"C1": "..."} if meant',
         )
     followed = not out.reasons
     if out.reasons.keys() == {"seen"}:
@@ -257,6 +256,13 @@ def _empty_target(
             what = f"the target of all {int(asked.sum())} scored groups of {content.path} is made without them"
             return what, {"batch": content.path}
     return None
+
+
+def _unasked(mask: Tensor) -> Tensor:
+    """Where an output of a target encoder is at a position, or of a feature, that no gradient shows to be asked for."""
+    if mask.dim() < 3:
+        return ~mask
+    return ~(mask.any(1, keepdim=True) & mask.amax(tuple(range(2, mask.dim())), keepdim=True))
 
 
 def _groups_of_positions(mask: Tensor, groups: Groups) -> Tensor | None:
