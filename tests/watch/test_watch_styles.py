@@ -239,7 +239,7 @@ def test_rows_of_images_and_of_texts_have_positives_of_their_own_samples(
         logits = torch.einsum("nc,mc->nm", [scale.exp() * normalize(one, dim=1), other])
         loss = nn.functional.cross_entropy(logits, torch.arange(len(logits)).roll(roll))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     query, caption = torch.randint(30, (2, 6, 4))
@@ -263,7 +263,8 @@ def test_labels_that_end_in_the_id_of_padding(pad: int) -> None:
 
     def step(batch: dict[str, Tensor]) -> None:
         optimizer.zero_grad()
-        model(**batch).loss.backward()
+        loss: Tensor = model(**batch).loss
+        torch.autograd.backward(loss)
         optimizer.step()
 
     assert verdicts(vp.watch(step, batch), "C4") == ([] if pad else [("UNKNOWN", "no scored position is padding")])
@@ -291,3 +292,40 @@ def test_a_place_of_a_feature_map_that_is_asked_for_without_a_gradient(visible: 
         optimizer.step()
 
     assert verdict(vp.watch(step, IMAGES), LEAK) == expected
+
+
+@pytest.mark.parametrize(("masked", "expected"), [(True, "PROVED"), (False, "REFUTED")])
+def test_two_sources_that_go_through_the_teacher_one_behind_the_other(masked: bool, expected: str) -> None:
+    torch.manual_seed(0)
+    student, teacher = Tokens(), Tokens().requires_grad_(False)
+    optimizer = torch.optim.SGD(student.parameters(), 0.1)
+
+    def step(crops: list[Tensor]) -> None:
+        images = torch.cat(crops)
+        mask = torch.rand(len(images), 16) < 0.5
+        with torch.no_grad():
+            target = teacher(images)
+        loss = (student(images, mask if masked else None)[mask] - target[mask]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    assert verdict(vp.watch(step, [IMAGES, IMAGES.flip(0, 2) + 0.1 * torch.randn(IMAGES.shape)]), LEAK) == expected
+
+
+def test_two_views_of_one_source_behind_each_other_in_the_teacher_leave_it_open() -> None:
+    torch.manual_seed(0)
+    student, teacher = Tokens(), Tokens().requires_grad_(False)
+    optimizer = torch.optim.SGD(student.parameters(), 0.1)
+
+    def step(images: Tensor) -> None:
+        images = torch.cat([images, images.flip(3)])
+        mask = torch.rand(len(images), 16) < 0.5
+        with torch.no_grad():
+            target = teacher(images)
+        loss = (student(images, mask)[mask] - target[mask]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    assert verdict(vp.watch(step, IMAGES), LEAK) == "UNKNOWN"

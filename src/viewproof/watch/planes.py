@@ -135,6 +135,7 @@ class GradientRun(PlannedRun):
         self.losses: list[Tensor] = []
         self.positions: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.position_calls: dict[str, list[int]] = {}
+        self.position_sources: dict[str, list[list[str]]] = {}
 
     def batch(self, batch: Any) -> Any:
         """The batch with leaves that take gradients in the place of its sources."""
@@ -184,9 +185,36 @@ class GradientRun(PlannedRun):
                 if tensor.is_floating_point() and tensor.dim() > 1:
                     leaf = tensor.detach().clone().requires_grad_()
                     self.position_calls.setdefault(path, []).append(self.target_call)
+                    self.position_sources.setdefault(path, []).append(self._one_behind_another(tensor))
                     self.positions.setdefault(path, []).append((leaf, torch.zeros(leaf.shape, dtype=torch.bool)))
                     new[id(tensor)] = leaf.clone()
             return with_tensors(out, new)
+
+    def _one_behind_another(self, out: Tensor) -> list[str]:
+        """The sources of which an output's rows are made, if it was given several, one behind the other; else []."""
+        sizes, order = {len(leaf) for leaf in self.leaves.values()}, list[str]()
+        size = max(sizes, default=0)
+        if len(sizes) != 1 or len(out) % size or len(out) == size or not out.requires_grad:
+            return []
+        for part in torch.tensor_split(out, len(out) // size):
+            for row in (0, size - 1):
+                direction = torch.randn(part[row].shape, generator=torch.Generator().manual_seed(0)).to(out)
+                self._in_backward = True
+                gradients = torch.autograd.grad(
+                    part[row], [*self.leaves.values()], direction, retain_graph=True, allow_unused=True
+                )
+                self._in_backward = False
+                pairs = zip(self.leaves, gradients, strict=True)
+                read = {
+                    path: (g != 0).flatten(1).any(1).nonzero().flatten().tolist() for path, g in pairs if g is not None
+                }
+                read = {path: rows for path, rows in read.items() if rows}
+                if list(read.values()) != [[row]]:
+                    return []
+                order += read if not row else ()
+                if [*read] != order[-1:]:
+                    return []
+        return order if len({*order}) == len(order) else []
 
     def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
         """Compute the gradients that are asked here, not those of the program."""

@@ -54,6 +54,7 @@ def gradients(
                 run.losses,
                 run.values,
                 run.position_calls,
+                run.position_sources,
             ),
         )
 
@@ -92,12 +93,14 @@ def planes_of(
         groups = grouped(tensor, plain.record.strides.get(path, ()), patterns, lengths)
         found.append(Content(path, tensor, groups))
         planes[path] = {held: groups.any_of(shown[held][0][path]) for held in (False, True)}
-    mixed = False
+    mixed, placed = False, set[int]()
     marks = {path: [_unasked(m) for m in parts] for path, parts in positions.items()}
+    behind = shown[True][5] if len(shown[True]) > 5 else {}
     for content in found:
         for path, parts in positions.items():
-            for mask, sources in zip(parts, read_by[path], strict=True):
-                if content.path not in sources:
+            for mask, sources, order in zip(parts, read_by[path], behind[path], strict=True):
+                samples = len(content.values)
+                if content.path not in sources or (len(mask) != samples and content.path not in order):
                     continue
                 at = _groups_of_positions(mask, content.groups)
                 if at is not None and bool(at.all()):
@@ -107,6 +110,10 @@ def planes_of(
                     for support in supports:
                         at = at & support if support is not None and len(support) == len(at) else at
                     out.mixed |= bool(at.all())
+                placed |= {id(mask)} if at is not None else set()
+                if at is not None and len(mask) != samples:
+                    # Views that went through it one behind the other.
+                    at = at.reshape(-1, samples, at.shape[1])[order.index(content.path)]
                 if at is not None and bool(at.any()):
                     out.positions[path] = at
                     planes[content.path][True] |= at
@@ -114,7 +121,7 @@ def planes_of(
         marked = {c.path: ~c.groups.spread(planes[c.path][held]) for c in found}
         if any(bool(m.any()) for m in marked.values()) or (held and marks):
             _follow(runner, plan, held, contents, marked, marks if held else {}, out)
-    if read and not out.positions:
+    if any(id(m) not in placed for m in read):
         out.reasons.setdefault("scored", "the loss asks for positions of a target encoder that are those of no groups")
     if mixed:
         out.reasons.setdefault(

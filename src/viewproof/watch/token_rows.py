@@ -325,14 +325,14 @@ def _padding_asked(asked: Asked, sources: dict[str, Tensor]) -> str:
     """Whether labels of another length end in the id that the batch's own mask calls padding elsewhere, or ""."""
     for path, tensor in sources.items():
         padding = padding_of(sources, path) if path != asked.path and tensor.shape != asked.tokens.shape else None
-        ids = torch.unique(tensor.detach().cpu()[padding[0]]) if padding is not None and padding[1] else ()
+        ids = torch.unique(tensor.detach().cpu()[padding[0]]).tolist() if padding is not None and padding[1] else []
         if len(ids) != 1:
             continue
         tail = (asked.tokens == ids[0]).flip(1).cumprod(1).flip(1).bool() & asked.cells
         # Where the end of a text has the id of padding, each has one.
         if len(set(tail.sum(1).tolist())) > 1:
             return (
-                f"{asked.path} asks for id {int(ids[0])} at the end of its samples, {int(tail.sum())} times of "
+                f"{asked.path} asks for id {ids[0]} at the end of its samples, {int(tail.sum())} times of "
                 f"{int(asked.cells.sum())}, and {path} is padded with it: -100 is passed over"
             )
     return ""
