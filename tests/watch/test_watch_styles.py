@@ -3,6 +3,7 @@
 import copy
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -329,3 +330,19 @@ def test_two_views_of_one_source_behind_each_other_in_the_teacher_leave_it_open(
         optimizer.step()
 
     assert verdict(vp.watch(step, IMAGES), LEAK) == "UNKNOWN"
+
+
+def test_a_step_that_waits_for_a_thread_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("viewproof.watch.child._IDLE", 1.0)
+    net = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(len, "").result()
+
+        def step(x: Tensor) -> None:
+            loss = (net(x) - pool.submit(torch.flip, x, (1,)).result()).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        assert "another thread" in str(vp.watch(step, torch.randn(6, 4)))
