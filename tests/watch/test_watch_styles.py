@@ -346,3 +346,30 @@ def test_a_step_that_waits_for_a_thread_is_ended(monkeypatch: pytest.MonkeyPatch
             optimizer.step()
 
         assert "another thread" in str(vp.watch(step, torch.randn(6, 4)))
+
+
+@pytest.mark.parametrize("begins", ["with images", "with latents"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_frozen_network_that_makes_input_and_target(begins: str, masked: bool) -> None:
+    torch.manual_seed(0)
+    frozen = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.SiLU(), nn.Conv2d(8, 8, 3, 2, 1)).requires_grad_(False)
+    net = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+
+    def latent_step(latents: Tensor) -> None:
+        tokens = latents.flatten(2).mT
+        mask = torch.rand(len(tokens), 16) < 0.5
+        loss = (net(tokens.masked_fill(mask[..., None] & masked, 0)) - tokens)[mask].square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def step(images: Tensor) -> None:
+        latent_step(frozen(images))
+
+    if begins == "with images":
+        report = vp.watch(step, IMAGES)
+        assert verdict(report, LEAK) == "UNKNOWN"
+        assert "watch(step, output)" in str(report)
+    else:
+        assert verdict(vp.watch(latent_step, frozen(IMAGES)), LEAK) == ("PROVED" if masked else "REFUTED")

@@ -118,7 +118,22 @@ class PlainRun(Recorder):
                 continue
             if not call.differentiable or not any(map(self.trains, module.parameters())):
                 targets[call.index] = self.names.get(call.module, type(module).__name__)
-        return Plan(functions, modules, record.hold, targets, record.backwards, self._restarts, record.losses_read)
+        frozen = {targets[c.index] for c in record.calls if c.index in targets and not self._moved_or_trained(c.module)}
+        read = {o for c in record.calls if self._moved_or_trained(c.module) and c.differentiable for o in c.reads}
+        return Plan(
+            functions,
+            modules,
+            record.hold,
+            targets,
+            record.backwards,
+            self._restarts,
+            record.losses_read,
+            frozenset(frozen & read),
+        )
+
+    def _moved_or_trained(self, key: int) -> bool:
+        module = self.before.modules.get(key)
+        return module is not None and any(self.trains(p) or self.before.moved(p) for p in module.parameters())
 
 
 def _read(record: Record, reads: Iterable[str], names: dict[int, str]) -> set[str]:

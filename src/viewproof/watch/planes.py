@@ -19,7 +19,8 @@ class Plan:
 
     ``functions`` and ``modules`` are the calls that return predictions, ``hold`` the functions that read a trained
     parameter under autograd, ``targets`` the calls of target encoders by their path. A loader that fetches ahead gives
-    the batch ``ahead`` steps before it is used. ``losses_read`` are the numbers read out that are losses.
+    the batch ``ahead`` steps before it is used. ``losses_read`` are the numbers read out that are losses. ``shared``
+    are the frozen ones among the target encoders of which what is trained reads the output too.
     """
 
     functions: frozenset[int] = frozenset()
@@ -29,6 +30,7 @@ class Plan:
     backwards: int = 1
     ahead: int = 0
     losses_read: frozenset[int] = frozenset()
+    shared: frozenset[str] = frozenset()
 
 
 class PlannedRun(Run):

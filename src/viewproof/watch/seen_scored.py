@@ -16,6 +16,12 @@ _IN_PLACE = "modified by an inplace operation"
 """What torch says where a value that a gradient needs has been written over, as in Sinkhorn's steps."""
 
 
+_NO_GROUPS = (
+    "the loss asks for positions of a target encoder that are those of no groups; a step that begins with its output "
+    'is followed, by watch(step, output); allow={"C1": "..."} if meant'
+)
+
+
 @dataclass
 class Planes:
     """What is known of the two planes of one step; ``read_out`` is where a loss was read that is taken to stay.
@@ -86,6 +92,7 @@ def planes_of(
     # All places of a feature map are asked for behind a pooling too.
     read = [m for m in places if m.dim() == 3 or not bool(m.any(1).all())]
     lengths = {m.shape[1] - extra for m in read if m.dim() == 3 for extra in (0, 1) if m.shape[1] - extra > 1}
+    lengths |= {m[0, 0].numel() for m in read if m.dim() > 3}
     found: list[Content] = []
     planes: dict[str, dict[bool, Tensor]] = {}
     for path, tensor in contents.items():
@@ -122,7 +129,7 @@ def planes_of(
         if any(bool(m.any()) for m in marked.values()) or (held and marks):
             _follow(runner, plan, held, contents, marked, marks if held else {}, out)
     if any(id(m) not in placed for m in read):
-        out.reasons.setdefault("scored", "the loss asks for positions of a target encoder that are those of no groups")
+        out.reasons.setdefault("scored", _NO_GROUPS)
     if mixed:
         out.reasons.setdefault(
             "scored",
