@@ -373,3 +373,24 @@ def test_a_frozen_network_that_makes_input_and_target(begins: str, masked: bool)
         assert "watch(step, output)" in str(report)
     else:
         assert verdict(vp.watch(latent_step, frozen(IMAGES)), LEAK) == ("PROVED" if masked else "REFUTED")
+
+
+def test_what_a_program_sets_over_the_hooks_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    calls = []
+    with vp.watch.recording() as seen:
+        call = nn.Module.__call__
+
+        def counted(module: nn.Module, *args: Any) -> Any:
+            calls.append(module)
+            return call(module, *args)
+
+        monkeypatch.setattr(nn.Module, "__call__", counted)
+        for x in DataLoader(torch.randn(9, 4), 3):
+            optimizer.zero_grad()
+            net(x).square().mean().backward()
+            optimizer.step()
+    net(torch.randn(2, 4))
+    assert seen.report is not None
+    assert len(calls) == 4

@@ -192,6 +192,8 @@ class Recording:
             )
             self._keep(self._from_waiting() or report_of(Examined(failure=reason), self.name))
         self._dismiss()
+        # What the program has set over the hooks may call them still.
+        self._pid, self._armed = 0, False
 
     def _keep(self, report: WatchReport) -> None:
         """The report, with the loader for its draws."""
