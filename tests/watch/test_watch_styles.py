@@ -387,7 +387,7 @@ def test_what_a_program_sets_over_the_hooks_stays(monkeypatch: pytest.MonkeyPatc
             return call(module, *args)
 
         monkeypatch.setattr(nn.Module, "__call__", counted)
-        for x in DataLoader(torch.randn(9, 4), 3):
+        for (x,) in DataLoader(TensorDataset(torch.randn(9, 4)), 3):
             optimizer.zero_grad()
             net(x).square().mean().backward()
             optimizer.step()
