@@ -57,6 +57,14 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             setattr(owner, name, original)
 
 
+def in_transform() -> bool:
+    """Whether a transform of `torch.func` runs, such as vmap, in which tensors have no values to look at.
+
+    Checked on CHECKED. Without the name: ``AttributeError``, and no step is watched.
+    """
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 @contextmanager
 def size_decisions(program_file: str) -> Iterator[list[tuple[Any, Any]]]:
     """Collect what an exported program decides about symbolic sizes: (sympy expression, result).

@@ -394,3 +394,58 @@ def test_what_a_program_sets_over_the_hooks_stays(monkeypatch: pytest.MonkeyPatc
     net(torch.randn(2, 4))
     assert seen.report is not None
     assert len(calls) == 4
+
+
+def test_a_penalty_on_gradients_that_are_asked_for_by_name_is_no_loss() -> None:
+    torch.manual_seed(0)
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(critic.parameters(), 0.1)
+
+    def step(images: Tensor) -> None:
+        images.requires_grad_()
+        real, fake = critic(images), critic(torch.randn(images.shape))
+        (gradient,) = torch.autograd.grad(outputs=real.sum(), inputs=images, create_graph=True)
+        loss = fake.mean() - real.mean() + gradient.square().sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    report = vp.watch(step, IMAGES.clone())
+    assert verdicts(report, "C8") == [("PROVED", "the step can be run again from where it was")]
+    assert not verdicts(report, "C4")
+    assert len(report.losses) == 1
+
+
+def test_gradients_of_parameters_inside_a_loss() -> None:
+    torch.manual_seed(0)
+    net = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+
+    def step(x: Tensor) -> None:
+        hidden = torch.rand(x.shape) < 0.5
+        out = net(x.masked_fill(hidden, 0))
+        (gradient,) = torch.autograd.grad(out.square().sum(), net.weight, create_graph=True)
+        loss = ((out - x).square() * hidden).sum() + gradient.square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    assert "TypeError" not in str(vp.watch(step, torch.randn(6, 4)))
+
+
+def test_a_transform_of_torch_func_is_not_looked_into() -> None:
+    torch.manual_seed(0)
+    net = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+
+    def step(x: Tensor) -> None:
+        hidden = torch.rand(x.shape) < 0.5
+        out = torch.func.vmap(net)(x.masked_fill(hidden, 0))
+        optimizer.zero_grad()
+        ((out - x).square() * hidden).sum().backward()
+        optimizer.step()
+
+    report = vp.watch(step, torch.randn(6, 4))
+    assert verdicts(report, "C8") == [("PROVED", "the step can be run again from where it was")]
+    assert verdict(report, LEAK) == "UNKNOWN"
+    assert "torch.func" in str(report)

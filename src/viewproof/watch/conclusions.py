@@ -77,7 +77,8 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
         reason = "with predictions held, the loss depends on no group of a source: a joint embedding, or labels"
         return check.vacuous(reason, scope=check.scope, method="dependence tracked through the whole step")
     if planes.reasons:
-        return check.undecided(planes.reason())
+        reason = planes.reason()
+        return check.undecided(reason if "allow=" in reason else f'{reason}; allow={{"C1": "..."}} if it is known')
     if planes.waived:
         # So does an autoregressive model whose masks fail: an autoencoder must be one on purpose.
         return check.undecided(f'{planes.waived}; allow={{"C1": "an autoencoder"}} says so')

@@ -81,6 +81,11 @@ class TermWatcher:
             if term is not None and term.tensor() is tensor:
                 term.was_read = True
 
+    def used(self, tensors: list[Tensor]) -> None:
+        """A loss has these, or their gradients."""
+        self.read(tensors)
+        self._in_losses |= {tensor.grad_fn for tensor in tensors}
+
     def made(self, index: int, name: str, read: list[Tensor], out: Any, args: Any = ()) -> None:
         """A function has returned what it made of the tensors that it read; ``args`` are its arguments."""
         if not isinstance(out, Tensor):

@@ -69,7 +69,8 @@ class PlannedRun(Run):
         """Why the run is not the planned one, or ``""``."""
         planned = {("function", i) for i in self.plan.functions} | {("module", i) for i in self.plan.modules}
         if not planned:
-            return "no prediction was found between the loss and trained parameters"
+            where = "as in torch.jit or a transform of torch.func"
+            return f"no prediction was found between the loss and trained parameters, {where}"
         if planned - self.met or self.backwards < self.plan.backwards:
             return "the step ran another way than before, so that its predictions were not met again"
         return ""
@@ -105,7 +106,8 @@ class PlannedRun(Run):
         """As backward, if the plain run took it for one."""
         if any(t.numel() == 1 for t in losses):
             self.backwards += 1
-            return self.on_backward(losses, run)
+            gradients = self.on_backward(losses, run)
+            return run() if gradients is None else gradients
         return run()
 
 

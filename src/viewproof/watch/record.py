@@ -269,6 +269,10 @@ class Recorder(Run):
             return self.on_backward(losses, run)
         return run()
 
+    def before_penalty(self, of: list[Tensor]) -> None:
+        """What has its gradients in a loss is no term that is left out of it."""
+        self._watcher.used(of)
+
     def before_step(self, optimizer: Any) -> None:
         """Note what the optimizer holds, and the gradients that it finds."""
         self._look_at(optimizer)
