@@ -78,7 +78,7 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
         return check.vacuous(reason, scope=check.scope, method="dependence tracked through the whole step")
     if planes.reasons:
         reason = planes.reason()
-        return check.undecided(reason if "allow=" in reason else f'{reason}; allow={{"C1": "..."}} if it is known')
+        return check.undecided(reason if "allow=" in reason else f'{reason}; allow={{"C1": "..."}} if it does not')
     if planes.waived:
         # So does an autoregressive model whose masks fail: an autoencoder must be one on purpose.
         return check.undecided(f'{planes.waived}; allow={{"C1": "an autoencoder"}} says so')
