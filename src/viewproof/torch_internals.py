@@ -45,14 +45,24 @@ def has_bfloat16_units() -> bool:
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Set an attribute of a class or a module, and set it back at the end.
 
-    For the whole process, hence for other threads as well. An ``AttributeError`` says that the owner has no such name.
+    For the whole process, hence for other threads as well. What somebody else has set meanwhile stays, and may call
+    ``value`` later. An ``AttributeError`` says that the owner has no such name.
     """
     original = getattr(owner, name)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(owner, name, original)
+        if vars(owner).get(name, value) is value:
+            setattr(owner, name, original)
+
+
+def in_transform() -> bool:
+    """Whether a transform of `torch.func` runs, such as vmap, in which tensors have no values to look at.
+
+    Checked on CHECKED. Without the name: ``AttributeError``, and no step is watched.
+    """
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 @contextmanager

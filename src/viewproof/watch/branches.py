@@ -50,7 +50,7 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
     for module in {id(m): m for m in modules + _moved_roots(run)}.values():
         path = names.get(id(module), type(module).__name__)
         own = list(module.parameters())
-        written = bool(own) and all(run.versions.get(id(p), p._version) != p._version for p in own)
+        written = bool(own) and all(_written(run, p) for p in own)
         twin = _twin(module, run) if written or not any(id(p) in trained for p in own) else None
         if written and twin is not None:
             what = f"`{path}` is trained by an optimizer and written to after its step: an average of"
@@ -79,6 +79,12 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
     if not out.average:
         _drawn_back(run, out)
     return out
+
+
+def _written(run: Recorder, p: Tensor) -> bool:
+    """Whether a parameter was written to after its optimizer's step; what is set as its ``.data`` counts no version."""
+    after = run.after.get(id(p))
+    return after is not None and (run.versions[id(p)] != p._version or not torch.equal(after, p.detach().cpu()))
 
 
 def _read_by_losses(record: Record, names: dict[int, str], inside: bool = False) -> set[str]:

@@ -5,6 +5,7 @@ import ctypes
 import io
 import os
 import pickle
+import random
 import select
 import signal
 import struct
@@ -25,6 +26,10 @@ from viewproof.watch.one_rank import cannot_copy, in_group, stand_alone
 
 _FOR_GOOD = ExitStack()
 """Of a child, what holds until it ends."""
+
+
+_IDLE = 30.0
+"""So many seconds without a moment on a CPU, and a copy waits for what it does not have."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,21 @@ def _autograd_has_threads() -> bool:
     return False
 
 
+def copy_of_process() -> int:
+    """As `os.fork`, and the copy draws what the process would: Python seeds `random` anew in each."""
+    state = random.getstate()
+    pid = os.fork()
+    if pid == 0:
+        random.setstate(state)
+    return pid
+
+
 def fork(seconds: float = 600.0) -> Sender | Answer:
     """Return twice: in a forked child its `Sender`, and here, once that has sent or died, its `Answer`.
 
     The child is silent, writes no file, takes no signal of the terminal, and runs on one thread; it is killed after
-    ``seconds``, in a process group after a third of that.
+    ``seconds``, in a process group after a third of that, and if it does nothing for `_IDLE`: it has no other threads,
+    as those of a pool of processes, and would wait for them.
     """
     seconds = seconds / 3 if in_group() else seconds
     for stream in (sys.stdout, sys.stderr):
@@ -93,7 +108,7 @@ def fork(seconds: float = 600.0) -> Sender | Answer:
         if stream is not None:
             stream.flush()
     reading, writing = os.pipe()
-    pid = os.fork()
+    pid = copy_of_process()
     if pid == 0:
         os.close(reading)
         side = Sender(writing)
@@ -105,14 +120,24 @@ def fork(seconds: float = 600.0) -> Sender | Answer:
         return side
     os.close(writing)
     data, end = bytearray(), time.monotonic() + seconds
+    ticks, since = -1.0, time.monotonic()
     try:
-        while select.select([reading], [], [], max(0.0, end - time.monotonic()))[0]:
-            part = os.read(reading, 1 << 20)
-            if not part:
-                break
-            data += part
-        else:
-            return Answer(failure=f"the step took longer than {seconds:.0f} s")
+        while True:
+            if select.select([reading], [], [], max(0.0, min(end - time.monotonic(), _IDLE / 8)))[0]:
+                part = os.read(reading, 1 << 20)
+                if not part:
+                    break
+                data += part
+                since = time.monotonic()
+            elif time.monotonic() >= end:
+                return Answer(failure=f"the step took longer than {seconds:.0f} s")
+            elif (now := _ticks(pid)) != ticks:
+                ticks, since = now, time.monotonic()
+            elif time.monotonic() - since > _IDLE:
+                waits = (
+                    f"waited {_IDLE:.0f} s for another thread or process, which a copy of this process does not have"
+                )
+                return Answer(failure=f"the step {waits}; make its pools and queues in the step")
     finally:
         os.close(reading)
         os.kill(pid, signal.SIGKILL)
@@ -122,6 +147,16 @@ def fork(seconds: float = 600.0) -> Sender | Answer:
     answer = pickle.loads(bytes(data))
     assert isinstance(answer, Answer)
     return answer
+
+
+def _ticks(pid: int) -> float:
+    """The time on a CPU that a process and its children have had; NaN, which is like nothing, where it is not known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return float("nan")
+    return int(fields[11]) + int(fields[12]) + sum(map(_ticks, map(int, children)))
 
 
 def _quieten() -> None:

@@ -77,7 +77,8 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
         reason = "with predictions held, the loss depends on no group of a source: a joint embedding, or labels"
         return check.vacuous(reason, scope=check.scope, method="dependence tracked through the whole step")
     if planes.reasons:
-        return check.undecided(planes.reason())
+        reason = planes.reason()
+        return check.undecided(reason if "allow=" in reason else f'{reason}; allow={{"C1": "..."}} if it does not')
     if planes.waived:
         # So does an autoregressive model whose masks fail: an autoencoder must be one on purpose.
         return check.undecided(f'{planes.waived}; allow={{"C1": "an autoencoder"}} says so')
@@ -131,6 +132,8 @@ def no_padding_scored(x: Examined, check: Check) -> Finding | None:
         if x.padding.declared:
             return check.refuted(x.padding.what, x.padding.inputs)
         return check.undecided(f'{x.padding.what}; allow={{"C4": "..."}} if meant')
+    if x.rows is not None and x.rows.padding_asked:
+        return check.undecided(f'{x.rows.padding_asked}; allow={{"C4": "..."}} if meant')
     if x.rows is None or not x.rows.padding:
         return None
     if x.rows.padding_scored:
@@ -293,23 +296,27 @@ def views_differ(x: Examined, check: Check) -> Finding | None:
     """Not for masked models, whose loss asks for content."""
     if x.plain is None or not x.plain.record.losses or any(bool(s.scored.any()) for s in x.planes.sources):
         return None
-    rows: dict[int, list[tuple[int, int]]] = {}
+    rows: dict[tuple[bool, int], list[tuple[int, int]]] = {}
     kinds = {call.module: call.kind for call in x.plain.record.calls}
     for call in x.plain.record.calls:
-        if call.rows and call.differentiable and call.after_backwards == 0 and call.parent is None:
-            rows.setdefault(call.module, []).extend(zip(call.rows, call.made, strict=True))
-    for module, pairs in rows.items():
+        if call.rows and call.differentiable and call.after_backwards == 0:
+            key = call.parent is not None, call.module
+            rows.setdefault(key, []).extend(zip(call.rows, call.made, strict=True))
+    differ = False
+    # A wrapper that makes the views itself reads each sample once: what is inside it reads the views.
+    for (inside, module), pairs in sorted(rows.items(), key=lambda item: item[0][0]):
         read, made = ([pair[k] for pair in pairs] for k in range(2))
         some = max(1, len(pairs) // 4)
         twice = len(pairs) > 1 and all(read.count(h) > 1 for h in read[:some])
         what = f"`{x.plain.names.get(module, kinds[module])}` reads every sample at least twice, bit for bit the same"
-        if twice and all(made.count(h) > 1 for h in made[:some]):
+        if twice and not inside and all(made.count(h) > 1 for h in made[:some]):
             return check.refuted(what, {"module": x.plain.names.get(module, kinds[module])})
         if twice:
-            return check.undecided(f'{what}, and draws in it: views, or dropout; allow={{"C7": "..."}} if meant')
-        if len(pairs) > 1:
-            return check.proved()
-    return None
+            how = "views, or dropout" if not inside else "two views that are one, or one view with other masks"
+            how = f", and draws in it: {how}" if not inside else f": {how}"
+            return check.undecided(f'{what}{how}; allow={{"C7": "..."}} if meant')
+        differ |= len(pairs) > 1 and not inside
+    return check.proved() if differ else None
 
 
 @claims(Contract.C4, "every term that is computed is part of the loss", method="read off the step")

@@ -33,8 +33,17 @@ def look_for_leak(
     def values(new: dict[str, Tensor]) -> Answer:
         return runner(lambda stop: ValueRun(plain.plan, stop, contents, new), lambda run: run.values)
 
+    shared = plain.plan.shared & planes.positions.keys()
+    if shared and any(bool(s.leak.any()) for s in planes.sources):
+        # Each of its positions may hold of others: to hide one of its output hides no group of the batch.
+        planes.reasons["leak"] = (
+            f"`{min(shared)}` is frozen and makes what the model reads as well as what the loss asks for, and may mix "
+            "places in both; a step that begins with its output is followed, by watch(step, output); "
+            'allow={"C1": "..."} if meant'
+        )
+        return
     planes.sources = [_asked(runner, plain, contents, planes, source, learnt) for source in planes.sources]
-    leaking = [source for source in planes.sources if bool(source.leak.any())]
+    leaking = [source for source in planes.sources if bool(source.leak.any()) and not planes.mixed]
     base: list[Tensor] = values({}).value or [] if leaking else []
     for source in leaking:
         leak = source.leak

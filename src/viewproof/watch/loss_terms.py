@@ -81,6 +81,11 @@ class TermWatcher:
             if term is not None and term.tensor() is tensor:
                 term.was_read = True
 
+    def used(self, tensors: list[Tensor]) -> None:
+        """A loss has these, or their gradients."""
+        self.read(tensors)
+        self._in_losses |= {tensor.grad_fn for tensor in tensors}
+
     def made(self, index: int, name: str, read: list[Tensor], out: Any, args: Any = ()) -> None:
         """A function has returned what it made of the tensors that it read; ``args`` are its arguments."""
         if not isinstance(out, Tensor):
@@ -235,9 +240,13 @@ def operands(name: str, args: Any, kwargs: Any, out: Any) -> list[Operand]:
     >>> x, y = torch.ones(2, 3, requires_grad=True) * 1, torch.ones(3, 4, requires_grad=True) * 1
     >>> [axis for _, axis, _ in operands("einsum", ("nc,ck->nk", x, y), {}, x @ y)]
     [-1, -2]
+    >>> [axis for _, axis, _ in operands("einsum", ("nc,ck->nk", [x, y]), {}, x @ y)]
+    [-1, -2]
     """
-    found = [a for a in args if isinstance(a, Tensor)][:2]
-    if name not in PRODUCTS or name == "linear" or len(found) < 2:
+    parts = [part if isinstance(part, list | tuple) else (part,) for part in args]
+    found = [a for part in parts for a in part if isinstance(a, Tensor)][:2]
+    weights = any(isinstance(one, torch.nn.Parameter) for a in found for one in (a, a._base))
+    if name not in PRODUCTS or name == "linear" or len(found) < 2 or weights:
         return []
     axes: tuple[int, ...] = (-1, -1 if name in ("cdist", "inner") or found[1].dim() < 2 else -2)
     if name == "cosine_similarity":

@@ -104,6 +104,9 @@ class PlainRun(Recorder):
         modules = frozenset(i for kind, i, _ in record.predictions if kind == "module")
         by_index = {c.index: c for c in record.calls}
         targets: dict[int, str] = {}
+        # A frozen network that reads what is predicted too is a part of the distance, as a perceptual one.
+        known = {call.module: self.before.modules.get(call.module) for call in record.calls if call.of_predictions}
+        distances = {key for key, m in known.items() if m is not None and not any(map(self.trains, m.parameters()))}
         for call in record.calls:
             module = self.before.modules.get(call.module)
             above, inside = call.parent, False
@@ -111,9 +114,26 @@ class PlainRun(Recorder):
                 inside, above = inside or above in targets, by_index[above].parent
             if module is None or inside or not call.reads or not any(True for _ in module.parameters()):
                 continue
+            if call.module in distances:
+                continue
             if not call.differentiable or not any(map(self.trains, module.parameters())):
                 targets[call.index] = self.names.get(call.module, type(module).__name__)
-        return Plan(functions, modules, record.hold, targets, record.backwards, self._restarts, record.losses_read)
+        frozen = {targets[c.index] for c in record.calls if c.index in targets and not self._moved_or_trained(c.module)}
+        read = {o for c in record.calls if self._moved_or_trained(c.module) and c.differentiable for o in c.reads}
+        return Plan(
+            functions,
+            modules,
+            record.hold,
+            targets,
+            record.backwards,
+            self._restarts,
+            record.losses_read,
+            frozenset(frozen & read),
+        )
+
+    def _moved_or_trained(self, key: int) -> bool:
+        module = self.before.modules.get(key)
+        return module is not None and any(self.trains(p) or self.before.moved(p) for p in module.parameters())
 
 
 def _read(record: Record, reads: Iterable[str], names: dict[int, str]) -> set[str]:

@@ -19,7 +19,8 @@ class Plan:
 
     ``functions`` and ``modules`` are the calls that return predictions, ``hold`` the functions that read a trained
     parameter under autograd, ``targets`` the calls of target encoders by their path. A loader that fetches ahead gives
-    the batch ``ahead`` steps before it is used. ``losses_read`` are the numbers read out that are losses.
+    the batch ``ahead`` steps before it is used. ``losses_read`` are the numbers read out that are losses. ``shared``
+    are the frozen ones among the target encoders of which what is trained reads the output too.
     """
 
     functions: frozenset[int] = frozenset()
@@ -29,6 +30,7 @@ class Plan:
     backwards: int = 1
     ahead: int = 0
     losses_read: frozenset[int] = frozenset()
+    shared: frozenset[str] = frozenset()
 
 
 class PlannedRun(Run):
@@ -67,7 +69,8 @@ class PlannedRun(Run):
         """Why the run is not the planned one, or ``""``."""
         planned = {("function", i) for i in self.plan.functions} | {("module", i) for i in self.plan.modules}
         if not planned:
-            return "no prediction was found between the loss and trained parameters"
+            where = "as in torch.jit or a transform of torch.func"
+            return f"no prediction was found between the loss and trained parameters, {where}"
         if planned - self.met or self.backwards < self.plan.backwards:
             return "the step ran another way than before, so that its predictions were not met again"
         return ""
@@ -103,7 +106,8 @@ class PlannedRun(Run):
         """As backward, if the plain run took it for one."""
         if any(t.numel() == 1 for t in losses):
             self.backwards += 1
-            return self.on_backward(losses, run)
+            gradients = self.on_backward(losses, run)
+            return run() if gradients is None else gradients
         return run()
 
 
@@ -111,7 +115,8 @@ class GradientRun(PlannedRun):
     """Which coordinates of floating-point sources have a gradient, with all that stops gradients taken away.
 
     Not held: the gradient of a random combination of the predictions. Held: that of the losses; of target encoders'
-    outputs, which are cut from the source, each position's own.
+    outputs, which are cut from the source, each position's own. With ``mutated``, what is written in place where the
+    program computes no gradients keeps the value that they need.
     """
 
     def __init__(
@@ -121,9 +126,10 @@ class GradientRun(PlannedRun):
         stop: Callable[[], Any],
         sources: dict[str, Tensor],
         parameters: list[nn.Parameter],
+        mutated: bool = False,
     ) -> None:
         super().__init__(plan, held, stop)
-        self.parameters, self._turned_on = parameters, False
+        self.parameters, self.mutated, self._turned_on = parameters, mutated, False
         self.leaves = {
             path: t.detach().clone().requires_grad_() for path, t in sources.items() if t.is_floating_point()
         }
@@ -133,6 +139,7 @@ class GradientRun(PlannedRun):
         self.losses: list[Tensor] = []
         self.positions: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self.position_calls: dict[str, list[int]] = {}
+        self.position_sources: dict[str, list[list[str]]] = {}
 
     def batch(self, batch: Any) -> Any:
         """The batch with leaves that take gradients in the place of its sources."""
@@ -148,6 +155,8 @@ class GradientRun(PlannedRun):
         enter(replaced(torch._C, "_set_grad_enabled", lambda mode: None))
         enter(replaced(torch.inference_mode, "__enter__", lambda mode: None))
         enter(replaced(torch.inference_mode, "__exit__", lambda mode, *error: None))
+        if self.mutated:
+            enter(torch.autograd.graph.allow_mutation_on_saved_tensors())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function; what detaches passes gradients on."""
@@ -180,9 +189,36 @@ class GradientRun(PlannedRun):
                 if tensor.is_floating_point() and tensor.dim() > 1:
                     leaf = tensor.detach().clone().requires_grad_()
                     self.position_calls.setdefault(path, []).append(self.target_call)
+                    self.position_sources.setdefault(path, []).append(self._one_behind_another(tensor))
                     self.positions.setdefault(path, []).append((leaf, torch.zeros(leaf.shape, dtype=torch.bool)))
                     new[id(tensor)] = leaf.clone()
             return with_tensors(out, new)
+
+    def _one_behind_another(self, out: Tensor) -> list[str]:
+        """The sources of which an output's rows are made, if it was given several, one behind the other; else []."""
+        sizes, order = {len(leaf) for leaf in self.leaves.values()}, list[str]()
+        size = max(sizes, default=0)
+        if len(sizes) != 1 or len(out) % size or len(out) == size or not out.requires_grad:
+            return []
+        for part in torch.tensor_split(out, len(out) // size):
+            for row in (0, size - 1):
+                direction = torch.randn(part[row].shape, generator=torch.Generator().manual_seed(0)).to(out)
+                self._in_backward = True
+                gradients = torch.autograd.grad(
+                    part[row], [*self.leaves.values()], direction, retain_graph=True, allow_unused=True
+                )
+                self._in_backward = False
+                pairs = zip(self.leaves, gradients, strict=True)
+                read = {
+                    path: (g != 0).flatten(1).any(1).nonzero().flatten().tolist() for path, g in pairs if g is not None
+                }
+                read = {path: rows for path, rows in read.items() if rows}
+                if list(read.values()) != [[row]]:
+                    return []
+                order += read if not row else ()
+                if [*read] != order[-1:]:
+                    return []
+        return order if len({*order}) == len(order) else []
 
     def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
         """Compute the gradients that are asked here, not those of the program."""

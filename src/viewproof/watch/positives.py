@@ -19,18 +19,24 @@ class SamplesRun(GradientRun):
     """For rows of the cross-entropies at ``places``: the samples that the row and its positive have gradients to.
 
     ``pairs`` are, by place, pairs of samples: the row's own, and the positive's. What follows too many samples, as
-    behind a centre, and what follows none, as a vector of a queue, is left out.
+    behind a centre, and what follows none, as a vector of a queue, is left out. Tokens have the gradients of their
+    ``embedded`` vectors.
     """
 
     def __init__(self, places: list[str], *args: Any) -> None:
         super().__init__(*args)
         self.places, self.pairs = places, dict[str, list[tuple[int, int]]]()
         self._operands: list[Operand] = []
+        self.embedded: list[Tensor] = []
+        self.samples = {len(t) for t in self.sources.values()}
 
     def on_function(self, index: int, func: Any, args: Any, kwargs: Any, out: Any) -> Any:
         """Keep what is compared, and look at a cross-entropy of it."""
         name = getattr(func, "__name__", "")
         with DisableTorchFunction():
+            if name == "embedding" and out.dim() == 3 and len(out) in self.samples and not out.requires_grad:
+                self.embedded.append(out.detach().requires_grad_())
+                out = self.embedded[-1].clone()
             self._operands = [*self._operands[-6:], *operands(name, args, kwargs, out)]
             if name in CROSS and place() in self.places:
                 read = [*args, *kwargs.values()]
@@ -73,7 +79,7 @@ class SamplesRun(GradientRun):
 
     def _sample(self, compared: Tensor, mask: Tensor) -> int | None:
         """The sample of the batch that a vector follows far more than the others."""
-        leaves = list(self.leaves.values())
+        leaves = [*self.leaves.values(), *self.embedded]
         direction = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0)).to(mask)
         gradients = self._gradients(compared, leaves, direction * mask)
         sizes = [g.flatten(1).norm(dim=1).cpu() for g in gradients if g is not None]
@@ -88,7 +94,7 @@ def of_other_samples(
     runner: Runner, plan: Plan, terms: Terms, contents: dict[str, Tensor], parameters: list[torch.nn.Parameter]
 ) -> str:
     """Rows whose positive is made of another sample of the batch than they are, in words, or ""."""
-    if not terms.compared or not any(t.is_floating_point() for t in contents.values()):
+    if not terms.compared or not contents:
         return ""
 
     def run(stop: Callable[[], Any]) -> SamplesRun:

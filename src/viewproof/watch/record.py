@@ -182,16 +182,23 @@ class Recorder(Run):
         call.seconds += time.perf_counter()
         read, results = list(tensors_of_call(inputs)), list(tensors_of_call(out))
         call.reads = tuple(dict.fromkeys(o for t in read for o in getattr(t, "_viewproof_from", ())))
+        call.of_predictions = call.differentiable and any(t.requires_grad for t in read)
         # Rows of a table are looked at where they come from the batch.
         table = call.reads and all(o in self.sources for o in call.reads)
-        if read and read[0].is_floating_point() and read[0].dim() > (1 if table else 2) and not read[0].requires_grad:
+        trained = any(map(self.trains, module.parameters()))
+        if (
+            trained
+            and read
+            and read[0].is_floating_point()
+            and read[0].dim() > (1 if table else 2)
+            and not read[0].requires_grad
+        ):
             call.rows = call.made = _hashes(read[0])
             # A module that draws its views itself makes two things of one sample, in two calls; so does dropout.
             if len(set(call.rows)) == len(call.rows) and results and results[0].shape[:1] == read[0].shape[:1]:
                 call.made = tuple(map(hash, zip(call.rows, _hashes(results[0]), strict=True)))
         call.made_of = tuple(dict.fromkeys(o for t in results for o in getattr(t, "_viewproof_from", ())))
         call.shapes = tuple(tuple(t.shape) for t in (*read[:1], *results[:1]))
-        trained = any(map(self.trains, module.parameters()))
         path = self.names.get(id(module))
         for tensor in results:
             if isinstance(tensor, nn.Parameter):
@@ -261,6 +268,10 @@ class Recorder(Run):
             self.backwards += 1
             return self.on_backward(losses, run)
         return run()
+
+    def before_penalty(self, of: list[Tensor]) -> None:
+        """What has its gradients in a loss is no term that is left out of it."""
+        self._watcher.used(of)
 
     def before_step(self, optimizer: Any) -> None:
         """Note what the optimizer holds, and the gradients that it finds."""

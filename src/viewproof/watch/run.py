@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from viewproof.torch_internals import DisableTorchFunction, replaced, without_recomputation
+from viewproof.torch_internals import DisableTorchFunction, in_transform, replaced, without_recomputation
 from viewproof.watch.sources import with_tensors
 
 
@@ -69,6 +69,8 @@ class Run(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function."""
         args, kwargs = self.replaced_tensors(args, kwargs)
+        if in_transform():
+            return func(*args, **(kwargs or {}))
         if not self._in_backward and getattr(func, "__name__", "") in _READING and args and isinstance(args[0], Tensor):
             self.numbers += 1
             return self.on_number(self.numbers - 1, args[0], lambda: func(*args, **(kwargs or {})))
@@ -110,6 +112,9 @@ class Run(TorchFunctionMode):
         """The program asks `torch.autograd.grad`."""
         return run()
 
+    def before_penalty(self, of: list[Tensor]) -> None:
+        """The program asks `torch.autograd.grad` for gradients that a loss is to read; these are no losses."""
+
     def before_step(self, optimizer: Any) -> None:
         """An optimizer is about to step."""
 
@@ -117,7 +122,7 @@ class Run(TorchFunctionMode):
         """An optimizer has stepped."""
 
     def _before_module(self, module: nn.Module, inputs: Any) -> None:
-        if not self._in_backward:
+        if not self._in_backward and not in_transform():
             self.calls.append((self.modules, module))
             with DisableTorchFunction():
                 self.before_module(self.modules, module)
@@ -125,7 +130,7 @@ class Run(TorchFunctionMode):
 
     def _after_module(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
         # What an exception has left on the stack is gone with the module that lies below it.
-        while not self._in_backward and any(m is module for _, m in self.calls):
+        while not self._in_backward and not in_transform() and any(m is module for _, m in self.calls):
             index, called = self.calls.pop()
             if called is module:
                 with DisableTorchFunction():
@@ -143,21 +148,36 @@ class Run(TorchFunctionMode):
             self.after_step(optimizer)
 
     def _counted(self, original: Callable[..., Any], on: Callable[..., Any]) -> Callable[..., Any]:
-        def asked(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        def asked(*args: Any, **kwargs: Any) -> Any:
             if self._in_backward:
-                return original(tensors, *args, **kwargs)
+                return original(*args, **kwargs)
+            # Either function may be given all by name.
+            name = "outputs" if "outputs" in kwargs else "tensors"
+            tensors, args = (kwargs.pop(name), args) if name in kwargs else (args[0], args[1:])
             with DisableTorchFunction():
                 losses = [tensors] if isinstance(tensors, Tensor) else list(tensors)
 
             def run() -> Any:
                 self._in_backward = True
+                again = self.repeats and on != self.on_backward
+                kept = {"retain_graph": True} if again and len(args) < 3 else {}
                 try:
-                    return original(tensors, *args, **kwargs)
+                    return original(tensors, *args, **(kwargs | kept))
+                except RuntimeError:
+                    if not again:
+                        raise
+                    # Parameters take no gradients in such a run, and nothing does behind held predictions.
+                    inputs = args[0] if args else kwargs["inputs"]
+                    return tuple(map(torch.zeros_like, [inputs] if isinstance(inputs, Tensor) else inputs))
                 finally:
                     self._in_backward = False
 
             if on == self.on_backward:
                 self.backwards += 1
+            elif kwargs.get("create_graph", args[3] if len(args) > 3 else False):
+                with DisableTorchFunction():
+                    self.before_penalty(losses)
+                return run()
             with DisableTorchFunction():
                 return on(losses, run)
 

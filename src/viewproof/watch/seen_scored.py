@@ -12,12 +12,22 @@ from viewproof.watch.plain_run import Plain
 from viewproof.watch.planes import GradientRun, Plan, TrackedRun
 from viewproof.watch.sources import Content, Groups, grouped
 
+_IN_PLACE = "modified by an inplace operation"
+"""What torch says where a value that a gradient needs has been written over, as in Sinkhorn's steps."""
+
+
+_NO_GROUPS = (
+    "the loss asks for positions of a target encoder that are those of no groups; a step that begins with its output "
+    'is followed, by watch(step, output); allow={"C1": "..."} if meant'
+)
+
 
 @dataclass
 class Planes:
     """What is known of the two planes of one step; ``read_out`` is where a loss was read that is taken to stay.
 
-    ``constant`` says which groups the loss holds as constants, which its gradient does not depend on.
+    ``constant`` says which groups the loss holds as constants, which its gradient does not depend on; ``mixed`` that
+    it is not known which positions are asked for, of a target that mixes all of them.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -28,6 +38,7 @@ class Planes:
     waived: str = ""
     read_out: str = ""
     constant: str = ""
+    mixed: bool = False
     empty_target: Any = None
 
     def reason(self) -> str:
@@ -39,16 +50,22 @@ def gradients(
     runner: Runner, plan: Plan, held: bool, contents: dict[str, Tensor], parameters: list[nn.Parameter]
 ) -> Answer:
     """What `GradientRun` finds: masks by source, masks by target encoder, losses and predictions."""
-    return runner(
-        lambda stop: GradientRun(plan, held, stop, contents, parameters),
-        lambda run: (
-            run.found,
-            {path: [m for _, m in parts] for path, parts in run.positions.items()},
-            run.losses,
-            run.values,
-            run.position_calls,
-        ),
-    )
+
+    def run(mutated: bool) -> Answer:
+        return runner(
+            lambda stop: GradientRun(plan, held, stop, contents, parameters, mutated),
+            lambda run: (
+                run.found,
+                {path: [m for _, m in parts] for path, parts in run.positions.items()},
+                run.losses,
+                run.values,
+                run.position_calls,
+                run.position_sources,
+            ),
+        )
+
+    answer = run(mutated=False)
+    return run(mutated=True) if _IN_PLACE in answer.failure else answer
 
 
 def planes_of(
@@ -60,8 +77,9 @@ def planes_of(
     """
     out = Planes()
     shown: dict[bool, Any] = {}
+    plan, asked_for = _asked_for(runner, plain, contents, parameters)
     for held in (False, True):
-        answer = seen if seen and not held else gradients(runner, plain.plan, held, contents, parameters)
+        answer = asked_for if held else seen or gradients(runner, plan, held, contents, parameters)
         if answer.value is None:
             out.reasons["scored" if held else "seen"] = answer.failure
         shown[held] = answer.value or ({p: torch.zeros(t.shape, dtype=torch.bool) for p, t in contents.items()}, {})
@@ -70,8 +88,11 @@ def planes_of(
         path: [_sources_of(plain, index, contents) for index in calls]
         for path, calls in (shown[True][4] if len(shown[True]) > 4 else {}).items()
     }
-    read = [m for parts in positions.values() for m in parts if m.dim() == 3 and bool(m.any())]
-    lengths = {m.shape[1] - extra for m in read for extra in (0, 1) if m.shape[1] - extra > 1}
+    places = [m for parts in positions.values() for m in parts if m.dim() > 2 and bool(m.any())]
+    # All places of a feature map are asked for behind a pooling too.
+    read = [m for m in places if m.dim() == 3 or not bool(m.any(1).all())]
+    lengths = {m.shape[1] - extra for m in read if m.dim() == 3 for extra in (0, 1) if m.shape[1] - extra > 1}
+    lengths |= {m[0, 0].numel() for m in read if m.dim() > 3}
     found: list[Content] = []
     planes: dict[str, dict[bool, Tensor]] = {}
     for path, tensor in contents.items():
@@ -79,18 +100,14 @@ def planes_of(
         groups = grouped(tensor, plain.record.strides.get(path, ()), patterns, lengths)
         found.append(Content(path, tensor, groups))
         planes[path] = {held: groups.any_of(shown[held][0][path]) for held in (False, True)}
-    mixed = False
-    marks: dict[str, list[Tensor]] = {
-        path: [
-            ~m.flatten(2).any(2).reshape(*m.shape[:2], *[1] * (m.dim() - 2)).expand(m.shape) if m.dim() > 2 else ~m
-            for m in parts
-        ]
-        for path, parts in positions.items()
-    }
+    mixed, placed = False, set[int]()
+    marks = {path: [_unasked(m) for m in parts] for path, parts in positions.items()}
+    behind = shown[True][5] if len(shown[True]) > 5 else {}
     for content in found:
         for path, parts in positions.items():
-            for mask, sources in zip(parts, read_by[path], strict=True):
-                if content.path not in sources:
+            for mask, sources, order in zip(parts, read_by[path], behind[path], strict=True):
+                samples = len(content.values)
+                if content.path not in sources or (len(mask) != samples and content.path not in order):
                     continue
                 at = _groups_of_positions(mask, content.groups)
                 if at is not None and bool(at.all()):
@@ -99,26 +116,33 @@ def planes_of(
                     supports = [_groups_of_positions(m, content.groups) for m in plain.record.support.values()]
                     for support in supports:
                         at = at & support if support is not None and len(support) == len(at) else at
-                if at is not None:
+                    out.mixed |= bool(at.all())
+                placed |= {id(mask)} if at is not None else set()
+                if at is not None and len(mask) != samples:
+                    # Views that went through it one behind the other.
+                    at = at.reshape(-1, samples, at.shape[1])[order.index(content.path)]
+                if at is not None and bool(at.any()):
                     out.positions[path] = at
                     planes[content.path][True] |= at
     for held in (False, True):
         marked = {c.path: ~c.groups.spread(planes[c.path][held]) for c in found}
         if any(bool(m.any()) for m in marked.values()) or (held and marks):
-            _follow(runner, plain.plan, held, contents, marked, marks if held else {}, out)
-    if read and not out.positions:
-        out.reasons.setdefault("scored", "the loss asks for positions of a target encoder that are those of no groups")
+            _follow(runner, plan, held, contents, marked, marks if held else {}, out)
+    if any(id(m) not in placed for m in read):
+        out.reasons.setdefault("scored", _NO_GROUPS)
     if mixed:
         out.reasons.setdefault(
-            "scored", "the target mixes all positions, as a centre does; scored are those where predictions are read"
+            "scored",
+            "the target mixes all positions, as a centre or a norm over positions does; scored are those where "
+            'predictions are read, as far as they say; allow={"C1": "..."} if meant',
         )
     followed = not out.reasons
     if out.reasons.keys() == {"seen"}:
         # No leak needs less: that what is scored is not seen.
         asked = {c.path: c.groups.spread(planes[c.path][True] & ~planes[c.path][False]) for c in found}
         if any(bool(m.any()) for m in asked.values()):
-            _follow(runner, plain.plan, False, contents, asked, {}, out)
-    out.empty_target = _empty_target(runner, plain, contents, parameters, found, planes, out)
+            _follow(runner, plan, False, contents, asked, {}, out)
+    out.empty_target = _empty_target(runner, plain, plan, contents, parameters, found, planes, out)
     for content in found:
         out.sources.append(
             Source(
@@ -132,6 +156,32 @@ def planes_of(
             )
         )
     return out
+
+
+def _asked_for(
+    runner: Runner, plain: Plain, contents: dict[str, Tensor], parameters: list[nn.Parameter]
+) -> tuple[Plan, Answer]:
+    """What the losses ask for, and the plan whose target encoders have the positions for it.
+
+    A head after a target encoder may take the tokens that are asked for out of their places, [tokens, features]: then
+    the encoder before it has the positions, if the loss asks for some of them and not for all, as behind a pooling.
+    """
+    plan = plain.plan
+    answer = gradients(runner, plan, True, contents, parameters)
+    paths = set(plan.targets.values())
+    heads = {c.index for c in plain.record.calls if len(c.shapes[-1:] and c.shapes[-1]) == 2 and paths & {*c.reads}}
+    before = replace(plan, targets={i: path for i, path in plan.targets.items() if i not in heads})
+    if answer.value is None or len(before.targets) == len(plan.targets):
+        return plan, answer
+    if any(m.dim() > 2 and bool(m.any()) for parts in answer.value[1].values() for m in parts):
+        return plan, answer
+    behind = gradients(runner, before, True, contents, parameters)
+    for parts in behind.value[1].values() if behind.value is not None else ():
+        for m in parts:
+            at = m.any(2) if m.dim() == 3 else m.any(1).flatten(1) if m.dim() > 3 else m[:, :0]
+            if bool((at.sum(1) > 1).any()) and not bool(at.all()):
+                return before, behind
+    return plan, answer
 
 
 def _sources_of(plain: Plain, index: int, contents: dict[str, Tensor]) -> set[str]:
@@ -185,6 +235,7 @@ def _follow(
 def _empty_target(
     runner: Runner,
     plain: Plain,
+    plan: Plan,
     contents: dict[str, Tensor],
     parameters: list[nn.Parameter],
     found: list[Content],
@@ -201,7 +252,7 @@ def _empty_target(
             return None
         what = "the loss reads the batch beside the predictions and none of its content: its target is constant"
         return what, {"batch": [c.path for c in found]}
-    cut = replace(plain.plan, targets={})
+    cut = replace(plan, targets={})
     for content in found:
         asked = planes[content.path][True]
         if not out.positions or not bool(asked.any()) or not content.values.is_floating_point():
@@ -219,6 +270,13 @@ def _empty_target(
             what = f"the target of all {int(asked.sum())} scored groups of {content.path} is made without them"
             return what, {"batch": content.path}
     return None
+
+
+def _unasked(mask: Tensor) -> Tensor:
+    """Where an output of a target encoder is at a position, or of a feature, that no gradient shows to be asked for."""
+    if mask.dim() < 3:
+        return ~mask
+    return ~(mask.any(1, keepdim=True) & mask.amax(tuple(range(2, mask.dim())), keepdim=True))
 
 
 def _groups_of_positions(mask: Tensor, groups: Groups) -> Tensor | None:

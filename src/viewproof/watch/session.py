@@ -19,7 +19,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.torch_internals import replaced
 from viewproof.watch.alive import Constants
 from viewproof.watch.allowed import check_allow
-from viewproof.watch.child import Answer, Sender, cannot_fork, describe, fork, run_in_child
+from viewproof.watch.child import Answer, Sender, cannot_fork, copy_of_process, describe, fork, run_in_child
 from viewproof.watch.conclusions import report_of
 from viewproof.watch.examine import Examined, examine
 from viewproof.watch.gradients import Noted, note_step
@@ -192,6 +192,8 @@ class Recording:
             )
             self._keep(self._from_waiting() or report_of(Examined(failure=reason), self.name))
         self._dismiss()
+        # What the program has set over the hooks may call them still.
+        self._pid, self._armed = 0, False
 
     def _keep(self, report: WatchReport) -> None:
         """The report, with the loader for its draws."""
@@ -286,7 +288,7 @@ class Recording:
         self._dismiss()
         ask_read, ask_write = os.pipe()
         tell_read, tell_write = os.pipe()
-        pid = os.fork()
+        pid = copy_of_process()
         if pid:
             os.close(ask_read)
             os.close(tell_write)

@@ -18,6 +18,7 @@ from torch import Tensor
 from viewproof.bits import unlike
 from viewproof.watch.asked_tokens import WHOLE, Asked, AskingRun, asked_ids, candidates
 from viewproof.watch.child import Runner
+from viewproof.watch.padding_negatives import padding_of
 from viewproof.watch.planes import Plan
 from viewproof.watch.token_runs import TokenRuns
 
@@ -35,7 +36,8 @@ class TokenFacts:
     are looked up in the clear; ``shift`` is how many places behind its row a token stands. ``witness`` shows a row that
     reads the token that it is asked for; ``all_seen`` says that every row reads every token and is asked for all of
     them. ``doubt`` says why the rows may be meant to read their own tokens, ``reason`` what is not decided;
-    ``beside`` are tokens of the batch of which it is not known whether they hold the same.
+    ``beside`` are tokens of the batch of which it is not known whether they hold the same. ``padding_asked`` says that
+    labels end in what other tokens of the batch are padded with.
     """
 
     path: str
@@ -52,6 +54,7 @@ class TokenFacts:
     beside: str = ""
     reason: str = ""
     padding_scored: Any = None
+    padding_asked: str = ""
     padding_read: Any = None
     padding_reason: str = ""
     padding: bool = False
@@ -99,6 +102,7 @@ def token_facts(
         if ids is None or ids[1] != asked.axis or not torch.equal(ids[0].reshape(expected.shape), expected):
             continue
         facts = _facts(TokenRuns(runner, plan, base, sources, asked), tested)
+        facts.padding_asked = _padding_asked(asked, sources)
         if not facts.witness and not facts.reason:
             facts.reason = _told(TokenRuns(runner, plan, base, tensors, asked))
         for index, (one, other) in enumerate(zip(gradients or (), again, strict=True)):
@@ -315,6 +319,23 @@ def _padding(runs: TokenRuns, out: TokenFacts, tested: frozenset[tuple[str, floa
         out.padding_read = what, {"one": asked.read, "other": new}, {"output": (b, t)}
     else:
         out.padding_reason = found if isinstance(found, str) else "scored rows may depend on padding"
+
+
+def _padding_asked(asked: Asked, sources: dict[str, Tensor]) -> str:
+    """Whether labels of another length end in the id that the batch's own mask calls padding elsewhere, or ""."""
+    for path, tensor in sources.items():
+        padding = padding_of(sources, path) if path != asked.path and tensor.shape != asked.tokens.shape else None
+        ids = torch.unique(tensor.detach().cpu()[padding[0]]).tolist() if padding is not None and padding[1] else []
+        if len(ids) != 1:
+            continue
+        tail = (asked.tokens == ids[0]).flip(1).cumprod(1).flip(1).bool() & asked.cells
+        # Where the end of a text has the id of padding, each has one.
+        if len(set(tail.sum(1).tolist())) > 1:
+            return (
+                f"{asked.path} asks for id {ids[0]} at the end of its samples, {int(tail.sum())} times of "
+                f"{int(asked.cells.sum())}, and {path} is padded with it: -100 is passed over"
+            )
+    return ""
 
 
 def _moved_back(padding: Tensor, asked: Asked) -> Tensor:

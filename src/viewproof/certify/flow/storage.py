@@ -118,6 +118,8 @@ class Storages:
             if laid is None or any(s == 0 and e > 1 for s, e in zip(laid.stride(), laid.shape, strict=True)):
                 known.planes[plane].fill_(self.unknown[plane])
             else:
+                # What a function in place gives may be these very entries, of which torch copies none to themselves.
+                entry = entry.clone() if address(entry) == address(laid) else entry
                 laid.copy_(entry.unsqueeze(-1) if entry.dim() else entry)
         if nothing and not bool(known.planes[self.main].any()):
             self.forget(tensor)
