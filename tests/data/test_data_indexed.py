@@ -214,26 +214,82 @@ def test_arrays_recordings_and_the_columns_that_are_named(hub, tmp_path):
     assert data.sample_shape == (1, 64, 32) and data.classes is None and not data.natural
 
 
+def test_images_that_another_writer_left_as_bytes(hub, tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    files = [png(k) for k in range(N)]
+    labels = ["abc"[k % 3] for k in range(N)]
+    for name, column in (("a", files), ("B", [{"bytes": file, "path": "gone.png"} for file in files])):
+        path = tmp_path / f"{name}.parquet".replace("B.parquet", "B.PARQUET")
+        parquet.write_table(arrow.table({"label": labels, "photo": column}), path)
+        data = load_dataset(f"hf:{path}")
+        assert data.class_names == ("a", "b", "c")
+        assert_these_pictures(data)
+
+
+def labelled(hub, labels, kind):
+    rows = {"photo": [{"bytes": png(k), "path": None} for k in range(len(labels))], "label": labels}
+    return hub.Dataset.from_dict(rows, features=hub.Features({"photo": hub.Image(), "label": kind}))
+
+
+@pytest.mark.parametrize("labels", [[0.5 * k for k in range(N)], [[k % 3] * (1 + k % 2) for k in range(N)], [None] * N])
+def test_a_column_called_label_that_names_no_classes_is_no_label(labels, hub, tmp_path):
+    kind = hub.List(hub.Value("int64")) if isinstance(labels[0], list) else hub.Value("float64")
+    labelled(hub, labels, hub.Value("int64") if labels[0] is None else kind).to_parquet(str(tmp_path / "x.parquet"))
+    assert load_dataset(f"hf:{tmp_path}/x.parquet").classes is None
+
+
+def test_parts_without_labels_and_labelled_in_part(hub, tmp_path):
+    classes = hub.ClassLabel(names=["a", "b", "c"])
+    known, withheld = (labelled(hub, labels, classes) for labels in ([k % 3 for k in range(N)], [-1] * 4))
+    for name, held_out in (("withheld", {"test": withheld}), ("both", {"test": withheld, "val": known.select([5, 1])})):
+        hub.DatasetDict({"train": known, **held_out}).save_to_disk(str(tmp_path / name))
+    data = load_dataset(f"hf:{tmp_path}/both")
+    assert (len(data.train), data.test.labels.tolist()) == (N, [2, 1])
+    assert_these_pictures(load_dataset(f"hf:{tmp_path}/withheld"))  # a share of the training part is held out
+    for kind, missing in ((classes, -1), (classes, None), (hub.Value("string"), None)):
+        values = [missing, *(("b",) if kind is not classes else (1,)) * 3]
+        path = tmp_path / f"{kind.dtype}{missing}.parquet"
+        labelled(hub, values, kind).to_parquet(str(path))
+        with pytest.raises(InvalidArgument, match="label_column='label': 1 of 4 samples have no label; drop"):
+            load_dataset(f"hf:{path}")
+        assert load_dataset(f"hf:{path}", label_column="").classes is None
+
+
+def test_missing_images_are_counted_before_any_is_read(hub, tmp_path):
+    photos = [None if k % 5 == 4 else {"bytes": png(k), "path": None} for k in range(600)]
+    whole = hub.Dataset.from_dict({"photo": photos}, features=hub.Features({"photo": hub.Image()}))
+    whole.to_parquet(str(tmp_path / "x.parquet"))
+    with pytest.raises(InvalidArgument, match="'photo': 120 of 600 samples are missing; drop these rows"):
+        load_dataset(f"hf:{tmp_path}/x.parquet")
+
+
 def test_unknown_columns_names_and_kinds_are_one_line(hub, tmp_path):
     table(hub, text=["t"] * N).save_to_disk(str(tmp_path / "x"))
     for options, message in (
         ({"image_column": "picture"}, "image_column='picture' is no column; the columns are label, text, photo"),
         ({"label_column": "class"}, "label_column='class' is no column"),
         ({"image_column": "text"}, "image_column='text' holds .* no images, arrays or recordings"),
-        ({"label_column": "photo"}, "labels of shape|one integer or string"),
+        ({"label_column": "photo"}, "label_column='photo' holds Image.*, not one integer, string or boolean a sample"),
     ):
         with pytest.raises(InvalidArgument, match=message) as error:
             load_dataset(f"hf:{tmp_path}/x", **options)
         assert len(str(error.value).splitlines()) == 1
     (tmp_path / "y.csv").write_text("1")
-    refused = {f"{tmp_path}/y.csv": r"no \.parquet file", "./none": "no such file or folder", "": "names no data"}
+    refused = {
+        f"{tmp_path}/y.csv": r"no \.parquet file",
+        "./none": "no such file or folder",
+        "none/x.parquet": "no such file or folder",
+        "none/*": "no such file or folder",
+        "": "names no data",
+        "https://huggingface.co/datasets/a/b": "is an address; pass hf:NAME",
+    }
     for name, message in refused.items():
         with pytest.raises(InvalidArgument, match=message):
             load_dataset(f"hf:{name}")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(InvalidArgument, match="cannot be loaded") as error:
         load_dataset(f"hf:{tmp_path}/bad.parquet")
-    assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value).splitlines()) == 1 and "check or copy it again" in str(error.value)
     with pytest.raises(InvalidArgument, match="are of hf: data sets"):
         load_dataset("digits", image_column="x")
 
