@@ -141,7 +141,9 @@ def test_a_run_on_data_of_a_hub_that_then_is_gone(hub: Hub, tmp_path: Path) -> N
     command = [sys.executable, "-c", CHILD, endpoint]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     # The unlabelled test part is passed over; its labels are withheld.
-    assert "hf:someone/thing/small: 20 training and 5 held-out samples of (3, 16, 16)" in done.stdout, done.stderr
+    assert "hf:someone/thing/small: 20 training and 5 held-out samples of (3, 16, 16) in 2 classes" in done.stdout, (
+        done.stderr
+    )
     complaints = [line for line in done.stderr.splitlines() if "step/s" not in line]
     assert [line for line in complaints if len(line) == 1] == ["0", "2", "2", "0", "2"], done.stderr
     other, no_config, new = (line for line in complaints if len(line) > 1)

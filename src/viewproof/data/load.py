@@ -61,6 +61,8 @@ def load_dataset(
     """
     text = str(name_or_path)
     name, _, folder = text.partition(":")
+    if not text.strip():
+        raise InvalidArgument(f"data set {text!r} names no data; pass a name, a file or a folder ('.' for this one)")
     try:
         path = Path(text).expanduser()
         path.exists()
