@@ -1,5 +1,6 @@
 """Map-style data sets, Hugging Face's and tar shards: what they hold is what is trained on, keyed by id."""
 
+import gzip
 import io
 import pickle
 import tarfile
@@ -342,18 +343,64 @@ def test_missing_and_damaged_shards_are_one_line(tmp_path):
     (tmp_path / "b.tar").write_bytes(content[:700])
     (tmp_path / "c.tar").write_bytes(b"no tar at all" * 100)
     (tmp_path / "d.tar").write_bytes(b"")
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        (tmp_path / "e.tar").write_bytes(content[: archive.getmembers()[4].offset])  # two whole samples of four
+    (tmp_path / "f.tar").write_bytes(gzip.compress(content))
+    (tmp_path / "folder").mkdir()
     for pattern, message in (
         ("x-{0..3}.tar", r"no shard .*x-0\.tar"),
         ("x-*.tar", "no such shard"),
         ("{a,c}.tar", r"c\.tar: not a readable tar shard"),
         ("d.tar", r"d\.tar: not a readable tar shard"),
         ("b.tar", r"b\.tar: not a whole tar shard"),
+        ("e.tar", r"e\.tar: not a whole tar shard, its end is cut"),
+        ("f.tar", r"f\.tar: is compressed .*; decompress it"),
+        ("folder", r"folder is a folder; pass 'wds:.*folder/\*\.tar'"),
     ):
         with pytest.raises(InvalidArgument, match=message) as error:
             load_dataset(f"wds:{tmp_path}/{pattern}")
         assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(InvalidArgument, match="wds: names no shards"):
+        load_dataset("wds:")
     with pytest.raises(InvalidArgument, match="is an address; download the shards"):
         load_dataset("wds:https://example.org/a.tar")
+
+
+def test_texts_of_shards_are_labels_or_captions(tmp_path):
+    pytest.importorskip("wids")
+    for texts, names in (
+        (["dog", "cat"] * 3, ("cat", "dog")),
+        ([f"a picture of {k}" for k in range(6)], None),
+        (["²", "1"] * 3, ("1", "²")),
+    ):
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            for k, text in enumerate(texts):
+                for name, content in ((f"{k}.png", png(k)), (f"{k}.txt", text.encode())):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        assert load_dataset(f"wds:{tmp_path}/[a].tar").class_names == names
+    with tarfile.open(tmp_path / "b.tar", "w") as archive:
+        for name, content in (("0.png", png(0)), ("0.txt", b"\xe9")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(InvalidArgument, match="a label is not UTF-8"):
+        load_dataset(f"wds:{tmp_path}/b.tar")
+
+
+def test_samples_of_several_dtypes_are_not_rounded(tmp_path):
+    first, second = np.zeros(2, np.uint8), np.full(2, 0.7, np.float32)
+    data = from_indexed([first] * 4, [second] * 4, statistics=((0.0,), (1.0,)))
+    with pytest.raises(InvalidArgument, match="sample 0 has dtype float32 where another has uint8"):
+        data.fetch("test", [0])
+
+
+def test_tensors_of_a_network_and_of_16_bits_are_taken_and_lists_are_refused():
+    for tensor in (torch.ones(3, requires_grad=True), torch.ones(3, dtype=torch.bfloat16)):
+        assert from_indexed([tensor] * 3).train.values[np.array([0])].tolist() == [[1, 1, 1]]
+    with pytest.raises(InvalidArgument, match=r"sample [0-2] of type list is no array .*; pass key="):
+        from_indexed([[np.ones((2, 2)), 1]] * 3)
 
 
 @pytest.mark.parametrize(("name", "package"), [("hf:x", "datasets"), ("wds:x.tar", "wids")])

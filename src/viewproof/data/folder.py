@@ -25,7 +25,8 @@ from viewproof.progress import progress
 JPEG, PPM = (".jpg", ".jpeg", ".jpe", ".jfif"), (".pbm", ".pgm", ".pnm", ".ppm")
 SUFFIXES = (".png", *JPEG, ".bmp", ".gif", *PPM, ".tif", ".tiff", ".webp")
 UNREAD = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".tga", ".svg", ".psd", ".exr", ".dng", ".cr2", ".nef", ".arw")
-"""Images of other formats: those beside files that are read are listed as left out."""
+SILENT = (".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma")
+"""Images and recordings of other formats: those beside files that are read are listed as left out."""
 DEFAULT_SIZE = (224, 224)
 """Of images of several sizes."""
 MANY = 4096
@@ -119,9 +120,8 @@ def load_folder(
             f"{folder}: no image ({', '.join(SUFFIXES)}) or recording ({', '.join(AUDIO_SUFFIXES)}) in this folder;"
             " pass one that has some"
         )
-    other = [
-        f"{'/'.join(parts)}: of a format that is not read" for parts in found if parts[-1].lower().endswith(UNREAD)
-    ]
+    left_out = UNREAD if images else SILENT
+    other = ["/".join(parts) for parts in found if parts[-1].lower().endswith(left_out)]
     train, test = part_folders(folder, inside)
     if train:
         inside = [parts for parts in inside if parts[0] in (train, test)]
@@ -147,7 +147,10 @@ def load_folder(
         learnt, tested = (take(whole, np.flatnonzero(held_out == side)) for side in (False, True))
     else:
         learnt, tested = fixed_split(str(folder), whole, test_fraction)
-    skipped = (*other, *(complaint.replace(f"{folder}/", "") for complaint in unreadable.values()))
+    skipped = (
+        *(f"{path}: of a format that is not read" for path in other),
+        *(complaint.replace(f"{folder}/", "") for complaint in unreadable.values()),
+    )
     return make_dataset(
         folder.name, learnt, tested, names or None, str(folder), statistics, natural=bool(images), skipped=skipped
     )
@@ -158,7 +161,7 @@ def files_below(folder: Path) -> Iterator[tuple[str, ...]]:
 
     Objects of class `Path` would cost as much as the headers, and parts sort as paths do.
     """
-    suffixes = (*SUFFIXES, *AUDIO_SUFFIXES, *UNREAD)
+    suffixes = (*SUFFIXES, *AUDIO_SUFFIXES, *UNREAD, *SILENT)
     start = os.stat(folder)  # noqa: PTH116
     folders: list[tuple[tuple[str, ...], tuple[tuple[int, int], ...]]] = [((), ((start.st_dev, start.st_ino),))]
     while folders:
