@@ -181,3 +181,28 @@ def test_a_damaged_compressed_member_is_refused(tmp_path):
     file.write_bytes(content)
     with pytest.raises(InvalidArgument, match=r"bad\.npz"):
         load_dataset(file)
+
+
+def test_suffixes_in_capitals(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    np.savez(tmp_path / "z.npz", x=X, y=Y)
+    for name in ("x.npy", "z.npz"):
+        (tmp_path / name).rename(tmp_path / name.upper())
+        assert load_dataset(str(tmp_path / name.upper())).sample_shape == (3, 4)
+    (tmp_path / "T.TXT").write_text("text " * 100)
+    assert load_dataset(str(tmp_path / "T.TXT")).sample_shape == (128,)
+    (tmp_path / "t.csv").write_text("1,2")
+    with pytest.raises(InvalidArgument, match=r"t\.csv': a file of another kind; pass digits"):
+        load_dataset(str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_with_their_channels_last_are_refused(channels, tmp_path):
+    images = np.zeros((6, 8, 8, channels), np.uint8)
+    np.save(tmp_path / "x.npy", images)
+    with pytest.raises(InvalidArgument, match=r"channels last; save \[N, C, H, W\]: x\.transpose\(0, 3, 1, 2\)"):
+        load_dataset(str(tmp_path / "x.npy"))
+    np.save(tmp_path / "x.npy", images.transpose(0, 3, 1, 2))
+    assert load_dataset(str(tmp_path / "x.npy")).sample_shape == (channels, 8, 8)
+    np.save(tmp_path / "x.npy", images.astype(np.float32))  # sensors, times and axes, perhaps
+    assert load_dataset(str(tmp_path / "x.npy")).sample_shape == (8, 8, channels)

@@ -80,3 +80,8 @@ def test_two_views_of_recordings_are_moved_and_never_mirrored(tmp_path):
     method = chosen(method="vicreg")
     assert (method.augment, method.flip) == ("Affine(0, 0.1, 0.1), ColourJitter(0.3)", False)
     assert chosen(method="vicreg", min_area=0.5).augment == "none" and chosen().augment == "none"
+
+
+def test_recordings_of_other_formats_are_listed(tmp_path):
+    (folder(tmp_path) / "0" / "x.mp3").write_bytes(b"not looked at")
+    assert load_dataset(tmp_path).skipped == ("0/x.mp3: of a format that is not read",)

@@ -260,3 +260,57 @@ def test_images_beside_class_folders_are_refused(tmp_path):
     save(tmp_path / "cat" / "a.png", pixels(1))
     with pytest.raises(InvalidArgument, match=r"1 images lie beside the class folders \('cat',\)"):
         load_dataset(tmp_path)
+
+
+def test_links_are_followed_and_dead_ones_are_unreadable(tmp_path):
+    for k in range(4):
+        save(tmp_path / "elsewhere" / f"{k}.png", pixels(k))
+    (tmp_path / "own" / "cat").mkdir(parents=True)
+    (tmp_path / "own" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "own" / "cat" / "linked.png").symlink_to(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "own" / "cat" / "round").symlink_to(tmp_path / "own")
+    data = load_dataset(tmp_path / "own")
+    assert (len(data.train) + len(data.test), data.class_names) == (5, ("cat", "dog"))
+    (tmp_path / "own" / "cat" / "dead.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(InvalidArgument, match=r"1 of 6 files cannot be read: .*dead\.png"):
+        load_dataset(tmp_path / "own")
+    assert load_dataset(tmp_path / "own", skip_unreadable=True).skipped[0].startswith("cat/dead.png")
+
+
+@pytest.mark.parametrize(
+    ("folders", "sizes"),
+    [
+        ({"Train/a": 3, "Train/b": 3, "Test/a": 2, "Test/b": 2}, (6, 4)),
+        ({"training/a": 3, "training/b": 3, "dev/a": 1, "dev/b": 1}, (6, 2)),
+        ({"train/a": 5, "train/b": 5}, (9, 1)),
+        ({"train/a": 5, "train/b": 5, "test": 4}, (9, 1)),  # the test images have no labels, the training images do
+        ({"train/a": 5, "train/b": 5, "test": 4, "val/a": 3}, (10, 3)),
+    ],
+)
+def test_parts_by_other_names_and_without_labels(folders, sizes, tmp_path):
+    for name, count in folders.items():
+        for k in range(count):
+            save(tmp_path / name / f"{k}.png", pixels(k))
+    data = load_dataset(tmp_path)
+    assert (len(data.train), len(data.test)) == sizes and data.class_names == ("a", "b")
+
+
+def test_train_may_be_a_class_among_others(tmp_path):
+    for name in ("train", "bus", "car"):
+        save(tmp_path / name / "x.png", pixels(0))
+    assert load_dataset(tmp_path).class_names == ("bus", "car", "train")
+
+
+@pytest.mark.parametrize(("beside", "named"), [("docs/x.png", "'docs'"), ("x.png", "a file")])
+def test_images_beside_parts_are_refused(beside, named, tmp_path):
+    for path in ("train/0.png", "train/1.png", "val/0.png", beside):
+        save(tmp_path / path, pixels(0))
+    with pytest.raises(InvalidArgument, match=f"{named} lies beside the parts 'train' and 'val'; move it elsewhere"):
+        load_dataset(tmp_path)
+
+
+def test_images_of_other_formats_are_listed(tmp_path):
+    for k in range(3):
+        save(tmp_path / "a" / f"{k}.png", pixels(k))
+    (tmp_path / "a" / "x.HEIC").write_bytes(b"not looked at")
+    assert load_dataset(tmp_path).skipped == ("a/x.HEIC: of a format that is not read",)

@@ -1,5 +1,6 @@
 """Map-style data sets, Hugging Face's and tar shards: what they hold is what is trained on, keyed by id."""
 
+import gzip
 import io
 import pickle
 import tarfile
@@ -214,26 +215,82 @@ def test_arrays_recordings_and_the_columns_that_are_named(hub, tmp_path):
     assert data.sample_shape == (1, 64, 32) and data.classes is None and not data.natural
 
 
+def test_images_that_another_writer_left_as_bytes(hub, tmp_path):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    files = [png(k) for k in range(N)]
+    labels = ["abc"[k % 3] for k in range(N)]
+    for name, column in (("a", files), ("B", [{"bytes": file, "path": "gone.png"} for file in files])):
+        path = tmp_path / f"{name}.parquet".replace("B.parquet", "B.PARQUET")
+        parquet.write_table(arrow.table({"label": labels, "photo": column}), path)
+        data = load_dataset(f"hf:{path}")
+        assert data.class_names == ("a", "b", "c")
+        assert_these_pictures(data)
+
+
+def labelled(hub, labels, kind):
+    rows = {"photo": [{"bytes": png(k), "path": None} for k in range(len(labels))], "label": labels}
+    return hub.Dataset.from_dict(rows, features=hub.Features({"photo": hub.Image(), "label": kind}))
+
+
+@pytest.mark.parametrize("labels", [[0.5 * k for k in range(N)], [[k % 3] * (1 + k % 2) for k in range(N)], [None] * N])
+def test_a_column_called_label_that_names_no_classes_is_no_label(labels, hub, tmp_path):
+    kind = hub.List(hub.Value("int64")) if isinstance(labels[0], list) else hub.Value("float64")
+    labelled(hub, labels, hub.Value("int64") if labels[0] is None else kind).to_parquet(str(tmp_path / "x.parquet"))
+    assert load_dataset(f"hf:{tmp_path}/x.parquet").classes is None
+
+
+def test_parts_without_labels_and_labelled_in_part(hub, tmp_path):
+    classes = hub.ClassLabel(names=["a", "b", "c"])
+    known, withheld = (labelled(hub, labels, classes) for labels in ([k % 3 for k in range(N)], [-1] * 4))
+    for name, held_out in (("withheld", {"test": withheld}), ("both", {"test": withheld, "val": known.select([5, 1])})):
+        hub.DatasetDict({"train": known, **held_out}).save_to_disk(str(tmp_path / name))
+    data = load_dataset(f"hf:{tmp_path}/both")
+    assert (len(data.train), data.test.labels.tolist()) == (N, [2, 1])
+    assert_these_pictures(load_dataset(f"hf:{tmp_path}/withheld"))  # a share of the training part is held out
+    for kind, missing in ((classes, -1), (classes, None), (hub.Value("string"), None)):
+        values = [missing, *(("b",) if kind is not classes else (1,)) * 3]
+        path = tmp_path / f"{kind.dtype}{missing}.parquet"
+        labelled(hub, values, kind).to_parquet(str(path))
+        with pytest.raises(InvalidArgument, match="label_column='label': 1 of 4 samples have no label; drop"):
+            load_dataset(f"hf:{path}")
+        assert load_dataset(f"hf:{path}", label_column="").classes is None
+
+
+def test_missing_images_are_counted_before_any_is_read(hub, tmp_path):
+    photos = [None if k % 5 == 4 else {"bytes": png(k), "path": None} for k in range(600)]
+    whole = hub.Dataset.from_dict({"photo": photos}, features=hub.Features({"photo": hub.Image()}))
+    whole.to_parquet(str(tmp_path / "x.parquet"))
+    with pytest.raises(InvalidArgument, match="'photo': 120 of 600 samples are missing; drop these rows"):
+        load_dataset(f"hf:{tmp_path}/x.parquet")
+
+
 def test_unknown_columns_names_and_kinds_are_one_line(hub, tmp_path):
     table(hub, text=["t"] * N).save_to_disk(str(tmp_path / "x"))
     for options, message in (
         ({"image_column": "picture"}, "image_column='picture' is no column; the columns are label, text, photo"),
         ({"label_column": "class"}, "label_column='class' is no column"),
         ({"image_column": "text"}, "image_column='text' holds .* no images, arrays or recordings"),
-        ({"label_column": "photo"}, "labels of shape|one integer or string"),
+        ({"label_column": "photo"}, "label_column='photo' holds Image.*, not one integer, string or boolean a sample"),
     ):
         with pytest.raises(InvalidArgument, match=message) as error:
             load_dataset(f"hf:{tmp_path}/x", **options)
         assert len(str(error.value).splitlines()) == 1
     (tmp_path / "y.csv").write_text("1")
-    refused = {f"{tmp_path}/y.csv": r"no \.parquet file", "./none": "no such file or folder", "": "names no data"}
+    refused = {
+        f"{tmp_path}/y.csv": r"no \.parquet file",
+        "./none": "no such file or folder",
+        "none/x.parquet": "no such file or folder",
+        "none/*": "no such file or folder",
+        "": "names no data",
+        "https://huggingface.co/datasets/a/b": "is an address; pass hf:NAME",
+    }
     for name, message in refused.items():
         with pytest.raises(InvalidArgument, match=message):
             load_dataset(f"hf:{name}")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(InvalidArgument, match="cannot be loaded") as error:
         load_dataset(f"hf:{tmp_path}/bad.parquet")
-    assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value).splitlines()) == 1 and "check or copy it again" in str(error.value)
     with pytest.raises(InvalidArgument, match="are of hf: data sets"):
         load_dataset("digits", image_column="x")
 
@@ -286,18 +343,64 @@ def test_missing_and_damaged_shards_are_one_line(tmp_path):
     (tmp_path / "b.tar").write_bytes(content[:700])
     (tmp_path / "c.tar").write_bytes(b"no tar at all" * 100)
     (tmp_path / "d.tar").write_bytes(b"")
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        (tmp_path / "e.tar").write_bytes(content[: archive.getmembers()[4].offset])  # two whole samples of four
+    (tmp_path / "f.tar").write_bytes(gzip.compress(content))
+    (tmp_path / "folder").mkdir()
     for pattern, message in (
         ("x-{0..3}.tar", r"no shard .*x-0\.tar"),
         ("x-*.tar", "no such shard"),
         ("{a,c}.tar", r"c\.tar: not a readable tar shard"),
         ("d.tar", r"d\.tar: not a readable tar shard"),
         ("b.tar", r"b\.tar: not a whole tar shard"),
+        ("e.tar", r"e\.tar: not a whole tar shard, its end is cut"),
+        ("f.tar", r"f\.tar: is compressed .*; decompress it"),
+        ("folder", r"folder is a folder; pass 'wds:.*folder/\*\.tar'"),
     ):
         with pytest.raises(InvalidArgument, match=message) as error:
             load_dataset(f"wds:{tmp_path}/{pattern}")
         assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(InvalidArgument, match="wds: names no shards"):
+        load_dataset("wds:")
     with pytest.raises(InvalidArgument, match="is an address; download the shards"):
         load_dataset("wds:https://example.org/a.tar")
+
+
+def test_texts_of_shards_are_labels_or_captions(tmp_path):
+    pytest.importorskip("wids")
+    for texts, names in (
+        (["dog", "cat"] * 3, ("cat", "dog")),
+        ([f"a picture of {k}" for k in range(6)], None),
+        (["²", "1"] * 3, ("1", "²")),
+    ):
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            for k, text in enumerate(texts):
+                for name, content in ((f"{k}.png", png(k)), (f"{k}.txt", text.encode())):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+        assert load_dataset(f"wds:{tmp_path}/[a].tar").class_names == names
+    with tarfile.open(tmp_path / "b.tar", "w") as archive:
+        for name, content in (("0.png", png(0)), ("0.txt", b"\xe9")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with pytest.raises(InvalidArgument, match="a label is not UTF-8"):
+        load_dataset(f"wds:{tmp_path}/b.tar")
+
+
+def test_samples_of_several_dtypes_are_not_rounded(tmp_path):
+    first, second = np.zeros(2, np.uint8), np.full(2, 0.7, np.float32)
+    data = from_indexed([first] * 4, [second] * 4, statistics=((0.0,), (1.0,)))
+    with pytest.raises(InvalidArgument, match="sample 0 has dtype float32 where another has uint8"):
+        data.fetch("test", [0])
+
+
+def test_tensors_of_a_network_and_of_16_bits_are_taken_and_lists_are_refused():
+    for tensor in (torch.ones(3, requires_grad=True), torch.ones(3, dtype=torch.bfloat16)):
+        assert from_indexed([tensor] * 3).train.values[np.array([0])].tolist() == [[1, 1, 1]]
+    with pytest.raises(InvalidArgument, match=r"sample [0-2] of type list is no array .*; pass key="):
+        from_indexed([[np.ones((2, 2)), 1]] * 3)
 
 
 @pytest.mark.parametrize(("name", "package"), [("hf:x", "datasets"), ("wds:x.tar", "wids")])

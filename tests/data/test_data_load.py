@@ -115,3 +115,10 @@ def test_test_fraction_is_checked_for_every_source(name):
 def test_what_is_no_path_is_one_line(name):
     with pytest.raises(InvalidArgument, match="data set"):
         load_dataset(name)
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_an_empty_name_is_not_this_folder(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidArgument, match="names no data; pass a name"):
+        load_dataset(text)

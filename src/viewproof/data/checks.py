@@ -63,6 +63,10 @@ def check_array(source: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> No
         raise InvalidArgument(f"{source}: dtype {dtype} is not of real numbers; save integers or floats")
     if len(shape) < 2:
         raise InvalidArgument(f"{source}: shape {shape} has no sample axes; save the samples as [N, *shape]")
+    if len(shape) == 4 and dtype == np.uint8 and shape[3] in (1, 3, 4) and shape[1] > 4:
+        raise InvalidArgument(
+            f"{source}: shape {shape} of bytes has the channels last; save [N, C, H, W]: x.transpose(0, 3, 1, 2)"
+        )
     if 0 in shape:
         raise InvalidArgument(f"{source}: shape {shape} is empty; save at least one value of one sample")
 

@@ -3,7 +3,7 @@
 import os
 import signal
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -22,12 +22,17 @@ from viewproof.data.values import Items
 from viewproof.errors import InvalidArgument
 from viewproof.progress import progress
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+JPEG, PPM = (".jpg", ".jpeg", ".jpe", ".jfif"), (".pbm", ".pgm", ".pnm", ".ppm")
+SUFFIXES = (".png", *JPEG, ".bmp", ".gif", *PPM, ".tif", ".tiff", ".webp")
+UNREAD = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".tga", ".svg", ".psd", ".exr", ".dng", ".cr2", ".nef", ".arw")
+SILENT = (".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma")
+"""Images and recordings of other formats: those beside files that are read are listed as left out."""
 DEFAULT_SIZE = (224, 224)
 """Of images of several sizes."""
 MANY = 4096
 """Files from which on their headers are read by several processes."""
-PARTS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
+TRAINS, TESTS = ("train", "training"), ("test", "testing", "val", "valid", "validation", "dev")
+"""Folders that are parts, in any case of letters; an earlier test part wins over a later one."""
 
 
 @dataclass(frozen=True)
@@ -100,39 +105,28 @@ def load_folder(
     Recordings (WAV, FLAC) of one sampling rate become ``[N, 1, 64, frames]`` by `LogMel`, with the least multiple of 16
     frames that holds 95 % of them whole; ``size`` is then (mels, frames).
 
-    Sub-folders name the classes; a class's own sub-folders belong to it. Sub-folders ``train`` and ``test`` (or
-    ``val``, ``valid``, ``validation``; ``test`` wins) are the parts, else the split is `fixed_split`'s. Hidden files
-    are skipped. Every header and every file's end is read here; files whose end says nothing are decoded. Those that
-    cannot be read are counted and the first three named, or left out with ``skip_unreadable`` and listed in
-    `Dataset.skipped`. A folder without images, and images beside class folders, raise `InvalidArgument` too.
+    Sub-folders name the classes; a class's own sub-folders belong to it. A sub-folder `TRAINS` and one of `TESTS`
+    beside it are the parts; a test part without class folders beside a training part that has some counts as none.
+    Without a test part the split is `fixed_split`'s. Hidden files are skipped, links are followed. Every header and
+    every file's end is read here; files whose end says nothing are decoded. Those that cannot be read are counted and
+    the first three named, or left out with ``skip_unreadable`` and listed in `Dataset.skipped`, as are images of other
+    formats. A folder without images, and images beside class folders or parts, raise `InvalidArgument` too.
     """
-    # Objects of class `Path` would cost as much as the headers: a file is its parts, which sort as paths do.
-    inside: list[tuple[str, ...]] = []
-    folders: list[tuple[str, ...]] = [()]
-    while folders:
-        within = folders.pop()
-        with os.scandir(folder.joinpath(*within)) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append((*within, entry.name))
-                elif entry.name.lower().endswith((*SUFFIXES, *AUDIO_SUFFIXES)) and entry.is_file():
-                    inside.append((*within, entry.name))
-    inside.sort()
-    images = [parts for parts in inside if parts[-1].lower().endswith(SUFFIXES)]
-    inside = images or inside
+    found = sorted(files_below(folder))
+    images = [parts for parts in found if parts[-1].lower().endswith(SUFFIXES)]
+    inside = images or [parts for parts in found if parts[-1].lower().endswith(AUDIO_SUFFIXES)]
     if not inside:
         raise InvalidArgument(
             f"{folder}: no image ({', '.join(SUFFIXES)}) or recording ({', '.join(AUDIO_SUFFIXES)}) in this folder;"
             " pass one that has some"
         )
-    top = {parts[0] for parts in inside if len(parts) > 1}
-    has_parts = "train" in top and top <= set(PARTS) and len(top) > 1
-    if has_parts and "test" in top:  # a validation part beside a test part is left out
-        inside = [parts for parts in inside if parts[0] in ("train", "test")]
+    left_out = UNREAD if images else SILENT
+    other = ["/".join(parts) for parts in found if parts[-1].lower().endswith(left_out)]
+    train, test = part_folders(folder, inside)
+    if train:
+        inside = [parts for parts in inside if parts[0] in (train, test)]
     paths = [f"{folder}/{'/'.join(parts)}" for parts in inside]
-    classes = [parts[1 if has_parts else 0 : -1][:1] for parts in inside]
+    classes = [parts[1 if train else 0 : -1][:1] for parts in inside]
     names = tuple(sorted({name for found in classes for name in found}))
     if names and () in classes:
         loose = classes.count(())
@@ -141,24 +135,62 @@ def load_folder(
     headers, unreadable = scan_all(paths, scan)
     if unreadable and not (skip_unreadable and headers):
         first = "; ".join(list(unreadable.values())[:3])
-        raise InvalidArgument(
-            f"{folder}: {len(unreadable)} of {len(paths)} files cannot be read: {first}; replace or remove them, or"
-            " pass skip_unreadable"
-        )
+        remedy = "replace or remove them" + ("" if skip_unreadable else ", or pass skip_unreadable")
+        raise InvalidArgument(f"{folder}: {len(unreadable)} of {len(paths)} files cannot be read: {first}; {remedy}")
     readable = [k for k, path in enumerate(paths) if path in headers]
     form = image_form(list(headers.values()), size, max_pixels) if images else None
     values = ImageFiles(tuple(headers), form) if form else recordings(headers, size, str(folder))
     labels = np.array([names.index(classes[k][0]) for k in readable], np.int64) if names else None
     whole = Split(values, labels)
-    if has_parts:
-        held_out = np.array([PARTS[inside[k][0]] == "test" for k in readable])
-        train, test = (take(whole, np.flatnonzero(held_out == side)) for side in (False, True))
+    if test:
+        held_out = np.array([inside[k][0] == test for k in readable])
+        learnt, tested = (take(whole, np.flatnonzero(held_out == side)) for side in (False, True))
     else:
-        train, test = fixed_split(str(folder), whole, test_fraction)
-    skipped = tuple(complaint.replace(f"{folder}/", "") for complaint in unreadable.values())
-    return make_dataset(
-        folder.name, train, test, names or None, str(folder), statistics, natural=bool(images), skipped=skipped
+        learnt, tested = fixed_split(str(folder), whole, test_fraction)
+    skipped = (
+        *(f"{path}: of a format that is not read" for path in other),
+        *(complaint.replace(f"{folder}/", "") for complaint in unreadable.values()),
     )
+    return make_dataset(
+        folder.name, learnt, tested, names or None, str(folder), statistics, natural=bool(images), skipped=skipped
+    )
+
+
+def files_below(folder: Path) -> Iterator[tuple[str, ...]]:
+    """The parts of the path of each image and recording below a folder, by the names' ends; links are followed.
+
+    Objects of class `Path` would cost as much as the headers, and parts sort as paths do.
+    """
+    suffixes = (*SUFFIXES, *AUDIO_SUFFIXES, *UNREAD, *SILENT)
+    start = os.stat(folder)  # noqa: PTH116
+    folders: list[tuple[tuple[str, ...], tuple[tuple[int, int], ...]]] = [((), ((start.st_dev, start.st_ino),))]
+    while folders:
+        within, above = folders.pop()
+        with os.scandir(folder.joinpath(*within)) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    place = entry.stat()
+                    if (place.st_dev, place.st_ino) not in above:  # a link to a folder above it has no end
+                        folders.append(((*within, entry.name), (*above, (place.st_dev, place.st_ino))))
+                elif entry.name.lower().endswith(suffixes) and (entry.is_file() or entry.is_symlink()):
+                    yield *within, entry.name
+
+
+def part_folders(folder: Path, inside: list[tuple[str, ...]]) -> tuple[str | None, str | None]:
+    """The sub-folders that are the training and the test part of the files, as `load_folder` says."""
+    top = {parts[0] if len(parts) > 1 else "" for parts in inside}  # "" for files that lie beside
+    train = next((name for k in TRAINS for name in sorted(top) if name.lower() == k), None)
+    tests = [name for k in TESTS for name in sorted(top) if name.lower() == k]
+    others = sorted(top - {train, *tests})
+    if train is None or (others and not tests):  # "train" may be a class among others
+        return None, None
+    if others:
+        beside = repr(others[0]) if others[0] else "a file"
+        raise InvalidArgument(f"{folder}: {beside} lies beside the parts {train!r} and {tests[0]!r}; move it elsewhere")
+    labelled = {parts[0] for parts in inside if len(parts) > 2}
+    return train, next((name for name in tests if train not in labelled or name in labelled), None)
 
 
 def scan_all(paths: list[str], scan: Callable[[str], Any]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -1,17 +1,25 @@
 """Data sets of the Hugging Face `datasets` library: of the hub, saved folders, imagefolders and parquet files."""
 
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from viewproof.data.checks import require
 from viewproof.data.dataset import Dataset, Statistics
 from viewproof.data.indexed import from_indexed
 from viewproof.errors import InvalidArgument
+from viewproof.progress import progress
 
 TESTS = ("test", "validation", "valid", "val")
 LABELS = ("label", "labels", "fine_label", "class", "target")
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*){0,2}")
+"""``NAME[/CONFIG]``; a path that is not there and no such name was meant as a path."""
 
 
 def load_hugging_face(
@@ -26,46 +34,64 @@ def load_hugging_face(
     """The data set ``NAME[/CONFIG]`` of the hub, or that of a local path.
 
     A path is a folder of ``save_to_disk``, a parquet file, or a folder that ``datasets.load_dataset`` understands (an
-    imagefolder, parquet files). The held-out part is the split ``test`` or ``validation``, else `fixed_split`'s.
-    ``image_column`` names the samples: by default the first column of images, else of recordings, else of arrays.
-    ``label_column`` is by default the first of class labels, or one called ``label``. No network, an unknown column
-    and a column of another kind raise `InvalidArgument`.
+    imagefolder, parquet files). ``image_column`` names the samples: by default the first column of images, else of
+    recordings, else of arrays, else of bytes, which are taken for the files of images. ``label_column`` is by default
+    the first of class labels, or one called ``label`` that holds integers, strings or booleans; ``""`` is for none.
+    A part all of whose labels are missing (None, or the -1 of the hub's class labels) has none. The held-out part is
+    the split ``test`` or ``validation``, the first that is labelled if ``train`` is, else `fixed_split`'s. No network,
+    an unknown column, a column of another kind, missing samples and a part labelled in part raise `InvalidArgument`.
     """
     if not name:
         raise InvalidArgument("hf: names no data; pass hf:PATH, or hf:NAME[/CONFIG] of the hub")
+    if "://" in name:
+        raise InvalidArgument(f"hf:{name} is an address; pass hf:NAME[/CONFIG], such as hf:owner/name, or a local path")
     hub = require("datasets", f"data set 'hf:{name}'", "datasets", "data")
+    title = Path(name).name if Path(name).expanduser().exists() else name.split("/")[:2][-1]
     parts = _splits(hub, name)
     train = parts.get("train", next(iter(parts.values())))
-    test = next((parts[key] for key in TESTS if key in parts and parts[key] is not train), None)
     features = train.features
     kinds = {column: _kind(hub, feature) for column, feature in features.items()}
-    found = next((c for kind in ("image", "audio", "array") for c in kinds if kinds[c] == kind), None)
+    found = next((c for kind in ("image", "audio", "array", "bytes") for c in kinds if kinds[c] == kind), None)
     column = _checked("image_column", image_column or found, features)
     if kinds[column] is None:
         raise InvalidArgument(f"image_column={column!r} holds {features[column]}, no images, arrays or recordings")
-    classes = (c for c, feature in features.items() if isinstance(feature, hub.ClassLabel))
-    label = label_column or next(classes, next((c for c in LABELS if c in features), None))
-    labels: list[Any] = [None, None]
-    if label is not None:
-        _checked("label_column", label, features)
-        labels = [None if part is None else _labels(part, label) for part in (train, test)]
-    names = getattr(features[label], "names", None) if label is not None else None
-    undecoded = {"image": hub.Image(decode=False), "audio": hub.Audio(decode=False)}
+    label = label_column
+    if label is None:
+        classes = [c for c, feature in features.items() if isinstance(feature, hub.ClassLabel)]
+        label = next((c for c in (*classes, *LABELS) if c in features and _names_classes(hub, features[c])), "")
+    elif label and not _names_classes(hub, features[_checked("label_column", label, features)]):
+        raise InvalidArgument(
+            f"label_column={label!r} holds {features[label]}, not one integer, string or boolean a sample; pass another"
+            " column, or '' for no labels"
+        )
+    known = _labels(train, label)
+    tests = [
+        (part, _labels(part, label))
+        for part in (parts.get(key) for key in TESTS)
+        if part is not None and part is not train
+    ]
+    if known is not None:  # a test part whose labels the hub withholds is no test part
+        tests = [(part, labels) for part, labels in tests if labels is not None]
+    test, test_labels = tests[0] if tests else (None, None)
+    undecoded: dict[Any, Any] = {"image": hub.Image(decode=False), "audio": hub.Audio(decode=False)}
     columns = []
     for part in (train, test):
         if part is not None:
             only = part.select_columns([column])
-            decode = undecoded.get(str(kinds[column]))
-            columns.append(only.with_format("numpy") if decode is None else only.cast_column(column, decode))
+            if missing := only.data.column(column).null_count:
+                raise InvalidArgument(f"{column!r}: {missing} of {len(part)} samples are missing; drop these rows")
+            if kinds[column] in undecoded:
+                only = only.cast_column(column, undecoded[kinds[column]])
+            columns.append(only.with_format("numpy") if kinds[column] == "array" else only)
     return from_indexed(
         columns[0],
         columns[1] if len(columns) == 2 else None,
-        name=Path(name).name,
+        name=title,
         key=column,
-        labels=labels[0],
-        test_labels=labels[1],
-        class_names=names,
-        kind=kinds[column],  # type: ignore[arg-type]
+        labels=known,
+        test_labels=None if known is None else test_labels,
+        class_names=getattr(features[label], "names", None) if known is not None else None,
+        kind="image" if kinds[column] == "bytes" else kinds[column],  # type: ignore[arg-type]
         test_fraction=test_fraction,
         size=size,
         max_pixels=max_pixels,
@@ -76,30 +102,45 @@ def load_hugging_face(
 def _splits(hub: Any, name: str) -> dict[str, Any]:
     """The splits by name; a single one is called ``train``."""
     path = Path(name).expanduser()
+    local = path.exists()
+    if not local and (path.suffix.lower() == ".parquet" or not HUB_NAME.fullmatch(name)):
+        raise InvalidArgument(f"hf:{name}: no such file or folder; pass hf:PATH, or hf:NAME[/CONFIG] of the hub")
+    if path.is_file() and path.suffix.lower() != ".parquet":
+        raise InvalidArgument(f"hf:{name} is a file, but no .parquet file; pass a parquet file or a folder")
     try:
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            loaded = hub.load_from_disk(str(path))
-        elif path.is_file():
-            if path.suffix != ".parquet":
-                raise InvalidArgument(f"hf:{name} is a file, but no .parquet file; pass a parquet file or a folder")
-            loaded = hub.load_dataset("parquet", data_files=str(path))
-        elif path.is_dir():
-            loaded = hub.load_dataset(str(path))
-        elif name.startswith((".", "/", "~")):
-            raise InvalidArgument(f"hf:{name}: no such file or folder; pass hf:PATH, or hf:NAME[/CONFIG] of the hub")
-        else:
-            pieces = name.split("/")
-            config = "/".join(pieces[2:]) or None
-            loaded = hub.load_dataset("/".join(pieces[:2]), config)
-    except InvalidArgument:
-        raise
+        with _complaints_silenced():
+            if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+                loaded = hub.load_from_disk(str(path))
+            elif path.is_file():
+                loaded = hub.load_dataset("parquet", data_files=str(path))
+            elif local:
+                loaded = hub.load_dataset(str(path))
+            else:
+                pieces = name.split("/")
+                for repository in progress(["/".join(pieces[:2])], f"asking the hub for {name}", slow=True):
+                    loaded = hub.load_dataset(repository, "/".join(pieces[2:]) or None)
     except Exception as error:  # of the hub, pyarrow, fsspec and requests
-        reason = " ".join(str(error).split())[:200]
-        raise InvalidArgument(
-            f"hf:{name} cannot be loaded ({type(error).__name__}: {reason}); check the name and the network, or pass a"
-            " local path"
-        ) from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # "An error occurred while generating the dataset" says nothing
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split())[:200]
+        remedy = "check or copy it again" if local else "check the name and the network, or pass a local path"
+        raise InvalidArgument(f"hf:{name} cannot be loaded ({type(cause).__name__}: {reason}); {remedy}") from error
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+
+
+@contextmanager
+def _complaints_silenced() -> Iterator[None]:
+    """Loads without what the libraries log about it: what goes wrong is one line, and the hub's retries are a dozen."""
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _kind(hub: Any, feature: Any) -> str | None:
@@ -109,11 +150,21 @@ def _kind(hub: Any, feature: Any) -> str | None:
         return "audio"
     if isinstance(feature, hub.Array2D | hub.Array3D | hub.Array4D):
         return "array"
+    if isinstance(feature, dict):  # an image as the library stores it, by a writer that did not say so
+        feature = feature.get("bytes")
+    if isinstance(feature, hub.Value) and feature.dtype in ("binary", "large_binary"):
+        return "bytes"
     inner, depth = feature, 0
     while isinstance(inner, hub.Sequence | hub.List | hub.LargeList | list):
         inner, depth = inner[0] if isinstance(inner, list) else inner.feature, depth + 1
     numbers = ("int", "uint", "float")
     return "array" if depth and getattr(inner, "dtype", "").startswith(numbers) else None
+
+
+def _names_classes(hub: Any, feature: Any) -> bool:
+    """Whether a column holds one integer, string or boolean a sample."""
+    kinds = ("int", "uint", "bool", "string", "large_string")
+    return isinstance(feature, hub.ClassLabel) or (isinstance(feature, hub.Value) and feature.dtype.startswith(kinds))
 
 
 def _checked(name: str, column: str | None, features: Any) -> str:
@@ -123,6 +174,16 @@ def _checked(name: str, column: str | None, features: Any) -> str:
     return column
 
 
-def _labels(part: Any, column: str) -> Any:
-    values = part.with_format("numpy")[column][:]
-    return np.asarray(values.tolist() if np.asarray(values).dtype.kind == "O" else values)
+def _labels(part: Any, column: str) -> NDArray[Any] | None:
+    """The labels of a part, None if none is known; a part in which only some are raises `InvalidArgument`."""
+    if not column or column not in part.features:
+        return None
+    values = part.with_format(None)[column][:]
+    withheld = -1 if hasattr(part.features[column], "names") else None
+    missing = sum(value is None or value == withheld for value in values)
+    if missing and missing < len(values):
+        raise InvalidArgument(
+            f"label_column={column!r}: {missing} of {len(values)} samples have no label; drop these rows, or pass"
+            " label_column='' for no labels"
+        )
+    return None if missing else np.asarray(values)

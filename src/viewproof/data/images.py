@@ -126,6 +126,8 @@ def opened(source: Any, max_pixels: int = MAX_PIXELS) -> Iterator[Any]:
     """Open an image of a declared format; what goes wrong inside is an `InvalidArgument` that names it."""
     pillow = require("PIL.Image", "images", "pillow")
     name = source if isinstance(source, str | os.PathLike) else "image"
+    if source is None:
+        raise InvalidArgument(f"{name}: is missing; leave its sample out")
     try:
         with pillow.open(source, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:

@@ -7,7 +7,9 @@ from io import BytesIO
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from viewproof.data.audio import LogMel, Recordings, frames_for, recording_header
 from viewproof.data.checks import check_fraction, check_image_size
@@ -69,12 +71,27 @@ class IndexedArrays:
     def __getitem__(self, index: NDArray[np.int64]) -> NDArray[Any]:
         out = np.empty((len(index), *self.sample_shape), self.dtype)
         for row, k in zip(out, index, strict=True):
-            value = np.asarray(self.column[int(k)])
+            value = as_array(self.column[int(k)], int(k))
             if value.shape != self.sample_shape or (value.dtype.kind == "f" and not np.isfinite(value).all()):
                 what = f"shape {value.shape}" if value.shape != self.sample_shape else "NaN or infinite values"
                 raise InvalidArgument(f"sample {k} has {what}; all must be {self.sample_shape} and finite")
+            if self.dtype.kind != "f" and not np.can_cast(value.dtype, self.dtype):
+                raise InvalidArgument(f"sample {k} has dtype {value.dtype} where another has {self.dtype}; make it one")
             row[...] = value
         return out
+
+
+def as_array(value: Any, k: int) -> NDArray[Any]:
+    """A sample as an array; one that is none, such as a list of an image and its label, raises `InvalidArgument`."""
+    try:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu()
+            value = value.float() if value.dtype == torch.bfloat16 else value
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(
+            f"sample {k} of type {type(value).__name__} is no array ({error}); pass key= with the place of one"
+        ) from error
 
 
 def from_indexed(
@@ -158,7 +175,7 @@ def column_values(
         return [Recordings(column, LogMel(sounds[0][0], frames, mels)) for column in columns]
     if size is not None:
         raise InvalidArgument(f"size={size} does not apply to arrays; leave it out")
-    first = np.asarray(drawn[0])
+    first = as_array(drawn[0], places[0][1])
     dtype = np.dtype(np.float32) if first.dtype.kind == "f" else first.dtype
     return [IndexedArrays(column, first.shape, dtype) for column in columns]
 

@@ -61,6 +61,8 @@ def load_dataset(
     """
     text = str(name_or_path)
     name, _, folder = text.partition(":")
+    if not text.strip():
+        raise InvalidArgument(f"data set {text!r} names no data; pass a name, a file or a folder ('.' for this one)")
     try:
         path = Path(text).expanduser()
         path.exists()
@@ -98,15 +100,16 @@ def load_dataset(
         data = load_digits(test_fraction)
     elif name == "photos":
         data = load_photos(test_fraction, size or (32, 32))
-    elif path.is_file() and path.suffix == ".txt":
+    elif path.is_file() and path.suffix.lower() == ".txt":
         data = load_text(path, test_fraction)
-    elif path.is_file() and path.suffix in (".npy", ".npz"):
-        data = (load_npy if path.suffix == ".npy" else load_npz)(path, test_fraction)
+    elif path.is_file() and path.suffix.lower() in (".npy", ".npz"):
+        data = (load_npy if path.suffix.lower() == ".npy" else load_npz)(path, test_fraction)
     else:
         close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.4)
         hint = f"did you mean {close[0]!r}? " if close and not path.suffix and not path.exists() else ""
+        what = "a file of another kind" if path.is_file() else "no such name, array file or folder"
         raise InvalidArgument(
-            f"unknown data set {text!r}: no such name, array file or folder; {hint}pass digits, photos, fashion-mnist,"
+            f"unknown data set {text!r}: {what}; {hint}pass digits, photos, fashion-mnist,"
             " cifar-10, FILE.npy, FILE.npz, a FOLDER of images, hf:NAME or wds:SHARDS"
         )
     return data if statistics is None else with_statistics(data, statistics)

@@ -1,8 +1,9 @@
 """WebDataset tar shards on this machine's disk, read by index through ``wids``."""
 
+import re
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from glob import glob
+from glob import glob, has_magic
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ class Shards:
         wids = require("wids", "wds: shards", "wids", "data")
         self.paths, self.shards = paths, []
         for path in paths:
+            with Path(path).open("rb") as file:
+                if file.read(2) == b"\x1f\x8b":
+                    raise InvalidArgument(f"{path}: is compressed and cannot be read by index; decompress it (gunzip)")
             try:
                 # The reader by memory map: the other one keeps its index as a pickle beside the shard.
                 with redirect_stdout(StringIO()):  # it prints about members without an extension
@@ -34,8 +38,11 @@ class Shards:
             except Exception as error:  # struct, mmap, UnicodeDecodeError and ValueError on damaged bytes
                 raise InvalidArgument(f"{path}: not a readable tar shard ({error}); copy it again") from error
             last = max((offset + 512 + size for _, offset, size in self.shards[-1].reader.by_index), default=0)
-            if last > Path(path).stat().st_size:
-                raise InvalidArgument(f"{path}: not a whole tar shard, its last file is cut; copy it again")
+            with Path(path).open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - 512))
+                if last > size or any(file.read()):  # one cut between two files looks like one of fewer samples
+                    raise InvalidArgument(f"{path}: not a whole tar shard, its end is cut; copy or write it again")
         self.starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
 
     def __len__(self) -> int:
@@ -81,10 +88,13 @@ def load_shards(
 ) -> Dataset:
     """The images, or recordings, of the shards that a pattern names: ``train-{000..009}.tar``, ``*.tar`` or one file.
 
-    Labels are the members ``.cls`` or ``.txt`` if all samples have one, integers or strings. Shards in a folder
-    ``test`` or ``val``, or whose names start so, are the test part; without one the split is `fixed_split`'s. Shards
-    are local: missing ones, addresses and damaged ones raise `InvalidArgument`.
+    Labels are the members ``.cls`` or ``.txt`` if all samples have one, integers or strings; texts of which more than
+    half are different name no classes: they are captions. Shards in a folder ``test`` or ``val``, or whose names start
+    so, are the test part; without one the split is `fixed_split`'s. Shards are local: missing ones, addresses,
+    compressed and damaged ones raise `InvalidArgument`.
     """
+    if not pattern:
+        raise InvalidArgument("wds: names no shards; pass a pattern such as 'wds:train-{000..009}.tar'")
     if "://" in pattern:
         raise InvalidArgument(f"wds:{pattern} is an address; download the shards and pass their paths")
     require("wids", f"data set 'wds:{pattern}'", "wids", "data")
@@ -109,8 +119,15 @@ def load_shards(
             missing = sum(text is None for text in texts)
             if missing:
                 raise InvalidArgument(f"wds:{pattern}: {missing} samples have no label .cls or .txt; label all or none")
-            words = [(text or b"").decode("utf-8", "replace").strip() for text in texts]
-            labels[n] = np.array([int(w) for w in words] if all(w.lstrip("-").isdigit() for w in words) else words)
+            try:
+                words = [(text or b"").decode().strip() for text in texts]
+            except UnicodeDecodeError as error:
+                raise InvalidArgument(f"wds:{pattern}: a label is not UTF-8 ({error}); write it again") from error
+            whole = all(re.fullmatch("-?[0-9]+", word) for word in words)
+            labels[n] = np.array([int(word) for word in words] if whole else words)
+        everything = np.concatenate([vector.astype(str) for vector in labels if vector is not None])
+        if member(first, (".cls",)) is None and 2 * len(np.unique(everything)) > len(everything):
+            labels = [None, None]
     return from_indexed(
         columns[0],
         columns[1] if len(columns) == 2 else None,
@@ -127,8 +144,10 @@ def load_shards(
 
 def _files(pattern: str) -> list[str]:
     path = str(Path(pattern).expanduser())
-    found = sorted(glob(path)) if "*" in path else [path]  # noqa: PTH207 (a pattern that may be absolute)
+    found = sorted(glob(path)) if has_magic(path) else [path]  # noqa: PTH207 (a pattern that may be absolute)
     missing = [name for name in found if not Path(name).is_file()]
+    if missing and Path(missing[0]).is_dir():
+        raise InvalidArgument(f"wds:{pattern}: {missing[0]} is a folder; pass 'wds:{missing[0].rstrip('/')}/*.tar'")
     if missing:
         raise InvalidArgument(f"wds:{pattern}: no shard {missing[0]}; check the pattern")
     return found

@@ -81,7 +81,7 @@ class PretrainConfig:
         skip_unreadable: leave out files of a folder that cannot be read, and list them in the run's skipped.txt
         max_pixels: the most pixels that an image may decode to
         image_column: of hf: data, the column of samples; default: the first of images, recordings or arrays
-        label_column: of hf: data, the column of labels; default: the first of class labels, or called label
+        label_column: of hf: data, the column of labels, '' for none; default: the first of classes, or called label
         epochs: passes over the training part
         steps: optimizer steps, in place of epochs
         batch_size: samples a step, over all devices and micro-batches

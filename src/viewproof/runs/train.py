@@ -163,9 +163,10 @@ def train(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[
     """Train, from a checkpoint if there is one; return the weights that are evaluated."""
     config, data = run.config, run.dataset
     skipped = f", {len(data.skipped)} unreadable files skipped" if data.skipped else ""
+    classes = "" if data.classes is None else f" in {data.classes} class{'es' * (data.classes != 1)}"
     say(
         f"{config.data}: {len(data.train)} training and {len(data.test)} held-out samples of "
-        f"{data.sample_shape}{skipped}"
+        f"{data.sample_shape}{classes}{skipped}"
     )
     views = "labels" if config.method.learns_labels else "random views"
     drawn = views if config.mask is None else f"mask {config.mask}"

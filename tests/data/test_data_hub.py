@@ -1,0 +1,156 @@
+"""Data sets of the hub: a server on this machine answers as it does, and one that is gone is one line."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from PIL import Image
+
+NAME, COMMIT = "someone/thing", "0" * 39 + "1"
+CARD = """---
+configs:
+- config_name: small
+  data_files: [{split: train, path: small/train.parquet}, {split: test, path: small/test.parquet},
+    {split: validation, path: small/validation.parquet}]
+- config_name: large
+  data_files: large/*.parquet
+---
+"""
+CHILD = """
+import sys, time
+from urllib.request import urlopen
+from viewproof.cli import main
+
+small = "--size 16 --patch-size 8 --dim 16 --depth 1 --heads 2 --decoder-dim 8 --decoder-depth 1 --decoder-heads 2"
+train = ["pretrain", "--steps", "2", "--batch-size", "4", *small.split()]
+time.sleep = lambda seconds: None  # the hub's client waits for 23 seconds between its tries
+for name in ("thing/small", "other", "thing/none"):
+    print(main([*train, "hf:someone/" + name, "--out", name.replace("/", "-")]), file=sys.stderr)
+urlopen(sys.argv[1] + "/close").close()
+print(main(["evaluate", "thing-small"]), file=sys.stderr)  # from the cache
+print(main([*train, "hf:someone/new", "--out", "new"]), file=sys.stderr)
+"""
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves the files of one data set as the hub does; ``asked`` lists the requests."""
+
+    daemon_threads = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.folder, self.asked = folder, list[str]()
+
+
+class Answer(BaseHTTPRequestHandler):
+    """One request to a `Hub`."""
+
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path, folder = self.path.partition("?")[0], self.server.folder
+        self.server.asked.append(f"{self.command} {path}")
+        headers = {"X-Repo-Commit": COMMIT}
+        body = None
+        api, files = f"/api/datasets/{NAME}", f"/datasets/{NAME}/resolve/"
+        if path == "/close":
+            self.server.socket.close()  # before the answer: whoever has it finds nobody here
+            Thread(target=self.server.shutdown).start()
+            body = b""
+        elif path in (api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
+            body = json.dumps({"id": NAME, "sha": COMMIT, "siblings": []}).encode()
+        elif path.startswith(f"{api}/tree/{COMMIT}"):
+            within = folder / path.removeprefix(f"{api}/tree/{COMMIT}").strip("/")
+            entries = [
+                {
+                    "type": "directory" if each.is_dir() else "file",
+                    "oid": "0" * 40,
+                    "size": 0 if each.is_dir() else each.stat().st_size,
+                    "path": each.relative_to(folder).as_posix(),
+                }
+                for each in within.iterdir()
+            ]
+            body = json.dumps(entries).encode()
+        elif path.startswith(files):
+            file = folder / path.removeprefix(files).partition("/")[2]
+            if file.is_file():
+                body = file.read_bytes()
+                headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()}"'
+        if body is None:
+            headers["X-Error-Code"] = "EntryNotFound" if NAME in path else "RepoNotFound"
+        self.send_response(404 if body is None else 200)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body or b"")))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body or b"")
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    library = pytest.importorskip("datasets")
+    rng = np.random.default_rng(0)
+
+    def rows(count: int, labelled: bool = True) -> object:
+        images = []
+        for k in range(count):
+            buffer = BytesIO()
+            Image.fromarray(rng.integers(0, 256, (20 + k, 24, 3), np.uint8)).save(buffer, "PNG")
+            images.append({"bytes": buffer.getvalue(), "path": None})
+        labels = [k % 2 if labelled else -1 for k in range(count)]
+        features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=["cat", "dog"])})
+        return library.Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+    folder = tmp_path / "served"
+    for place in ("small", "large"):
+        (folder / place).mkdir(parents=True)
+    (folder / "README.md").write_text(CARD)
+    rows(20).to_parquet(str(folder / "small/train.parquet"))  # type: ignore[attr-defined]
+    rows(5).to_parquet(str(folder / "small/validation.parquet"))  # type: ignore[attr-defined]
+    rows(7, labelled=False).to_parquet(str(folder / "small/test.parquet"))  # type: ignore[attr-defined]
+    rows(9).to_parquet(str(folder / "large/all.parquet"))  # type: ignore[attr-defined]
+    server = Hub(folder)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_run_on_data_of_a_hub_that_then_is_gone(hub: Hub, tmp_path: Path) -> None:
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    paths = os.pathsep.join(filter(None, sys.path))
+    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": paths}
+    environment["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    command = [sys.executable, "-c", CHILD, endpoint]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    # The unlabelled test part is passed over; its labels are withheld.
+    assert "hf:someone/thing/small: 20 training and 5 held-out samples of (3, 16, 16) in 2 classes" in done.stdout, (
+        done.stderr
+    )
+    complaints = [line for line in done.stderr.splitlines() if "step/s" not in line]
+    assert [line for line in complaints if len(line) == 1] == ["0", "2", "2", "0", "2"], done.stderr
+    other, no_config, new = (line for line in complaints if len(line) > 1)
+    assert other.startswith("viewproof: hf:someone/other cannot be loaded (DatasetNotFoundError")
+    assert "'none' not found. Available: ['small', 'large']" in no_config
+    assert new.startswith("viewproof: hf:someone/new cannot be loaded (") and "check the name and the network" in new
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "served", "thing-small"]
+    got = {request for request in hub.asked if request.startswith("GET") and request.endswith(".parquet")}
+    assert {request.rpartition("/")[2] for request in got} == {"train.parquet", "test.parquet", "validation.parquet"}
+    assert json.loads((tmp_path / "thing-small" / "config.json").read_text())["data"] == "hf:someone/thing/small"
