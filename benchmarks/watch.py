@@ -8,8 +8,8 @@ is trained on a GPU, with 64 images a batch, and the GPU's memory is counted.
 
 import os
 import statistics
+import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,38 +22,19 @@ import viewproof as vp
 SHAPE, PATCH, BATCH = (3, 224, 224), (16, 16), 8
 
 
-def memory() -> int:
-    """Bytes of this process and its children, shared pages counted once (proportional set size)."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    total = 0
-    for pid in ("self", *children):
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total
-
-
 def measured(call: Callable[[], object], rounds: int, device: str) -> tuple[float, int]:
     """The median seconds of a call, and the most memory while it ran."""
-    seconds, peaks, done = [], [memory()], threading.Event()
+    seconds = []
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-
-    def look() -> None:
-        while not done.wait(0.1):
-            peaks.append(memory())
-
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
-    for _ in range(rounds):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    done.set()
-    looking.join()
-    return statistics.median(seconds), torch.cuda.max_memory_allocated() if device == "cuda" else max(peaks)
+    words = [sys.executable, str(Path(__file__).with_name("memory.py")), str(os.getpid())]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as looking:
+        for _ in range(rounds):
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+        most = int(looking.communicate()[0])
+    return statistics.median(seconds), torch.cuda.max_memory_allocated() if device == "cuda" else most
 
 
 def main(rounds: int = 3, size: str = "tiny", device: str = "cpu", batch: str = str(BATCH)) -> list[str]:

@@ -7,8 +7,9 @@ from itertools import compress
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from viewproof.torch_internals import DisableTorchFunction
+from viewproof.torch_internals import DisableTorchFunction, has_no_values
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,18 @@ def has_memory(tensor: Tensor) -> bool:
     """Whether its memory is there: it may have been freed, and reading it would end the process."""
     last = tensor.storage_offset() + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     return not tensor.numel() or (last + 1) * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is memory that can be copied and compared."""
+    kept = tensor.layout == torch.strided and not (has_no_values(tensor) or tensor.is_quantized or tensor.is_nested)
+    return kept and not is_empty(tensor)
+
+
+def is_empty(tensor: Tensor) -> bool:
+    """Whether reading it would fail, or end the process: no shape yet, or memory that has been freed."""
+    try:
+        lazy = is_lazy(tensor)
+        return lazy or not (has_no_values(tensor) or tensor.layout != torch.strided or has_memory(tensor))
+    except RuntimeError:
+        return True  # Of a transform that is over.

@@ -326,10 +326,10 @@ def _frozen(module: nn.Module, path: str, twin: nn.Module | None, run: Recorder,
         return
     name = run.names.get(id(twin), type(twin).__name__)
     theirs = dict(twin.named_parameters())
-    after = {k: run.after.get(id(p)) for k, p in theirs.items()}
-    pushed = [k for k, p in theirs.items() if after[k] is not None and not torch.equal(after[k], p.detach().cpu())]  # type: ignore[arg-type]
+    after = {k: run.after[id(p)] for k, p in theirs.items() if id(p) in run.after}
+    pushed = [k for k in after if not torch.equal(after[k](), theirs[k].detach().cpu())]
     own = dict(module.named_parameters())
-    if pushed and all(_between(after[k], theirs[k], own[k]) for k in pushed if k in own):
+    if pushed and all(_between(after[k](), theirs[k], own[k]) for k in pushed if k in own):
         out.average.append(
             (
                 f"`{name}` is averaged with `{path}` after the optimizer's step, and `{path}` does not move",
@@ -347,7 +347,7 @@ def _frozen(module: nn.Module, path: str, twin: nn.Module | None, run: Recorder,
 def _drawn_back(run: Recorder, out: Branches) -> None:
     """A copy of a trained module that runs nowhere and towards which the trained one is moved after its optimizer."""
     left = {k: after for k, after in run.after.items() if k in run.parameters}
-    pushed = {k for k, after in left.items() if not torch.equal(after, run.parameters[k].detach().cpu())}
+    pushed = {k for k, after in left.items() if not torch.equal(after(), run.parameters[k].detach().cpu())}
     names = sorted((n.count("."), n, key) for key, n in run.names.items()) if pushed else []
     for _, path, key in names:
         module = run.before.modules.get(key)
@@ -357,17 +357,15 @@ def _drawn_back(run: Recorder, out: Branches) -> None:
         twin = _twin(module, run)
         theirs = {} if twin is None else dict(twin.named_parameters())
         pairs = [(p, theirs[k]) for k, p in own.items() if id(theirs.get(k)) in pushed]
-        if pairs and all(_between(run.after[id(t)], t, p) for p, t in pairs):
+        if pairs and all(_between(run.after[id(t)](), t, p) for p, t in pairs):
             name = run.names.get(id(twin), type(twin).__name__)
             what = f"`{name}` is averaged with `{path}` after the optimizer's step, and `{path}` does not move"
             out.doubts.append((f'{what}: exchanged? allow={{"C6": "..."}} if meant', (path,)))
             return
 
 
-def _between(one: Tensor | None, moved: Tensor, other: Tensor) -> bool:
+def _between(one: Tensor, moved: Tensor, other: Tensor) -> bool:
     """Whether a tensor was moved on the way from ``one`` to ``other``."""
-    if one is None:
-        return False
     whole, part = ((tensor.detach().cpu() - one).double() for tensor in (other, moved))
     size = float((whole * whole).sum())
     if size == 0:
@@ -382,7 +380,7 @@ def _same_object(run: Recorder, targets: dict[int, str], out: Branches) -> None:
         module = run.before.modules.get(key)
         own = [] if module is None else [p for p in module.parameters() if id(p) in run.after]
         if own and all(
-            p._version > run.versions[id(p)] and torch.equal(p.detach().cpu(), run.after[id(p)]) for p in own
+            p._version > run.versions[id(p)] and torch.equal(p.detach().cpu(), run.after[id(p)]()) for p in own
         ):
             out.average.append(
                 (f"`{path}` is target encoder and trained: what follows the optimizer's step changes nothing", (path,))

@@ -18,6 +18,7 @@ from viewproof.watch.facts import Source
 from viewproof.watch.gradients import Noted, SeededRun
 from viewproof.watch.leak import look_for_leak
 from viewproof.watch.on_cpu import OnCPU
+from viewproof.watch.on_disk import Copied, in_memory
 from viewproof.watch.one_rank import ranks, stand_in
 from viewproof.watch.padding_negatives import Found, padding_negatives, unread_padding
 from viewproof.watch.plain_run import Plain, PlainRun
@@ -77,16 +78,19 @@ def examine(
     runner: Runner,
     batch: Any,
     variables: dict[str, Any],
+    alive: Alive,
     kept: str = "",
     local: bool = False,
     constants: Constants | None = None,
     noted: Noted | None = None,
+    copied: Copied = in_memory,
 ) -> Examined:
     """Run the step as often as it takes, and return what was read off; ``constants`` hold nothing of the batch.
 
-    ``noted`` are the gradients that optimizers have stepped with, where the loop around the step is known.
+    ``noted`` are the gradients that optimizers have stepped with, where the loop around the step is known. ``copied``
+    keeps parameters as they were.
     """
-    start, out, alive = time.perf_counter(), Examined(kept=kept, local=local), Alive.now()
+    start, out = time.perf_counter(), Examined(kept=kept, local=local)
     tensors = dict(tensors_of(batch))
     contents = {path: t for path, t in tensors.items() if carries_content(path, t)}
     out.tokens = asked_tokens(tensors)
@@ -94,7 +98,7 @@ def examine(
     rest = {path: t for path, t in tensors.items() if path not in contents}
 
     def plain_run(stop: Callable[[], Any]) -> PlainRun:
-        return PlainRun(alive, variables, contents, constants, noted, rest)
+        return PlainRun(alive, variables, contents, constants, noted, rest, copied)
 
     answer = runner(plain_run, lambda run: run.sent())
     out.failure = answer.failure

@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from viewproof.certify.state import PYTHON, ReachedState
-from viewproof.torch_internals import has_no_values, set_versions
-from viewproof.watch.alive import Alive, has_memory
+from viewproof.torch_internals import set_versions
+from viewproof.watch.alive import Alive, is_empty, is_plain
 from viewproof.watch.child import Answer, describe, nothing_written
 from viewproof.watch.sources import tensors_of, with_tensors
 
@@ -65,7 +64,7 @@ class WholeState(ReachedState):
                     if isinstance(member, types.MemberDescriptorType):
                         self.lost.append(path)
             return
-        if isinstance(value, Tensor) and not _is_plain(value):
+        if isinstance(value, Tensor) and not is_plain(value):
             self.lost.append(path or "a tensor")
             return
         yield from super()._visit(path, value, kind)
@@ -145,10 +144,10 @@ class InPlace:
         # What no name of the step leads to is moved all the same: by hooks, for instance.
         alive = Alive.now()
         for module in alive.modules:
-            if any(map(_is_empty, [*module.parameters(False), *module.buffers(False)])):
+            if any(map(is_empty, [*module.parameters(False), *module.buffers(False)])):
                 self.reason = f"a {type(module).__name__} holds tensors without memory or values"
                 return
-        plain = [t for t in alive.tensors if type(t) in (Tensor, nn.Parameter) and t.is_leaf and _is_plain(t)]
+        plain = [t for t in alive.tensors if type(t) in (Tensor, nn.Parameter) and t.is_leaf and is_plain(t)]
         modules = [m for m in alive.modules if not isinstance(m, torch.jit.ScriptModule)]
         self.state = WholeState(self.step, batch, self.batch, *modules, *alive.optimizers, *plain)
 
@@ -221,18 +220,3 @@ def _containers(batch: Any) -> Any:
                 object.__setattr__(new, field.name, _containers(getattr(batch, field.name)))
         return new
     return batch
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is memory that can be copied and compared."""
-    kept = tensor.layout == torch.strided and not (has_no_values(tensor) or tensor.is_quantized or tensor.is_nested)
-    return kept and not _is_empty(tensor)
-
-
-def _is_empty(tensor: Tensor) -> bool:
-    """Whether reading it would fail, or end the process: no shape yet, or memory that has been freed."""
-    try:
-        lazy = is_lazy(tensor)
-        return lazy or not (has_no_values(tensor) or tensor.layout != torch.strided or has_memory(tensor))
-    except RuntimeError:
-        return True  # Of a transform that is over.

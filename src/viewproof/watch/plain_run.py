@@ -13,6 +13,7 @@ from viewproof.watch.branches import Branches, branch_facts
 from viewproof.watch.facts import ModuleFacts
 from viewproof.watch.gradients import Noted
 from viewproof.watch.names import module_names
+from viewproof.watch.on_disk import Copied, in_memory
 from viewproof.watch.planes import Plan
 from viewproof.watch.record import Recorder
 from viewproof.watch.roles import Average, Before, module_facts
@@ -44,9 +45,11 @@ class PlainRun(Recorder):
         constants: Constants | None,
         noted: Noted | None = None,
         others: dict[str, Tensor] | None = None,
+        copied: Copied = in_memory,
     ) -> None:
         parameters: dict[int, Tensor] = {id(p): p for m in alive.modules for p in m.parameters(recurse=False)}
-        super().__init__(alive, module_names(variables), sources, parameters, Before(alive.modules), others)
+        before = Before(alive.modules, copied)
+        super().__init__(alive, module_names(variables), sources, parameters, before, others, copied)
         if constants is not None:
             # One number a sample may hold content: fewer numbers than samples, and than a sample has, do not.
             sample = min((n for t in sources.values() for n in (len(t), t[0].numel())), default=0)

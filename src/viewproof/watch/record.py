@@ -14,6 +14,7 @@ from viewproof.watch.asked_tokens import WHOLE
 from viewproof.watch.gradients import GradientWatcher
 from viewproof.watch.graph import predictions
 from viewproof.watch.loss_terms import TermWatcher
+from viewproof.watch.on_disk import Copied, in_memory
 from viewproof.watch.one_rank import asked, not_averaged, ranks, reduced
 from viewproof.watch.run import Run, place, tensors_of_call
 from viewproof.watch.step_record import Call, Loss, Parameter, Record
@@ -30,9 +31,10 @@ class Recorder(Run):
         parameters: dict[int, Tensor],
         before: Any,
         others: dict[str, Tensor] | None = None,
+        copied: Copied = in_memory,
     ) -> None:
         super().__init__()
-        self.before, modules = before, before.modules.values()
+        self.before, modules, self._copied = before, before.modules.values(), copied
         self.record, self.names, self.sources, self.parameters = Record(), names, sources, parameters
         in_optimizers = {id(p): p for o in alive.optimizers for g in o.param_groups for p in g["params"]}
         self.optimized = set(in_optimizers)
@@ -42,7 +44,7 @@ class Recorder(Run):
         self._hold: set[int] = set()
         self._stack: list[Call] = []
         self._optimizers: dict[int, int] = {}
-        self.after: dict[int, Tensor] = {}
+        self.after: dict[int, Callable[[], Tensor]] = {}
         self.versions: dict[int, int] = {}
         self._known = {id(m) for m in modules}
         self._watcher = TermWatcher()
@@ -317,7 +319,7 @@ class Recorder(Run):
         self.gradients.after_step(optimizer)
         for group in optimizer.param_groups:
             for p in group["params"]:
-                self.after[id(p)], self.versions[id(p)] = p.detach().to("cpu", copy=True), p._version
+                self.after[id(p)], self.versions[id(p)] = self._copied(p), p._version
 
     def note_gradients(self) -> None:
         """Note the gradients that earlier steps have left, of other models too: they say nothing of this step."""

@@ -1,6 +1,6 @@
 """What each module is in the step, by how its parameters and buffers moved."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from viewproof.torch_internals import has_no_values
 from viewproof.watch.facts import ModuleFacts, Role
+from viewproof.watch.on_disk import Copied, in_memory
 from viewproof.watch.step_record import Call, Record
 
 
@@ -23,29 +24,29 @@ class Average:
 
 
 class Before:
-    """Parameters and buffers as they were before the step, of every module in the process; kept in the CPU's memory."""
+    """Parameters and buffers as they were before the step, of every module in the process; never on a GPU."""
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self.modules = {id(m): m for m in modules}
-        self.values: dict[int, tuple[Tensor, Tensor]] = {}
+    def __init__(self, modules: Iterable[nn.Module], copied: Copied = in_memory) -> None:
+        self.modules, self._copied = {id(m): m for m in modules}, copied
+        self.values: dict[int, tuple[Tensor, Callable[[], Tensor]]] = {}
         for module in self.modules.values():
             for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
                 # Without values nothing can be seen to move.
                 if id(tensor) not in self.values and not tensor.is_sparse and not has_no_values(tensor):
-                    self.values[id(tensor)] = tensor, tensor.detach().to("cpu", copy=True)
+                    self.values[id(tensor)] = tensor, copied(tensor)
 
     def again(self) -> None:
         """As they are now."""
-        for tensor, value in self.values.values():
-            value.copy_(tensor.detach())
+        for key, (tensor, _) in self.values.items():
+            self.values[key] = tensor, self._copied(tensor)
 
     def of(self, tensor: Tensor) -> Tensor:
         """The tensor as it was."""
-        return self.values[id(tensor)][1].to(tensor.device) if id(tensor) in self.values else tensor.detach()
+        return self.values[id(tensor)][1]().to(tensor.device) if id(tensor) in self.values else tensor.detach()
 
     def moved(self, tensor: Tensor) -> bool:
         """Whether it differs."""
-        return id(tensor) in self.values and not torch.equal(tensor.detach().cpu(), self.values[id(tensor)][1])
+        return id(tensor) in self.values and not torch.equal(tensor.detach().cpu(), self.values[id(tensor)][1]())
 
 
 def average_of(module: nn.Module, before: Before, names: dict[int, str], trained: set[int]) -> Average | None:

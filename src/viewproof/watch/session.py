@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from viewproof.certify.check import subject_name
 from viewproof.errors import InvalidArgument
 from viewproof.torch_internals import replaced
-from viewproof.watch.alive import Constants
+from viewproof.watch.alive import Alive, Constants
 from viewproof.watch.allowed import check_allow
 from viewproof.watch.child import Answer, Sender, cannot_fork, copy_of_process, describe, fork, run_in_child
 from viewproof.watch.conclusions import report_of
@@ -25,6 +25,7 @@ from viewproof.watch.examine import Examined, examine
 from viewproof.watch.gradients import Noted, note_step
 from viewproof.watch.in_place import InPlace
 from viewproof.watch.names import variables_of, variables_of_callers
+from viewproof.watch.on_disk import on_disk, room_for
 from viewproof.watch.one_rank import close_sockets, in_group
 from viewproof.watch.report import WatchReport
 from viewproof.watch.sources import tensors_of
@@ -87,9 +88,13 @@ def _report(
     try:
         examined = Examined(failure=f"the step cannot be run again: {reason}")
         if not reason:
-            examined = examine(runner, batch, variables, kept, local, constants, noted)
+            alive = Alive.now()
+            # Of a process group, the threads of other libraries may be at work on what is to be moved.
+            moved = [] if in_place or in_group() else alive.tensors
+            with on_disk(moved, room_for(alive)) as disk:
+                examined = examine(runner, batch, variables, alive, kept, local, constants, noted, disk.copied)
             examined.first = first
-            examined.copied = runner.place if in_place else examined.copied
+            examined.copied = runner.place if in_place else examined.copied + disk.told
         report = report_of(examined, name)
     except Exception as error:
         report = report_of(Examined(failure=f"viewproof failed: {describe(error)}"), name)
