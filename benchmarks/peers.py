@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from viewproof.models.vit import coarse_grid
 
 BATCH, DIM, DEPTH, HEADS, PATCH = 128, 128, 4, 4, 4
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where images are encoded after training, which is on the CPU."""
 RATES = {
     "transformers-mae": 1.5e-4 * BATCH / 256,
     "transformers-mae-1e-3": 1e-3,
@@ -27,6 +29,7 @@ RATES = {
     "lightly-simclr": 1e-3,
     "lightly-vicreg": 1e-3,
     "lightly-dino": 1e-3,
+    "timm-untrained": 0.0,
 }
 """Every row's learning rate; the examples' for MAE, and one that suits short runs better."""
 
@@ -80,7 +83,7 @@ def vit_mae(size: int, _steps: int) -> Peer:
     def encode(images: Tensor) -> Tensor:
         model.config.mask_ratio = 0.0
         # Patches are put in the order of the noise, also where none is hidden.
-        noise = torch.arange((size // PATCH) ** 2).expand(len(images), -1)
+        noise = torch.arange((size // PATCH) ** 2, device=images.device).expand(len(images), -1)
         tokens: Tensor = model.vit(images, noise=noise).last_hidden_state
         return tokens[:, 1:]
 
@@ -156,13 +159,18 @@ def lightly_dino(size: int, steps: int) -> Peer:
         update_momentum(student, teacher, m=cosine_schedule(step, steps, 0.996, 1))
 
     transform = DINOTransform(global_crop_size=size, local_crop_size=size // 2, gaussian_blur=(0.0, 0.0, 0.0))
-    return student, transform, loss, after, teacher[0].tokens
+    return nn.ModuleList([student, teacher]), transform, loss, after, teacher[0].tokens
+
+
+def timm_untrained(size: int, _steps: int) -> Peer:
+    model = Encoder(size)
+    return model, None, lambda _: torch.zeros(()), lambda _: None, model.tokens
 
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BUILD: dict[str, Callable[[int, int], Peer]] = {
     "transformers-mae": vit_mae, "lightly-mae": lightly_mae, "lightly-simclr": lightly_simclr,
-    "lightly-vicreg": lightly_vicreg, "lightly-dino": lightly_dino,
+    "lightly-vicreg": lightly_vicreg, "lightly-dino": lightly_dino, "timm-untrained": timm_untrained,
 }  # fmt: skip
 
 
@@ -198,17 +206,18 @@ def train(name: str, folder: Path, seed: int, steps: int) -> tuple[Callable[[Ten
         schedule.step()
         after(step)
         clock.append(time.process_time())
-    model.eval()
+    model.eval().to(DEVICE)
     return encoder, clock
 
 
 def features(encoder: Callable[[Tensor], Tensor], folder: Path, part: str) -> tuple[Any, Any]:
-    """The features of a part's images, and their labels."""
+    """The features of a part's images, by an encoder on `DEVICE`, and their labels."""
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
 
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     images = ImageFolder(str(folder / part), transform)
     with torch.no_grad():
-        rows = torch.cat([pooled(encoder(x)) for x, _ in torch.utils.data.DataLoader(images, 512)])
+        loader = torch.utils.data.DataLoader(images, 512)
+        rows = torch.cat([pooled(encoder(x.to(DEVICE))).cpu() for x, _ in loader])
     return rows.numpy(), images.targets

@@ -9,7 +9,8 @@
 
 Every finished run is a row of docs/results.json (of another table: docs/results-DATA-SECONDS.json), so it may be
 stopped at any time and goes on where it was. Each run has a process of its own, in which a row's steps are the budget
-over the CPU seconds of steps 5 to 15, measured beside the other rows.
+over the CPU seconds of steps 5 to 15, measured beside the other rows. Every row is trained on the CPU; a GPU, where
+there is one, encodes and fits the probes.
 """
 
 import argparse
@@ -87,8 +88,11 @@ NAMES = {
     "lightly-vicreg": "lightly VICReg",
     "lightly-dino": "lightly DINO",
     "untrained": "the same encoder, untrained",
+    "timm-untrained": "lightly's encoder (timm), untrained",
     "raw": "raw pixels",
 }
+BASELINES = ("raw", "untrained", "timm-untrained")
+"""Rows that nothing is trained for."""
 BATCH = 128
 
 
@@ -206,12 +210,13 @@ def one(table: Table, row: str, seed: int, steps: int | None) -> dict[str, float
     torch.set_num_threads(1)
     found: dict[str, float] = {}
     method, budgets = LONGER.get(row, (row, 1))
-    if row not in ("raw", "untrained") and steps is None:
+    if row in BASELINES:
+        steps = 0
+    elif steps is None:
         found["seconds"], steps = measured_steps(table, method)
-        found["steps"] = steps
+    found["steps"] = budgets * steps
     out = RUNS / f"{row}-{seed}{table.label}"
     if row in peers.RATES:
-        assert steps is not None
         encoder, _ = peers.train(row, Path(table.data), seed, steps)
         (train_x, train_y), (test_x, test_y) = (
             peers.features(encoder, Path(table.data), part) for part in ("train", "test")
@@ -222,11 +227,10 @@ def one(table: Table, row: str, seed: int, steps: int | None) -> dict[str, float
             sizes = {words[k][2:].replace("-", "_"): int(words[k + 1]) for k in range(0, 8, 2)}
             run = prepare(PretrainConfig(table.data, method="vicreg", threads=1, seed=seed, **sizes), out)
         else:
-            assert steps is not None
             train(table.data, method, seed, budgets * steps, out)
             run = load_run(out)
-        data, encoder = run.dataset, encoder_of(run.model.eval())
-        encode = torch.nn.Flatten() if row == "raw" else lambda x: peers.pooled(encoder.tokens(x))
+        data, encoder = run.dataset, encoder_of(run.model.eval()).to(peers.DEVICE)
+        encode = torch.nn.Flatten() if row == "raw" else lambda x: peers.pooled(encoder.tokens(x.to(peers.DEVICE)))
         train_x, test_x = (
             encode_all(encode, lambda i, part=part: data.fetch(part, i), range(len(data.part(part))))
             for part in ("train", "test")
@@ -279,11 +283,12 @@ def fill(table: Table, store: dict[str, Any], workers: int) -> None:
             return
         scores = json.loads(done.stdout.splitlines()[-1])
         with lock:
-            for part in {"seconds", "steps"} & scores.keys():
-                store[part].setdefault(name, scores.pop(part))
+            if "seconds" in scores:
+                store["seconds"].setdefault(name, scores.pop("seconds"))
+                store["steps"].setdefault(name, scores["steps"])
             store["rows"][f"{name}-{seed}"] = scores
             save(table, store)
-            print(f"{name}-{seed}", scores, store["steps"].get(name, ""), flush=True)
+            print(f"{name}-{seed}", scores, flush=True)
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(lambda words: job(*words), [j for j in jobs if "{}-{}".format(*j) not in store["rows"]]))
@@ -301,9 +306,9 @@ def page(table: Table, store: dict[str, Any]) -> str:
         scores = [found for key, found in store["rows"].items() if key.rsplit("-", 1)[0] == row]
         if scores:
             cells = [spread([found[kind] for found in scores if kind in found]) for kind in kinds]
-            steps = plan(row, store)[1] if row not in ("raw", "untrained") else 0
-            seen = f"{BATCH * steps:,}"
-            lines.append(f"| {name} | {' | '.join(cells)} | {seen} | {len(scores)} |")
+            planned = 0 if row in BASELINES else plan(row, store)[1]
+            seen = BATCH * statistics.mean(found.get("steps", planned) for found in scores)
+            lines.append(f"| {name} | {' | '.join(cells)} | {seen:,.0f} | {len(scores)} |")
     lines += ["", "The commands, for seed 0:" if table.first else "The whole table, and its runs alone:", "", "```bash"]
     if not table.first:
         seeds = " ".join(map(str, table.seeds))

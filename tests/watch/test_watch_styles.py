@@ -449,3 +449,35 @@ def test_a_transform_of_torch_func_is_not_looked_into() -> None:
     assert verdicts(report, "C8") == [("PROVED", "the step can be run again from where it was")]
     assert verdict(report, LEAK) == "UNKNOWN"
     assert "torch.func" in str(report)
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_modules_that_only_closures_hold_are_told_apart(unread: bool) -> None:
+    def closed() -> Callable[[Tensor], None]:
+        torch.manual_seed(0)
+        student, teacher, head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        teacher.load_state_dict(student.state_dict())
+        teacher.requires_grad_(False)
+        optimizer = torch.optim.AdamW([*student.parameters(), *head.parameters()], lr=1e-2)
+
+        def step(x: Tensor) -> None:
+            with torch.no_grad():
+                target = teacher(x[:, 1])
+            loss = (head(student(x[:, 0])).tanh() - (x[:, 1] if unread else target)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                for t, s in zip(teacher.parameters(), student.parameters(), strict=True):
+                    t.lerp_(s, 0.1)
+
+        return step
+
+    step = closed()
+    with vp.watch.recording() as seen:
+        for batch in DataLoader(torch.randn(3, 2, 8), batch_size=1):
+            step(batch)
+    report = str(seen.report)
+    assert ("`Linear` is 0.9 of itself + 0.1 of `Linear 2`" in report) and seen.report is not None
+    assert ("the teacher `Linear` runs, and the loss does not read it" in report) is unread
+    assert bool(seen.report.failures()) is unread, report

@@ -84,7 +84,7 @@ def branch_facts(run: Recorder, plan: Any) -> Branches:
 def _written(run: Recorder, p: Tensor) -> bool:
     """Whether a parameter was written to after its optimizer's step; what is set as its ``.data`` counts no version."""
     after = run.after.get(id(p))
-    return after is not None and (run.versions[id(p)] != p._version or not torch.equal(after, p.detach().cpu()))
+    return after is not None and (run.versions[id(p)] != p._version or not torch.equal(after(), p.detach().cpu()))
 
 
 def _read_by_losses(record: Record, names: dict[int, str], inside: bool = False) -> set[str]:
@@ -254,7 +254,7 @@ def _twin(module: nn.Module, run: Recorder) -> nn.Module | None:
     ids = {id(p) for p in module.parameters()}
     # Another model of the process may have the same parameters, of the same seed, and an optimizer that rests.
     stepped = {key for key, p in run.record.parameters.items() if p.groups}
-    best = None
+    found: list[nn.Module] = []
     for other in run.before.modules.values():
         if other is module:
             continue
@@ -263,9 +263,20 @@ def _twin(module: nn.Module, run: Recorder) -> nn.Module | None:
         alike = alike and not any(id(p) in ids for p in theirs.values())
         if not alike or not any(id(p) in stepped for p in theirs.values()):
             continue
-        if best is None or len(theirs) < len(dict(best.named_parameters())):
-            best = other
-    return best
+        least = len(dict(found[0].named_parameters())) if found else len(theirs)
+        if len(theirs) <= least:
+            found = [*(found if len(theirs) == least else []), other]
+    if len(found) < 2:
+        return found[0] if found else None
+
+    def apart(other: nn.Module) -> float:
+        theirs = dict(other.named_parameters())
+        return sum(
+            float((run.before.of(p) - run.before.of(theirs[k])).pow(2).sum()) for k, p in module.named_parameters()
+        )
+
+    # Of several layers of one shape, the one whose values it was nearest to.
+    return min(found, key=apart)
 
 
 def _average(module: nn.Module, path: str, twin: nn.Module | None, run: Recorder, out: Branches) -> None:
