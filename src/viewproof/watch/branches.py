@@ -272,7 +272,7 @@ def _twin(module: nn.Module, run: Recorder) -> nn.Module | None:
     def apart(other: nn.Module) -> float:
         theirs = dict(other.named_parameters())
         return sum(
-            float((run.before.of(p) - run.before.of(theirs[k])).pow(2).sum()) for k, p in module.named_parameters()
+            float((run.before.of(p) - run.before.of(theirs[k])).abs().pow(2).sum()) for k, p in module.named_parameters()
         )
 
     # Of several layers of one shape, the one whose values it was nearest to.
