@@ -270,10 +270,8 @@ def _twin(module: nn.Module, run: Recorder) -> nn.Module | None:
         return found[0] if found else None
 
     def apart(other: nn.Module) -> float:
-        theirs = dict(other.named_parameters())
-        return sum(
-            float((run.before.of(p) - run.before.of(theirs[k])).abs().pow(2).sum()) for k, p in module.named_parameters()
-        )
+        pairs = [(run.before.of(p), run.before.of(other.get_parameter(k))) for k, p in module.named_parameters()]
+        return sum(float((one - two).abs().pow(2).sum()) for one, two in pairs)
 
     # Of several layers of one shape, the one whose values it was nearest to.
     return min(found, key=apart)
