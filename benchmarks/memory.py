@@ -1,8 +1,8 @@
-"""The most memory of a process and of all that it forks: `python benchmarks/memory.py PID`, until the input ends.
+"""The most memory that a process and all that it forks had at once.
 
-Proportional set sizes, in which shared pages count once, looked at from outside of the process 50 times a second. Looks
-between which a fork began or ended count for nothing, as they would count pages twice. Pages that the system keeps of
-files, and that no process has mapped, are not counted.
+`python benchmarks/memory.py PID` looks from outside, 50 times a second, until its input ends. It adds proportional set
+sizes, in which shared pages count once. Looks between which a fork began or ended are left out: they would count pages
+twice. Pages that the system keeps of files, and that no process has mapped, are not counted.
 """
 
 import os

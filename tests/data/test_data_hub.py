@@ -1,21 +1,18 @@
 """Data sets of the hub: a server on this machine answers as it does, and one that is gone is one line."""
 
-import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
+from local_hub import Hub
 from PIL import Image
 
-NAME, COMMIT = "someone/thing", "0" * 39 + "1"
+NAME = "someone/thing"
 CARD = """---
 configs:
 - config_name: small
@@ -41,67 +38,6 @@ print(main([*train, "hf:someone/new", "--out", "new"]), file=sys.stderr)
 """
 
 
-class Hub(ThreadingHTTPServer):
-    """Serves the files of one data set as the hub does; ``asked`` lists the requests."""
-
-    daemon_threads = True
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.folder, self.asked = folder, list[str]()
-
-
-class Answer(BaseHTTPRequestHandler):
-    """One request to a `Hub`."""
-
-    server: Hub
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path, folder = self.path.partition("?")[0], self.server.folder
-        self.server.asked.append(f"{self.command} {path}")
-        headers = {"X-Repo-Commit": COMMIT}
-        body = None
-        api, files = f"/api/datasets/{NAME}", f"/datasets/{NAME}/resolve/"
-        if path == "/close":
-            self.server.socket.close()  # before the answer: whoever has it finds nobody here
-            Thread(target=self.server.shutdown).start()
-            body = b""
-        elif path in (api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
-            body = json.dumps({"id": NAME, "sha": COMMIT, "siblings": []}).encode()
-        elif path.startswith(f"{api}/tree/{COMMIT}"):
-            within = folder / path.removeprefix(f"{api}/tree/{COMMIT}").strip("/")
-            entries = [
-                {
-                    "type": "directory" if each.is_dir() else "file",
-                    "oid": "0" * 40,
-                    "size": 0 if each.is_dir() else each.stat().st_size,
-                    "path": each.relative_to(folder).as_posix(),
-                }
-                for each in within.iterdir()
-            ]
-            body = json.dumps(entries).encode()
-        elif path.startswith(files):
-            file = folder / path.removeprefix(files).partition("/")[2]
-            if file.is_file():
-                body = file.read_bytes()
-                headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()}"'
-        if body is None:
-            headers["X-Error-Code"] = "EntryNotFound" if NAME in path else "RepoNotFound"
-        self.send_response(404 if body is None else 200)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(body or b"")))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body or b"")
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
     library = pytest.importorskip("datasets")
@@ -125,20 +61,13 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     rows(5).to_parquet(str(folder / "small/validation.parquet"))  # type: ignore[attr-defined]
     rows(7, labelled=False).to_parquet(str(folder / "small/test.parquet"))  # type: ignore[attr-defined]
     rows(9).to_parquet(str(folder / "large/all.parquet"))  # type: ignore[attr-defined]
-    server = Hub(folder)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with Hub("datasets", NAME, folder).running() as server:
+        yield server
 
 
 def test_a_run_on_data_of_a_hub_that_then_is_gone(hub: Hub, tmp_path: Path) -> None:
-    endpoint = f"http://127.0.0.1:{hub.server_port}"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    paths = os.pathsep.join(filter(None, sys.path))
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "cache"), "PYTHONPATH": paths}
-    environment["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-    command = [sys.executable, "-c", CHILD, endpoint]
+    environment = hub.environment(tmp_path / "cache") | {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    command = [sys.executable, "-c", CHILD, hub.endpoint]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     # The unlabelled test part is passed over; its labels are withheld.
     assert "hf:someone/thing/small: 20 training and 5 held-out samples of (3, 16, 16) in 2 classes" in done.stdout, (

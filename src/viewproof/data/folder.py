@@ -157,9 +157,9 @@ def load_folder(
 
 
 def files_below(folder: Path) -> Iterator[tuple[str, ...]]:
-    """The parts of the path of each image and recording below a folder, by the names' ends; links are followed.
+    """Each image and recording below a folder, by its name's end, as the parts of its path.
 
-    Objects of class `Path` would cost as much as the headers, and parts sort as paths do.
+    Links are followed. Objects of class `Path` would cost as much as the headers, and parts sort as paths do.
     """
     suffixes = (*SUFFIXES, *AUDIO_SUFFIXES, *UNREAD, *SILENT)
     start = os.stat(folder)  # noqa: PTH116

@@ -131,7 +131,10 @@ def _splits(hub: Any, name: str) -> dict[str, Any]:
 
 @contextmanager
 def _complaints_silenced() -> Iterator[None]:
-    """Loads without what the libraries log about it: what goes wrong is one line, and the hub's retries are a dozen."""
+    """Load without what the libraries log.
+
+    What goes wrong is said in one line, and the hub's retries alone log a dozen.
+    """
     loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     try:
@@ -175,7 +178,10 @@ def _checked(name: str, column: str | None, features: Any) -> str:
 
 
 def _labels(part: Any, column: str) -> NDArray[Any] | None:
-    """The labels of a part, None if none is known; a part in which only some are raises `InvalidArgument`."""
+    """The labels of a part, or None if none is known.
+
+    A part of which only some samples are labelled raises `InvalidArgument`.
+    """
     if not column or column not in part.features:
         return None
     values = part.with_format(None)[column][:]

@@ -93,6 +93,22 @@ def module_names(variables: Mapping[str, Any]) -> dict[int, str]:
     return {key: name.removeprefix("self.") for key, name in found.items()}
 
 
+def name_by_kind(module: nn.Module, names: dict[int, str]) -> None:
+    """Add the paths of a module that no variable leads to, as of a step in a closure, by its class and a number.
+
+    Two modules of one path would be taken for one another.
+
+    >>> one, two, names = nn.Tanh(), nn.Tanh(), {}
+    >>> name_by_kind(one, names), name_by_kind(two, names), list(names.values())
+    (None, None, ['Tanh', 'Tanh 2'])
+    """
+    kind, taken, number = type(module).__name__, {*names.values()}, 1
+    while (path := kind if number == 1 else f"{kind} {number}") in taken:
+        number += 1
+    for name, part in module.named_modules():
+        names.setdefault(id(part), f"{path}.{name}" if name else path)
+
+
 def vars_of(value: Any) -> Any:
     """The attributes that an object holds, or None."""
     try:

@@ -14,6 +14,7 @@ from viewproof.watch.asked_tokens import WHOLE
 from viewproof.watch.gradients import GradientWatcher
 from viewproof.watch.graph import predictions
 from viewproof.watch.loss_terms import TermWatcher
+from viewproof.watch.names import name_by_kind
 from viewproof.watch.on_disk import Copied, in_memory
 from viewproof.watch.one_rank import asked, not_averaged, ranks, reduced
 from viewproof.watch.run import Run, place, tensors_of_call
@@ -168,12 +169,7 @@ class Recorder(Run):
         """Note the call, where it lies and what drew numbers until now."""
         parent = self._stack[-1].index if self._stack else None
         if id(module) in self._known and id(module) not in self.names:
-            # No variable leads to it, as of a step in a closure: of two that were called alike one would be the other.
-            kind, taken, number = type(module).__name__, set(self.names.values()), 1
-            while (path := kind if number == 1 else f"{kind} {number}") in taken:
-                number += 1
-            for name, part in module.named_modules():
-                self.names.setdefault(id(part), f"{path}.{name}" if name else path)
+            name_by_kind(module, self.names)
         call = Call(index, id(module), parent, len(self._stack), torch.is_grad_enabled(), module.training)
         call.seconds, call.after_backwards, call.kind = -time.perf_counter(), self.backwards, type(module).__name__
         if id(module) not in self._known and parent is None and any(p.requires_grad for p in module.parameters()):
