@@ -258,6 +258,27 @@ def test_of_a_few_tensors_nothing_is_moved(monkeypatch: pytest.MonkeyPatch) -> N
         assert isinstance(disk, OnDisk) and (disk.moved, disk.reason) == (0, "")
 
 
+FREED = """
+import torch
+from viewproof.watch.on_disk import on_disk
+
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+
+kept = [torch.zeros(4096) for _ in range(2 * 8192)][1::2]  # every other one, so that none lies at the end
+last = torch.zeros(4096)
+before = resident()
+with on_disk([], 0):
+    print(before - resident())
+"""
+
+
+def test_what_the_allocator_keeps_of_freed_tensors_is_given_back() -> None:
+    """128 MiB are free, and stay in the process otherwise: a copy would have pages of its own there."""
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 64 << 10, done.stderr
+
+
 KILLED = """
 import os, signal, sys, tempfile, torch
 from viewproof.watch import on_disk

@@ -102,6 +102,9 @@ class OnDisk:
 
     def _move(self, tensors: Iterable[Tensor], copies: int) -> str:
         """Move what is large; return why nothing was moved, or ""."""
+        # glibc keeps what is freed for the next step, and a copy would write to pages of its own there.
+        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)
         self._storages = _storages(tensors)
         if sum(storage.nbytes() for storage in self._storages) < LEAST:
             return ""
