@@ -4,6 +4,8 @@ import gc
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from inspect import cleandoc
 from json import loads
@@ -90,26 +92,42 @@ def pretrain(
         return complain("--resume continues a run as it was configured; pass no other flag with it")
     if resume is None and run is None:
         return complain("pretrain needs DATA (digits, photos, fashion-mnist, a file or a folder), --config or --resume")
-    collects = gc.isenabled()
-    gc.disable()  # imports make a million objects and drop none: looking for garbage meanwhile takes a seventh of them
-    try:
+    if run is None:
+        return int(imported_training().resume(resume, allow_import=allow_import))
+    if config is not None:
+        # A stranger's file must not make us import a module, nor write where it says.
+        named = loads(config.read_text())
+        typed = {name: value for name, value in vars(run).items() if value != named.get(name)}
+        run, allow_import = replace(run, out=typed.get("out")), allow_import or "mask" in typed
+    else:
+        allow_import = True
+    with paused_collector():
+        from viewproof.runs.reading import reading
+
+    with reading(run) as data:
+        return int(imported_training().pretrain(run, allow_import=allow_import, lr_find=lr_find, data=data))
+
+
+def imported_training() -> Any:
+    """The module that trains; what it needs takes seconds to import."""
+    with paused_collector():
         from viewproof.runs import train
         from viewproof.training.trainer import silence_lightning
+
+    silence_lightning()
+    return train
+
+
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Imports make a million objects and drop none: looking for garbage meanwhile takes a seventh of them."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collects:
             gc.enable()
-
-    silence_lightning()
-    if run is not None:
-        if config is not None:
-            # A stranger's file must not make us import a module, nor write where it says.
-            named = loads(config.read_text())
-            typed = {name: value for name, value in vars(run).items() if value != named.get(name)}
-            run = replace(run, out=typed.get("out"))
-            return train.pretrain(run, allow_import=allow_import or "mask" in typed, lr_find=lr_find)
-        return train.pretrain(run, allow_import=True, lr_find=lr_find)
-    assert resume is not None
-    return train.resume(resume, allow_import=allow_import)
 
 
 @app.command

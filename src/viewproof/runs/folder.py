@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import count
 from pathlib import Path
@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from viewproof import methods
-from viewproof.data import IMAGENET, Dataset, load_dataset
+from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
 from viewproof.expressions import parse_rule
 from viewproof.files import whole_file
 from viewproof.masks import Rule
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.guarded import check_digest
+from viewproof.runs.reading import read
 from viewproof.runs.resolved import Resolved, resolve
 from viewproof.training.augment import Augment, parse_transforms
 from viewproof.training.base import Pretraining
@@ -72,56 +73,27 @@ class Run:
         return augment.of_reading if self.dataset.crops_when_read and not self.config.method.pairs else None
 
 
-def prepare(config: PretrainConfig, folder: Path, *, allow_import: bool = False) -> Run:
+def prepare(
+    config: PretrainConfig,
+    folder: Path,
+    *,
+    allow_import: bool = False,
+    data: Callable[[PretrainConfig], Dataset] = read,
+) -> Run:
     """The run of a configuration, with the data loaded and the network at its first weights.
 
-    ``allow_import`` lets the mask name a rule of another module, which is then imported.
+    ``allow_import`` lets the mask name a rule of another module, which is then imported. ``data`` gives the data set.
     """
     for field in fields(PretrainConfig):
         value = getattr(config, field.name)
         if field.type in (str, str | None) and not isinstance(value, str | None):
             raise InvalidArgument(f"{field.name}={value!r} must be text; see `viewproof pretrain --help`")
     methods.load(config.method)  # an unknown name is refused before the data are read
-    statistics: dict[str, Any] = parse_statistics(config.mean, config.std)
-    dataset = load_dataset(
-        config.data,
-        size=parse_size(config.size),
-        skip_unreadable=config.skip_unreadable,
-        max_pixels=config.max_pixels,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        **statistics,
-    )
+    dataset = data(config)
     resolved = resolve(config, dataset)
     rule = None if resolved.mask is None else parse_rule(resolved.mask, allow_import=allow_import)
     torch.set_num_threads(resolved.threads)
     return Run(resolved, dataset, rule, initial_network(resolved, dataset), folder)
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Rows and columns from ``H,W``, or from one number for both."""
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
-        raise InvalidArgument(f"size={text!r} must be H,W in pixels, for instance 224,224")
-    return int(parts[0]), int(parts[-1])
-
-
-def parse_statistics(mean: str | None, std: str | None) -> dict[str, Sequence[float]]:
-    """The arguments ``mean`` and ``std`` of `load_dataset` from numbers with commas between them, or ``imagenet``."""
-    if mean == "imagenet" and std in (None, "imagenet"):
-        return {"mean": IMAGENET[0], "std": IMAGENET[1]}
-    values: dict[str, Sequence[float]] = {}
-    for name, text in (("mean", mean), ("std", std)):
-        if text is not None:
-            try:
-                values[name] = [float(part) for part in text.split(",")]
-            except ValueError:
-                raise InvalidArgument(
-                    f"{name}={text!r} must be numbers with commas between them, or imagenet"
-                ) from None
-    return values
 
 
 def initial_network(config: Resolved, dataset: Dataset) -> nn.Module:

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from viewproof import plots
+from viewproof.data import Dataset
 from viewproof.errors import InvalidArgument
 from viewproof.evaluation.online import LidarMonitor, OnlineKNN
 from viewproof.files import whole_file
@@ -33,6 +34,7 @@ from viewproof.runs.folder import (
     write_json,
 )  # fmt: skip
 from viewproof.runs.guarded import locked, recorded
+from viewproof.runs.reading import read
 from viewproof.runs.reference import ReferenceCurve, find_reference
 from viewproof.runs.report import report
 from viewproof.training.base import Pretraining
@@ -49,9 +51,14 @@ RATE = "learning-rate.png"
 
 
 def pretrain(
-    config: PretrainConfig, say: Callable[[str], None] = print, *, allow_import: bool = False, lr_find: bool = False
+    config: PretrainConfig,
+    say: Callable[[str], None] = print,
+    *,
+    allow_import: bool = False,
+    lr_find: bool = False,
+    data: Callable[[PretrainConfig], Dataset] = read,
 ) -> int:
-    """Train a new run from its configuration; return the exit code.
+    """Train a new run from its configuration, on what ``data`` gives of it; return the exit code.
 
     With ``lr_find`` its learning rate is the suggestion of a `range_test`, which is made first; a rate that the user
     gives and more than one process are then refused.
@@ -64,7 +71,8 @@ def pretrain(
         )
     first = is_rank_zero(config.ranks)
     config, source = with_backbone(config)
-    run = prepare(config, new_folder(config) if first else Path(config.out or "runs"), allow_import=allow_import)
+    folder = new_folder(config) if first else Path(config.out or "runs")
+    run = prepare(config, folder, allow_import=allow_import, data=data)
     module = run.module()
     if run.config.lidar:
         LidarMonitor(run.dataset, draws=1).embeddings(module, torch.arange(1))  # a method without draws is refused here
