@@ -53,7 +53,10 @@ class Answer(BaseHTTPRequestHandler):
         hub.asked.append(f"{self.command} {path}")
         body, headers = self.found(path), {"X-Repo-Commit": COMMIT}
         if body is None:
-            headers["X-Error-Code"] = "EntryNotFound" if hub.name in path else "RepoNotFound"
+            known = "main" in path or COMMIT in path
+            headers["X-Error-Code"] = (
+                "RepoNotFound" if hub.name not in path else "EntryNotFound" if known else "RevisionNotFound"
+            )
         else:
             headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()}"'
         self.send_response(404 if body is None else 200)
@@ -86,8 +89,9 @@ class Answer(BaseHTTPRequestHandler):
                 for each in (folder / path.removeprefix(tree).strip("/")).iterdir()
             ]
             return json.dumps(entries).encode()
-        file = folder / path.removeprefix(files).partition("/")[2]
-        return file.read_bytes() if path.startswith(files) and file.is_file() else None
+        revision, _, name = path.removeprefix(files).partition("/")
+        known = path.startswith(files) and revision in ("main", COMMIT) and (folder / name).is_file()
+        return (folder / name).read_bytes() if known else None
 
     def log_message(self, *arguments: object) -> None:
         pass

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from local_hub import Hub
+from local_hub import COMMIT, Hub
 from PIL import Image
 
 NAME = "someone/thing"
@@ -30,8 +30,8 @@ from viewproof.cli import main
 small = "--size 16 --patch-size 8 --dim 16 --depth 1 --heads 2 --decoder-dim 8 --decoder-depth 1 --decoder-heads 2"
 train = ["pretrain", "--steps", "2", "--batch-size", "4", *small.split()]
 time.sleep = lambda seconds: None  # the hub's client waits for 23 seconds between its tries
-for name in ("thing/small", "other", "thing/none"):
-    print(main([*train, "hf:someone/" + name, "--out", name.replace("/", "-")]), file=sys.stderr)
+for name in ("thing/small@" + sys.argv[2], "thing/large@none", "other", "thing/none"):
+    print(main([*train, "hf:someone/" + name, "--out", name.partition("@")[0].replace("/", "-")]), file=sys.stderr)
 urlopen(sys.argv[1] + "/close").close()
 print(main(["evaluate", "thing-small"]), file=sys.stderr)  # from the cache
 print(main([*train, "hf:someone/new", "--out", "new"]), file=sys.stderr)
@@ -67,19 +67,23 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 def test_a_run_on_data_of_a_hub_that_then_is_gone(hub: Hub, tmp_path: Path) -> None:
     environment = hub.environment(tmp_path / "cache") | {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    command = [sys.executable, "-c", CHILD, hub.endpoint]
+    command = [sys.executable, "-c", CHILD, hub.endpoint, COMMIT]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     # The unlabelled test part is passed over; its labels are withheld.
-    assert "hf:someone/thing/small: 20 training and 5 held-out samples of (3, 16, 16) in 2 classes" in done.stdout, (
-        done.stderr
-    )
+    assert (
+        f"hf:someone/thing/small@{COMMIT}: 20 training and 5 held-out samples of (3, 16, 16) in 2 classes"
+        in done.stdout
+    ), done.stderr
     complaints = [line for line in done.stderr.splitlines() if "step/s" not in line]
-    assert [line for line in complaints if len(line) == 1] == ["0", "2", "2", "0", "2"], done.stderr
-    other, no_config, new = (line for line in complaints if len(line) > 1)
+    assert [line for line in complaints if len(line) == 1] == ["0", "2", "2", "2", "0", "2"], done.stderr
+    revision, other, no_config, new = (line for line in complaints if len(line) > 1)
+    assert revision.startswith("viewproof: hf:someone/thing/large@none cannot be loaded ("), revision
     assert other.startswith("viewproof: hf:someone/other cannot be loaded (DatasetNotFoundError")
     assert "'none' not found. Available: ['small', 'large']" in no_config
     assert new.startswith("viewproof: hf:someone/new cannot be loaded (") and "check the name and the network" in new
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "served", "thing-small"]
     got = {request for request in hub.asked if request.startswith("GET") and request.endswith(".parquet")}
     assert {request.rpartition("/")[2] for request in got} == {"train.parquet", "test.parquet", "validation.parquet"}
-    assert json.loads((tmp_path / "thing-small" / "config.json").read_text())["data"] == "hf:someone/thing/small"
+    assert json.loads((tmp_path / "thing-small" / "config.json").read_text())["data"] == (
+        f"hf:someone/thing/small@{COMMIT}"
+    )

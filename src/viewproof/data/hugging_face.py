@@ -18,8 +18,8 @@ from viewproof.progress import progress
 
 TESTS = ("test", "validation", "valid", "val")
 LABELS = ("label", "labels", "fine_label", "class", "target")
-HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*){0,2}")
-"""``NAME[/CONFIG]``; a path that is not there and no such name was meant as a path."""
+HUB_NAME = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?:/(\w[\w.-]*))?(?:@(\w[\w./-]*))?")
+"""``NAME[/CONFIG][@REVISION]``; a path that is not there and no such name was meant as a path."""
 
 
 def load_hugging_face(
@@ -33,6 +33,7 @@ def load_hugging_face(
 ) -> Dataset:
     """The data set ``NAME[/CONFIG]`` of the hub, or that of a local path.
 
+    ``@REVISION`` behind a name is a commit, a branch or a tag of its repository; without it the newest commit is taken.
     A path is a folder of ``save_to_disk``, a parquet file, or a folder that ``datasets.load_dataset`` understands (an
     imagefolder, parquet files). ``image_column`` names the samples: by default the first column of images, else of
     recordings, else of arrays, else of bytes, which are taken for the files of images. ``label_column`` is by default
@@ -42,11 +43,11 @@ def load_hugging_face(
     an unknown column, a column of another kind, missing samples and a part labelled in part raise `InvalidArgument`.
     """
     if not name:
-        raise InvalidArgument("hf: names no data; pass hf:PATH, or hf:NAME[/CONFIG] of the hub")
+        raise InvalidArgument("hf: names no data; pass hf:PATH, or hf:NAME[/CONFIG][@REVISION] of the hub")
     if "://" in name:
         raise InvalidArgument(f"hf:{name} is an address; pass hf:NAME[/CONFIG], such as hf:owner/name, or a local path")
     hub = require("datasets", f"data set 'hf:{name}'", "datasets", "data")
-    title = Path(name).name if Path(name).expanduser().exists() else name.split("/")[:2][-1]
+    title = Path(name).name if Path(name).expanduser().exists() else name.partition("@")[0].split("/")[:2][-1]
     parts = _splits(hub, name)
     train = parts.get("train", next(iter(parts.values())))
     features = train.features
@@ -101,9 +102,9 @@ def load_hugging_face(
 
 def _splits(hub: Any, name: str) -> dict[str, Any]:
     """The splits by name; a single one is called ``train``."""
-    path = Path(name).expanduser()
+    path, named = Path(name).expanduser(), HUB_NAME.fullmatch(name)
     local = path.exists()
-    if not local and (path.suffix.lower() == ".parquet" or not HUB_NAME.fullmatch(name)):
+    if not local and (path.suffix.lower() == ".parquet" or named is None):
         raise InvalidArgument(f"hf:{name}: no such file or folder; pass hf:PATH, or hf:NAME[/CONFIG] of the hub")
     if path.is_file() and path.suffix.lower() != ".parquet":
         raise InvalidArgument(f"hf:{name} is a file, but no .parquet file; pass a parquet file or a folder")
@@ -116,9 +117,9 @@ def _splits(hub: Any, name: str) -> dict[str, Any]:
             elif local:
                 loaded = hub.load_dataset(str(path))
             else:
-                pieces = name.split("/")
-                for repository in progress(["/".join(pieces[:2])], f"asking the hub for {name}", slow=True):
-                    loaded = hub.load_dataset(repository, "/".join(pieces[2:]) or None)
+                repository, part, revision = named.groups()  # type: ignore[union-attr]
+                for _ in progress([name], f"asking the hub for {name}", slow=True):
+                    loaded = hub.load_dataset(repository, part, revision=revision)
     except Exception as error:  # of the hub, pyarrow, fsspec and requests
         cause: BaseException = error
         while cause.__cause__ is not None:  # "An error occurred while generating the dataset" says nothing

@@ -30,7 +30,7 @@ class PretrainConfig:
 
     Attributes:
         data: digits, photos, fashion-mnist[:FOLDER], cifar-10[:FOLDER], a .npy, .npz or .txt file, a folder of images
-            or recordings, hf:NAME[/CONFIG] or hf:PATH (Hugging Face), wds:SHARDS (WebDataset tar files)
+            or recordings, hf:NAME[/CONFIG][@REVISION] or hf:PATH (Hugging Face), wds:SHARDS (WebDataset tar files)
         model: the network: masked-autoencoder, vit, resnet, conv or vector; or timm:NAME or transformers:NAME, a model
             of that library; default: masked-autoencoder for images, vector for everything else; vit for other methods
             than mae
