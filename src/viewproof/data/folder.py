@@ -70,9 +70,10 @@ class ImageFiles:
     def crops(
         self, index: NDArray[np.int64], draws: NDArray[np.float64] | None, min_area: float = 1.0, flip: float = 0.0
     ) -> NDArray[Any]:
-        """The images at ``index: [B]``, each the region that its row of ``draws: [B, 16]`` gives, or the central one.
+        """The images at ``index: [B]``: of each a drawn region, or the central one.
 
-        Words 0 to 3 are those of a crop, and word 15 decides whether it is mirrored: as `Augment` numbers them.
+        Row k of ``draws: [B, 16]`` is for the k-th of them: words 0 to 3 are those of a crop, and word 15 decides
+        whether it is mirrored, as `Augment` numbers them.
         """
         out = np.empty((len(index), *self.form.shape), self.dtype)
         for row, (pixels, k) in enumerate(zip(out, index, strict=True)):
