@@ -40,7 +40,7 @@ from viewproof.training.callbacks import CompileTime, Monitor
 from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.online_probe import OnlineProbe
 from viewproof.training.rate_test import BELOW, RangeTest, range_test
-from viewproof.training.trainer import CHECKPOINT, RunData, build_trainer, check_layout, is_rank_zero
+from viewproof.training.trainer import CHECKPOINT, RunData, build_trainer, check_layout, is_rank_zero, steps_per_row
 from viewproof.weights.sources import write_report
 
 TRAINED = (WEIGHTS, ENCODER, METRICS, "init.json", "skipped.txt")
@@ -171,7 +171,9 @@ def train(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[
     views = "labels" if config.method.learns_labels else "random views"
     drawn = views if config.mask is None else f"mask {config.mask}"
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
-    monitors: list[Monitor] = [CollapseMonitor(say=say)] if module.embeds else []
+    monitors: list[Monitor] = (
+        [CollapseMonitor(steps_per_row(config, run.steps_per_epoch), say)] if module.embeds else []
+    )
     if config.compile:
         run.model.compile()
         monitors.append(CompileTime(say))

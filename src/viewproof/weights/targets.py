@@ -4,6 +4,7 @@ The lines stand in the model card and are what the check runs, in a fresh proces
 find the exported folder as ``folder`` and standardised samples as ``x``, and leave ``features``.
 """
 
+import io
 import json
 import subprocess
 import sys
@@ -220,7 +221,9 @@ def to_torch(encoder: nn.Module, folder: Path, facts: Facts) -> str:
     x = torch.zeros(3, *facts["sample_shape"])
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(Features(encoder), (x,), dynamic_shapes=({0: batch},))
-    torch.export.save(program, folder / "encoder.pt2")
+    content = io.BytesIO()  # torch ends the process where a disk is full
+    torch.export.save(program, content)
+    (folder / "encoder.pt2").write_bytes(content.getvalue())
     return """from pathlib import Path
 
 import torch
