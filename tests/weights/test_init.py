@@ -227,6 +227,7 @@ def test_bad_weights_are_one_line_and_leave_nothing(
         "has dim=16, and this encoder dim=32": [str(tmp_path / "mae.pth"), "--dim", "32"],
         "cannot be read": [str(tmp_path / "cut.pth")],
         "holds fractions.Fraction beside tensors": [str(tmp_path / "args.pth")],
+        "has dim=16, and vit-tiny dim=192; leave the latter out": [str(tmp_path / "mae.pth"), "--backbone", "vit-tiny"],
         "has channels=1": [str(tmp_path / "grey.safetensors")],
         "is unknown; pass one of vit-tiny": [str(tmp_path / "mae.pth"), "--backbone", "vit-huge"],
         "is a vision transformer, and": [str(tmp_path / "mae.pth"), "--model", "conv"],

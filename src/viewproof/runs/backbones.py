@@ -123,14 +123,22 @@ def with_backbone(config: PretrainConfig) -> tuple[PretrainConfig, InitialWeight
                     f"init={folder.name!r} is a run of a {type(encoder).__name__}, not of a ViT; pass {remedy}"
                 )
             source = Source(folder.name, from_encoder(encoder), encoder.all_tokens)
-            sizes |= source.settings()
-            sizes["positions"] = encoder.settings.positions
+            own = source.settings() | {"positions": encoder.settings.positions}
         else:
             source = read_source(config.init)
             if source.reference is None:  # a file, which does not say these two
-                told = {name: getattr(config, name) for name in ("heads", "norm_eps") if getattr(config, name)}
-                source = replace(source, weights=replace(source.weights, **told))
-            sizes |= source.settings()
+                vit = source.weights
+                heads = config.heads or sizes.get("heads", vit.heads)
+                norm_eps = config.norm_eps or sizes.get("norm_eps", vit.norm_eps)
+                source = replace(source, weights=replace(vit, heads=heads, norm_eps=norm_eps))
+            own = source.settings()
+        for name in ("dim", "depth", "heads"):
+            if own[name] != sizes.get(name, own[name]) and getattr(config, name) is None:
+                raise InvalidArgument(
+                    f"init={source.name!r} has {name}={own[name]}, and {config.backbone} {name}={sizes[name]}; leave "
+                    "the latter out"
+                )
+        sizes |= own
         initial = InitialWeights(config.init, source)
     given = {name: value for name, value in sizes.items() if getattr(config, name) is None}
     return replace(config, **given), initial
