@@ -119,10 +119,11 @@ def load_folder(
     sounds = [parts for parts in found if parts[-1].lower().endswith(AUDIO_SUFFIXES)]
     inside, rest = (images, sounds) if len(images) >= len(sounds) else (sounds, images)
     if not inside:
-        shards, tables = any(folder.rglob("*.tar")), any(folder.rglob("*.parquet")) or any(folder.rglob("*.arrow"))
-        remedy = (
-            f"pass 'wds:{folder}/*.tar'" if shards else f"pass 'hf:{folder}'" if tables else "pass one that has some"
-        )
+        remedy = "pass one that has some"
+        if any(folder.rglob("*.parquet")) or any(folder.rglob("*.arrow")):
+            remedy = f"pass 'hf:{folder}'"
+        elif any(folder.rglob("*.tar")):
+            remedy = f"pass 'wds:{folder}/*.tar'"
         raise InvalidArgument(
             f"{folder}: no image ({', '.join(SUFFIXES)}) or recording ({', '.join(AUDIO_SUFFIXES)}) in this folder;"
             f" {remedy}"

@@ -186,7 +186,10 @@ def timm_source(model: Any, text: str) -> Source:
     import timm
 
     if not isinstance(model, timm.models.vision_transformer.VisionTransformer):
-        raise InvalidArgument(f"{shown(text)} is a {type(model).__name__}, not a plain ViT whose weights can be read")
+        raise InvalidArgument(
+            f"{shown(text)} is a {type(model).__name__}, not a plain ViT whose weights can be read; pass --model "
+            "timm:NAME too, which is then trained as it is"
+        )
     attention = model.blocks[0].attn
     weights = from_state(
         model.state_dict(), text, heads=attention.num_heads, norm_eps=model.blocks[0].norm1.eps,
