@@ -19,6 +19,7 @@ from viewproof.training.checkpoints import Checkpoints
 from viewproof.verdict import Verdict
 from viewproof.weights.backbones import library_encoder, load_backbone, make_encoder
 from viewproof.weights.layout import BOUND, difference
+from viewproof.weights.targets import vit_of
 
 transformers = pytest.importorskip("transformers")
 needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is of the second environment")
@@ -112,6 +113,8 @@ def test_a_run_of_another_librarys_model_starts_from_weights_resumes_and_leaves(
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
     measured = export(tmp_path / "whole", "transformers", tmp_path / "out", say=lambda line: None)
     assert measured["difference"] < BOUND
+    with pytest.raises(vp.InvalidArgument, match="is transformers:swin; pass --to transformers, --to torch or"):
+        vit_of(load_run(run).model.encoder, "timm")  # type: ignore[arg-type]
     assert "transformers:swin" in (tmp_path / "out" / "README.md").read_text()
     # A run starts from a folder of that library as from a run.
     words = ["--method", method, "--model", name, "--init"]
