@@ -116,6 +116,8 @@ def test_a_run_of_another_librarys_model_starts_from_weights_resumes_and_leaves(
     with pytest.raises(vp.InvalidArgument, match="is transformers:swin; pass --to transformers, --to torch or"):
         vit_of(load_run(run).model.encoder, "timm")  # type: ignore[arg-type]
     assert "transformers:swin" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(vp.InvalidArgument, match="out holds a model of transformers, not a run"):
+        vp.load_encoder(tmp_path / "out")
     # A run starts from a folder of that library as from a run.
     words = ["--method", method, "--model", name, "--init"]
     for n, start in enumerate((str(tmp_path / "out"), f"hf:{tmp_path}/out", str(run))):

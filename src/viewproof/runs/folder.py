@@ -24,6 +24,7 @@ from viewproof.runs.guarded import check_digest
 from viewproof.runs.resolved import Resolved, resolve
 from viewproof.training.augment import Augment, parse_transforms
 from viewproof.training.base import Pretraining
+from viewproof.weights.sources import format_of
 
 WEIGHTS = "model.safetensors"
 ENCODER = "encoder.json"
@@ -192,6 +193,8 @@ def read_config(folder: Path) -> PretrainConfig:
     try:
         values = json.loads(path.read_text())
         unknown = set(values) - {field.name for field in fields(PretrainConfig)}
+        if unknown and (library := format_of(folder)):
+            raise InvalidArgument(f"{folder} holds a model of {library}, not a run; {library} loads it, or --init")
         if unknown:
             raise InvalidArgument(f"{path} has unknown entries {sorted(unknown)}; it was written by another version")
         return PretrainConfig(**values)
