@@ -54,6 +54,12 @@ def test_one_flipped_bit_is_noticed_when_the_file_is_read(name: str, run: Path, 
     assert f"{name} is damaged" in error and error.count("\n") == 1
 
 
+def test_a_finished_run_without_its_facts_is_not_to_be_resumed(run: Path, capsys: Any) -> None:
+    (run / "encoder.json").unlink()
+    assert main(["export", str(run), str(run.parent / "out"), "--to", "torch"]) == 2
+    assert "has no encoder.json; restore a copy, or train again" in capsys.readouterr().err
+
+
 def test_every_file_of_a_run_has_a_digest_or_a_seal_or_is_the_users(finished: Path) -> None:
     names = {path.name for path in finished.iterdir() if path.is_file()}
     assert names - set((finished / "sha256.json").read_text().split('"')) == {"config.json", "sha256.json"}
