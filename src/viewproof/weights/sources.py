@@ -61,6 +61,9 @@ class Source:
         Tokens of probe images are compared twice: the library's model with the plain formula on the weights' own grid,
         and this encoder with the formula on its own. A difference above `BOUND` raises `InvalidArgument`.
         """
+        broken = [key for key, tensor in self.weights.tensors.items() if not tensor.isfinite().all()]
+        if broken:
+            raise InvalidArgument(f"init={self.name!r}: {broken[0]} holds NaN or infinite values; pass another")
         checks: dict[str, float] = {}
         with torch.inference_mode():
             if self.reference is not None:
