@@ -54,7 +54,15 @@ def test_one_flipped_bit_is_noticed_when_the_file_is_read(name: str, run: Path, 
     assert f"{name} is damaged" in error and error.count("\n") == 1
 
 
-def test_a_finished_run_without_its_facts_is_not_to_be_resumed(run: Path, capsys: Any) -> None:
+def test_a_run_whose_words_are_damaged_or_lost_says_so(run: Path, capsys: Any) -> None:
+    (run / "config.json").write_bytes((config := (run / "config.json").read_bytes()) + b"\xff")
+    assert main(["evaluate", str(run)]) == 2 and "is not a whole configuration" in capsys.readouterr().err
+    (run / "config.json").write_bytes(config)
+    (run / "sha256.json").unlink()
+    facts = json.loads((run / "encoder.json").read_text())
+    (run / "encoder.json").write_text(json.dumps({**facts, "mean": "x"}))
+    assert main(["export", str(run), str(run.parent / "out"), "--to", "torch"]) == 2
+    assert "encoder.json is damaged" in capsys.readouterr().err
     (run / "encoder.json").unlink()
     assert main(["export", str(run), str(run.parent / "out"), "--to", "torch"]) == 2
     assert "has no encoder.json; restore a copy, or train again" in capsys.readouterr().err

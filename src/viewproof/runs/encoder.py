@@ -79,4 +79,7 @@ def load_encoder(run: str | Path, image_size: tuple[int, int] | None = None) -> 
             assert isinstance(resized, PatchTransformer)
             to_encoder(from_encoder(encoder), resized, folder.name)
             encoder, facts = resized, {**facts, "sample_shape": [shape[0], *image_size]}
-    return RunEncoder(encoder.requires_grad_(False), facts).eval()
+    try:
+        return RunEncoder(encoder.requires_grad_(False), facts).eval()
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"{folder / ENCODER} is damaged ({error}); restore a copy, or train again") from error

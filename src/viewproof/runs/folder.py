@@ -198,7 +198,7 @@ def read_config(folder: Path) -> PretrainConfig:
         if unknown:
             raise InvalidArgument(f"{path} has unknown entries {sorted(unknown)}; it was written by another version")
         return PretrainConfig(**values)
-    except (json.JSONDecodeError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise InvalidArgument(f"{path} is not a whole configuration: {error}") from error
 
 

@@ -199,7 +199,9 @@ def train(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[
     except RuntimeError as error:
         if checkpoint is None or "state_dict" not in str(error):
             raise
-        raise InvalidArgument(f"{checkpoint} does not fit {run.folder}/config.json: another method wrote it") from error
+        raise InvalidArgument(
+            f"{checkpoint} does not fit {run.folder}/config.json: another method wrote it, or other sizes"
+        ) from error
     except MisconfigurationException as error:
         if checkpoint is None or "restored a checkpoint" not in str(error):
             raise
