@@ -320,7 +320,7 @@ def page(table: Table, store: dict[str, Any]) -> str:
 
 
 def spread(values: list[float]) -> str:
-    """Mean, and the standard deviation over seeds where there are several; empty where nothing was measured."""
+    """Mean, and over several seeds the standard deviation; empty where nothing was measured."""
     if not values:
         return ""
     mean = f"{statistics.mean(values):.1f}"

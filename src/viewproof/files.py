@@ -37,7 +37,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w", **how: Any) -> Ite
 
     ``mode`` is "w" (UTF-8 text) or "wb"; ``how`` goes to `open`. What is written first lies beside ``path`` under a
     random name, opened so that a link or a file of that name is an error. After an exception it is gone and ``path`` is
-    as it was. A link at ``path`` is replaced; what it points to is not touched.
+    as it was; an `OSError` names ``path``. A link at ``path`` is replaced; what it points to is not touched.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -51,14 +51,19 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w", **how: Any) -> Ite
         how = {"encoding": "utf-8", **how}
     # Hidden, and as short as it can be: the name of a long path must not become too long.
     aside = path.parent / f".{secrets.token_hex(8)}.part"
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
-        with os.fdopen(descriptor, mode, **how) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            aside.unlink()
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            with os.fdopen(descriptor, mode, **how) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                aside.unlink()
+            raise
+    except OSError as error:
+        if error.filename in (None, str(aside)):  # a full disk's error has no name, and the random one says nothing
+            error.filename = str(path)
         raise

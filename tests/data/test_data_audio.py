@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from viewproof.data import load_dataset
 from viewproof.data.audio import FLOOR, LogMel
@@ -85,3 +86,20 @@ def test_two_views_of_recordings_are_moved_and_never_mirrored(tmp_path):
 def test_recordings_of_other_formats_are_listed(tmp_path):
     (folder(tmp_path) / "0" / "x.mp3").write_bytes(b"not looked at")
     assert load_dataset(tmp_path).skipped == ("0/x.mp3: of a format that is not read",)
+
+
+def test_a_cover_beside_recordings_does_not_make_them_images(tmp_path):
+    folder(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "0" / "cover.png")
+    data = load_dataset(tmp_path)
+    assert len(data.train) + len(data.test) == 6 and data.sample_shape[0] == 1
+    assert data.skipped == ("0/cover.png: an image, and most are not",)
+
+
+def test_a_folder_of_shards_or_tables_says_how_it_is_read(tmp_path):
+    for kind, name in (("wds", "a.tar"), ("hf", "a.parquet")):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(InvalidArgument, match=f"no image .* in this folder; pass '{kind}:"):
+            load_dataset(tmp_path)
+        with pytest.raises(InvalidArgument, match=f"is read under another name; pass '{kind}:.*{name}'"):
+            load_dataset(tmp_path / name)

@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from viewproof.cli import main
+from viewproof.metrics import read_metrics
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.folder import load_run, prepare
 from viewproof.training.transforms import Flip, RandomResizedCrop
@@ -53,6 +54,8 @@ def test_a_folder_of_any_sizes_trains_with_workers_resumes_and_evaluates(
     assert "1 unreadable files skipped" in capsys.readouterr().out
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     assert (config["size"], config["augment"]) == ("24,16", "RandomResizedCrop(0.2), Flip()")
+    rows = read_metrics(tmp_path / "a" / "metrics.csv")
+    assert [int(row["step"]) for row in rows if row["loss"]] == [1, 2, 3, 4, 5, 6]  # a short run has a curve too
     assert main([*words, "--workers", "1", "--out", str(tmp_path / "b")]) == 0
     for name, value in weights(tmp_path / "a").items():
         assert torch.equal(value, weights(tmp_path / "b")[name]), name

@@ -54,6 +54,20 @@ def test_one_flipped_bit_is_noticed_when_the_file_is_read(name: str, run: Path, 
     assert f"{name} is damaged" in error and error.count("\n") == 1
 
 
+def test_a_run_whose_words_are_damaged_or_lost_says_so(run: Path, capsys: Any) -> None:
+    (run / "config.json").write_bytes((config := (run / "config.json").read_bytes()) + b"\xff")
+    assert main(["evaluate", str(run)]) == 2 and "is not a whole configuration" in capsys.readouterr().err
+    (run / "config.json").write_bytes(config)
+    (run / "sha256.json").unlink()
+    facts = json.loads((run / "encoder.json").read_text())
+    (run / "encoder.json").write_text(json.dumps({**facts, "mean": "x"}))
+    assert main(["export", str(run), str(run.parent / "out"), "--to", "torch"]) == 2
+    assert "encoder.json is damaged" in capsys.readouterr().err
+    (run / "encoder.json").unlink()
+    assert main(["export", str(run), str(run.parent / "out"), "--to", "torch"]) == 2
+    assert "has no encoder.json; restore a copy, or train again" in capsys.readouterr().err
+
+
 def test_every_file_of_a_run_has_a_digest_or_a_seal_or_is_the_users(finished: Path) -> None:
     names = {path.name for path in finished.iterdir() if path.is_file()}
     assert names - set((finished / "sha256.json").read_text().split('"')) == {"config.json", "sha256.json"}

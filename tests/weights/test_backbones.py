@@ -19,6 +19,7 @@ from viewproof.training.checkpoints import Checkpoints
 from viewproof.verdict import Verdict
 from viewproof.weights.backbones import library_encoder, load_backbone, make_encoder
 from viewproof.weights.layout import BOUND, difference
+from viewproof.weights.targets import vit_of
 
 transformers = pytest.importorskip("transformers")
 needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is of the second environment")
@@ -112,7 +113,17 @@ def test_a_run_of_another_librarys_model_starts_from_weights_resumes_and_leaves(
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
     measured = export(tmp_path / "whole", "transformers", tmp_path / "out", say=lambda line: None)
     assert measured["difference"] < BOUND
+    with pytest.raises(vp.InvalidArgument, match="is transformers:swin; pass --to transformers, --to torch or"):
+        vit_of(load_run(run).model.encoder, "timm")  # type: ignore[arg-type]
     assert "transformers:swin" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(vp.InvalidArgument, match="out holds a model of transformers, not a run"):
+        vp.load_encoder(tmp_path / "out")
+    # A run starts from a folder of that library as from a run.
+    words = ["--method", method, "--model", name, "--init"]
+    for n, start in enumerate((str(tmp_path / "out"), f"hf:{tmp_path}/out", str(run))):
+        assert pretrain(images, *words, start, "--out", str(tmp_path / f"from-{n}")) == 0
+        report = json.loads((tmp_path / f"from-{n}" / "init.json").read_text())
+        assert {row["what"] for row in report["tensors"]} == {"loaded"} and len(report["tensors"]) > 9
 
 
 def test_a_plain_vit_of_transformers_is_a_masked_autoencoder(models: Path, images: str, tmp_path: Path) -> None:
@@ -176,6 +187,20 @@ def test_timm_encoders_in_python(name: str) -> None:
     else:
         subject = lambda x: encoder(x, torch.tensor([[0, 2]] * 2))  # noqa: E731
     assert certify_encoder(subject, sample).verdict() is Verdict.PROVED  # type: ignore[arg-type]
+
+
+def test_a_prefix_and_a_classifier_are_left_out() -> None:
+    encoder, source = (vp.Backbone(nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8)), (3, 8, 8)) for _ in "ab")
+    own = source.model.state_dict()
+    state = {f"module.{key}": value for key, value in own.items()} | {"module.fc.weight": torch.ones(2, 8)}
+    report = load_backbone(encoder, {**state, "queue": torch.ones(3)}, "file", source)
+    assert all(torch.equal(encoder.model.state_dict()[key], value) for key, value in own.items())
+    what = {row["source"]: row["what"] for row in report["tensors"]}
+    assert what["queue"] == "unused: not of the encoder module"
+    assert what["module.fc.weight"] == "unused: of a classifier"
+    twice = {**state, **{f"momentum.{key}": value for key, value in own.items()}}
+    with pytest.raises(vp.InvalidArgument, match=r"several encoders, at 'module\.', 'momentum\.'"):
+        load_backbone(encoder, twice, "file", source)
 
 
 def test_weights_of_another_shape_are_refused() -> None:

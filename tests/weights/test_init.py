@@ -2,7 +2,9 @@
 
 import argparse
 import json
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -141,6 +143,32 @@ def test_what_is_not_explained_is_refused(change: dict[str, Tensor | None], mess
         from_state({key: value for key, value in state.items() if value is not None}, "mae")
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state, prefixed: {"model": state, "args": argparse.Namespace(lr=1e-3, betas=(0.9, 0.95)), "epoch": 3},
+        lambda state, prefixed: prefixed("module."),
+        lambda state, prefixed: {"state_dict": prefixed("module.backbone.") | {"module.head.0.weight": torch.ones(2)}},
+        lambda state, prefixed: {"student": {"backbone": state}, "epoch": 3},
+    ],
+)
+def test_a_checkpoint_is_found_where_recipes_put_it(wrap: Any, tmp_path: Path) -> None:
+    state, path = mae_checkpoint(), tmp_path / "mae.pth"
+    whole = wrap(state, lambda prefix: {prefix + key: value for key, value in state.items()})
+    torch.save(whole, path)
+    source, plain = read_source(str(path)).weights, from_state(state, "mae")
+    assert all(torch.equal(source.tensors[key], value) for key, value in plain.tensors.items())
+    more = {"module.head.0.weight"} if "state_dict" in whole else set()
+    assert {row.source for row in source.rows if not row.target} >= more
+    assert len(source.rows) == len(plain.rows) + len(more)
+
+
+def test_two_encoders_in_a_checkpoint_are_named(tmp_path: Path) -> None:
+    torch.save({"student": mae_checkpoint(), "teacher": mae_checkpoint()}, tmp_path / "dino.pth")
+    with pytest.raises(vp.InvalidArgument, match=r"several encoders, at 'student\.', 'teacher\.'; save .* one"):
+        read_source(str(tmp_path / "dino.pth"))
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> str:
     rng = np.random.default_rng(0)
@@ -172,18 +200,35 @@ def test_a_run_starts_from_a_checkpoint_and_another_from_the_run(
     assert main(["evaluate", str(second)]) == 0
 
 
+def test_a_file_does_not_say_its_heads_and_the_user_does(
+    images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(mae_checkpoint(), tmp_path / "mae.pth")
+    words = ["pretrain", images, *STEPS, "--init", str(tmp_path / "mae.pth")]
+    assert main([*words, "--heads", "4", "--norm-eps", "1e-5", "--out", str(tmp_path / "a")]) == 0
+    assert "heads: 4, which the file does not say" in capsys.readouterr().out
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert (config["heads"], config["norm_eps"]) == (4, 1e-5)
+    assert main([*words, "--out", str(tmp_path / "b")]) == 0
+    assert "heads: 1, which the file does not say; pass --heads if it has others" in capsys.readouterr().out
+    assert main([*words, "--heads", "3", "--out", str(tmp_path / "c")]) == 2
+
+
 def test_bad_weights_are_one_line_and_leave_nothing(
     images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save({"model": mae_checkpoint()}, tmp_path / "mae.pth")
-    torch.save({"model": mae_checkpoint(), "args": argparse.Namespace()}, tmp_path / "args.pth")
+    torch.save({"model": mae_checkpoint(), "args": Fraction(1)}, tmp_path / "args.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "mae.pth").read_bytes()[:999])
     save_file(mae_checkpoint(channels=1), tmp_path / "grey.safetensors")
+    save_file({**mae_checkpoint(), "norm.bias": torch.full((16,), torch.nan)}, tmp_path / "nan.safetensors")
     tries = {
         "no file, run folder": [str(tmp_path / "none.pth")],
         "has dim=16, and this encoder dim=32": [str(tmp_path / "mae.pth"), "--dim", "32"],
         "cannot be read": [str(tmp_path / "cut.pth")],
-        "save its state dict again": [str(tmp_path / "args.pth")],
+        "holds fractions.Fraction beside tensors": [str(tmp_path / "args.pth")],
+        "has dim=16, and vit-tiny dim=192; leave the latter out": [str(tmp_path / "mae.pth"), "--backbone", "vit-tiny"],
+        "norm.bias holds NaN or infinite values": [str(tmp_path / "nan.safetensors")],
         "has channels=1": [str(tmp_path / "grey.safetensors")],
         "is unknown; pass one of vit-tiny": [str(tmp_path / "mae.pth"), "--backbone", "vit-huge"],
         "is a vision transformer, and": [str(tmp_path / "mae.pth"), "--model", "conv"],

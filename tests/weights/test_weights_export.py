@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 import viewproof as vp
 from viewproof.cli import main
+from viewproof.files import whole_file
 from viewproof.runs import verdicts
 from viewproof.runs.encoder import load_encoder
-from viewproof.runs.export import export
+from viewproof.runs.export import NEEDS, export
 from viewproof.weights import targets
 from viewproof.weights.layout import BOUND, difference
 
@@ -91,6 +94,35 @@ def test_a_wrong_export_is_not_written(runs: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(vp.InvalidArgument, match="the exported features differ by"):
         export(runs / "plain", "transformers", runs / "wrong")
     assert not (runs / "wrong").exists() and not list(runs.glob(".*.part"))
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Inside, no file grows beyond a few thousand bytes: writing fails as on a full disk, whatever code writes."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("to", ["transformers", "timm", "torch"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(to: str, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(NEEDS, "timm", ())
+    with full_disk(), pytest.raises(vp.InvalidArgument, match=r"out='full' cannot be written: .*File too large"):
+        export(runs / "plain", to, runs / "full", say=lambda line: None)
+    assert not (runs / "full").exists() and not list(runs.glob(".*.part"))
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    with full_disk(), pytest.raises(OSError, match="File too large") as error, whole_file(tmp_path / "a.txt") as file:
+        file.write("a" * 10_000)
+    assert error.value.filename == str(tmp_path / "a.txt") and not list(tmp_path.iterdir())
+    with pytest.raises(NotADirectoryError) as other, whole_file(Path(__file__, "a.txt")):
+        pass
+    assert other.value.filename == str(Path(__file__, "a.txt"))
 
 
 def test_bad_targets_are_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,9 @@ def check_fraction(value: object) -> float:
 
 
 def check_image_size(size: Any, max_pixels: int) -> tuple[int, int] | None:
-    """Return ``size=(rows, columns)``, or None; anything else, and too many pixels, raise `InvalidArgument`.
+    """Return ``size=(rows, columns)``, or None.
+
+    Anything else, and too many pixels, raise `InvalidArgument`.
 
     >>> check_image_size((None, 2), 2**26)
     Traceback (most recent call last):

@@ -70,9 +70,10 @@ class ImageFiles:
     def crops(
         self, index: NDArray[np.int64], draws: NDArray[np.float64] | None, min_area: float = 1.0, flip: float = 0.0
     ) -> NDArray[Any]:
-        """The images at ``index: [B]``, each the region that its row of ``draws: [B, 16]`` gives, or the central one.
+        """The images at ``index: [B]``: of each a drawn region, or the central one.
 
-        Words 0 to 3 are those of a crop, and word 15 decides whether it is mirrored: as `Augment` numbers them.
+        Row k of ``draws: [B, 16]`` is for the k-th of them: words 0 to 3 are those of a crop, and word 15 decides
+        whether it is mirrored, as `Augment` numbers them.
         """
         out = np.empty((len(index), *self.form.shape), self.dtype)
         for row, (pixels, k) in enumerate(zip(out, index, strict=True)):
@@ -95,12 +96,13 @@ def load_folder(
     max_pixels: int = MAX_PIXELS,
     statistics: Statistics | None = None,
 ) -> Dataset:
-    """All images under ``folder``, sorted by path, as ``[N, C, H, W]``; without images all recordings, as spectrograms.
+    """All images under ``folder``, sorted by path, as ``[N, C, H, W]``, or all recordings, as spectrograms.
 
-    Images are grey if all files are, else RGB, of bytes (0..255), or of 16 bits (0..65535) if one has so many. Each is
-    cut to the aspect of ``size=(H, W)`` about its centre and resized; the default size is the images' own if they have
-    one, else 224 x 224. EXIF orientation is applied, transparency shown on white, CMYK and palettes converted. Only the
-    formats `viewproof.data.images.FORMATS` are decoded.
+    What there is more of is read, and the rest listed in `Dataset.skipped`. Images are grey if all files are, else RGB,
+    of bytes (0..255), or of 16 bits (0..65535) if one has so many. Each is cut to the aspect of ``size=(H, W)`` about
+    its centre and resized; the default size is the images' own if they have one, else 224 x 224. EXIF orientation is
+    applied, transparency shown on white, CMYK and palettes converted. Only the formats `viewproof.data.images.FORMATS`
+    are decoded.
 
     Recordings (WAV, FLAC) of one sampling rate become ``[N, 1, 64, frames]`` by `LogMel`, with the least multiple of 16
     frames that holds 95 % of them whole; ``size`` is then (mels, frames).
@@ -114,13 +116,20 @@ def load_folder(
     """
     found = sorted(files_below(folder))
     images = [parts for parts in found if parts[-1].lower().endswith(SUFFIXES)]
-    inside = images or [parts for parts in found if parts[-1].lower().endswith(AUDIO_SUFFIXES)]
+    sounds = [parts for parts in found if parts[-1].lower().endswith(AUDIO_SUFFIXES)]
+    inside, rest = (images, sounds) if len(images) >= len(sounds) else (sounds, images)
     if not inside:
+        remedy = "pass one that has some"
+        if any(folder.rglob("*.parquet")) or any(folder.rglob("*.arrow")):
+            remedy = f"pass 'hf:{folder}'"
+        elif any(folder.rglob("*.tar")):
+            remedy = f"pass 'wds:{folder}/*.tar'"
         raise InvalidArgument(
             f"{folder}: no image ({', '.join(SUFFIXES)}) or recording ({', '.join(AUDIO_SUFFIXES)}) in this folder;"
-            " pass one that has some"
+            f" {remedy}"
         )
-    left_out = UNREAD if images else SILENT
+    are_images = inside is images
+    left_out = UNREAD if are_images else SILENT
     other = ["/".join(parts) for parts in found if parts[-1].lower().endswith(left_out)]
     train, test = part_folders(folder, inside)
     if train:
@@ -131,14 +140,14 @@ def load_folder(
     if names and () in classes:
         loose = classes.count(())
         raise InvalidArgument(f"{folder}: {loose} images lie beside the class folders {names}; move them into one")
-    scan: Callable[[str], Any] = partial(image_header, max_pixels=max_pixels) if images else recording_header
+    scan: Callable[[str], Any] = partial(image_header, max_pixels=max_pixels) if are_images else recording_header
     headers, unreadable = scan_all(paths, scan)
     if unreadable and not (skip_unreadable and headers):
         first = "; ".join(list(unreadable.values())[:3])
         remedy = "replace or remove them" + ("" if skip_unreadable else ", or pass skip_unreadable")
         raise InvalidArgument(f"{folder}: {len(unreadable)} of {len(paths)} files cannot be read: {first}; {remedy}")
     readable = [k for k, path in enumerate(paths) if path in headers]
-    form = image_form(list(headers.values()), size, max_pixels) if images else None
+    form = image_form(list(headers.values()), size, max_pixels) if are_images else None
     values = ImageFiles(tuple(headers), form) if form else recordings(headers, size, str(folder))
     labels = np.array([names.index(classes[k][0]) for k in readable], np.int64) if names else None
     whole = Split(values, labels)
@@ -149,10 +158,11 @@ def load_folder(
         learnt, tested = fixed_split(str(folder), whole, test_fraction)
     skipped = (
         *(f"{path}: of a format that is not read" for path in other),
+        *(f"{'/'.join(parts)}: {'a recording' if are_images else 'an image'}, and most are not" for parts in rest),
         *(complaint.replace(f"{folder}/", "") for complaint in unreadable.values()),
     )
     return make_dataset(
-        folder.name, learnt, tested, names or None, str(folder), statistics, natural=bool(images), skipped=skipped
+        folder.name, learnt, tested, names or None, str(folder), statistics, natural=are_images, skipped=skipped
     )
 
 

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face `datasets` library: of the hub, saved folders, imagefolders and parquet files."""
+"""Data sets of Hugging Face: of the hub, saved folders, imagefolders and parquet files."""
 
 import logging
 import re

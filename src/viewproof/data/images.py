@@ -24,7 +24,10 @@ TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 @dataclass(frozen=True)
 class ImageForm:
-    """The form that images are brought to: ``L`` or ``RGB``, of 8 bits or 16 a value, ``size`` (rows, columns)."""
+    """The form that images are brought to.
+
+    ``mode`` is ``L`` or ``RGB``, ``size`` is (rows, columns), ``deep`` is for 16 bits a value in place of 8.
+    """
 
     mode: str
     size: tuple[int, int]
@@ -95,11 +98,11 @@ class ImageForm:
 
 
 def crop_box(draw: tuple[float, ...], min_area: float, aspect: float = 1.0) -> tuple[float, float, float, float]:
-    """Top, left, height and width of a random region, as shares of an image, from four numbers in (0, 1).
+    """Top, left, height and width of a random region, as shares of an image.
 
-    Its area is uniform from ``min_area`` to all, its aspect between 3/4 and 4/3 of the picture it becomes, cut where it
-    would be larger than the image, its place uniform. ``aspect``: the picture's width over height, divided by the
-    image's.
+    ``draw`` are four numbers in (0, 1). The region's area is uniform from ``min_area`` to all, its aspect between 3/4
+    and 4/3 of the picture it becomes, cut where it would be larger than the image, its place uniform. ``aspect``: the
+    picture's width over height, divided by the image's.
 
     >>> crop_box((0.5, 0.5, 0.5, 0.5), min_area=0.5)
     (0.0669872981077807, 0.0669872981077807, 0.8660254037844386, 0.8660254037844386)

@@ -106,6 +106,8 @@ def load_dataset(
         data = (load_npy if path.suffix.lower() == ".npy" else load_npz)(path, test_fraction)
     else:
         close = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.4)
+        if path.is_file() and (kind := {".parquet": "hf", ".tar": "wds"}.get(path.suffix.lower())):
+            raise InvalidArgument(f"data set {text!r} is read under another name; pass {f'{kind}:{text}'!r}")
         hint = f"did you mean {close[0]!r}? " if close and not path.suffix and not path.exists() else ""
         what = "a file of another kind" if path.is_file() else "no such name, array file or folder"
         raise InvalidArgument(

@@ -1,10 +1,10 @@
-"""WebDataset tar shards on this machine's disk, read by index through ``wids``."""
+"""WebDataset tar shards on this machine's disk, read by index."""
 
 import re
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+import shlex
+import tarfile
+from collections.abc import Iterator, Mapping
 from glob import glob, has_magic
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +21,65 @@ from viewproof.errors import InvalidArgument
 class Shards:
     """The samples of tar shards, in the shards' order: ``self[k]`` maps a member's extension to its bytes.
 
-    Pickling it copies the paths alone: another process opens the files itself.
+    Members that follow one another and have one name up to the first dot are a sample, as in WebDataset; hidden files
+    and names without a dot are left out. A shard must hold files alone, and the empty block that ends a tar file.
     """
 
     def __init__(self, paths: list[str]) -> None:
-        wids = require("wids", "wds: shards", "wids", "data")
-        self.paths, self.shards = paths, []
+        self.samples: list[tuple[str, str, dict[str, tuple[int, int]]]] = []  # shard, key, extension: (start, size)
         for path in paths:
-            with Path(path).open("rb") as file:
-                if file.read(2) == b"\x1f\x8b":
-                    raise InvalidArgument(f"{path}: is compressed and cannot be read by index; decompress it (gunzip)")
-            try:
-                # The reader by memory map: the other one keeps its index as a pickle beside the shard.
-                with redirect_stdout(StringIO()):  # it prints about members without an extension
-                    self.shards.append(wids.wids.IndexedTarSamples(path=path, use_mmap=True))
-            except Exception as error:  # struct, mmap, UnicodeDecodeError and ValueError on damaged bytes
-                raise InvalidArgument(f"{path}: not a readable tar shard ({error}); copy it again") from error
-            last = max((offset + 512 + size for _, offset, size in self.shards[-1].reader.by_index), default=0)
-            with Path(path).open("rb") as file:
-                size = file.seek(0, 2)
-                file.seek(max(0, size - 512))
-                if last > size or any(file.read()):  # one cut between two files looks like one of fewer samples
-                    raise InvalidArgument(f"{path}: not a whole tar shard, its end is cut; copy or write it again")
-        self.starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
+            key = None
+            for member in _whole_members(path):
+                folder, _, name = member.name.rpartition("/")
+                stem, _, extension = name.partition(".")
+                if not stem or not extension:
+                    continue
+                if f"{folder}/{stem}" != key or extension in self.samples[-1][2]:
+                    key = f"{folder}/{stem}"
+                    self.samples.append((path, key.removeprefix("/"), {}))
+                self.samples[-1][2][extension] = (member.offset_data, member.size)
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return len(self.samples)
 
     def __getitem__(self, k: int) -> dict[str, Any]:
-        shard = int(np.searchsorted(self.starts, k, side="right")) - 1
-        sample = self.shards[shard][int(k - self.starts[shard])]
-        return {name: value if isinstance(value, str) else value.read() for name, value in sample.items()}
+        path, key, members = self.samples[k]
+        sample: dict[str, Any] = {"__key__": key}
+        with Path(path).open("rb") as file:
+            for extension, (start, size) in members.items():
+                file.seek(start)
+                sample[extension] = file.read(size)
+        return sample
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Shards, (self.paths,)
+
+def _whole_members(path: str) -> Iterator[tarfile.TarInfo]:
+    """The files in a tar shard; a damaged or cut one, and one that holds links, are an `InvalidArgument`."""
+    with Path(path).open("rb") as file:
+        if file.read(2) == b"\x1f\x8b":
+            raise InvalidArgument(f"{path}: is compressed and cannot be read by index; decompress it (gunzip)")
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                for member in archive:
+                    if member.isreg() and not member.issparse():
+                        yield member
+                    elif not member.isdir():
+                        raise InvalidArgument(
+                            f"{path}: {member.name!r} is no whole file but a link or the like; write the shard again "
+                            "with tar --dereference --hard-dereference"
+                        )
+        except (tarfile.TarError, ValueError) as error:
+            raise InvalidArgument(f"{path}: not a whole tar shard ({error}); copy it again") from error
+        # Python ends without a word where a header is cut or damaged.
+        file.seek(archive.offset)
+        end = file.read(tarfile.BLOCKSIZE)
+        if any(end):
+            raise InvalidArgument(f"{path}: not a whole tar shard, byte {archive.offset} starts no file; copy it again")
+        if len(end) < tarfile.BLOCKSIZE:
+            raise InvalidArgument(
+                f"{path}: lacks the empty block that ends a tar file: it is cut, or was not closed; copy it again, or "
+                f"if nothing is missing add the block: truncate -s +1024 {shlex.quote(path)}"
+            )
 
 
 class Members:
@@ -97,10 +122,8 @@ def load_shards(
         raise InvalidArgument("wds: names no shards; pass a pattern such as 'wds:train-{000..009}.tar'")
     if "://" in pattern:
         raise InvalidArgument(f"wds:{pattern} is an address; download the shards and pass their paths")
-    require("wids", f"data set 'wds:{pattern}'", "wids", "data")
-    names = [
-        name for p in require("braceexpand", "wds: shards", "wids", "data").braceexpand(pattern) for name in _files(p)
-    ]
+    braceexpand = require("braceexpand", f"data set 'wds:{pattern}'", "braceexpand", "data").braceexpand
+    names = [name for p in braceexpand(pattern) for name in _files(p)]
     if not names:
         raise InvalidArgument(f"wds:{pattern}: no such shard; pass a pattern such as 'train-{{000..009}}.tar'")
     held_out = [name for name in names if _part(name) == "test"]

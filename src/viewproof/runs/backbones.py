@@ -15,7 +15,7 @@ from viewproof.runs.config import PretrainConfig
 from viewproof.runs.encoder import load_encoder
 from viewproof.weights.backbones import library_encoder, load_backbone, plain_source
 from viewproof.weights.layout import encoder_of, from_encoder
-from viewproof.weights.sources import Source, read_source, read_state, shown
+from viewproof.weights.sources import Source, format_of, read_source, read_state, shown
 
 SIZES = {
     "vit-tiny": {"dim": 192, "depth": 12, "heads": 3},
@@ -59,12 +59,17 @@ class InitialWeights:
 
     def _load_backbone(self, encoder: nn.Module) -> dict[str, Any]:
         assert isinstance(encoder, Backbone)
-        path = Path(self.text)
-        if is_library(self.text):
-            own = library_encoder(self.text, encoder.image_shape, encoder.features, pretrained=True)
+        path, tensors = Path(self.text), None
+        named = self.text.replace("hf:", "transformers:", 1) if self.text.startswith("hf:") else self.text
+        if format_of(path) == "transformers":
+            named = f"transformers:{self.text}"
+        if is_library(named):
+            own = library_encoder(named, encoder.image_shape, encoder.features, pretrained=True)
         else:
             own = copy.deepcopy(encoder)
-            if (path / "model.safetensors").exists():
+            if format_of(path) == "timm":
+                state = read_state(path / "model.safetensors")
+            elif (path / "model.safetensors").exists():
                 loaded = load_encoder(path).encoder
                 if not isinstance(loaded, Backbone):
                     raise InvalidArgument(
@@ -75,8 +80,9 @@ class InitialWeights:
                 state = read_state(path)
             else:
                 raise InvalidArgument(f"init={self.text!r} is no file, run folder, timm:NAME or transformers:NAME")
-            load_backbone(own, state, self.text, own)
-        return load_backbone(encoder, own.model.state_dict(), self.text, own)
+            tensors = load_backbone(own, state, self.text, own)["tensors"]
+        report = load_backbone(encoder, own.model.state_dict(), self.text, own)
+        return report if tensors is None else {**report, "tensors": tensors}
 
 
 def with_backbone(config: PretrainConfig) -> tuple[PretrainConfig, InitialWeights | None]:
@@ -112,15 +118,27 @@ def with_backbone(config: PretrainConfig) -> tuple[PretrainConfig, InitialWeight
         if (folder / "model.safetensors").exists() and (folder / "encoder.json").exists():
             encoder = load_encoder(folder).encoder
             if not isinstance(encoder, PatchTransformer):
+                remedy = f"--model {encoder.name} too" if isinstance(encoder, Backbone) else "another"
                 raise InvalidArgument(
-                    f"init={folder.name!r} is a run of a {type(encoder).__name__}, not of a ViT; pass another"
+                    f"init={folder.name!r} is a run of a {type(encoder).__name__}, not of a ViT; pass {remedy}"
                 )
             source = Source(folder.name, from_encoder(encoder), encoder.all_tokens)
-            sizes |= source.settings()
-            sizes["positions"] = encoder.settings.positions
+            own = source.settings() | {"positions": encoder.settings.positions}
         else:
             source = read_source(config.init)
-            sizes |= source.settings()
+            if source.reference is None:  # a file, which does not say these two
+                vit = source.weights
+                heads = config.heads or sizes.get("heads", vit.heads)
+                norm_eps = config.norm_eps or sizes.get("norm_eps", vit.norm_eps)
+                source = replace(source, weights=replace(vit, heads=heads, norm_eps=norm_eps))
+            own = source.settings()
+        for name in ("dim", "depth", "heads"):
+            if own[name] != sizes.get(name, own[name]) and getattr(config, name) is None:
+                raise InvalidArgument(
+                    f"init={source.name!r} has {name}={own[name]}, and {config.backbone} {name}={sizes[name]}; leave "
+                    "the latter out"
+                )
+        sizes |= own
         initial = InitialWeights(config.init, source)
     given = {name: value for name, value in sizes.items() if getattr(config, name) is None}
     return replace(config, **given), initial

@@ -46,7 +46,7 @@ class PretrainConfig:
         predict: of the masked-autoencoder, the share of all patches that the loss asks for, drawn among the hidden ones
             by the sample's id (CrossMAE's is 0.25); default: all hidden patches
         backbone: a named encoder, vit-tiny, vit-small, vit-base or vit-large; sets dim, depth and heads
-        init: weights to start from: a run folder, a checkpoint (.pth, .safetensors), timm:NAME, hf:NAME or hf:FOLDER
+        init: weights to start from: a run or exported folder, a checkpoint (.pth, .safetensors), timm:NAME or hf:NAME
         class_token: of the encoder: a learned token beside the patches'; default: no
         registers: of the encoder: further learned tokens beside the patches'; default: 0
         positions: of the encoder's patches: fixed sines and cosines (default), or learned

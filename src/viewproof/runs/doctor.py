@@ -36,8 +36,10 @@ FALLING = 0.1
 """Share of the whole fall of the loss that is still falling if it falls in the second half of the run."""
 BLOW_UP = 3.0
 """How many times its first values a loss must reach to have blown up; losses on moving targets rise a little."""
-FEW_ROWS = 6
-"""Rows of metrics.csv below which a curve says nothing."""
+FIRST_STEP = 10
+"""Step before which embeddings may still be those of the first weights."""
+FEW_ROWS, FEW_STEPS = 6, 60
+"""Rows of metrics.csv, and steps, below which a curve says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ def _diagnose(evidence: Evidence) -> Diagnosis:
         return Diagnosis("bug", tuple(wrong), cannot_tell)
     if collapse := _collapse(evidence):
         return Diagnosis("collapse", (collapse,), cannot_tell)
-    if len(loss) < FEW_ROWS:
+    if _is_short(loss):
         few = f"{loss[-1][0] if loss else 0} of {evidence.planned_steps} steps were logged, too few for a curve"
         return Diagnosis("too short", (few,), cannot_tell)
     first, middle, last = (_around(loss, place) for place in (0.0, 0.5, 1.0))
@@ -137,7 +139,7 @@ def _bugs(evidence: Evidence) -> list[str]:
             at = f" at learning rate {rates[step]:.3g}" if step in rates else ""
             wrong.append(f"{name} is not a finite number from step {step} on{at}: numbers overflowed")
     loss = evidence.curves.get("loss", [])
-    if not wrong and len(loss) >= FEW_ROWS:
+    if not wrong and not _is_short(loss):
         first, last = abs(_around(loss, 0.0)), abs(_around(loss, 1.0))
         if last > BLOW_UP * first:
             rate = max(rates.values(), default=math.nan)
@@ -157,12 +159,16 @@ def _bugs(evidence: Evidence) -> list[str]:
 def _collapse(evidence: Evidence) -> str:
     """The last measurements of the embeddings, if most of them show a collapse."""
     ranks, spreads = (dict(evidence.curves.get(name, [])) for name in ("rank", "spread"))
-    last = sorted(ranks.keys() & spreads.keys())[-3:]
+    last = sorted(step for step in ranks.keys() & spreads.keys() if step >= FIRST_STEP)[-3:]
     collapsed = [step for step in last if not (ranks[step] >= LEAST_RANK and spreads[step] >= LEAST_SPREAD)]
     if 2 * len(collapsed) <= len(last):
         return ""
     step = last[-1]
     return f"step {step}: RankMe {ranks[step]:.3g}, spread {spreads[step]:.2g}: all samples have nearly one embedding"
+
+
+def _is_short(curve: Sequence[tuple[int, float]]) -> bool:
+    return len(curve) < FEW_ROWS or curve[-1][0] < FEW_STEPS
 
 
 def _around(curve: Sequence[tuple[int, float]], place: float) -> float:

@@ -56,9 +56,10 @@ def load_encoder(run: str | Path, image_size: tuple[int, int] | None = None) -> 
         check_sizes("image_size", image_size, 2)
     folder = Path(run)
     config = restore(read_config(folder))
-    for name in (WEIGHTS, ENCODER):
-        if not (folder / name).exists():
-            raise InvalidArgument(f"{folder} has no {name}: the run is not finished; pass --resume to pretrain")
+    if not (folder / WEIGHTS).exists():
+        raise InvalidArgument(f"{folder} has no {WEIGHTS}: the run is not finished; pass --resume to pretrain")
+    if not (folder / ENCODER).exists():
+        raise InvalidArgument(f"{folder} has no {ENCODER}; restore a copy, or train again")
     facts = read_json(folder / ENCODER)
     if facts.keys() != {"sample_shape", "mean", "std", "class_names"}:
         raise InvalidArgument(f"{folder / ENCODER} is damaged: it has {sorted(facts)}; restore a copy, or train again")
@@ -78,4 +79,7 @@ def load_encoder(run: str | Path, image_size: tuple[int, int] | None = None) -> 
             assert isinstance(resized, PatchTransformer)
             to_encoder(from_encoder(encoder), resized, folder.name)
             encoder, facts = resized, {**facts, "sample_shape": [shape[0], *image_size]}
-    return RunEncoder(encoder.requires_grad_(False), facts).eval()
+    try:
+        return RunEncoder(encoder.requires_grad_(False), facts).eval()
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"{folder / ENCODER} is damaged ({error}); restore a copy, or train again") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from viewproof import __version__
 from viewproof.errors import InvalidArgument
@@ -65,8 +66,8 @@ def export(
         raise InvalidArgument(f"to={to!r} has no features='grid'; pass to='torch'")
     rule = None if config.mask is None else parse_rule(config.mask, allow_import=allow_import)
     aside = target.absolute().parent / f".{secrets.token_hex(8)}.part"
-    aside.mkdir()
     try:
+        aside.mkdir()
         lines = TARGETS[to](loaded.encoder, aside, loaded.facts)
         say("loading it in a fresh process, and comparing features")
         x = probe_images(tuple(loaded.facts["sample_shape"]))
@@ -88,10 +89,9 @@ def export(
     except BaseException as error:
         with suppress(OSError):
             shutil.rmtree(aside)
-        if isinstance(error, OSError):
-            raise InvalidArgument(
-                f"out={target.name!r} cannot be written: {error.strerror}; choose another folder"
-            ) from error
+        if isinstance(error, OSError | SafetensorError):
+            reason = error.strerror if isinstance(error, OSError) else error  # safetensors has an error of its own
+            raise InvalidArgument(f"out={target.name!r} cannot be written: {reason}; choose another folder") from error
         raise
     say(f"written to {target}")
     return {"to": to, "difference": gap, "bound": BOUND}

@@ -25,6 +25,7 @@ from viewproof.runs.reading import read
 from viewproof.runs.resolved import Resolved, resolve
 from viewproof.training.augment import Augment, parse_transforms
 from viewproof.training.base import Pretraining
+from viewproof.weights.sources import format_of
 
 WEIGHTS = "model.safetensors"
 ENCODER = "encoder.json"
@@ -164,10 +165,12 @@ def read_config(folder: Path) -> PretrainConfig:
     try:
         values = json.loads(path.read_text())
         unknown = set(values) - {field.name for field in fields(PretrainConfig)}
+        if unknown and (library := format_of(folder)):
+            raise InvalidArgument(f"{folder} holds a model of {library}, not a run; {library} loads it, or --init")
         if unknown:
             raise InvalidArgument(f"{path} has unknown entries {sorted(unknown)}; it was written by another version")
         return PretrainConfig(**values)
-    except (json.JSONDecodeError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise InvalidArgument(f"{path} is not a whole configuration: {error}") from error
 
 

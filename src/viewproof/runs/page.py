@@ -54,7 +54,7 @@ def write_page(run: Run) -> None:
         words += ", and the attention of its last block." if isinstance(encoder, PatchTransformer) else "."
         parts.append(_picture(_png(feature_figure(encoder, x, run.dataset.restore(x).cpu())), words))
     if len(run.dataset.sample_shape) == 3:
-        words = "Held-out images, and the nearest among a thousand training images, by features and by raw values."
+        words = "Held-out images, and the nearest of up to 1,000 training images, by features and by raw values."
         parts.append(_picture(_png(neighbours_figure(run)), words))
     if run.rule is not None:
         rule = one_for_all(run.rule)

@@ -42,7 +42,7 @@ from viewproof.training.callbacks import CompileTime, Monitor
 from viewproof.training.collapse import CollapseMonitor
 from viewproof.training.online_probe import OnlineProbe
 from viewproof.training.rate_test import BELOW, RangeTest, range_test
-from viewproof.training.trainer import CHECKPOINT, RunData, build_trainer, check_layout, is_rank_zero
+from viewproof.training.trainer import CHECKPOINT, RunData, build_trainer, check_layout, is_rank_zero, steps_per_row
 from viewproof.weights.sources import write_report
 
 TRAINED = (WEIGHTS, ENCODER, METRICS, "init.json", "skipped.txt")
@@ -179,7 +179,9 @@ def train(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[
     views = "labels" if config.method.learns_labels else "random views"
     drawn = views if config.mask is None else f"mask {config.mask}"
     say(f"{type(run.model).__name__}, {sum(p.numel() for p in run.model.parameters()):,} parameters; {drawn}")
-    monitors: list[Monitor] = [CollapseMonitor(say=say)] if module.embeds else []
+    monitors: list[Monitor] = (
+        [CollapseMonitor(steps_per_row(config, run.steps_per_epoch), say)] if module.embeds else []
+    )
     if config.compile:
         run.model.compile()
         monitors.append(CompileTime(say))
@@ -205,7 +207,9 @@ def train(run: Run, module: Pretraining, checkpoint: Path | None, say: Callable[
     except RuntimeError as error:
         if checkpoint is None or "state_dict" not in str(error):
             raise
-        raise InvalidArgument(f"{checkpoint} does not fit {run.folder}/config.json: another method wrote it") from error
+        raise InvalidArgument(
+            f"{checkpoint} does not fit {run.folder}/config.json: another method wrote it, or other sizes"
+        ) from error
     except MisconfigurationException as error:
         if checkpoint is None or "restored a checkpoint" not in str(error):
             raise

@@ -111,12 +111,19 @@ def build_logger(name: str, folder: Path) -> Logger:
     return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
 
 
+def steps_per_row(settings: TrainingSettings, steps_per_epoch: int) -> int:
+    """The steps from one measurement to the next: 10, fewer in a run of less than 100 steps."""
+    steps = settings.steps or (settings.epochs or 0) * steps_per_epoch
+    return max(1, min(10, steps // 10))
+
+
 def build_trainer(
     settings: TrainingSettings, folder: Path, steps_per_epoch: int, monitors: Sequence[Monitor] = ()
 ) -> pl.Trainer:
     """The trainer of a run; its files go to ``folder``, its metrics have the ``monitors``' values."""
     epochs = settings.epochs or -(-(settings.steps or 0) // steps_per_epoch)
-    gradient = GradientNorm()
+    every = steps_per_row(settings, steps_per_epoch)
+    gradient = GradientNorm(every)
     extra = ChainMap(gradient.values, *(monitor.values for monitor in reversed(monitors)))
     callbacks: list[Callback] = [
         RunProgress(),
@@ -124,7 +131,7 @@ def build_trainer(
         *monitors,
         *([ClipGradient(settings.clip)] if settings.clip else []),
         *([StopAtStep(settings.steps)] if settings.steps else []),
-        MetricsFile(folder / "metrics.csv", extra=extra),
+        MetricsFile(folder / "metrics.csv", every, extra),
         Checkpoints(folder / CHECKPOINT, settings.checkpoint_every),
     ]
     strategy: Strategy | str = "auto"
@@ -147,7 +154,7 @@ def build_trainer(
             callbacks=callbacks,
             plugins=[WholeFiles()],
             logger=build_logger(settings.logger, folder),
-            log_every_n_steps=10,
+            log_every_n_steps=every,
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )

@@ -1,5 +1,6 @@
 """Encoders that other libraries name: a plain vision transformer becomes ours, any other model is used as it is."""
 
+import re
 from typing import Any, Literal
 
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 from viewproof.errors import InvalidArgument
 from viewproof.models import Backbone, PatchEncoder
 from viewproof.models.backbone import is_library
-from viewproof.weights.layout import BOUND, difference, probe_images, token_settings
+from viewproof.weights.layout import BOUND, UNUSED, difference, only_prefix, probe_images, token_settings
 from viewproof.weights.sources import (
     Source,
     read_source,
@@ -107,10 +108,21 @@ def make_encoder(
 def load_backbone(encoder: Backbone, state: dict[str, torch.Tensor], name: str, source: nn.Module) -> dict[str, Any]:
     """Copy a state dict into an encoder's model; return the report that `Source.load_into` gives.
 
-    A tensor too many, one too few and one of another shape raise `InvalidArgument`. Features of probe images are
-    compared with those of the ``source``.
+    All names may have a prefix, such as ``module.``. A tensor of the model too many, one too few and one of another
+    shape raise `InvalidArgument`. Features of probe images are compared with those of the ``source``.
     """
     own = encoder.model.state_dict()
+    first = next(iter(own))
+    stems = [key.removesuffix(first) for key in state if key.endswith(first)]
+    prefix = only_prefix([stem for stem in stems if all(stem + key in state for key in own)], shown(name))
+    rows = []
+    for key in state:
+        bare = key.removeprefix(prefix)
+        reason = next((why for pattern, why in UNUSED.items() if re.fullmatch(pattern, bare) and bare not in own), None)
+        if not key.startswith(prefix):
+            reason = f"unused: not of the encoder {prefix.removesuffix('.')}"
+        rows.append({"source": key, "target": "" if reason else bare, "what": reason or "loaded"})
+    state = {row["target"]: state[row["source"]] for row in rows if row["target"]}
     shapes = [{key: tuple(tensor.shape) for key, tensor in part.items()} for part in (state, own)]
     wrong = [key for key in {**own, **state} if shapes[0].get(key) != shapes[1].get(key)]
     if wrong:
@@ -126,5 +138,4 @@ def load_backbone(encoder: Backbone, state: dict[str, torch.Tensor], name: str, 
     encoder.train(training)
     if gap > BOUND:
         raise InvalidArgument(f"init={name!r}: its features differ by {gap:.1e} of the largest; pass other weights")
-    rows = [{"source": key, "target": key, "what": "loaded"} for key in state]
     return {"init": shown(name), "bound": BOUND, "differences": {"this encoder and the source": gap}, "tensors": rows}

@@ -7,7 +7,7 @@ it, a distillation token is a register, three projections become one matrix.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -112,13 +112,22 @@ NAMES = [
 ]
 LAYER = r"(?:encoder\.layer|encoder\.layers|layers|layer)\.(\d+)"
 PATTERNS = [(re.compile(pattern.replace("LAYER", LAYER)), target) for pattern, target in NAMES]
-WRAPPERS = re.compile(r"^(?:module|vit|deit|dinov2|dinov2_with_registers|ijepa|vit_mae)\.")
+KERNEL = re.compile(r"(.*\.)?(?:patch_embed\.proj|embeddings\.patch_embeddings\.projection)\.weight")
+"""The patch convolution's weights; what stands before their name stands before all of the encoder's."""
 UNUSED = {
     r"decoder.*": "unused: of the decoder",
-    r"(head|head_dist|classifier|cls_classifier|distillation_classifier)\..*": "unused: of a classifier",
+    r"(head|head_dist|fc|classifier|cls_classifier|distillation_classifier)\..*": "unused: of a classifier",
     r"pooler\..*": "unused: of the pooler",
     r"(embeddings\.)?mask_token": "unused: of the masked patches, which are not encoded here",
 }
+
+
+def only_prefix(prefixes: Sequence[str], name: str) -> str:
+    """What stands before the names of a source's one encoder; several encoders raise `InvalidArgument`."""
+    if len(prefixes) > 1:
+        found = ", ".join(repr(prefix) for prefix in prefixes)
+        raise InvalidArgument(f"init={name!r} holds several encoders, at {found}; save the state dict of one")
+    return prefixes[0] if prefixes else ""
 
 
 def from_state(
@@ -132,16 +141,21 @@ def from_state(
     """The weights in a state dict with the names of timm, the official MAE or transformers.
 
     ``name`` is what errors call the source. ``heads`` is by default dim / 64, as in every published ViT; ``grid`` by
-    default square. A tensor that nothing explains, a missing one and one of another shape raise `InvalidArgument`.
+    default square. All names may have a prefix, such as ``module.``. A tensor of the encoder that nothing explains, a
+    missing one, one of another shape, and a second encoder raise `InvalidArgument`.
     """
+    prefixes = [match[1] or "" for key in state if (match := KERNEL.fullmatch(key))]
+    prefix = only_prefix(prefixes, name)
     tensors: dict[str, Tensor] = {}
     sources: dict[str, str] = {}
     rows, unexplained = [], []
     for key, value in state.items():
-        bare = WRAPPERS.sub("", key)
+        bare = key.removeprefix(prefix)
         target = next((match.expand(new) for pattern, new in PATTERNS if (match := pattern.fullmatch(bare))), None)
         reason = next((why for pattern, why in UNUSED.items() if re.fullmatch(pattern, bare)), None)
-        if target is not None and target not in tensors:
+        if not key.startswith(prefix):
+            rows.append(Row(key, "", reason or f"unused: not of the encoder {prefix.removesuffix('.')}"))
+        elif target is not None and target not in tensors:
             tensors[target], sources[target] = value.detach().float(), key
         elif target is None and reason is not None:
             rows.append(Row(key, "", reason))
@@ -182,17 +196,19 @@ def from_state(
             rows.append(Row("", target, "missing in the source, which has no bias: zeros"))
     class_token = "cls_token" in tensors
     names = [part for part in ("cls_token", "dist_token", "reg_token") if part in tensors]
-    prefix = [tensors.pop(part).reshape(-1, dim) for part in names]
-    tokens = torch.cat(prefix) if prefix else None
+    extra = [tensors.pop(part).reshape(-1, dim) for part in names]
+    tokens = torch.cat(extra) if extra else None
     positions = tensors["pos_embed"].reshape(-1, dim) if "pos_embed" in tensors else torch.zeros(0, dim)
-    for count in sorted({0 if tokens is None else len(tokens), min(1, len(prefix)), 0}, reverse=True):
+    for count in sorted({0 if tokens is None else len(tokens), min(1, len(extra)), 0}, reverse=True):
         patches = len(positions) - count
         side = math.isqrt(max(patches, 0))
         if patches > 0 and (patches == math.prod(grid) if grid is not None else side * side == patches):
             grid = grid or (side, side)
             break
     else:
-        raise InvalidArgument(f"init={name!r} has {len(positions)} positions, which are no square grid of patches")
+        raise InvalidArgument(
+            f"init={name!r} has {len(positions)} positions, which are no square grid of patches; pass another"
+        )
     tensors["pos_embed"] = positions[count:]
     if tokens is not None:
         tensors["prefix"] = torch.cat([tokens[:count] + positions[:count], tokens[count:]])
@@ -283,6 +299,8 @@ def to_encoder(vit: VitWeights, encoder: PatchTransformer, name: str) -> VitWeig
     }  # fmt: skip
     for what, (theirs, ours) in pairs.items():
         if theirs != ours:
+            if what == "patch_size" and vit.patch_size[0] == vit.patch_size[1]:
+                theirs = vit.patch_size[0]
             remedy = (
                 "take images of as many channels" if what == "channels" else f"pass {what}={theirs!r} or leave it out"
             )

@@ -1,7 +1,10 @@
 """Where weights come from: a checkpoint file, timm, transformers; each with the model that they are compared with."""
 
 import importlib.util
-from collections.abc import Callable
+import json
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +61,9 @@ class Source:
         Tokens of probe images are compared twice: the library's model with the plain formula on the weights' own grid,
         and this encoder with the formula on its own. A difference above `BOUND` raises `InvalidArgument`.
         """
+        broken = [key for key, tensor in self.weights.tensors.items() if not tensor.isfinite().all()]
+        if broken:
+            raise InvalidArgument(f"init={self.name!r}: {broken[0]} holds NaN or infinite values; pass another")
         checks: dict[str, float] = {}
         with torch.inference_mode():
             if self.reference is not None:
@@ -79,7 +85,8 @@ class Source:
                     "its function is not a plain ViT's, pass another checkpoint"
                 )
         tensors = [{"source": row.source, "target": row.target, "what": row.what} for row in used.rows]
-        return {"init": shown(self.name), "bound": BOUND, "differences": checks, "tensors": tensors}
+        assumed = {"heads": used.heads} if self.reference is None else {}
+        return {"init": shown(self.name), "bound": BOUND, "differences": checks, **assumed, "tensors": tensors}
 
 
 def read_source(text: str, name: str = "init") -> Source:
@@ -94,32 +101,64 @@ def read_source(text: str, name: str = "init") -> Source:
     if kind in ("hf", "transformers") and rest:
         return from_transformers(rest, text, pretrained=True)
     path = Path(text)
-    if path.is_dir() and (path / "config.json").exists():
+    if format_of(path) == "timm":
+        return from_timm(f"local-dir:{text}", text, pretrained=True)
+    if format_of(path) == "transformers":
         return from_transformers(text, text, pretrained=True)
     if not path.is_file():
-        raise InvalidArgument(f"{name}={text!r} is no file, run folder, timm:NAME or hf:NAME; check the path")
+        remedy = "download it, and pass its path" if "://" in text else "check the path"
+        raise InvalidArgument(f"{name}={text!r} is no file, run folder, timm:NAME or hf:NAME; {remedy}")
     return Source(path.name, from_state(read_state(path), path.name))
 
 
+def format_of(folder: Path) -> str:
+    """The library whose model a folder holds, by its config.json: "transformers" or "timm"; "" for any other."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return ""
+    return "transformers" if "model_type" in config else "timm" if "architecture" in config else ""
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name; what lies under "model" or "state_dict" is taken out."""
+    """The tensors of a checkpoint file by name; what lies under "model" or "state_dict" is taken out.
+
+    Of other dictionaries inside it the names are joined by dots. Pickles are read with ``weights_only``; the one class
+    beside tensors and plain values that is let in is argparse's Namespace, in which published recipes keep their flags.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # A damaged pickle raises anything; the first line says what it was.
-        reason = "" if isinstance(error, SafetensorError | OSError) else "or holds more than tensors, "
+        more: list[str] = []
+        with suppress(Exception):
+            more = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        reason = "it is damaged"
+        if not isinstance(error, SafetensorError | OSError):
+            reason = f"it holds {more[0]} beside tensors" if more else "it is damaged, or holds more than tensors"
         raise InvalidArgument(
-            f"init={path.name!r} cannot be read: it is damaged, {reason}and nothing of it was run "
-            f"({type(error).__name__}); save its state dict again, as .safetensors"
+            f"init={path.name!r} cannot be read: {reason}, and nothing of it was run ({type(error).__name__}); save "
+            "its state dict again, as .safetensors"
         ) from error
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict):
         raise InvalidArgument(f"init={path.name!r} holds no state dict; save model.state_dict()")
-    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    return _tensors(state)
+
+
+def _tensors(state: Mapping[Any, Any], prefix: str = "") -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            found[f"{prefix}{key}"] = value
+        elif isinstance(value, Mapping):
+            found |= _tensors(value, f"{prefix}{key}.")
+    return found
 
 
 def need(package: str, what: str) -> None:
@@ -150,7 +189,10 @@ def timm_source(model: Any, text: str) -> Source:
     import timm
 
     if not isinstance(model, timm.models.vision_transformer.VisionTransformer):
-        raise InvalidArgument(f"{shown(text)} is a {type(model).__name__}, not a plain ViT whose weights can be read")
+        raise InvalidArgument(
+            f"{shown(text)} is a {type(model).__name__}, not a plain ViT whose weights can be read; pass --model "
+            "timm:NAME too, which is then trained as it is"
+        )
     attention = model.blocks[0].attn
     weights = from_state(
         model.state_dict(), text, heads=attention.num_heads, norm_eps=model.blocks[0].norm1.eps,
@@ -167,7 +209,10 @@ def from_transformers(identifier: str, text: str, *, pretrained: bool, **argumen
 def transformers_source(model: nn.Module, config: Any, loading: dict[str, Any], text: str) -> Source:
     """The weights of a plain vision transformer, with what its loading reported; any other is an `InvalidArgument`."""
     if config.model_type not in PLAIN:
-        raise InvalidArgument(f"{text} is of type {config.model_type!r}; weights are read from {', '.join(PLAIN)}")
+        raise InvalidArgument(
+            f"{text} is of type {config.model_type!r}; weights are read from {', '.join(PLAIN)}, any other model is "
+            "trained as it is: pass --model transformers:NAME --pretrained"
+        )
     if config.hidden_act != "gelu":
         raise InvalidArgument(f"{text} has the activation {config.hidden_act!r}; this encoder has gelu, pass another")
     size, patch = ((v, v) if isinstance(v, int) else tuple(v) for v in (config.image_size, config.patch_size))
@@ -240,6 +285,8 @@ def write_report(report: dict[str, Any]) -> str:
     for tensor in report["tensors"]:
         counts[tensor["what"]] = counts.get(tensor["what"], 0) + 1
     lines = [f"weights from {report['init']}: " + "; ".join(f"{n} {what}" for what, n in sorted(counts.items()))]
+    if heads := report.get("heads"):
+        lines.append(f"  heads: {heads}, which the file does not say; pass --heads if it has others")
     for what, gap in report["differences"].items():
         lines.append(f"  {what}: tokens of probe images differ by {gap:.1e} of the largest (bound {report['bound']:g})")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ The lines stand in the model card and are what the check runs, in a fresh proces
 find the exported folder as ``folder`` and standardised samples as ``x``, and leave ``features``.
 """
 
+import io
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from viewproof.errors import InvalidArgument
 from viewproof.models import Backbone
+from viewproof.models.backbone import is_library
 from viewproof.models.vit import PatchTransformer
 from viewproof.weights.layout import VitWeights, from_encoder
 from viewproof.weights.sources import need, transformers_model
@@ -50,9 +52,12 @@ class Features(nn.Module):
 def vit_of(encoder: nn.Module, target: str) -> tuple[VitWeights, PatchTransformer]:
     """The weights of a vision transformer; any other encoder raises `InvalidArgument`."""
     if not isinstance(encoder, PatchTransformer):
+        what, own = f"a {type(encoder).__name__}", ""
+        if isinstance(encoder, Backbone) and is_library(encoder.name):
+            what, own = encoder.name, f"--to {encoder.name.partition(':')[0]}, "
         raise InvalidArgument(
-            f"to={target!r} is for vision transformers, and this run's encoder is a {type(encoder).__name__}; pass "
-            "--to torch or --to onnx"
+            f"to={target!r} is for vision transformers, and this run's encoder is {what}; pass {own}--to torch or "
+            "--to onnx"
         )
     return from_encoder(encoder), encoder
 
@@ -220,7 +225,9 @@ def to_torch(encoder: nn.Module, folder: Path, facts: Facts) -> str:
     x = torch.zeros(3, *facts["sample_shape"])
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(Features(encoder), (x,), dynamic_shapes=({0: batch},))
-    torch.export.save(program, folder / "encoder.pt2")
+    content = io.BytesIO()  # torch ends the process where a disk is full
+    torch.export.save(program, content)
+    (folder / "encoder.pt2").write_bytes(content.getvalue())
     return """from pathlib import Path
 
 import torch

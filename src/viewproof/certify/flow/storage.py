@@ -9,7 +9,10 @@ from viewproof.torch_internals import StorageWeakRef, storage_key
 
 
 def address(tensor: Tensor) -> int:
-    """A number that tells storages apart; 0 for a tensor that has none: sparse, batched by vmap, not initialised."""
+    """A number that tells storages apart; 0 for a tensor that has none.
+
+    Such are sparse ones, those batched by vmap, and those not initialised.
+    """
     try:
         if tensor.layout != torch.strided or tensor.is_nested or not tensor.untyped_storage().size():
             return 0
