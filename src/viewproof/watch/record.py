@@ -204,6 +204,9 @@ class Recorder(Run):
                 call.made = tuple(map(hash, zip(call.rows, _hashes(results[0]), strict=True)))
         call.made_of = tuple(dict.fromkeys(o for t in results for o in getattr(t, "_viewproof_from", ())))
         call.shapes = tuple(tuple(t.shape) for t in (*read[:1], *results[:1]))
+        text = read and not call.depth and read[0].dtype in WHOLE and read[0].dim() == 2
+        if trained and text and results and len(results[0].shape) > 1 and not isinstance(module, nn.Embedding):
+            call.text, call.rows = True, _hashes(results[0])
         path = self.names.get(id(module))
         for tensor in results:
             if isinstance(tensor, nn.Parameter):
@@ -218,7 +221,7 @@ class Recorder(Run):
 
     def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
         """Note the loss and its predictions, then the gradient's support over them."""
-        at = place()
+        at = place(users=True)
         if not self.record.losses:
             self.record.moved_at_backward = self._moved()
         self.record.collectives = asked()
