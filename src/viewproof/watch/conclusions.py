@@ -105,8 +105,11 @@ def no_token_read(x: Examined, check: Check) -> Finding | None:
     scope = f"{check.scope}, all ids of what is asked for that keep what is computed finite"
     scope += f", {rows.beside} beside them as it is" if rows.beside else ""
     scope += f", one of {x.ranks} ranks" if x.ranks > 1 else ""
+    if not rows.witness and rows.reason:
+        settled = "" if "allow=" in rows.reason else '; allow={"C1": "..."} if no row reads its token'
+        return check.undecided(rows.reason + settled)
     if not rows.witness:
-        return check.undecided(rows.reason) if rows.reason else check.proved(scope=scope)
+        return check.proved(scope=scope)
     what, inputs, at = rows.witness
     if rows.all_seen:
         reason = f"every row reads every token of {rows.inputs}: an autoencoder, which hides nothing"
