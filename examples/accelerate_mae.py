@@ -2,7 +2,7 @@
 
 ``accelerate launch --cpu --num_processes 2 examples/accelerate_mae.py`` trains on two processes with the same masks;
 a step is watched in one process.
-``--bug``: the model takes the whole image, and not what the mask leaves of it.
+``--bug``: the loss is over every pixel, the visible ones too.
 """
 
 import argparse
@@ -38,8 +38,8 @@ def main() -> None:
         for epoch in range(arguments.epochs):
             for batch, ids in loader:
                 sample = rule.sample(batch, sample_ids=ids, epoch=epoch)
-                prediction = model(batch if arguments.bug else sample.x)
-                loss = vp.masked_mse(prediction, sample)
+                prediction = model(sample.x)
+                loss = vp.masked_mse(prediction, sample, over="all" if arguments.bug else "hidden")
                 optimizer.zero_grad()
                 accelerator.backward(loss)
                 optimizer.step()
