@@ -19,34 +19,32 @@ def verdict(report: WatchReport, claim: str) -> str | None:
     return next((f.verdict.name for f in report.findings if f.claim == claim), None)
 
 
-@pytest.mark.parametrize(("asked", "expected"), [("hidden", "PROVED"), ("visible", "REFUTED"), ("all", "UNKNOWN")])
-def test_a_loss_over_everything_may_undo_noise(asked: str, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("asked", "noise", "expected"),
+    [
+        ("hidden", True, "PROVED"),
+        ("visible", True, "REFUTED"),
+        ("all", True, "UNKNOWN"),
+        ("hidden", False, "PROVED"),
+        ("all", False, "REFUTED"),
+    ],
+)
+def test_a_loss_over_everything_may_undo_noise(asked: str, noise: bool, expected: str) -> None:
+    """Noise stands for what is hidden: one value, such as zero, is none, and such a loss forgot its mask."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 10))
 
     def loss(x: Tensor) -> Tensor:
         swapped = torch.rand(x.shape) < 0.4
-        error = (net(torch.where(swapped, torch.randn(x.shape), x)) - x).square()
+        error = (net(torch.where(swapped, torch.randn(x.shape) if noise else 0.0, x)) - x).square()
         return {"hidden": error[swapped], "visible": error[~swapped], "all": error}[asked].mean()
 
     report = vp.watch(*trained(net, loss, torch.randn(8, 10)))
     assert verdict(report, LEAK) == expected, str(report)
     assert ("undoes noise" in str(report)) == (expected == "UNKNOWN")
-    assert not vp.watch(*trained(net, loss, torch.randn(8, 10)), allow={LEAK: "noise"}).failures() or asked == "visible"
-
-
-@pytest.mark.parametrize(("whole", "expected"), [(True, "UNKNOWN"), (False, "REFUTED")])
-def test_absolute_errors_of_two_views_cancel_in_the_gradient(whole: bool, expected: str) -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 10))
-
-    def loss(x: Tensor) -> Tensor:
-        hidden = [torch.rand(x.shape) < 0.2 for _ in range(2)]
-        errors = torch.stack([(net(x.masked_fill(h, 0)) - x).abs() for h in hidden])
-        return errors.mean() if whole else errors[:, :, :8].mean()
-
-    report = vp.watch(*trained(net, loss, torch.randn(8, 10)))
-    assert verdict(report, LEAK) == expected, str(report)
+    assert (
+        not vp.watch(*trained(net, loss, torch.randn(8, 10)), allow={LEAK: "noise"}).failures() or expected == "REFUTED"
+    )
 
 
 class Layer(nn.Module):

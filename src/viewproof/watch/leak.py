@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from viewproof.bits import unlike
 from viewproof.certify.flow.dependence import Dependence
@@ -13,7 +13,6 @@ from viewproof.torch_internals import DisableTorchFunction, has_no_values
 from viewproof.watch.asked_tokens import AskingRun
 from viewproof.watch.child import Answer, Runner
 from viewproof.watch.facts import Source
-from viewproof.watch.gradient_run import GradientRun
 from viewproof.watch.plain_run import Plain
 from viewproof.watch.planes import Plan, PlannedRun, ValueRun
 from viewproof.watch.run import tensors_of_call
@@ -49,9 +48,8 @@ def look_for_leak(
     for source in leaking:
         leak = source.leak
         asking = Asking(runner, plain, contents, source, base)
-        if _all_asked(runner, plain, contents, source, learnt):
-            source.scored.fill_(value=True)
-        everything = bool(source.scored.all())
+        noisy = source.path in plain.record.noisy and bool(source.scored.all())
+        everything = noisy or bool(leak.all())
         found: list[Any] = []
         by_pairs = not bool(planes.positions)
         both = leak.nonzero().tolist()
@@ -69,12 +67,12 @@ def look_for_leak(
                 if not everything:
                     break
         if everything and len(found) == len(chosen):
-            planes.waived = (
-                f"every group of {source.path} is seen and scored: an autoencoder, which hides nothing"
-                if bool(leak.all())
-                else f"the loss asks for every group of {source.path}, and {int(leak.sum())} of {leak.numel()} are "
-                "seen: an autoencoder that undoes noise, or a loss that forgot its mask"
-            )
+            planes.waived = f"every group of {source.path} is seen and scored: an autoencoder, which hides nothing"
+            if not bool(leak.all()):
+                planes.waived = (
+                    f"the loss asks for all of {source.path}, and the model takes others in the place of some: an "
+                    "autoencoder that undoes noise, or a loss that forgot its mask"
+                )
             continue
         if everything or not found:
             planes.reasons.setdefault(
@@ -87,38 +85,6 @@ def look_for_leak(
         sample, group, changed, (index, at), other = found[0]
         _set_witness(plain, source, contents, planes, sample, group, changed, index, at, base, other)
         return
-
-
-class _MovedRun(GradientRun):
-    """What is scored of a source, with all predictions far on one side of it."""
-
-    def prediction(self, out: Any) -> Any:
-        """Held, and moved."""
-        with DisableTorchFunction():
-            new = {}
-            for tensor in tensors_of_call(out):
-                if tensor.is_floating_point() and tensor.numel():
-                    new[id(tensor)] = tensor.detach() + 10 * (1 + tensor.detach().abs().amax())
-            return with_tensors(out, new)
-
-
-def _all_asked(runner: Runner, plain: Plain, contents: dict[str, Tensor], source: Source, learnt: list[Tensor]) -> bool:
-    """Whether a source of which most is asked for is asked for as a whole.
-
-    Two absolute errors, of two views of a value, cancel in the gradient where one is positive and one negative.
-    """
-    if bool(source.scored.all()) or 2 * int(source.scored.sum()) < source.scored.numel():
-        return False
-
-    def run(stop: Callable[[], Any]) -> GradientRun:
-        return _MovedRun(plain.plan, True, stop, contents, [p for p in learnt if isinstance(p, nn.Parameter)])
-
-    value = runner(run, lambda run: (run.found[source.path], run.losses)).value
-    if value is None or not all(bool(loss.isfinite().all()) for loss in value[1]):
-        return False
-    group, found = source.group.flatten(), value[0].flatten(1).float()
-    here = source.scored.float().index_add(1, group[group >= 0], found[:, group >= 0])
-    return bool((here > 0).all())
 
 
 def _asked(

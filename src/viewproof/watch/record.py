@@ -18,6 +18,7 @@ from viewproof.watch.names import name_by_kind
 from viewproof.watch.on_disk import Copied, in_memory
 from viewproof.watch.one_rank import asked, not_averaged, ranks, reduced
 from viewproof.watch.run import Run, place, tensors_of_call
+from viewproof.watch.sources import with_noise
 from viewproof.watch.step_record import Call, Loss, Parameter, Record
 
 
@@ -191,6 +192,8 @@ class Recorder(Run):
         # Rows of a table are looked at where they come from the batch.
         table = call.reads and all(o in self.sources for o in call.reads)
         trained = any(map(self.trains, module.parameters()))
+        if trained and read:
+            self.record.noisy |= {path for path, source in self.sources.items() if with_noise(read[0], source)}
         if (
             trained
             and read

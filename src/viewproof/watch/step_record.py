@@ -92,6 +92,7 @@ class Record:
     logged: list[str] = field(default_factory=list)
     losses_read: frozenset[int] = frozenset()
     outside: list[str] = field(default_factory=list)
+    noisy: set[str] = field(default_factory=set)
     indices: frozenset[str] = frozenset()
     unread: tuple[str, ...] = ()
     left: frozenset[str] = frozenset()
