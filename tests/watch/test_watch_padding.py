@@ -96,7 +96,7 @@ class Reader(nn.Module):
         ("frames", "given", UNREAD, None),
         ("frames", "unread", UNREAD, "UNKNOWN"),
         ("frames", "moved", UNREAD, "UNKNOWN"),
-        ("frames", "moved, then read", UNREAD, None),
+        ("frames", "moved, then read", UNREAD, "UNKNOWN"),
         ("tokens", "given", READ, "PROVED"),
         ("tokens", "found", READ, "UNKNOWN"),
         ("tokens", "unread", READ, "REFUTED"),
@@ -128,6 +128,7 @@ def test_padding_that_is_read(kind: str, how: str, claim: str, verdict: str | No
     report = watch(*trained(model, loss, {"x": ids if kind == "tokens" else frames()[0]} | given))
     found = [f.verdict.name for f in report.findings if f.claim == claim]
     assert found == [verdict] * (verdict is not None), report
+    assert ("nothing reads it" in str(report)) == (how in ("unread", "moved") and kind == "frames")
 
 
 def test_watching_draws_nothing_from_the_generator_of_the_program() -> None:

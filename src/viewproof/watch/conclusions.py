@@ -53,8 +53,8 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
         what, inputs, at, maps = planes.witness
         return check.refuted(what, inputs, at, maps, method="two batches that differ in one group")
     scored = any(bool(s.scored.any()) for s in sources)
-    # A source of which everything is seen and scored is an autoencoder's, and says nothing about the others.
-    leaking = [s for s in sources if bool(s.leak.any()) and not bool(s.leak.all())]
+    # A source of which everything is asked for may be an autoencoder's, and says nothing about the others.
+    leaking = [s for s in sources if bool(s.leak.any()) and not bool(s.scored.all())]
     if leaking:
         return check.undecided(
             f"{leaking[0].path}: {int(leaking[0].leak.sum())} groups may be both seen and scored; {planes.reason()}"
@@ -76,12 +76,12 @@ def no_leak(x: Examined, check: Check) -> Finding | None:
     if not scored and "scored" in planes.proved and "scored" not in planes.reasons:
         reason = "with predictions held, the loss depends on no group of a source: a joint embedding, or labels"
         return check.vacuous(reason, scope=check.scope, method="dependence tracked through the whole step")
-    if planes.reasons:
-        reason = planes.reason()
-        return check.undecided(reason if "allow=" in reason else f'{reason}; allow={{"C1": "..."}} if it does not')
     if planes.waived:
         # So does an autoregressive model whose masks fail: an autoencoder must be one on purpose.
         return check.undecided(f'{planes.waived}; allow={{"C1": "an autoencoder"}} says so')
+    if planes.reasons:
+        reason = planes.reason()
+        return check.undecided(reason if "allow=" in reason else f'{reason}; allow={{"C1": "..."}} if it does not')
     values = max(planes.proved.values(), key=len) if planes.proved else "all values"
     start = f", from the first call of {x.first} on" if x.first else ""
     start += f", the loss read out at {planes.read_out} staying as it is" if planes.read_out else ""
@@ -105,8 +105,11 @@ def no_token_read(x: Examined, check: Check) -> Finding | None:
     scope = f"{check.scope}, all ids of what is asked for that keep what is computed finite"
     scope += f", {rows.beside} beside them as it is" if rows.beside else ""
     scope += f", one of {x.ranks} ranks" if x.ranks > 1 else ""
+    if not rows.witness and rows.reason:
+        settled = "" if "allow=" in rows.reason else '; allow={"C1": "..."} if no row reads its token'
+        return check.undecided(rows.reason + settled)
     if not rows.witness:
-        return check.undecided(rows.reason) if rows.reason else check.proved(scope=scope)
+        return check.proved(scope=scope)
     what, inputs, at = rows.witness
     if rows.all_seen:
         reason = f"every row reads every token of {rows.inputs}: an autoencoder, which hides nothing"
@@ -155,7 +158,9 @@ def no_padding_read(x: Examined, check: Check) -> Finding | None:
 
 @claims(Contract.C10, "padding that the batch names is left out", method="run with other padding")
 def padding_left_out(x: Examined, check: Check) -> Finding | None:
-    """Concerns steps in which nothing reads the mask or the lengths, and the loss reads the padding."""
+    """Concerns steps whose loss reads what a mask or the lengths call padding; scored rows of text have their own."""
+    if x.rows is not None and x.rows.padding_read:
+        return None
     return check.undecided(f'{x.unread}; allow={{"C10": "..."}} if meant') if x.unread else None
 
 
@@ -210,7 +215,8 @@ def averages(x: Examined, check: Check) -> Finding | None:
         return None
     if not branches.average and not x.plain.averages:
         return check.undecided(
-            f"`{branches.teachers[0]}` moves without gradient, and is the average of no module found"
+            f"`{branches.teachers[0]}` moves without gradient, and is the average of no module found; "
+            'allow={"C6": "..."} if meant'
         )
     shown = {path: a for path, a in x.plain.averages.items() if abs(1 - a.momentum) > 1e-6}
     if not shown and not branches.average:
@@ -299,9 +305,14 @@ def views_differ(x: Examined, check: Check) -> Finding | None:
     rows: dict[tuple[bool, int], list[tuple[int, int]]] = {}
     kinds = {call.module: call.kind for call in x.plain.record.calls}
     for call in x.plain.record.calls:
-        if call.rows and call.differentiable and call.after_backwards == 0:
+        if call.rows and call.differentiable and call.after_backwards == 0 and not call.text:
             key = call.parent is not None, call.module
             rows.setdefault(key, []).extend(zip(call.rows, call.made, strict=True))
+    # An encoder may read each text twice for two losses; one that compares texts has dropout make two views.
+    texts = [row for c in x.plain.record.calls if c.text and c.differentiable for row in c.rows]
+    if x.plain.record.terms.compared and texts and all(texts.count(row) > 1 for row in texts):
+        what = "every text is encoded at least twice, to the same bit for bit: dropout is off, or makes no views"
+        return check.undecided(f'{what}; allow={{"C7": "..."}} if meant')
     differ = False
     # A wrapper that makes the views itself reads each sample once: what is inside it reads the views.
     for (inside, module), pairs in sorted(rows.items(), key=lambda item: item[0][0]):
@@ -332,6 +343,9 @@ def no_term_dropped(x: Examined, check: Check) -> Finding | None:
             f"the term at {terms.zeroed[0]} is computed and multiplied by 0, so that nothing is trained on it; "
             'allow={"C4": "off on purpose"} says so'
         )
+    if terms.twice:
+        what = "is computed twice, of the same predictions, and added twice: perhaps in the place of another"
+        return check.undecided(f'the term at {terms.twice[0]} {what}; allow={{"C4": "..."}} if meant')
     if terms.left_out:
         return check.undecided(
             f"what {' and '.join(terms.left_out[:3])} computes of the predictions takes gradients, and no loss has it; "

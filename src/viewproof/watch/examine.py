@@ -20,7 +20,7 @@ from viewproof.watch.leak import look_for_leak
 from viewproof.watch.on_cpu import OnCPU
 from viewproof.watch.on_disk import Copied, in_memory
 from viewproof.watch.one_rank import ranks, stand_in
-from viewproof.watch.padding_negatives import Found, padding_negatives, unread_padding
+from viewproof.watch.padding_negatives import Found, padding_negatives, read_padding
 from viewproof.watch.plain_run import Plain, PlainRun
 from viewproof.watch.planes import ValueRun
 from viewproof.watch.positives import of_other_samples
@@ -144,7 +144,7 @@ def examine(
         out.unrepeatable = again.failure or "a second run from the same state gives another loss"
     if out.repeatable:
         out.unrepeatable = ""
-        out.unread = unread_padding(runner, plain, tensors)
+        out.unread = read_padding(runner, plain, tensors)
         out.rows = token_facts(runner, plan, base, tensors, plain.record.tested)
         if out.rows is not None:
             # Tokens are followed row by row; what else there is keeps its planes.

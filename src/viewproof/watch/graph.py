@@ -97,7 +97,9 @@ def predictions(
         reach, queue = {node}, [node]
         while queue:
             for parent in above.get(queue.pop(), ()):
-                if parent not in reach and _kind(parent) not in _LOSS:
+                # A layer of a graph ends with a product too, of its edges, on the left, which take no gradients.
+                edges = _kind(parent) == "Mm" and parent in module_outputs and parent.next_functions[0][0] is None
+                if parent not in reach and (_kind(parent) not in _LOSS or edges):
                     reach.add(parent)
                     queue.append(parent)
         outputs = [n for n in reach if n in module_outputs]

@@ -48,7 +48,8 @@ def look_for_leak(
     for source in leaking:
         leak = source.leak
         asking = Asking(runner, plain, contents, source, base)
-        everything = bool(source.seen.all()) and bool(source.scored.all())
+        noisy = source.path in plain.record.noisy and bool(source.scored.all())
+        everything = noisy or bool(leak.all())
         found: list[Any] = []
         by_pairs = not bool(planes.positions)
         both = leak.nonzero().tolist()
@@ -67,6 +68,11 @@ def look_for_leak(
                     break
         if everything and len(found) == len(chosen):
             planes.waived = f"every group of {source.path} is seen and scored: an autoencoder, which hides nothing"
+            if not bool(leak.all()):
+                planes.waived = (
+                    f"the loss asks for all of {source.path}, and the model takes others in the place of some: an "
+                    "autoencoder that undoes noise, or a loss that forgot its mask"
+                )
             continue
         if everything or not found:
             planes.reasons.setdefault(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from viewproof.watch.asked_tokens import asked_ids
 from viewproof.watch.graph import parameter_of
 from viewproof.watch.run import _OURS, place
 
@@ -35,12 +36,13 @@ class Equal:
 class Terms:
     """What was found, each a sentence; ``equal`` are to be looked at with another batch.
 
-    ``left_out`` are terms that no loss reads, ``zeroed`` those that it reads times 0, ``compared`` the places of
-    cross-entropies over similarities.
+    ``left_out`` are terms that no loss reads, ``twice`` those that one reads a second time, ``zeroed`` those that it
+    reads times 0, ``compared`` the places of cross-entropies over similarities.
     """
 
     dropped: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
     zeroed: list[str] = field(default_factory=list)
     compared: list[str] = field(default_factory=list)
     itself: list[str] = field(default_factory=list)
@@ -114,7 +116,7 @@ class TermWatcher:
         if name in PRODUCTS and len(read) == 2 and _with_itself(read[0], read[1], out):
             gradients: list[Tensor] = []
             out.register_hook(  # type: ignore[no-untyped-call]
-                lambda g, gradients=gradients: gradients.append(g.detach().diagonal().cpu())
+                lambda g, gradients=gradients: gradients.append(g.detach().cpu())
             )
             self._products.append((place(), out, gradients))
         if name in CROSS and len(read) >= 2:
@@ -165,13 +167,17 @@ class TermWatcher:
         for at, out, gradients in self._products:
             if not gradients:
                 continue
-            diagonal = torch.stack(gradients).sum(0)
+            gradient = torch.stack(gradients).sum(0)
+            diagonal = gradient.diagonal(dim1=-2, dim2=-1)
             if not bool((diagonal > 0).all()):
                 continue
-            if any(_reaches(node, out.grad_fn) for node, _ in self._crossed):
+            n, first = out.shape[-1], float(diagonal.flatten()[0])
+            # A cross-entropy by its name, or by its gradient, which of few rows may look so by chance.
+            by_name = any(_reaches(node, out.grad_fn) for node, _ in self._crossed)
+            if by_name or (n > 3 and asked_ids(gradient) is not None):
                 self.terms.itself.append(
-                    f"the {len(diagonal)} x {len(diagonal)} similarities at {at} are of rows with themselves, and each "
-                    f"row's own, on the diagonal, stands among its negatives: its gradient is {float(diagonal[0]):.3g}"
+                    f"the {n} x {n} similarities at {at} are of rows with themselves, and each row's own, on the "
+                    f"diagonal, stands among its negatives: its gradient is {first:.3g}"
                 )
         self._products.clear()
         self._crossed.clear()
@@ -184,6 +190,10 @@ class TermWatcher:
         nor a vector of sums of what the loss reads itself, such as norms of embeddings.
         """
         known = {s.node: s for s in self._all if s.node in self._in_losses}
+        numbers = [s for s in known.values() if len(s.value) == 8 and any(s.value)]
+        for i, term in enumerate(numbers):
+            if any(term.value == other.value and _alike(term.node, other.node) for other in numbers[:i]):
+                self.terms.twice.append(term.place)
         values = {s.value for s in known.values()}
         made_of: dict[int, set[Any]] = {}
         for term in self._all:
@@ -274,8 +284,10 @@ def _lines() -> tuple[tuple[str, int], ...]:
 
 
 def _with_itself(a: Tensor, b: Tensor, out: Tensor) -> bool:
-    """Whether ``out`` [n, n] compares each of the n rows of one matrix with each of the same."""
+    """Whether ``out`` [n, n] compares each of the n rows of one matrix with each of the same; or all of a stack do."""
     n = out.shape[0]
+    if out.dim() == a.dim() == b.dim() == 3:
+        return bool(len(out)) and all(_with_itself(*one) for one in zip(a, b, out, strict=True))
     if out.dim() != 2 or out.shape[1] != n or n < 2 or a.numel() != b.numel() or a.numel() % n:
         return False
     rows = a.detach().reshape(n, -1)
@@ -312,6 +324,18 @@ def _edges(nodes: list[Any], known: set[Any]) -> set[tuple[Any, int]]:
                 seen.add(child)
                 queue.append(child)
     return out
+
+
+def _alike(one: Any, other: Any, depth: int = 12) -> bool:
+    """Whether two nodes of the graph of gradients do the same to the same."""
+    if one is other or one is None or other is None or not depth:
+        return one is other
+    pairs = zip(one.next_functions, other.next_functions, strict=False)
+    return (
+        one.name() == other.name()
+        and 0 < len(one.next_functions) == len(other.next_functions)
+        and all(n == m and _alike(a, b, depth - 1) for (a, n), (b, m) in pairs)
+    )
 
 
 def _reaches(node: Any, wanted: Any) -> bool:

@@ -153,18 +153,18 @@ class ComparedRun(ValueRun):
         )
 
 
-def unread_padding(runner: Runner, plain: Plain, tensors: dict[str, Tensor]) -> str:
-    """Which mask or lengths of the batch nothing reads, while the loss changes with the padding, in words, or ""."""
+def read_padding(runner: Runner, plain: Plain, tensors: dict[str, Tensor]) -> str:
+    """Which mask or lengths of the batch name padding that the loss changes with all the same, in words, or ""."""
 
     def said(path: str, name: str) -> Tensor | None:
         found = padding_of({path: tensors[path], name: tensors[name]}, path) if name != path else None
         return found[0] if found is not None and found[1] else None
 
     record, generator = plain.record, torch.Generator().manual_seed(3)
-    for name in record.unread:
+    for name in tensors:
         for path, tensor in tensors.items():
             padding = said(path, name) if carries_content(path, tensor) else None
-            if padding is None or any(said(path, other) is not None for other in tensors.keys() - {*record.unread}):
+            if padding is None:
                 continue
             values, known = tensor.detach().cpu(), torch.unique(tensor.detach().cpu()[~padding])
             if {(path, float(v)) for v in torch.unique(values[padding])} & record.tested or len(known) < 2:
@@ -179,9 +179,10 @@ def unread_padding(runner: Runner, plain: Plain, tensors: dict[str, Tensor]) -> 
             before = [loss.value for loss in record.losses]
             pairs = [(a, b) for a, b in zip(before, (losses or [])[-len(before) :], strict=False) if a != b]
             if pairs:
+                unread = ", and nothing reads it" if name in record.unread else ""
                 return (
-                    f"{name} says where {path} is padding, and nothing reads it: with other values there the loss goes "
-                    f"from {pairs[0][0]:.6g} to {pairs[0][1]:.6g}"
+                    f"{name} says where {path} is padding{unread}: with other values there the loss goes from "
+                    f"{pairs[0][0]:.6g} to {pairs[0][1]:.6g}"
                 )
     return ""
 

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from viewproof.torch_internals import DisableTorchFunction
 from viewproof.watch.child import Runner
+from viewproof.watch.gradient_run import GradientRun
 from viewproof.watch.loss_terms import CROSS, Operand, Terms, compares, operands
-from viewproof.watch.planes import GradientRun, Plan
+from viewproof.watch.planes import Plan
 from viewproof.watch.run import place
 
 _ROWS = 6

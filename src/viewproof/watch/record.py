@@ -18,6 +18,7 @@ from viewproof.watch.names import name_by_kind
 from viewproof.watch.on_disk import Copied, in_memory
 from viewproof.watch.one_rank import asked, not_averaged, ranks, reduced
 from viewproof.watch.run import Run, place, tensors_of_call
+from viewproof.watch.sources import with_noise
 from viewproof.watch.step_record import Call, Loss, Parameter, Record
 
 
@@ -191,6 +192,8 @@ class Recorder(Run):
         # Rows of a table are looked at where they come from the batch.
         table = call.reads and all(o in self.sources for o in call.reads)
         trained = any(map(self.trains, module.parameters()))
+        if trained and read:
+            self.record.noisy |= {path for path, source in self.sources.items() if with_noise(read[0], source)}
         if (
             trained
             and read
@@ -204,6 +207,9 @@ class Recorder(Run):
                 call.made = tuple(map(hash, zip(call.rows, _hashes(results[0]), strict=True)))
         call.made_of = tuple(dict.fromkeys(o for t in results for o in getattr(t, "_viewproof_from", ())))
         call.shapes = tuple(tuple(t.shape) for t in (*read[:1], *results[:1]))
+        text = read and not call.depth and read[0].dtype in WHOLE and read[0].dim() == 2
+        if trained and text and results and len(results[0].shape) > 1 and not isinstance(module, nn.Embedding):
+            call.text, call.rows = True, _hashes(results[0])
         path = self.names.get(id(module))
         for tensor in results:
             if isinstance(tensor, nn.Parameter):
@@ -218,7 +224,7 @@ class Recorder(Run):
 
     def on_backward(self, losses: list[Tensor], run: Callable[[], Any]) -> Any:
         """Note the loss and its predictions, then the gradient's support over them."""
-        at = place()
+        at = place(users=True)
         if not self.record.losses:
             self.record.moved_at_backward = self._moved()
         self.record.collectives = asked()

@@ -1,6 +1,7 @@
 """One run of a training step with eyes on it: every call of torch, of a module, of backward and of an optimizer."""
 
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -200,6 +201,8 @@ def tensors_of_call(value: Any) -> Iterator[Tensor]:
 _READING = ("item", "__float__", "__format__", "tolist")
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = (_TORCH, str(Path(__file__).parent), str(Path(__file__).parents[1] / "certify"), "<")
+_SCRIPT = str(Path(__file__).with_name("script.py"))
+_INSTALLED = (*{str(Path(torch.__file__).parents[1]), sysconfig.get_paths()["stdlib"]},)
 _UPKEEP = tuple(f"{_TORCH}/{part}/" for part in ("optim", "amp", "nn/utils"))
 
 
@@ -214,13 +217,25 @@ def _uncounted(func: Any, caller: FrameType) -> bool:
     return caller.f_code.co_filename.startswith(_UPKEEP) and caller.f_code.co_name not in ("scale", "apply_scale")
 
 
-def place() -> str:
-    """The line of the user's code that runs, ``"train.py:7"``, or ``""``; relative to the working folder."""
+def place(users: bool = False) -> str:
+    """The line of code that runs outside of torch, ``"train.py:7"``, or ``""``; relative to the working folder.
+
+    Of ``users``: outside of all that is installed, if there is such a line.
+    """
     frame: FrameType | None = sys._getframe(1)
+    found: FrameType | None = None
     while frame is not None:
-        if not frame.f_code.co_filename.startswith(_OURS) and "jaxtyping" not in frame.f_code.co_filename:
-            path = Path(frame.f_code.co_filename)
-            shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name
-            return f"{shown}:{frame.f_lineno}"
+        name = frame.f_code.co_filename
+        if not name.startswith(_OURS) and "jaxtyping" not in name:
+            found = found or frame
+            if not users or not name.startswith(_INSTALLED):
+                found = frame
+                break
+        elif found is not None and name == _SCRIPT:
+            break
         frame = frame.f_back
-    return ""
+    if found is None:
+        return ""
+    path = Path(found.f_code.co_filename)
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name
+    return f"{shown}:{found.f_lineno}"

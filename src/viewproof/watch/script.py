@@ -48,6 +48,9 @@ def run(words: Sequence[str], module: bool, session: ScriptSession) -> int:
     atexit.register(die_of_interrupt)
     code = 0
     after_import("torch", session.start)
+    if not session.keep_running:
+        # Two steps are not worth compiling, and a compiled graph calls no modules.
+        after_import("torch._dynamo", run_as_written)
     try:
         _execute(script, module)
     except Stopped:
@@ -97,6 +100,14 @@ def after_import(name: str, call: Callable[[], None]) -> None:
             return spec
 
     sys.meta_path.insert(0, Finder())
+
+
+def run_as_written() -> None:
+    """What is compiled runs as it was written, from here on."""
+    import torch
+
+    if hasattr(torch.compiler, "set_stance"):
+        torch.compiler.set_stance("force_eager")
 
 
 def strip(error: BaseException | None) -> None:

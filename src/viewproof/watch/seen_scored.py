@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from viewproof.watch.child import Answer, Runner
 from viewproof.watch.facts import Source
+from viewproof.watch.gradient_run import GradientRun
 from viewproof.watch.plain_run import Plain
-from viewproof.watch.planes import GradientRun, Plan, TrackedRun
+from viewproof.watch.planes import Plan, TrackedRun
 from viewproof.watch.sources import Content, Groups, grouped
 
 _IN_PLACE = "modified by an inplace operation"

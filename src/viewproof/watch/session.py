@@ -193,7 +193,8 @@ class Recording:
             reason = (
                 f"the step cannot be run again: {cannot}"
                 if cannot
-                else "no DataLoader gave a batch and no module was called before an optimizer's step, so none was found"
+                else "no DataLoader gave a batch and no module was called before an optimizer's step; "
+                "vp.watch(step, batch) follows a step that is handed over"
             )
             self._keep(self._from_waiting() or report_of(Examined(failure=reason), self.name))
         self._dismiss()
@@ -244,7 +245,8 @@ class Recording:
             run = None
             try:
                 run = make(lambda: side.send(finish(run)))
-                changed = run.batch(batch)
+                with torch.enable_grad():
+                    changed = run.batch(batch)
                 self._child = side, run, finish
                 run.begin()
             except BaseException as error:
@@ -257,7 +259,9 @@ class Recording:
         """A loader gives this batch: return the one that the program is to get."""
         if self._child is not None:
             return batch
-        if self.report is not None or os.getpid() != self._pid or not torch.is_grad_enabled() or cannot_fork():
+        # A loader's batch without gradients is for validation; else a teacher may be a step's first module.
+        validates = self.loader is not None and not torch.is_grad_enabled()
+        if self.report is not None or os.getpid() != self._pid or validates or cannot_fork():
             return batch
         try:
             if self.steps and self._tries:

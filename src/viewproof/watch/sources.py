@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from viewproof.bits import unlike
+
 # Names that say what an integer tensor is, where its values cannot.
 _NO_CONTENT = ("mask", "position", "token_type", "segment", "index", "idx", "indices", "length", "label", "target")
 
@@ -228,3 +230,16 @@ def copied(values: Tensor, other: Tensor, asked: Tensor) -> tuple[int, Tensor]:
     if count < max(8, 0.02 * int(asked.sum())) or (len(values) > 1 and 5 * int((found(1) >= 0).sum()) > count):
         return 0, nowhere
     return count, index
+
+
+def with_noise(read: Tensor, source: Tensor) -> bool:
+    """Whether a model takes other values than the source's in the place of some, and not a few constants.
+
+    >>> x = torch.arange(9.0)
+    >>> with_noise(x.masked_fill(x > 5, 0), x), with_noise(x.where(x < 5, x.flip(0)), x)
+    (False, True)
+    """
+    if read.shape != source.shape or read.dtype != source.dtype:
+        return False
+    changed = read.detach()[unlike(read.detach(), source)]
+    return 0 < len(changed) < read.numel() and 2 * len(torch.unique(changed)) > len(changed)

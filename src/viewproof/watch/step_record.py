@@ -13,8 +13,8 @@ class Call:
     """One call of a module: where in the order, below which call, with what; ``differentiable`` as autograd was set.
 
     ``reads`` are the paths of what it was given, ``made_of`` of what its results are made of. ``rows`` tell the rows
-    that it was given apart, ``made`` those rows with what it made of them. ``of_predictions`` says that what it was
-    given takes gradients, where they are recorded.
+    that it was given apart, ``made`` those rows with what it made of them; of a ``text``, ``rows`` tell apart what it
+    made. ``of_predictions`` says that what it was given takes gradients, where they are recorded.
     """
 
     index: int
@@ -33,6 +33,7 @@ class Call:
     after_backwards: int = 0
     kind: str = ""
     of_predictions: bool = False
+    text: bool = False
 
 
 @dataclass
@@ -91,6 +92,7 @@ class Record:
     logged: list[str] = field(default_factory=list)
     losses_read: frozenset[int] = frozenset()
     outside: list[str] = field(default_factory=list)
+    noisy: set[str] = field(default_factory=set)
     indices: frozenset[str] = frozenset()
     unread: tuple[str, ...] = ()
     left: frozenset[str] = frozenset()

@@ -21,6 +21,7 @@ from viewproof.watch.child import Runner
 from viewproof.watch.padding_negatives import padding_of
 from viewproof.watch.planes import Plan
 from viewproof.watch.token_runs import TokenRuns
+from viewproof.watch.told_tokens import told
 
 KEPT = {"mlm": 0.1}
 """What ``watch(..., kept=...)`` may say, and the share of scored tokens that it leaves visible."""
@@ -104,54 +105,12 @@ def token_facts(
         facts = _facts(TokenRuns(runner, plan, base, sources, asked), tested)
         facts.padding_asked = _padding_asked(asked, sources)
         if not facts.witness and not facts.reason:
-            facts.reason = _told(TokenRuns(runner, plan, base, tensors, asked))
+            facts.reason = told(TokenRuns(runner, plan, base, tensors, asked))
         for index, (one, other) in enumerate(zip(gradients or (), again, strict=True)):
             if index != asked.prediction and bool(unlike(one, other).any()):
                 facts.reason = facts.reason or f"prediction {index} is asked for the tokens too, in a way not followed"
         return facts
     return None
-
-
-def _told(runs: TokenRuns) -> str:
-    """Which tensor of the batch tells what is asked for, as its parity would, and is read by the rows that are asked.
-
-    Equal tokens have equal values there, far more often than tokens at large. What a tensor says of tokens that are
-    never asked for, as of padding and of special tokens, tells nothing.
-    """
-    asked, full = runs.asked, runs.asked.read.clone()
-    at = [(b, u, u + asked.link) for b, u in asked.cells.nonzero().tolist()]
-    at = [(b, u, v) for b, u, v in at if 0 <= v < full.shape[1]]
-    places = torch.zeros(full.shape, dtype=torch.bool)
-    for b, u, v in at:
-        full[b, v], places[b, v] = asked.tokens[b, u], True
-    counted = torch.isin(full, full[places])
-    for path, tensor in runs.sources.items():
-        if path in (asked.path, asked.inputs) or tensor.shape != full.shape or len(torch.unique(tensor)) < 2:
-            continue
-        values = tensor.detach().cpu()
-        pairs = torch.stack([full[counted].double(), values[counted].double()])
-        same, agree = _pairs(pairs[:1]), _pairs(pairs)
-        chance = _pairs(pairs[1:]) / max(1, _pairs(pairs[:0]))
-        copied = bool((values[places] == full[places]).all())
-        if not copied and (chance > 0.95 or agree < 0.98 * same or chance**same > 1e-6):
-            continue
-        known = torch.unique(values[counted])
-        new = values.clone()
-        new[places] = known[(torch.searchsorted(known, values[places]) + 1) % len(known)]
-        if runs.differ({path: new}, asked.ids >= 0):
-            return (
-                f"{path} tells what {asked.path} asks for: {agree} of {same} pairs of equal tokens have equal values "
-                f'there, and rows that are asked for them read it; allow={{"C1": "..."}} if meant'
-            )
-    return ""
-
-
-def _pairs(columns: Tensor) -> int:
-    """How many pairs of columns are equal."""
-    if not len(columns):
-        return math.comb(columns.shape[1], 2)
-    counts = torch.unique(columns, dim=1, return_counts=True)[1]
-    return int((counts * (counts - 1) // 2).sum())
 
 
 def _facts(runs: TokenRuns, tested: frozenset[tuple[str, float]]) -> TokenFacts:
