@@ -64,6 +64,7 @@ def whole_file(path: str | os.PathLike[str], mode: str = "w", **how: Any) -> Ite
                 aside.unlink()
             raise
     except OSError as error:
-        if error.filename in (None, str(aside)):  # a full disk's error has no name, and the random one says nothing
+        # A full disk's error has no name, and the random one says nothing; one without a number would lose its words.
+        if error.errno is not None and error.filename in (None, str(aside)):
             error.filename = str(path)
         raise

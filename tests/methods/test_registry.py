@@ -17,7 +17,7 @@ from viewproof.masks import Rule
 from viewproof.methods.base import JointMethod, Method
 from viewproof.methods.ijepa import IJEPA
 from viewproof.models import PatchEncoder
-from viewproof.runs import folder
+from viewproof.runs import reading
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.folder import load_run, prepare, read_config
 from viewproof.runs.resolved import Resolved
@@ -109,13 +109,13 @@ def test_training_and_report_load_the_data_and_build_the_module_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads, modules = [], []
-    load, build = folder.load_dataset, IJEPA.__init__
+    load, build = reading.load_dataset, IJEPA.__init__
 
     def counted(self: IJEPA, *arguments: Any, **options: Any) -> None:
         modules.append(self)
         build(self, *arguments, **options)
 
-    monkeypatch.setattr(folder, "load_dataset", lambda name, **options: loads.append(name) or load(name, **options))
+    monkeypatch.setattr(reading, "load_dataset", lambda **options: loads.append(options) or load(**options))
     monkeypatch.setattr(IJEPA, "__init__", counted)
     out = str(tmp_path / "run")
     assert main(["pretrain", "digits", "--method", "ijepa", *SMALL, "--out", out]) == 0
