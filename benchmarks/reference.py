@@ -1,7 +1,8 @@
 """Makes the curves of short untuned runs that `viewproof doctor` compares with.
 
-``python benchmarks/reference.py digits 2 mae vicreg`` trains each method with all defaults but for ``--epochs 10`` on
-two seeds and writes the curves into the package's ``runs/reference.json``; entries of the same settings are replaced.
+``python benchmarks/reference.py digits 10 2 mae vicreg`` trains each method with all defaults but for ``--epochs 10``
+on two seeds and writes the curves into the package's ``runs/reference.json``; entries of the same settings are
+replaced.
 """
 
 import json
@@ -20,7 +21,6 @@ from viewproof.training.trainer import silence_lightning
 
 PATH = Path(runs.__path__[0]) / "reference.json"
 COLUMNS = ("val_loss", "val_knn_accuracy", "rank")
-EPOCHS = 10
 
 
 def curves_of(config: PretrainConfig) -> tuple[PretrainConfig, list[int], dict[str, list[float]]]:
@@ -40,9 +40,9 @@ def curves_of(config: PretrainConfig) -> tuple[PretrainConfig, list[int], dict[s
     return run.config.as_given(), steps, curves
 
 
-def entry(data: str, method: str, seeds: Sequence[int]) -> dict[str, object]:
+def entry(data: str, method: str, epochs: int, seeds: Sequence[int]) -> dict[str, object]:
     """One reference: the band of several seeds, in four digits."""
-    results = [curves_of(PretrainConfig(data, method=method, epochs=EPOCHS, online_knn=True, seed=s)) for s in seeds]
+    results = [curves_of(PretrainConfig(data, method=method, epochs=epochs, online_knn=True, seed=s)) for s in seeds]
     config, steps, first = results[0]
     bands = {}
     for name in first:
@@ -57,10 +57,10 @@ def write(entries: list[dict[str, object]]) -> None:
     PATH.write_text(f"[\n{text}\n]\n")
 
 
-def main(data: str, seeds: str, *methods: str) -> None:
+def main(data: str, epochs: str, seeds: str, *methods: str) -> None:
     silence_lightning()
     for method in methods:
-        new = entry(data, method, range(int(seeds)))
+        new = entry(data, method, int(epochs), range(int(seeds)))
         old = json.loads(PATH.read_text()) if PATH.exists() else []
         write(sorted([e for e in old if e["settings"] != new["settings"]] + [new], key=lambda e: str(e["settings"])))
 

@@ -25,12 +25,13 @@ from viewproof.runs.reference import (
     shipped,
 )  # fmt: skip
 
-DIGITS = ["mae", "ijepa", "vicreg", "barlow", "sigreg", "lejepa", "simclr", "dino", "data2vec", "supervised"]
+BOTH = ["mae", "ijepa", "vicreg", "barlow", "sigreg", "simclr", "dino", "data2vec"]
+NAMED = [("digits", method) for method in (*BOTH, "lejepa", "supervised")] + [("photos", method) for method in BOTH]
 
 
-@pytest.mark.parametrize("method", DIGITS)
-def test_the_default_run_of_every_method_on_digits_has_a_reference(method: str, tmp_path: Path) -> None:
-    config = prepare(PretrainConfig("digits", method=method), tmp_path).config.as_given()
+@pytest.mark.parametrize(("data", "method"), NAMED)
+def test_the_default_run_of_a_method_on_named_data_has_a_reference(data: str, method: str, tmp_path: Path) -> None:
+    config = prepare(PretrainConfig(data, method=method), tmp_path).config.as_given()
     reference = find_reference(config)
     assert reference is not None and compare(reference, config, {}).differences == ()
     assert len(reference.steps) == 10 and {"val_loss", "val_knn_accuracy", "rank"} >= set(reference.curves)
