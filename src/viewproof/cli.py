@@ -120,7 +120,10 @@ def imported_training() -> Any:
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
-    """Imports make a million objects and drop none: looking for garbage meanwhile takes a seventh of them."""
+    """Import without looking for garbage.
+
+    Imports make a million objects and drop none, and the look would take a seventh of their time.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -191,7 +194,9 @@ def export_run(
     licence: str = "other",
     allow_import: bool = False,
 ) -> int:
-    """Write the encoder of a finished run for another library, with a model card; the features are compared first.
+    """Write the encoder of a finished run for another library, with a model card.
+
+    The features are compared first.
 
     Args:
         run: the run folder

@@ -96,13 +96,13 @@ def load_folder(
     max_pixels: int = MAX_PIXELS,
     statistics: Statistics | None = None,
 ) -> Dataset:
-    """All images under ``folder``, sorted by path, as ``[N, C, H, W]``, or all recordings, as spectrograms.
+    """All images under ``folder`` as ``[N, C, H, W]``, or all recordings as spectrograms.
 
-    What there is more of is read, and the rest listed in `Dataset.skipped`. Images are grey if all files are, else RGB,
-    of bytes (0..255), or of 16 bits (0..65535) if one has so many. Each is cut to the aspect of ``size=(H, W)`` about
-    its centre and resized; the default size is the images' own if they have one, else 224 x 224. EXIF orientation is
-    applied, transparency shown on white, CMYK and palettes converted. Only the formats `viewproof.data.images.FORMATS`
-    are decoded.
+    They are sorted by path. What there is more of is read, and the rest listed in `Dataset.skipped`. Images are grey if
+    all files are, else RGB, of bytes (0..255), or of 16 bits (0..65535) if one has so many. Each is cut to the aspect
+    of ``size=(H, W)`` about its centre and resized; the default size is the images' own if they have one, else 224 x
+    224. EXIF orientation is applied, transparency shown on white, CMYK and palettes converted. Only the formats
+    `viewproof.data.images.FORMATS` are decoded.
 
     Recordings (WAV, FLAC) of one sampling rate become ``[N, 1, 64, frames]`` by `LogMel`, with the least multiple of 16
     frames that holds 95 % of them whole; ``size`` is then (mels, frames).

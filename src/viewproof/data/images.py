@@ -45,11 +45,12 @@ class ImageForm:
         return np.dtype(np.uint16 if self.deep else np.uint8)
 
     def read(self, source: Any, draw: tuple[float, ...] | None = None, min_area: float = 1.0) -> NDArray[Any]:
-        """The pixels ``[C, H, W]`` of the image in ``source``: a path, a binary file or an open Pillow image.
+        """The pixels ``[C, H, W]`` of the image in ``source``.
 
-        Without a draw: the largest centred region of the form's aspect. With ``draw``, four numbers in (0, 1): the
-        region of `crop_box`. The region is resized, bicubic. EXIF orientation is applied, transparent pixels are shown
-        on white, of several frames the first is taken. An image that Pillow cannot decode is an `InvalidArgument`.
+        That is a path, a binary file or an open Pillow image. Without a draw: the largest centred region of the form's
+        aspect. With ``draw``, four numbers in (0, 1): the region of `crop_box`. The region is resized, bicubic. EXIF
+        orientation is applied, transparent pixels are shown on white, of several frames the first is taken. An image
+        that Pillow cannot decode is an `InvalidArgument`.
         """
         if hasattr(source, "getbands"):
             return self._pixels(source, draw, min_area)
@@ -126,7 +127,10 @@ def upright_size(image: Any) -> tuple[int, int]:
 
 @contextmanager
 def opened(source: Any, max_pixels: int = MAX_PIXELS) -> Iterator[Any]:
-    """Open an image of a declared format; what goes wrong inside is an `InvalidArgument` that names it."""
+    """Open an image of a declared format.
+
+    What goes wrong inside is an `InvalidArgument` that names it.
+    """
     pillow = require("PIL.Image", "images", "pillow")
     name = source if isinstance(source, str | os.PathLike) else "image"
     if source is None:

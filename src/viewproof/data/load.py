@@ -39,17 +39,18 @@ def load_dataset(
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> Dataset:
-    """The data set of that name, or that of a ``.npy``, ``.npz`` or ``.txt`` file or a folder of images.
+    """The data set of that name, file or folder.
 
-    Names win over paths: write ``./digits`` for a folder called so. ``fashion-mnist:FOLDER`` and ``cifar-10:FOLDER``
-    say where the files are; without a folder they are looked for, then fetched. Arrays are ``[N, *shape]``, images
-    channels first. ``test_fraction``, strictly between 0 and 1, sets the part held out of sources without a test part
-    of their own, always the same samples. ``size=(H, W)``
-    in pixels is the crop of ``photos`` (32x32 unless given) and what images in files are resized to. ``mean`` and
-    ``std``, one number or one a channel, are given instead of measured; of integer values they are shares of the
-    dtype's largest (`IMAGENET`). ``skip_unreadable`` leaves out files that cannot be read, and ``max_pixels`` bounds
-    what an image may decode to. ``image_column`` and ``label_column`` are of Hugging Face data sets. Unknown names,
-    missing or damaged files, NaN or infinite values and arguments outside these ranges raise `InvalidArgument`.
+    Files are ``.npy``, ``.npz`` and ``.txt``, folders hold images or recordings. Names win over paths: write
+    ``./digits`` for a folder called so. ``fashion-mnist:FOLDER`` and ``cifar-10:FOLDER`` say where the files are;
+    without a folder they are looked for, then fetched. Arrays are ``[N, *shape]``, images channels first.
+    ``test_fraction``, strictly between 0 and 1, sets the part held out of sources without a test part of their own,
+    always the same samples. ``size=(H, W)`` in pixels is the crop of ``photos`` (32x32 unless given) and what images in
+    files are resized to. ``mean`` and ``std``, one number or one a channel, are given instead of measured; of integer
+    values they are shares of the dtype's largest (`IMAGENET`). ``skip_unreadable`` leaves out files that cannot be
+    read, and ``max_pixels`` bounds what an image may decode to. ``image_column`` and ``label_column`` are of Hugging
+    Face data sets. Unknown names, missing or damaged files, NaN or infinite values and arguments outside these ranges
+    raise `InvalidArgument`.
 
     >>> data = load_dataset("digits")
     >>> data.sample_shape, len(data.train), len(data.test), data.classes

@@ -19,10 +19,11 @@ from viewproof.errors import InvalidArgument
 
 
 class Shards:
-    """The samples of tar shards, in the shards' order: ``self[k]`` maps a member's extension to its bytes.
+    """The samples of tar shards, in the shards' order.
 
-    Members that follow one another and have one name up to the first dot are a sample, as in WebDataset; hidden files
-    and names without a dot are left out. A shard must hold files alone, and the empty block that ends a tar file.
+    ``self[k]`` maps a member's extension to its bytes. Members that follow one another and have one name up to the
+    first dot are a sample, as in WebDataset; hidden files and names without a dot are left out. A shard must hold files
+    alone, and the empty block that ends a tar file.
     """
 
     def __init__(self, paths: list[str]) -> None:
@@ -53,7 +54,10 @@ class Shards:
 
 
 def _whole_members(path: str) -> Iterator[tarfile.TarInfo]:
-    """The files in a tar shard; a damaged or cut one, and one that holds links, are an `InvalidArgument`."""
+    """The files in a tar shard.
+
+    A damaged or cut shard, and one that holds links, are an `InvalidArgument`.
+    """
     with Path(path).open("rb") as file:
         if file.read(2) == b"\x1f\x8b":
             raise InvalidArgument(f"{path}: is compressed and cannot be read by index; decompress it (gunzip)")
@@ -111,7 +115,9 @@ def load_shards(
     max_pixels: int = 2**26,
     statistics: Statistics | None = None,
 ) -> Dataset:
-    """The images, or recordings, of the shards that a pattern names: ``train-{000..009}.tar``, ``*.tar`` or one file.
+    """The images, or recordings, of the shards that a pattern names.
+
+    Patterns are ``train-{000..009}.tar``, ``*.tar`` or one file.
 
     Labels are the members ``.cls`` or ``.txt`` if all samples have one, integers or strings; texts of which more than
     half are different name no classes: they are captions. Shards in a folder ``test`` or ``val``, or whose names start

@@ -1,4 +1,4 @@
-"""What ``--backbone`` and ``--init`` stand for: the encoder's sizes, and the weights that a run starts from."""
+"""What ``--backbone`` and ``--init`` stand for: an encoder's sizes, and its first weights."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -30,9 +30,10 @@ SETTINGS = ("dim", "depth", "heads", "patch_size", "class_token", "registers", "
 
 @dataclass(frozen=True, eq=False)
 class InitialWeights:
-    """The weights that ``--init`` names; those of a plain vision transformer are read before the data are.
+    """The weights that ``--init`` names.
 
-    ``source`` is None for a run whose encoder is another library's model.
+    Those of a plain vision transformer are read before the data are. ``source`` is None for a run whose encoder is
+    another library's model.
     """
 
     text: str

@@ -44,11 +44,12 @@ FEW_ROWS, FEW_STEPS = 6, 60
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was read off a run folder; ``curves`` holds (step, value) pairs by the columns of metrics.csv.
+    """What was read off a run folder.
 
-    ``moved`` is the largest change of a weight tensor from its first values, relative to their norm, and None where no
-    weights are saved. ``accuracy`` and ``hidden_error`` are those of evaluation.json. ``reference`` is what the run is
-    beside untuned ones of its method and size.
+    ``curves`` holds (step, value) pairs by the columns of metrics.csv. ``moved`` is the largest change of a weight
+    tensor from its first values, relative to their norm, and None where no weights are saved. ``accuracy`` and
+    ``hidden_error`` are those of evaluation.json. ``reference`` is what the run is beside untuned ones of its method
+    and size.
     """
 
     curves: Mapping[str, Sequence[tuple[int, float]]]

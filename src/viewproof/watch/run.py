@@ -202,7 +202,7 @@ _READING = ("item", "__float__", "__format__", "tolist")
 _TORCH = str(Path(torch.__file__).parent)
 _OURS = (_TORCH, str(Path(__file__).parent), str(Path(__file__).parents[1] / "certify"), "<")
 _SCRIPT = str(Path(__file__).with_name("script.py"))
-_INSTALLED = (*{str(Path(torch.__file__).parents[1]), sysconfig.get_paths()["stdlib"]},)
+_INSTALLED = (str(Path(torch.__file__).parents[1]), sysconfig.get_paths()["stdlib"])
 _UPKEEP = tuple(f"{_TORCH}/{part}/" for part in ("optim", "amp", "nn/utils"))
 
 
