@@ -18,7 +18,10 @@ from torch.nn import functional as F
 
 from viewproof.models.vit import coarse_grid
 
-BATCH, DIM, DEPTH, HEADS, PATCH = 128, 128, 4, 4, 4
+BATCH, PATCH = 128, 4
+ENCODERS = {"small": (128, 4, 4), "tiny": (192, 12, 3)}
+"""Width, depth and heads: of the tables' small encoder and of ViT-Tiny."""
+DIM, DEPTH, HEADS = ENCODERS["small"]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 """Where images are encoded after training, which is on the CPU."""
 RATES = {
@@ -50,7 +53,27 @@ class Encoder(nn.Module):
         tokens: Tensor = self.vit.forward_features(images)
         return tokens[:, 1:]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
+        return self.tokens(images).mean(1)
+
+    forward = encode
+
+
+class MaeEncoder(nn.Module):
+    """The encoder of transformers' ViTMAE, with no patch hidden."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.vit = model.vit
+
+    def tokens(self, images: Tensor) -> Tensor:
+        self.vit.config.mask_ratio = 0.0
+        # Patches are put in the order of the noise, also where none is hidden.
+        noise = torch.arange((images.shape[-1] // PATCH) ** 2, device=images.device).expand(len(images), -1)
+        tokens: Tensor = self.vit(images, noise=noise).last_hidden_state
+        return tokens[:, 1:]
+
+    def encode(self, images: Tensor) -> Tensor:
         return self.tokens(images).mean(1)
 
 
@@ -61,8 +84,8 @@ def pooled(tokens: Tensor) -> Tensor:
 
 
 Loss = Callable[[Any], Tensor]
-Peer = tuple[nn.Module, Any, Loss, Callable[[int], object], Callable[[Tensor], Tensor]]
-"""The model, the transform of an image, a batch's loss, what follows a step, and the encoder of patch tokens."""
+Peer = tuple[nn.Module, Any, Loss, Callable[[int], object], nn.Module]
+"""The model, the transform of an image, a batch's loss, what follows a step, and the encoder, which has ``tokens``."""
 
 
 def vit_mae(size: int, _steps: int) -> Peer:
@@ -80,14 +103,7 @@ def vit_mae(size: int, _steps: int) -> Peer:
         transforms.ToTensor(), transforms.Normalize(MEAN, STD),
     ])  # fmt: skip
 
-    def encode(images: Tensor) -> Tensor:
-        model.config.mask_ratio = 0.0
-        # Patches are put in the order of the noise, also where none is hidden.
-        noise = torch.arange((size // PATCH) ** 2, device=images.device).expand(len(images), -1)
-        tokens: Tensor = model.vit(images, noise=noise).last_hidden_state
-        return tokens[:, 1:]
-
-    return model, transform, lambda images: model(images).loss, lambda _: None, encode
+    return model, transform, lambda images: model(images).loss, lambda _: None, MaeEncoder(model)
 
 
 def lightly_mae(size: int, _steps: int) -> Peer:
@@ -110,7 +126,7 @@ def lightly_mae(size: int, _steps: int) -> Peer:
         prediction = decoder.predict(utils.get_at_index(decoder.decode(filled), masked))
         return F.mse_loss(prediction, utils.get_at_index(utils.patchify(images, PATCH), masked - 1))
 
-    return nn.ModuleList([backbone, decoder]), MAETransform(input_size=size), loss, lambda _: None, encoder.tokens
+    return nn.ModuleList([backbone, decoder]), MAETransform(input_size=size), loss, lambda _: None, encoder
 
 
 def lightly_simclr(size: int, _steps: int) -> Peer:
@@ -120,7 +136,7 @@ def lightly_simclr(size: int, _steps: int) -> Peer:
 
     model, criterion = nn.Sequential(Encoder(size), SimCLRProjectionHead(DIM, 512, 128)), NTXentLoss()
     transform = SimCLRTransform(input_size=size, gaussian_blur=0.0)
-    return model, transform, lambda views: criterion(*map(model, views)), lambda _: None, model[0].tokens
+    return model, transform, lambda views: criterion(*map(model, views)), lambda _: None, model[0]
 
 
 def lightly_vicreg(size: int, _steps: int) -> Peer:
@@ -130,7 +146,7 @@ def lightly_vicreg(size: int, _steps: int) -> Peer:
 
     model, criterion = nn.Sequential(Encoder(size), VICRegProjectionHead(DIM, 512, 512)), VICRegLoss()
     transform = VICRegTransform(input_size=size, gaussian_blur=0.0)
-    return model, transform, lambda views: criterion(*map(model, views)), lambda _: None, model[0].tokens
+    return model, transform, lambda views: criterion(*map(model, views)), lambda _: None, model[0]
 
 
 def lightly_dino(size: int, steps: int) -> Peer:
@@ -159,12 +175,12 @@ def lightly_dino(size: int, steps: int) -> Peer:
         update_momentum(student, teacher, m=cosine_schedule(step, steps, 0.996, 1))
 
     transform = DINOTransform(global_crop_size=size, local_crop_size=size // 2, gaussian_blur=(0.0, 0.0, 0.0))
-    return nn.ModuleList([student, teacher]), transform, loss, after, teacher[0].tokens
+    return nn.ModuleList([student, teacher]), transform, loss, after, teacher[0]
 
 
 def timm_untrained(size: int, _steps: int) -> Peer:
     model = Encoder(size)
-    return model, None, lambda _: torch.zeros(()), lambda _: None, model.tokens
+    return model, None, lambda _: torch.zeros(()), lambda _: None, model
 
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -179,7 +195,7 @@ def forever(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def train(name: str, folder: Path, seed: int, steps: int) -> tuple[Callable[[Tensor], Tensor], list[float]]:
+def train(name: str, folder: Path, seed: int, steps: int) -> tuple[nn.Module, list[float]]:
     """The encoder after so many steps, and the process's CPU seconds after each."""
     from torchvision.datasets import ImageFolder
 
@@ -206,11 +222,11 @@ def train(name: str, folder: Path, seed: int, steps: int) -> tuple[Callable[[Ten
         schedule.step()
         after(step)
         clock.append(time.process_time())
-    model.eval().to(DEVICE)
-    return encoder, clock
+    model.eval()
+    return encoder.eval().to(DEVICE), clock
 
 
-def features(encoder: Callable[[Tensor], Tensor], folder: Path, part: str) -> tuple[Any, Any]:
+def features(encoder: Any, folder: Path, part: str) -> tuple[Any, Any]:
     """The features of a part's images, by an encoder on `DEVICE`, and their labels."""
     from torchvision import transforms
     from torchvision.datasets import ImageFolder
@@ -219,5 +235,5 @@ def features(encoder: Callable[[Tensor], Tensor], folder: Path, part: str) -> tu
     images = ImageFolder(str(folder / part), transform)
     with torch.no_grad():
         loader = torch.utils.data.DataLoader(images, 512)
-        rows = torch.cat([pooled(encoder(x.to(DEVICE))).cpu() for x, _ in loader])
+        rows = torch.cat([pooled(encoder.tokens(x.to(DEVICE))).cpu() for x, _ in loader])
     return rows.numpy(), images.targets

@@ -5,7 +5,8 @@
 
     python benchmarks/results.py --data FOLDER --seconds 300 --seeds 0 --rows mae-muon simclr-muon lightly-mae
         a table of its own, of any rows and any budget in CPU seconds of one core; a row is one of METHODS, one of them
-        with Muon (NAME-muon), or a peer of peers.py, which needs a folder of images and the peers' environment
+        with Muon (NAME-muon), or a peer of peers.py, which needs a folder of images and the peers' environment;
+        --encoder tiny takes ViT-Tiny, --few fine-tunes every trained encoder with 1 % and 10 % of the labels
 
 Every finished run is a row of docs/results.json (of another table: docs/results-DATA-SECONDS.json), so it may be
 stopped at any time and goes on where it was. Each run has a process of its own, in which a row's steps are the budget
@@ -23,19 +24,26 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import peers
 
 from viewproof.files import whole_file
 
+if TYPE_CHECKING:
+    from viewproof.runs.config import PretrainConfig
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "results.md"
 RUNS = ROOT / "runs" / "results"
-COMMON = "--patch-size 4 --dim 128 --depth 4 --heads 4 --threads 1 --warmup-epochs 0.1"
+COMMON = "--patch-size 4 --dim {dim} --depth {depth} --heads {heads} --threads 1 --warmup-epochs 0.1"
+ENCODER = "encoder.pt"
+"""The file of a peer's trained encoder, in its run's folder."""
+FEW = {500: 60, 5000: 12}
+"""Labels that an encoder is fine-tuned with, and for how many epochs: 1 % and 10 % of 50,000."""
 METHODS = {
     "mae": "--batch-size 128 --decoder-dim 64 --decoder-depth 1",
     "ijepa": "--batch-size 128 --decoder-dim 64 --decoder-depth 2 --momentum 0.95",
@@ -44,9 +52,11 @@ METHODS = {
     "sigreg": "--batch-size 128",
     "supervised": "--batch-size 128",
     "simclr": "--batch-size 128",
-    "lejepa": "--batch-size 128",
-    "dino": "--batch-size 128",
-    "data2vec": "--batch-size 128",
+    "lejepa": "--batch-size 128 --precision auto",
+    "dino": "--batch-size 128 --precision auto",
+    "data2vec": "--batch-size 128 --precision auto",
+    "ijepa-auto": "--method ijepa --batch-size 128 --decoder-dim 64 --decoder-depth 2 --momentum 0.95 --precision auto",
+    "supervised-auto": "--method supervised --batch-size 128 --precision auto",
     "crossmae": "--method mae --decoder cross-attention --predict 0.25 --batch-size 128 --decoder-dim 64"
     " --decoder-depth 1",
     "crossmae-fast": "--method mae --decoder cross-attention --predict 0.25 --batch-size 128 --decoder-dim 64"
@@ -64,9 +74,11 @@ LONGER = {"mae-x4": ("mae", 4)}
 """Runs beyond the budget, of one seed: the method, and how many budgets."""
 NAMES = {
     "supervised": "supervised (uses the labels)",
+    "supervised-auto": "supervised (uses the labels)",
     "mae": "MAE",
     "mae-x4": "MAE, four times the budget",
     "ijepa": "I-JEPA",
+    "ijepa-auto": "I-JEPA",
     "vicreg": "VICReg",
     "barlow": "Barlow Twins",
     "sigreg": "SIGReg, two views",
@@ -104,6 +116,7 @@ class Table:
     seconds: int = 600
     seeds: tuple[int, ...] = (0, 1, 2)
     rows: tuple[str, ...] = FIRST
+    encoder: str = "small"
 
     @property
     def first(self) -> bool:
@@ -118,7 +131,8 @@ class Table:
     @property
     def label(self) -> str:
         """What its files and its marks in the page have in their names."""
-        return "" if self.first else f"-{self.title}-{self.seconds}"
+        of = "" if self.encoder == "small" else f"-{self.encoder}"
+        return "" if self.first else f"-{self.title}-{self.seconds}{of}"
 
     @property
     def store(self) -> Path:
@@ -141,7 +155,8 @@ def command(data: str, row: str, seed: int, steps: int) -> list[str]:
     """What makes one run, as it is typed."""
     method = row.removesuffix("-muon")
     flags = METHODS[method] if "--method" in METHODS[method] else f"--method {method} {METHODS[method]}"
-    words = f"pretrain {data} {flags} --steps {steps} --seed {seed} {COMMON}"
+    sizes = COMMON.format(dim=peers.DIM, depth=peers.DEPTH, heads=peers.HEADS)
+    words = f"pretrain {data} {flags} --steps {steps} --seed {seed} {sizes}"
     return ["viewproof", *words.split(), *(["--optimizer", "muon"] if row != method else [])]
 
 
@@ -203,7 +218,6 @@ def one(table: Table, row: str, seed: int, steps: int | None) -> dict[str, float
     import torch
 
     from viewproof.evaluation import encode_all, probe
-    from viewproof.runs.config import PretrainConfig
     from viewproof.runs.folder import load_run, prepare
     from viewproof.weights.layout import encoder_of
 
@@ -218,14 +232,14 @@ def one(table: Table, row: str, seed: int, steps: int | None) -> dict[str, float
     out = RUNS / f"{row}-{seed}{table.label}"
     if row in peers.RATES:
         encoder, _ = peers.train(row, Path(table.data), seed, steps)
+        out.mkdir(parents=True, exist_ok=True)
+        torch.save(encoder, out / ENCODER)
         (train_x, train_y), (test_x, test_y) = (
             peers.features(encoder, Path(table.data), part) for part in ("train", "test")
         )
     else:
         if row in ("raw", "untrained"):
-            words = COMMON.split()
-            sizes = {words[k][2:].replace("-", "_"): int(words[k + 1]) for k in range(0, 8, 2)}
-            run = prepare(PretrainConfig(table.data, method="vicreg", threads=1, seed=seed, **sizes), out)
+            run = prepare(untrained(table, seed), out)
         else:
             train(table.data, method, seed, budgets * steps, out)
             run = load_run(out)
@@ -252,32 +266,55 @@ def one(table: Table, row: str, seed: int, steps: int | None) -> dict[str, float
     return found | {name: round(100 * share, 2) for name, share in shares.items()}
 
 
+def few(table: Table, row: str, seed: int) -> dict[str, float]:
+    """What a row's encoder reaches after fine-tuning with few labels, in percent."""
+    import torch
+
+    from viewproof.evaluation.fine_tune import class_balanced, fine_tune
+    from viewproof.runs.folder import load_run, prepare
+
+    torch.set_num_threads(1)
+    out = RUNS / f"{row}-{seed}{table.label}"
+    if row in peers.RATES:
+        model = torch.load(out / ENCODER, weights_only=False)
+        data = prepare(replace(untrained(table, seed), mean="imagenet"), out).dataset
+    else:
+        run = prepare(untrained(table, seed), out) if row == "untrained" else load_run(out)
+        model, data = run.model, run.dataset
+    return {
+        f"few_{count}": round(100 * fine_tune(model, data, class_balanced(data.train.labels, count), epochs), 2)
+        for count, epochs in FEW.items()
+    }
+
+
+def untrained(table: Table, seed: int) -> "PretrainConfig":
+    """The run that has this encoder before its first step."""
+    from viewproof.runs.config import PretrainConfig
+
+    return PretrainConfig(
+        table.data, method="vicreg", threads=1, seed=seed, patch_size=peers.PATCH, dim=peers.DIM, depth=peers.DEPTH,
+        heads=peers.HEADS,
+    )  # fmt: skip
+
+
 def save(table: Table, store: dict[str, Any]) -> None:
     """Whole or not at all."""
     with whole_file(table.store) as file:
         file.write(json.dumps(store, indent=1) + "\n")
 
 
-def fill(table: Table, store: dict[str, Any], workers: int) -> None:
-    """Train and score what has no row yet, each in a process of its own."""
+def fill(table: Table, store: dict[str, Any], workers: int, few_labels: bool) -> None:
+    """Train and score what has no row yet, then fine-tune; each in a process of its own."""
     lock, seeds = Lock(), table.seeds
     jobs = [*((m, seed) for seed in seeds for m in table.rows), ("raw", 0), *(("untrained", seed) for seed in seeds)]
     jobs += [(row, 0) for row in table.longer]
 
-    def job(name: str, seed: int) -> None:
-        words = [
-            sys.executable,
-            __file__,
-            "--data",
-            table.data,
-            "--seconds",
-            str(table.seconds),
-            "--one",
-            name,
-            str(seed),
-        ]
+    def job(name: str, seed: int, task: str = "--one") -> None:
+        words = ["--data", table.data, "--seconds", str(table.seconds), "--encoder", table.encoder]
         steps = store.setdefault("steps", {}).get(LONGER.get(name, (name, 1))[0])
-        done = subprocess.run([*words, *([str(steps)] if steps else [])], capture_output=True, text=True)
+        words += [task, name, str(seed), *([str(steps)] if steps and task == "--one" else [])]
+        environment = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # fine-tuning is deterministic
+        done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True, env=environment)
         if done.returncode:
             print(f"{name}-{seed} failed\n{done.stderr[-2000:]}", flush=True)
             return
@@ -286,9 +323,11 @@ def fill(table: Table, store: dict[str, Any], workers: int) -> None:
             if "seconds" in scores:
                 store["seconds"].setdefault(name, scores.pop("seconds"))
                 store["steps"].setdefault(name, scores["steps"])
-            store["rows"][f"{name}-{seed}"] = scores
+            store["rows"].setdefault(f"{name}-{seed}", {}).update(scores)
             save(table, store)
             print(f"{name}-{seed}", scores, flush=True)
+        if few_labels and task == "--one" and name not in ("raw", "supervised", "supervised-auto"):
+            job(name, seed, "--few-of")
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(lambda words: job(*words), [j for j in jobs if "{}-{}".format(*j) not in store["rows"]]))
@@ -299,6 +338,8 @@ def page(table: Table, store: dict[str, Any]) -> str:
     kinds = {"knn": "k-NN", "linear": "linear"}
     if not table.first:
         kinds |= {"grid_knn": "k-NN, areas", "grid_linear": "linear, areas"}
+    if any("few_500" in found for found in store["rows"].values()):
+        kinds |= {"few_500": "1 % of labels", "few_5000": "10 %"}
     lines = [f"| | {' | '.join(kinds.values())} | images seen | seeds |", "| --- |" + " --- |" * (len(kinds) + 2)]
     trained = [row for row in store["steps"] if f"{row}-{table.seeds[0]}" in store["rows"]]
     names = {row: f"{NAMES[row.removesuffix('-muon')]}, Muon" for row in trained if row not in NAMES} | NAMES
@@ -313,7 +354,8 @@ def page(table: Table, store: dict[str, Any]) -> str:
     if not table.first:
         seeds = " ".join(map(str, table.seeds))
         lines.append(f"python benchmarks/results.py --data {table.title} --seconds {table.seconds} --seeds {seeds} \\")
-        lines.append(f"    --rows {' '.join(trained)}")
+        more = [f"--encoder {table.encoder}"] * (table.encoder != "small") + ["--few"] * ("few_500" in kinds)
+        lines.append("    " + " ".join([*more, "--rows", *trained]))
     own = [row for row in trained if row not in peers.RATES]
     lines += [" ".join(command(table.title, row, 0, store["steps"][row])) for row in own]
     return "\n".join([*lines, "```"])
@@ -333,7 +375,8 @@ def write_page(table: Table, store: dict[str, Any]) -> None:
     text = PAGE.read_text()
     if start not in text:
         seeds = "one seed" if len(table.seeds) == 1 else f"{len(table.seeds)} seeds"
-        text += f"\n## {table.title}, {table.seconds} CPU seconds of one core, {seeds}\n\n{start}\n{end}\n"
+        of = "" if table.encoder == "small" else f", ViT-{table.encoder.capitalize()}"
+        text += f"\n## {table.title}, {table.seconds} CPU seconds of one core, {seeds}{of}\n\n{start}\n{end}\n"
     before, _, rest = text.partition(start)
     _, _, after = rest.partition(end)
     PAGE.write_text(f"{before}{start}\n{page(table, store)}\n{end}{after}")
@@ -347,20 +390,27 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=Table.seeds)
     parser.add_argument("--rows", nargs="+", default=FIRST)
     parser.add_argument("--workers", type=int, default=2, help="runs side by side, one core each")
+    parser.add_argument("--encoder", default=Table.encoder, choices=peers.ENCODERS)
+    parser.add_argument("--few", action="store_true", help="fine-tune with 1 %% and 10 %% of the labels too")
     parser.add_argument("--page", action="store_true", help="only write the page from what is there")
     parser.add_argument("--one", nargs="+", help="ROW SEED [STEPS]: train and score one row, and print it as JSON")
+    parser.add_argument("--few-of", nargs=2, help="ROW SEED: fine-tune a trained row, and print it as JSON")
     words = parser.parse_args()
     unknown = {row.removesuffix("-muon") for row in words.rows} - METHODS.keys() - peers.RATES.keys()
     if unknown:
         parser.error(f"rows {sorted(unknown)} must be of {', '.join([*METHODS, *peers.RATES])}, or a method with -muon")
-    table = Table(words.data, words.seconds, tuple(words.seeds), tuple(words.rows))
+    peers.DIM, peers.DEPTH, peers.HEADS = peers.ENCODERS[words.encoder]
+    table = Table(words.data, words.seconds, tuple(words.seeds), tuple(words.rows), words.encoder)
+    if words.few_of:
+        print(json.dumps(few(table, words.few_of[0], int(words.few_of[1]))))
+        return
     if words.one:
         row, seed, *steps = words.one
         print(json.dumps(one(table, row, int(seed), int(steps[0]) if steps else None)))
         return
     store = json.loads(table.store.read_text()) if table.store.exists() else {"rows": {}, "seconds": {}, "steps": {}}
     if not words.page:
-        fill(table, store, words.workers)
+        fill(table, store, words.workers, words.few)
     write_page(table, store)
 
 
