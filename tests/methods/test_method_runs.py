@@ -196,6 +196,8 @@ BAD = [
     ("vicreg", ["--keep-tokens", "0"], "keep_tokens=0.0 must lie above 0"),
     ("mae", ["--epochs", "2", "--steps", "3"], "epochs=2 and steps=3 both end the run; pass one of them"),
     ("mae", ["--steps", "0"], "steps=0 must be an integer of at least 1"),
+    ("simclr", ["--predict", "0.25"], "predict=0.25 does not apply to method='simclr'; leave predict out"),
+    ("dino", ["--keep-tokens", "0.5"], "keep_tokens=0.5 does not apply to method='dino'; leave keep_tokens out"),
     ("supervised", ["--mask", "PatchMask(4, 4, 2, 0)"], "does not apply to method='supervised'; leave mask out"),
 ]
 
