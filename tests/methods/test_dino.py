@@ -22,6 +22,7 @@ from viewproof.losses.dino import koleo, mean_of_all
 from viewproof.methods.dino import DINO, DINONetwork, PrototypeHead
 from viewproof.models.patches import PatchEncoder
 from viewproof.models.vit import TokenSettings
+from viewproof.training.collapse import measure
 from viewproof.training.multi_crop import MultiCrop
 from viewproof.verdict import Verdict
 
@@ -33,11 +34,11 @@ RULE = vp.RandomPatchMask(2, 2, 7)
 IDS = torch.arange(4)
 
 
-def module(**options: Any) -> DINO:
+def module(prototypes: int = 5, width: int = 4, **options: Any) -> DINO:
     torch.manual_seed(0)
     settings = TokenSettings(class_token=True, features="class")
     encoder = PatchEncoder(SHAPE, (2, 2), dim=8, depth=1, heads=2, settings=settings)
-    network = DINONetwork(encoder, PrototypeHead(8, prototypes=5, hidden=16, width=4))
+    network = DINONetwork(encoder, PrototypeHead(8, prototypes, hidden=16, width=width))
     return DINO(network, RULE, MultiCrop((4, 6), 2), total_steps=10, **options)
 
 
@@ -165,6 +166,17 @@ def test_centres_move_once_a_step_to_the_mean_of_its_micro_batches_and_not_in_va
     trained.eval().validation_step((x, IDS), 0)
     trained.move_centres()
     assert before.any() and torch.equal(trained.patch_centre, before)
+
+
+def test_one_prototype_for_all_samples_is_a_collapse_whatever_their_features() -> None:
+    for size, collapsed in ((0.0, False), (1e4, True)):
+        trained, x = module(64, 16), torch.randn(16, *SHAPE, generator=torch.Generator().manual_seed(1))
+        last = trained.model.teacher.head.layers[-1]
+        assert isinstance(last, torch.nn.Linear)
+        last.bias.data.fill_(size)
+        trained.objective(x, torch.arange(16), 0, 0)
+        assert trained.embeddings is not None and measure(trained.embeddings).collapsed is collapsed
+        assert not measure(trained.model.encode(x)).collapsed
 
 
 def test_crops_are_a_function_of_the_sample_and_small_ones_are_small() -> None:

@@ -54,8 +54,10 @@ def test_a_run_folder_is_complete_and_evaluates_to_the_same_numbers(
         assert line in table
     assert "hidden values" not in table
     header, *rows = (out / "metrics.csv").read_text().splitlines()
-    assert header.endswith("images_per_second,std_mean,std_least,spread,rank,gradient_norm")
-    measured = [row.split(",")[-5:] for row in rows if row.split(",")[2]]
+    geometry = [] if method == "supervised" else ["std_mean", "std_least", "spread", "rank"]
+    columns = ["images_per_second", *geometry, "gradient_norm"]
+    assert header.endswith(",".join(columns))
+    measured = [row.split(",")[-len(columns) :] for row in rows if row.split(",")[2]]
     assert measured and all(float(value) > 0 for row in measured for value in row)
     first = json.loads((out / "evaluation.json").read_text())
     assert main(["evaluate", str(out)]) == 0
@@ -194,6 +196,8 @@ BAD = [
     ("vicreg", ["--keep-tokens", "0"], "keep_tokens=0.0 must lie above 0"),
     ("mae", ["--epochs", "2", "--steps", "3"], "epochs=2 and steps=3 both end the run; pass one of them"),
     ("mae", ["--steps", "0"], "steps=0 must be an integer of at least 1"),
+    ("simclr", ["--predict", "0.25"], "predict=0.25 does not apply to method='simclr'; leave predict out"),
+    ("dino", ["--keep-tokens", "0.5"], "keep_tokens=0.5 does not apply to method='dino'; leave keep_tokens out"),
     ("supervised", ["--mask", "PatchMask(4, 4, 2, 0)"], "does not apply to method='supervised'; leave mask out"),
 ]
 

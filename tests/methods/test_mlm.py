@@ -93,6 +93,11 @@ def test_a_text_is_its_bytes(tmp_path: Path) -> None:
         load_dataset(tmp_path / "short.txt")
 
 
+def test_numbers_are_not_made_of_a_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", str(text(tmp_path)), "--out", str(tmp_path / "run")]) == 2
+    assert "is a text; pass method='mlm'" in capsys.readouterr().err
+
+
 def test_a_run_learns_and_resumes_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,7 @@
 """Six kinds of trouble, each planted in a real run and told apart from its healthy twin."""
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,14 @@ def test_a_healthy_run_is_as_expected(healthy: Path, capsys: pytest.CaptureFixtu
     assert min(value for _, value in evidence.curves["gradient_norm"]) > 0
 
 
+def test_normalised_patches_are_not_judged_by_their_error(healthy: Path, tmp_path: Path) -> None:
+    assert read(healthy).hidden_error
+    shutil.copytree(healthy, tmp_path / "run")
+    config = json.loads((healthy / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps({**config, "norm_pix": True}))
+    assert not read(tmp_path / "run").hidden_error
+
+
 def test_a_view_that_leaks_is_a_bug_and_its_twin_is_none(images: str, tmp_path: Path) -> None:
     leaky = run(images, tmp_path / "leaky", "--steps", "60", "--mask", "test_run_doctor.Halves(leak=True)")
     sound = run(images, tmp_path / "sound", "--steps", "60", "--mask", "test_run_doctor.Halves()")
@@ -135,12 +145,18 @@ LOSS = [(10 * k, 0.1 + 1 / (1 + k) ** 2) for k in range(20)]
 BETTER = {"trained encoder": {"knn": 0.7, "linear": 0.8}, "the same encoder, untrained": {"knn": 0.6, "linear": 0.8}}
 WORSE = {"trained encoder": {"knn": 0.5, "linear": 0.8}, "the same encoder, untrained": {"knn": 0.6, "linear": 0.8}}
 
+SURE = {name: {"knn": share, "linear": share} for name, share in zip(BETTER, (1.0, 0.0), strict=True)}
+
 
 @pytest.mark.parametrize(
     ("change", "answer"),
     [
         ({}, "as expected"),
         ({"accuracy": WORSE}, "undecided"),
+        ({"accuracy": BETTER, "held_out": 20}, "undecided"),
+        ({"accuracy": BETTER, "held_out": 200}, "as expected"),
+        ({"accuracy": SURE, "held_out": 2}, "undecided"),
+        ({"accuracy": SURE, "held_out": 3}, "as expected"),
         ({"accuracy": BETTER, "curves": {"loss": [(10 * k, 1 - k / 40) for k in range(40)]}}, "as expected"),
         ({"accuracy": WORSE, "curves": {"loss": [(10 * k, 1 - k / 40) for k in range(40)]}}, "too short"),
         ({"curves": {"loss": LOSS, "gradient_norm": [(10, 0.0), (20, 0.0)]}}, "bug"),
@@ -153,6 +169,8 @@ WORSE = {"trained encoder": {"knn": 0.5, "linear": 0.8}, "the same encoder, untr
         ({"curves": {"loss": [(k, 1 - k / 40) for k in range(40)]}}, "too short"),
         ({"finished": False, "planned_steps": 400}, "too short"),
         ({"moved": 1e-7}, "bug"),
+        ({"encoder_moved": False}, "bug"),
+        ({"curves": {"loss": [(10 * k, -1.0 - k) for k in range(20)]}}, "too short"),
         ({"curves": {"loss": [(10 * k, 1.0 + k) for k in range(20)], "learning_rate": [(9, 3.0)]}}, "bug"),
         ({"curves": {"loss": [(10 * k, 1.0 + k / 20) for k in range(20)]}}, "undecided"),
         ({"curves": {"loss": [(10 * k, 1.0) for k in range(20)]}}, "undecided"),
@@ -165,6 +183,22 @@ def test_evidence_and_what_it_supports(change: dict[str, Any], answer: str) -> N
     found = diagnose(Evidence(**whole))
     assert found.answer == answer, str(found)
     assert found.because and found.cannot_tell
+
+
+def test_a_teacher_that_never_moves_is_a_bug_and_one_that_does_is_none(images: str, tmp_path: Path) -> None:
+    words = ["--method", "ijepa", "--steps", "20", "--mask", "MultiBlockMask(2, 2, 1, (1, 1), (4, 4), 1)"]
+    stuck, sound = (run(images, tmp_path / m, *words, "--momentum", m) for m in ("1", "0.996"))
+    found = diagnose(read(stuck))
+    assert found.answer == "bug" and "features of its first weights" in found.because[0]
+    assert diagnose(read(sound)).answer == "too short"
+
+
+def test_two_classes_are_no_collapse(tmp_path: Path) -> None:
+    rng, labels = np.random.default_rng(0), np.arange(400) % 2
+    x = rng.normal(size=(400, 1, 8, 8)) + 2.0 * labels[:, None, None, None]
+    np.savez(tmp_path / "x.npz", x=x.astype(np.float32), y=labels)
+    out = run(str(tmp_path / "x.npz"), tmp_path / "run", "--method", "supervised", "--steps", "60")
+    assert diagnose(read(out)).answer != "collapse"
 
 
 @pytest.mark.parametrize("method", ["ijepa", "simclr", "supervised"])

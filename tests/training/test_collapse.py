@@ -94,6 +94,16 @@ def test_a_module_without_embeddings_is_left_alone() -> None:
     assert math.isnan(monitor.values["rank"])
 
 
+@pytest.mark.parametrize(("samples", "dims"), [(1, 12), (2, 12), (3, 12), (200, 1), (200, 2)])
+def test_few_samples_or_coordinates_tell_nothing(samples: int, dims: int) -> None:
+    said: list[str] = []
+    monitor = CollapseMonitor(every=1, say=said.append)
+    step(monitor, 1, healthy(samples, dims))
+    assert not said and set(monitor.values.values()) == {None}
+    step(monitor, 2, COLLAPSE["one point"])
+    assert said and monitor.values["rank"] == 0
+
+
 @pytest.mark.parametrize("shape", [(1, 4), (5,), (4, 0), (2, 3, 4)])
 def test_what_is_no_batch_of_embeddings_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(vp.InvalidArgument, match=r"must be \[N, D\] of at least two samples"):

@@ -87,7 +87,6 @@ class Outputs(NamedTuple):
     student_patches: Float[Tensor, "globals batch places prototypes"]
     teacher_patches: Float[Tensor, "globals batch places prototypes"]
     features: Float[Tensor, "globals batch features"]
-    teacher_features: Float[Tensor, "globals batch features"]
 
 
 class DINONetwork(nn.Module):
@@ -136,11 +135,10 @@ class DINONetwork(nn.Module):
         if local_views:
             student = torch.cat([student, self.student(torch.cat(list(local_views)))[1]])
         with torch.no_grad():
-            teacher_features, teacher, teacher_patches = self.teacher(views, where)
+            _, teacher, teacher_patches = self.teacher(views, where)
         return Outputs(
             student.unflatten(0, (-1, batch)),
-            *(part.unflatten(0, (count, batch)) for part in (teacher, student_patches, teacher_patches)),
-            *(part.unflatten(0, (count, batch)) for part in (features, teacher_features)),
+            *(part.unflatten(0, (count, batch)) for part in (teacher, student_patches, teacher_patches, features)),
         )
 
     def encode(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
@@ -218,7 +216,8 @@ class DINO(TaughtPretraining):
         """The sum of both cross-entropies, and KoLeo of the student's features of each global view."""
         large, small = self.views(x, sample_ids, epoch)
         out = self.model(large, small, self.places(tuple(x.shape[1:]), sample_ids.to(x.device), epoch))
-        self.embeddings = out.teacher_features[0].detach()
+        # What the loss compares: all samples can have one prototype while their features differ.
+        self.embeddings = out.teacher[0].detach()
         images, patches = self.rows(out)
         loss: Tensor = self.loss(*images, self.class_centre) + self.loss(*patches, self.patch_centre)
         if self.koleo_weight:

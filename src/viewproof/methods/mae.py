@@ -160,8 +160,10 @@ class MAEMethod(Method):
         return {"model": "masked-autoencoder" if len(shape) == 3 else "vector"}
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
-        """Refuse what needs images where there are none, and a regularizer where there are no tokens."""
+        """Refuse texts, what needs images where there are none, and a regularizer where there are no tokens."""
         super().check(settings, dataset)
+        if settings.data.lower().endswith(".txt"):
+            raise InvalidArgument(f"method='mae' predicts numbers, and {settings.data} is a text; pass method='mlm'")
         series = len(dataset.sample_shape) in (2, 4) and self.model == "masked-autoencoder"
         if len(dataset.sample_shape) != 3 and ((self.model != "vector" and not series) or self.norm_pix):
             name, remedy = (

@@ -47,9 +47,10 @@ class Evidence:
     """What was read off a run folder.
 
     ``curves`` holds (step, value) pairs by the columns of metrics.csv. ``moved`` is the largest change of a weight
-    tensor from its first values, relative to their norm, and None where no weights are saved. ``accuracy`` and
-    ``hidden_error`` are those of evaluation.json. ``reference`` is what the run is beside untuned ones of its method
-    and size.
+    tensor from its first values, relative to their norm, and None where these or those are not known; ``encoder_moved``
+    says whether the encoder that is evaluated gives other features than at first. ``accuracy`` and ``hidden_error``, on
+    ``held_out`` samples, are those of evaluation.json. ``reference`` is what the run is beside untuned ones of its
+    method and size.
     """
 
     curves: Mapping[str, Sequence[tuple[int, float]]]
@@ -57,6 +58,8 @@ class Evidence:
     finished: bool
     contracts: Report | None = None
     moved: float | None = None
+    encoder_moved: bool = True
+    held_out: float = math.inf
     accuracy: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     hidden_error: Mapping[str, float] = field(default_factory=dict)
     reference: Comparison | None = None
@@ -111,8 +114,8 @@ def _diagnose(evidence: Evidence) -> Diagnosis:
     first, middle, last = (_around(loss, place) for place in (0.0, 0.5, 1.0))
     share = (middle - last) / (first - last) if first > last else 0.0
     falls = share >= FALLING
-    trend = f"the loss went from {first:.4g} to {middle:.4g} at half of the steps and {last:.4g} at the end"
-    trend += f"; {share:.0%} of its fall came in the second half"
+    trend = f"the loss went from {first:.4g} to {middle:.4g} at half of the steps and {last:.4g} at the end; "
+    trend += f"{max(share, 0):.0%} of its fall came in the second half" if first > last else "it did not fall"
     better = _is_better(evidence)
     because = (trend, *_scores(evidence))
     if not evidence.finished and loss[-1][0] < evidence.planned_steps:
@@ -141,8 +144,8 @@ def _bugs(evidence: Evidence) -> list[str]:
             wrong.append(f"{name} is not a finite number from step {step} on{at}: numbers overflowed")
     loss = evidence.curves.get("loss", [])
     if not wrong and not _is_short(loss):
-        first, last = abs(_around(loss, 0.0)), abs(_around(loss, 1.0))
-        if last > BLOW_UP * first:
+        first, last = _around(loss, 0.0), _around(loss, 1.0)
+        if last - first > (BLOW_UP - 1) * abs(first):
             rate = max(rates.values(), default=math.nan)
             wrong.append(f"the loss rose from {first:.4g} to {last:.4g}; the peak learning rate is {rate:.3g}")
     norms = [value for _, value in evidence.curves.get("gradient_norm", [])]
@@ -154,6 +157,8 @@ def _bugs(evidence: Evidence) -> list[str]:
             f"no weight moved by more than {evidence.moved:.1g} of its norm in {loss[-1][0]} steps; the peak learning "
             f"rate is {rate:.3g}"
         )
+    elif not evidence.encoder_moved:
+        wrong.append("the encoder that is evaluated gives the features of its first weights: it was not trained")
     return wrong
 
 
@@ -182,12 +187,14 @@ def _around(curve: Sequence[tuple[int, float]], place: float) -> float:
 def _is_better(evidence: Evidence) -> bool | None:
     """Whether what was learned beats what needs no training; None where nothing measures it.
 
-    One probe must gain a hundredth over the untrained encoder, and the other not lose a twentieth.
+    One probe must gain a hundredth over the untrained encoder, and the other not lose a twentieth; each more than two
+    held-out samples and than the standard error of such a difference.
     """
     trained, untrained = (evidence.accuracy.get(name) for name in ("trained encoder", "the same encoder, untrained"))
     if trained and untrained:
-        gains = [trained[kind] - untrained[kind] for kind in ("knn", "linear")]
-        return max(gains) > 0.01 and min(gains) > -0.05
+        pairs, n = [(trained[kind], untrained[kind]) for kind in ("knn", "linear")], evidence.held_out
+        gains = [(a - b, max(2 / n, math.sqrt((a * (1 - a) + b * (1 - b)) / n))) for a, b in pairs]
+        return any(g > max(0.01, e) for g, e in gains) and all(g > -max(0.05, e) for g, e in gains)
     if evidence.hidden_error:
         return evidence.hidden_error["model"] < min(v for name, v in evidence.hidden_error.items() if name != "model")
     return None
@@ -198,8 +205,14 @@ def _scores(evidence: Evidence) -> list[str]:
         f"held-out accuracy, {name}: k-NN {100 * s['knn']:.1f} %, linear {100 * s['linear']:.1f} %"
         for name, s in evidence.accuracy.items()
     ]
+    if lines and math.isfinite(evidence.held_out):
+        lines.append(f"one of {evidence.held_out} held-out samples is {100 / evidence.held_out:.1f} %")
     if evidence.hidden_error:
         lines.append("held-out error: " + ", ".join(f"{name} {v:.4g}" for name, v in evidence.hidden_error.items()))
+    if evidence.moved is not None:
+        rate = max((value for _, value in evidence.curves.get("learning_rate", [])), default=math.nan)
+        moved = f"the weights moved by up to {evidence.moved:.2g} of their norm"
+        lines.append(f"{moved}; the peak learning rate is {rate:.3g}")
     if probe := evidence.curves.get("val_probe_accuracy"):
         lines.append(
             f"online probe: {100 * probe[0][1]:.1f} % at step {probe[0][0]}, {100 * probe[-1][1]:.1f} % at the end"
@@ -211,8 +224,9 @@ def _unmeasured(evidence: Evidence) -> tuple[str, ...]:
     lines = ["whether the features are good for another task, and whether other settings would be better"]
     if evidence.contracts is None:
         lines.append("whether contracts hold: this method has none that is certified here")
-    elif open_claims := [f for f in evidence.contracts.findings if f.verdict is Verdict.UNKNOWN]:
-        lines.append(f"{len(open_claims)} claims of contracts are UNKNOWN, the first: {open_claims[0].claim}")
+    else:
+        unknown = [f for f in evidence.contracts.findings if f.verdict is Verdict.UNKNOWN]
+        lines += [f"whether {f.claim}: {f.detail}" for f in unknown]
     if evidence.reference is None:
         lines.append("whether an untuned run does better: no reference curve is of this method, size and data")
     if "rank" not in evidence.curves:
@@ -222,7 +236,7 @@ def _unmeasured(evidence: Evidence) -> tuple[str, ...]:
     elif "val_probe_accuracy" not in evidence.curves:
         lines.append("when the features became good: train with --online-probe to see it over time")
     if evidence.moved is None:
-        lines.append("whether the weights moved: none are saved yet")
+        lines.append("whether the weights moved: none are saved yet, or the run started from given ones")
     return tuple(lines)
 
 
@@ -238,21 +252,29 @@ def read_evidence(folder: Path, *, allow_import: bool = False) -> Evidence:
                 curves.setdefault(name, []).append((int(row["step"]), float(text)))
     measured = read_json(folder / EVALUATION)
     config = run.config.as_given()
-    reference = find_reference(config)
+    reference, moves = find_reference(config), _moves(run)
     return Evidence(
         curves=curves,
         planned_steps=module.total_steps or 0,
         finished=(folder / WEIGHTS).exists(),
         contracts=certify_run(run),
-        moved=_moved(run),
+        moved=None if moves is None else moves[0],
+        encoder_moved=moves is None or moves[1],
+        held_out=len(run.dataset.test),
         accuracy=measured.get("accuracy", {}),
-        hidden_error=measured.get("hidden_error", {}),
+        # Of patches that were normalised, the mean and variance of the hidden ones are no part of what is learned.
+        hidden_error={} if run.config.method.normalization(run.config) else measured.get("hidden_error", {}),
         reference=None if reference is None else compare(reference, config, curves),
     )
 
 
-def _moved(run: Run) -> float | None:
-    """The largest relative change of a weight tensor from its first values to the last saved ones."""
+def _moves(run: Run) -> tuple[float, bool] | None:
+    """The largest relative change of a trained weight since the first step, and whether a sample's features changed.
+
+    None where no weights are saved, and where the run started from weights that may be gone by now.
+    """
+    if run.config.init is not None:
+        return None
     trained = copy.deepcopy(run.model)
     if (run.folder / WEIGHTS).exists():
         load_weights(trained, run.folder)
@@ -266,11 +288,16 @@ def _moved(run: Run) -> float | None:
             raise InvalidArgument(f"{run.folder}: config.json does not match {CHECKPOINT} ({reason})") from error
     else:
         return None
-    changes = []
-    for first, last in zip(run.model.parameters(), trained.parameters(), strict=True):
-        if first.requires_grad and bool(first.any()):
-            changes.append(float((last - first).detach().norm() / first.detach().norm()))
-    return max(changes) if changes else None
+    changes = [
+        float((last - first).detach().norm() / first.detach().norm())
+        for first, last in zip(run.model.parameters(), trained.parameters(), strict=True)
+        if first.requires_grad and bool(first.any())
+    ]
+    x = run.dataset.fetch("train", torch.arange(1))
+    encoders = [copy.deepcopy(run.model).eval(), trained.eval()]
+    with torch.no_grad():
+        first, last = (encoder.encode(x) for encoder in encoders)  # type: ignore[operator]
+    return (max(changes), not torch.equal(first, last)) if changes else None
 
 
 def certify_run(run: Run) -> Report | None:

@@ -125,7 +125,9 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
     if config.epochs is not None and config.steps is not None:
         raise InvalidArgument(f"epochs={config.epochs} and steps={config.steps} both end the run; pass one of them")
     own = {field.name for field in fields(kind)} | ({"mask"} if kind.hides else set())
-    for name in user_values.keys() & {"mask", "guard"} - own:
+    for name in {"mask", "guard", "predict", "keep_tokens"} - own:
+        if user_values.get(name) in (None, getattr(PretrainConfig, name)):
+            continue
         raise InvalidArgument(
             f"{name}={user_values[name]!r} does not apply to method={config.method!r}; leave {name} out"
         )

@@ -17,6 +17,8 @@ from viewproof.training.callbacks import Monitor, between_steps
 
 LEAST_RANK = 2.0
 LEAST_SPREAD = 1e-4
+FEWEST = 8
+"""Samples below which nothing is measured: two have rank 1 whatever their embeddings are."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,11 @@ def measure(z: Float[Tensor, "..."]) -> Geometry:
 class CollapseMonitor(Monitor):
     """Measures ``pl_module.embeddings`` every ``every`` steps, and says so when they collapse.
 
-    ``values`` holds the last numbers. One line is said when a collapse begins and one when it ends.
+    ``values`` holds the last numbers, None for fewer than `FEWEST` samples, or coordinates that cannot have
+    `LEAST_RANK`. One line is said when a collapse begins and one when it ends.
     """
+
+    values: dict[str, Any]
 
     def __init__(self, every: int = 10, say: Callable[[str], None] = print) -> None:
         if check_count("every", every) == 0:
@@ -92,7 +97,11 @@ class CollapseMonitor(Monitor):
         embeddings = getattr(pl_module, "embeddings", None)
         if trainer.global_step % self.every or embeddings is None or not between_steps(trainer, batch_idx):
             return
-        geometry = measure(all_rows(embeddings))
+        rows = all_rows(embeddings)
+        if len(rows) < FEWEST or rows.shape[1] <= LEAST_RANK:
+            self.values.update(dict.fromkeys(self.values))
+            return
+        geometry = measure(rows)
         self.values.update(asdict(geometry))
         pl_module.log_dict(self.values, on_step=True)
         if geometry.collapsed != self.collapsed and trainer.is_global_zero:
