@@ -1,15 +1,17 @@
 """``report.html``: written after training, and again by the command."""
 
 import re
+from io import BytesIO
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 import viewproof as vp
 from viewproof.cli import main
 from viewproof.models import TokenSettings
-from viewproof.plots import image_grid, reconstruction_figure
+from viewproof.plots import image_grid, loss_figure, mask_figure, patch_error_figure, reconstruction_figure, write_png
 from viewproof.runs.page import last_attention
 
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]
@@ -27,6 +29,21 @@ def test_a_run_is_one_page_without_network(tmp_path, capsys):
     assert main(["report", str(run)]) == 0 and (run / "report.html").read_text() == page
     (run / "evaluation.json").unlink()
     assert main(["report", str(run)]) == 2 and "evaluate it first" in capsys.readouterr().err
+
+
+def test_a_picture_is_cut_to_what_is_drawn(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,step,loss,val_loss\n0,0,1.0,1.5\n0,1,0.5,\n")
+    x = torch.rand(2, 1, 4, 4)
+    for figure in (
+        loss_figure(tmp_path / "metrics.csv", "title", "loss"),
+        mask_figure(vp.PatchMask(2, 2, 3, 0).mask((2, 4, 6)), "title"),
+        patch_error_figure({"model": [[0.5, None]], "nearest": [[0.1, 0.2]]}, "two\nlines"),
+        reconstruction_figure(x, x > 0.5, x, "title"),
+    ):
+        ours, tight = BytesIO(), BytesIO()
+        write_png(figure, ours, dpi=110)
+        figure.savefig(tight, dpi=110, bbox_inches="tight")
+        assert np.array_equal(imread(ours), imread(tight))
 
 
 def test_images_stand_in_their_row_and_column_each_as_wide_and_high_as_it_is():

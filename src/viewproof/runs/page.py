@@ -181,7 +181,7 @@ def neighbours_figure(run: Run, queries: int = 6, neighbours: int = 5) -> Figure
 
 def _png(figure: Figure) -> bytes:
     file = BytesIO()
-    figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
+    plots.write_png(figure, file, dpi=110)
     return file.getvalue()
 
 
