@@ -24,6 +24,7 @@ def test_a_run_is_one_page_without_network(tmp_path, capsys):
     assert main(["pretrain", str(tmp_path / "mine.npz"), *SMALL, "--out", str(run)]) == 0
     page = (run / "report.html").read_text()
     assert page.count("data:image/png;base64") == 6 and "PROVED" in page and "trained encoder" in page
+    assert "<tr><td>dim</td><td>16</td></tr>" in page and "<tr><td>decoder_depth</td>" in page
     assert not re.search(r"""(src|href)=["'](?!data:)""", page) and str(tmp_path) not in page
     (run / "report.html").unlink()
     assert main(["report", str(run)]) == 0 and (run / "report.html").read_text() == page
@@ -44,6 +45,15 @@ def test_a_picture_is_cut_to_what_is_drawn(tmp_path):
         write_png(figure, ours, dpi=110)
         figure.savefig(tight, dpi=110, bbox_inches="tight")
         assert np.array_equal(imread(ours), imread(tight))
+
+
+def test_settings_that_a_network_does_not_have_are_not_listed(tmp_path):
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).random((48, 1, 8, 8), np.float32))
+    run = tmp_path / "run"
+    assert main(["pretrain", str(tmp_path / "mine.npy"), *SMALL, "--model", "resnet", "--out", str(run)]) == 0
+    listed = set(re.findall(r"<tr><td>(\w+)</td>", (run / "report.html").read_text()))
+    assert {"model", "patch_size", "batch_size"} <= listed
+    assert not {"dim", "depth", "heads", "positions", "registers", "decoder", "decoder_dim"} & listed
 
 
 def test_images_stand_in_their_row_and_column_each_as_wide_and_high_as_it_is():
