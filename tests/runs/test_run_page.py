@@ -44,6 +44,7 @@ def test_a_picture_is_cut_to_what_is_drawn(tmp_path):
         ours, tight = BytesIO(), BytesIO()
         write_png(figure, ours, dpi=110)
         figure.savefig(tight, dpi=110, bbox_inches="tight")
+        ours.seek(0), tight.seek(0)
         assert np.array_equal(imread(ours), imread(tight))
 
 
