@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -209,7 +210,12 @@ def export_run(
     from viewproof.training.trainer import silence_lightning
 
     silence_lightning()
-    export(run, to, out, licence, allow_import=allow_import)
+    # A process that is asked to end removes what it has not finished.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        export(run, to, out, licence, allow_import=allow_import)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

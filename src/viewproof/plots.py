@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -16,11 +16,21 @@ from viewproof.files import whole_file
 from viewproof.masks import Mask
 from viewproof.metrics import read_metrics
 
+WHOLE = {"left": 0, "right": 1, "bottom": 0, "top": 1}
+"""Axes as large as the figure; `write_png` makes room for what stands around them."""
+
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG; the file is whole or absent."""
     with whole_file(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
+        write_png(figure, file, dpi=120)
+
+
+def write_png(figure: Figure, file: IO[bytes], dpi: int) -> None:
+    """Write a figure as PNG, cut to what is drawn; it has no layout engine."""
+    figure.dpi = dpi
+    # The same pixels as with bbox_inches="tight", which draws everything once more before it measures.
+    figure.savefig(file, format="png", dpi=dpi, bbox_inches=figure.get_tightbbox().padded(0.1))
 
 
 def image_grid(
@@ -35,17 +45,21 @@ def image_grid(
     axes.set(xlim=(0, columns - 0.06), ylim=(rows - room, 0))
     axes.set_axis_off()
     aspect = shape[0] / shape[1] * 0.94 / (1 - room)
+    frames, corners = PolyCollection([], facecolors="none", edgecolors="k", linewidths=0.7, clip_on=False), []
+    axes.add_collection(frames)
 
     def place(
         row: int, column: float, image: Any, title: str = "", size: int = 9, color: str = "k", **style: Any
     ) -> None:
-        extent = (column, column + 0.94, row + 1 - room, row)
-        axes.imshow(image, extent=extent, aspect=aspect, interpolation="nearest", **style)
-        axes.add_patch(Rectangle((column, row), 0.94, 1 - room, fill=False, linewidth=0.7, clip_on=False))
-        axes.annotate(
-            title, (column + 0.47, row), (0, 2), textcoords="offset points",
-            ha="center", va="bottom", fontsize=size, color=color,
-        )  # fmt: skip
+        left, right, top, bottom = column, column + 0.94, row, row + 1 - room
+        axes.imshow(image, extent=(left, right, bottom, top), aspect=aspect, interpolation="nearest", **style)
+        corners.append([(left, top), (right, top), (right, bottom), (left, bottom)])
+        frames.set_verts(corners)
+        if title:
+            axes.annotate(
+                title, (column + 0.47, row), (0, 2), textcoords="offset points",
+                ha="center", va="bottom", fontsize=size, color=color,
+            )  # fmt: skip
 
     return place
 
@@ -61,14 +75,16 @@ def mask_figure(mask: Mask, title: str) -> Figure:
     if len(planes) > 8:
         planes = planes[:8]
         title += " (first 8 planes)"
-    figure = Figure(figsize=(4.5 * len(planes), 4.2), layout="constrained")
-    for axes, plane in zip(figure.subplots(1, len(planes), squeeze=False)[0], planes, strict=True):
+    figure = Figure(figsize=(4.5 * len(planes), 4.2))
+    panels = figure.subplots(1, len(planes), squeeze=False, gridspec_kw=WHOLE)[0]
+    for axes, plane in zip(panels, planes, strict=True):
+        axes.set_anchor("N")
         axes.imshow(
             ~plane, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto" if len(plane) == 1 else 1
         )
         axes.set_xlabel("column" if hidden.ndim > 1 else "feature")
         axes.set_ylabel("row" if hidden.ndim > 1 else "")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, y=1.03, va="bottom", fontsize=10)
     return figure
 
 
@@ -129,10 +145,12 @@ def patch_error_figure(tables: Mapping[str, Sequence[Sequence[float | None]]], t
     top = max([1e-12, *(float(grid[~np.isnan(grid)].max(initial=0.0)) for grid in grids.values())])
     rows, cols = next(iter(grids.values())).shape
     side = 4.2 if cols <= 12 else 3.6
-    figure = Figure(figsize=(side * len(grids) + 0.8, max(1.6, side * rows / cols) + 0.9), layout="constrained")
-    panels = figure.subplots(1, len(grids), squeeze=False)[0]
+    height = max(1.6, side * rows / cols)
+    figure = Figure(figsize=(side * len(grids) + 0.8, height))
+    panels = figure.subplots(1, len(grids), squeeze=False, gridspec_kw=WHOLE)[0]
     for axes, (name, grid) in zip(panels, grids.items(), strict=True):
         axes.set_facecolor("0.75")
+        axes.set_anchor("N")
         image = axes.imshow(grid, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
         axes.set(title=name, xlabel="patch column", ylabel="patch row")
         for axis in (axes.xaxis, axes.yaxis):
@@ -142,8 +160,8 @@ def patch_error_figure(tables: Mapping[str, Sequence[Sequence[float | None]]], t
             axes.text(
                 col, row, shown, ha="center", va="center", fontsize=8, color="black" if error > 0.6 * top else "white"
             )
-    figure.colorbar(image, ax=panels, shrink=0.9)
-    figure.suptitle(title, fontsize=10)
+    figure.colorbar(image, ax=panels, shrink=0.9, pad=0.02, panchor=False)
+    figure.suptitle(title, y=1 + 0.4 / height, va="bottom", fontsize=10)
     return figure
 
 

@@ -168,6 +168,17 @@ def test_val_is_a_test_part_unless_there_is_one(tmp_path):
     assert [len(load_dataset(tmp_path).part(part)) for part in ("train", "test")] == [4, 1]
 
 
+def test_a_test_part_alone_is_no_class(tmp_path):
+    for seed in range(4):
+        save(tmp_path / "test" / f"class{seed % 2}" / f"{seed}.png", pixels(seed))
+    with pytest.raises(InvalidArgument, match=r"'test' is a test part, and no training part 'train' lies beside it"):
+        load_dataset(tmp_path)
+    assert load_dataset(tmp_path / "test").class_names == ("class0", "class1")
+    for seed in range(4):
+        save(tmp_path / "animals" / f"{seed}.png", pixels(seed))
+    assert load_dataset(tmp_path).class_names == ("animals", "test")
+
+
 def test_unlabelled_parts(tmp_path):
     for part in ("train", "test"):
         for seed in range(2):

@@ -1,15 +1,17 @@
 """``report.html``: written after training, and again by the command."""
 
 import re
+from io import BytesIO
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 import viewproof as vp
 from viewproof.cli import main
 from viewproof.models import TokenSettings
-from viewproof.plots import image_grid, reconstruction_figure
+from viewproof.plots import image_grid, loss_figure, mask_figure, patch_error_figure, reconstruction_figure, write_png
 from viewproof.runs.page import last_attention
 
 SMALL = ["--dim", "16", "--depth", "1", "--heads", "2", "--decoder-dim", "8", "--decoder-depth", "1"]
@@ -22,11 +24,37 @@ def test_a_run_is_one_page_without_network(tmp_path, capsys):
     assert main(["pretrain", str(tmp_path / "mine.npz"), *SMALL, "--out", str(run)]) == 0
     page = (run / "report.html").read_text()
     assert page.count("data:image/png;base64") == 6 and "PROVED" in page and "trained encoder" in page
+    assert "<tr><td>dim</td><td>16</td></tr>" in page and "<tr><td>decoder_depth</td>" in page
     assert not re.search(r"""(src|href)=["'](?!data:)""", page) and str(tmp_path) not in page
     (run / "report.html").unlink()
     assert main(["report", str(run)]) == 0 and (run / "report.html").read_text() == page
     (run / "evaluation.json").unlink()
     assert main(["report", str(run)]) == 2 and "evaluate it first" in capsys.readouterr().err
+
+
+def test_a_picture_is_cut_to_what_is_drawn(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,step,loss,val_loss\n0,0,1.0,1.5\n0,1,0.5,\n")
+    x = torch.rand(2, 1, 4, 4)
+    for figure in (
+        loss_figure(tmp_path / "metrics.csv", "title", "loss"),
+        mask_figure(vp.PatchMask(2, 2, 3, 0).mask((2, 4, 6)), "title"),
+        patch_error_figure({"model": [[0.5, None]], "nearest": [[0.1, 0.2]]}, "two\nlines"),
+        reconstruction_figure(x, x > 0.5, x, "title"),
+    ):
+        ours, tight = BytesIO(), BytesIO()
+        write_png(figure, ours, dpi=110)
+        figure.savefig(tight, dpi=110, bbox_inches="tight")
+        ours.seek(0), tight.seek(0)
+        assert np.array_equal(imread(ours), imread(tight))
+
+
+def test_settings_that_a_network_does_not_have_are_not_listed(tmp_path):
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).random((48, 1, 8, 8), np.float32))
+    run = tmp_path / "run"
+    assert main(["pretrain", str(tmp_path / "mine.npy"), *SMALL, "--model", "resnet", "--out", str(run)]) == 0
+    listed = set(re.findall(r"<tr><td>(\w+)</td>", (run / "report.html").read_text()))
+    assert {"model", "patch_size", "batch_size"} <= listed
+    assert not {"dim", "depth", "heads", "positions", "registers", "decoder", "decoder_dim"} & listed
 
 
 def test_images_stand_in_their_row_and_column_each_as_wide_and_high_as_it_is():

@@ -1,6 +1,8 @@
 """Exported folders load in their library, in a fresh process without this package, and give the same features."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from viewproof.files import whole_file
 from viewproof.runs import verdicts
 from viewproof.runs.encoder import load_encoder
 from viewproof.runs.export import NEEDS, export
+from viewproof.runs.guarded import locked
 from viewproof.weights import targets
 from viewproof.weights.layout import BOUND, difference
 
@@ -94,6 +97,57 @@ def test_a_wrong_export_is_not_written(runs: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(vp.InvalidArgument, match="the exported features differ by"):
         export(runs / "plain", "transformers", runs / "wrong")
     assert not (runs / "wrong").exists() and not list(runs.glob(".*.part"))
+
+
+def ended(encoder: torch.nn.Module, folder: Path, facts: targets.Facts) -> str:
+    """A writer that is asked to end before it has written all."""
+    (folder / "model.safetensors").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGTERM)
+    return ""
+
+
+def test_an_export_that_is_asked_to_end_leaves_nothing(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(targets.TARGETS, "torch", ended)
+    deaf = lambda *_: None  # noqa: E731
+    before = signal.signal(signal.SIGTERM, deaf)
+    try:
+        with pytest.raises(SystemExit) as exit:
+            main(["export", str(runs / "plain"), str(runs / "ended"), "--to", "torch"])
+        assert signal.getsignal(signal.SIGTERM) is deaf
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert exit.value.code == 143 and not (runs / "ended").exists() and not list(runs.glob(".*.part"))
+
+
+def test_the_next_export_clears_what_a_killed_one_left_and_nothing_else(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fcntl")
+    names: list[str] = []
+
+    def refused(encoder: torch.nn.Module, folder: Path, facts: targets.Facts) -> str:
+        names.append(folder.name)
+        raise vp.InvalidArgument("no")
+
+    monkeypatch.setitem(targets.TARGETS, "torch", refused)
+
+    def refuse() -> None:
+        with pytest.raises(vp.InvalidArgument, match="no"):
+            export(runs / "plain", "torch", tmp_path / "out", say=lambda line: None)
+
+    refuse()
+    killed = tmp_path / names[0]
+    others = [
+        tmp_path / name for name in (names[0].replace("out", "out.2"), ".0123456789abcdef.part", ".out.mine.part")
+    ]
+    for path in (killed, *others):
+        path.mkdir()
+        (path / "model.safetensors").write_bytes(b"half")
+    with locked(killed):
+        refuse()
+        assert killed.exists()
+    refuse()
+    assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
 @contextmanager

@@ -109,10 +109,11 @@ def load_folder(
 
     Sub-folders name the classes; a class's own sub-folders belong to it. A sub-folder `TRAINS` and one of `TESTS`
     beside it are the parts; a test part without class folders beside a training part that has some counts as none.
-    Without a test part the split is `fixed_split`'s. Hidden files are skipped, links are followed. Every header and
-    every file's end is read here; files whose end says nothing are decoded. Those that cannot be read are counted and
-    the first three named, or left out with ``skip_unreadable`` and listed in `Dataset.skipped`, as are images of other
-    formats. A folder without images, and images beside class folders or parts, raise `InvalidArgument` too.
+    Without a test part the split is `fixed_split`'s; test parts alone raise `InvalidArgument`. Hidden files are
+    skipped, links are followed. Every header and every file's end is read here; files whose end says nothing are
+    decoded. Those that cannot be read are counted and the first three named, or left out with ``skip_unreadable`` and
+    listed in `Dataset.skipped`, as are images of other formats. A folder without images, and images beside class
+    folders or parts, raise `InvalidArgument` too.
     """
     found = sorted(files_below(folder))
     images = [parts for parts in found if parts[-1].lower().endswith(SUFFIXES)]
@@ -194,6 +195,11 @@ def part_folders(folder: Path, inside: list[tuple[str, ...]]) -> tuple[str | Non
     train = next((name for k in TRAINS for name in sorted(top) if name.lower() == k), None)
     tests = [name for k in TESTS for name in sorted(top) if name.lower() == k]
     others = sorted(top - {train, *tests})
+    if train is None and tests and not others:
+        raise InvalidArgument(
+            f"{folder}: {tests[0]!r} is a test part, and no training part 'train' lies beside it; add one, or pass "
+            f"'{folder}/{tests[0]}'"
+        )
     if train is None or (others and not tests):  # "train" may be a class among others
         return None, None
     if others:

@@ -1,12 +1,14 @@
 """A finished run's encoder for another library, in a folder with its model card."""
 
+import glob
 import os
 import platform
 import secrets
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from viewproof.runs import verdicts
 from viewproof.runs.config import PretrainConfig
 from viewproof.runs.encoder import RunEncoder, load_encoder
 from viewproof.runs.folder import EVALUATION, read_config, read_json
+from viewproof.runs.guarded import locked
 from viewproof.runs.verdicts import certificate, theorem_verdicts
 from viewproof.weights.layout import BOUND, difference, probe_images
 from viewproof.weights.sources import need, shown
@@ -65,9 +68,12 @@ def export(
     if config.features == "grid" and to != "torch":
         raise InvalidArgument(f"to={to!r} has no features='grid'; pass to='torch'")
     rule = None if config.mask is None else parse_rule(config.mask, allow_import=allow_import)
-    aside = target.absolute().parent / f".{secrets.token_hex(8)}.part"
+    clear_killed(target)
+    aside, holding = target.absolute().parent / f".{target.name}.{secrets.token_hex(8)}.part", ExitStack()
     try:
         aside.mkdir()
+        with suppress(InvalidArgument):  # of a file system without locks
+            holding.enter_context(locked(aside))
         lines = TARGETS[to](loaded.encoder, aside, loaded.facts)
         say("loading it in a fresh process, and comparing features")
         x = probe_images(tuple(loaded.facts["sample_shape"]))
@@ -93,8 +99,19 @@ def export(
             reason = error.strerror if isinstance(error, OSError) else error  # safetensors has an error of its own
             raise InvalidArgument(f"out={target.name!r} cannot be written: {reason}; choose another folder") from error
         raise
+    finally:
+        holding.close()
     say(f"written to {target}")
     return {"to": to, "difference": gap, "bound": BOUND}
+
+
+def clear_killed(target: Path) -> None:
+    """Remove what killed exports to ``target`` left beside it: no process holds it, and the next has another name."""
+    if find_spec("fcntl") is None:  # `locked` holds nothing there
+        return
+    for left in target.absolute().parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 16}.part"):
+        with suppress(InvalidArgument, OSError), locked(left):
+            shutil.rmtree(left)
 
 
 def card(

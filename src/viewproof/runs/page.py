@@ -19,6 +19,7 @@ from viewproof.evaluation.torch_probes import standardizer
 from viewproof.files import whole_file
 from viewproof.masks.random.rule import one_for_all
 from viewproof.models import Backbone
+from viewproof.models.backbone import is_library
 from viewproof.models.vit import Attention, PatchTransformer
 from viewproof.runs.folder import EVALUATION, Run, read_json
 from viewproof.runs.guarded import check_digest, recorded
@@ -30,6 +31,9 @@ PICTURES = {
     "reconstruction.png": "Held-out images, what the model saw, its reconstruction, and the error.",
     "patch-errors.png": "The squared error on hidden values by patch, beside plain baselines.",
 }
+SIZES = ("backbone", "dim", "depth", "heads", "class_token", "registers", "positions", "norm_eps")
+SIZES += ("decoder", "decoder_dim", "decoder_depth", "decoder_heads")
+"""Settings of transformer blocks, which networks of other kinds do not have."""
 
 
 def write_page(run: Run) -> None:
@@ -68,8 +72,13 @@ def write_page(run: Run) -> None:
             _table("Its view, certified", heads, [(f.contract.name, f.claim, f.verdict, f.scope) for f in findings])
         )
     # The page may be passed on: of a path it shows the last part.
+    given = run.config.as_given()
+    model = given.model or ""
+    absent = SIZES if is_library(model) or model in ("resnet", "conv", "vector") else ()
     settings = {
-        k: re.sub(r"(^|:)/.*/", r"\1", str(v)) for k, v in asdict(run.config.as_given()).items() if v is not None
+        name: re.sub(r"(^|:)/.*/", r"\1", str(value))
+        for name, value in asdict(given).items()
+        if value is not None and (name not in absent or (model, name) == ("vector", "dim"))
     }
     parts.append(_table("Settings", ("name", "value"), list(settings.items())))
     page = (
@@ -181,7 +190,7 @@ def neighbours_figure(run: Run, queries: int = 6, neighbours: int = 5) -> Figure
 
 def _png(figure: Figure) -> bytes:
     file = BytesIO()
-    figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
+    plots.write_png(figure, file, dpi=110)
     return file.getvalue()
 
 
