@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -210,12 +211,14 @@ def export_run(
     from viewproof.training.trainer import silence_lightning
 
     silence_lightning()
-    # A process that is asked to end removes what it has not finished.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    main_thread = threading.current_thread() is threading.main_thread()
+    # A process that is asked to end removes what it has not finished; only the main thread may say so.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)) if main_thread else None
     try:
         export(run, to, out, licence, allow_import=allow_import)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -213,6 +213,17 @@ def test_bad_input_is_one_line_and_touches_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_settings_that_only_other_methods_have_are_named(
+    images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pretrain", images, "--steps", "1", "--dim", "16", "--depth", "1", "--heads", "2", "--threads", "1"]
+    words += ["--momentum", "0.9", "--koleo", "0.1", "--norm-pix"]
+    assert main([*words, "--method", "simclr", "--projector-dim", "8", "--out", str(tmp_path / "a")]) == 0
+    assert "method='simclr' does not use norm_pix=True, momentum=0.9, koleo=0.1\n" in capsys.readouterr().out
+    assert main(["pretrain", "--config", str(tmp_path / "a" / "config.json"), "--out", str(tmp_path / "b")]) == 0
+    assert "does not use" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_tables_are_refused(method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "table.npy", np.random.default_rng(0).normal(size=(40, 6)))

@@ -31,8 +31,10 @@ PICTURES = {
     "reconstruction.png": "Held-out images, what the model saw, its reconstruction, and the error.",
     "patch-errors.png": "The squared error on hidden values by patch, beside plain baselines.",
 }
-SIZES = ("backbone", "dim", "depth", "heads", "class_token", "registers", "positions", "norm_eps")
-SIZES += ("decoder", "decoder_dim", "decoder_depth", "decoder_heads")
+SIZES = {
+    "backbone", "dim", "depth", "heads", "class_token", "registers", "positions", "norm_eps",
+    "decoder", "decoder_dim", "decoder_depth", "decoder_heads",
+}  # fmt: skip
 """Settings of transformer blocks, which networks of other kinds do not have."""
 
 
@@ -74,7 +76,7 @@ def write_page(run: Run) -> None:
     # The page may be passed on: of a path it shows the last part.
     given = run.config.as_given()
     model = given.model or ""
-    absent = SIZES if is_library(model) or model in ("resnet", "conv", "vector") else ()
+    absent = SIZES if is_library(model) or model in ("resnet", "conv", "vector") else set()
     settings = {
         name: re.sub(r"(^|:)/.*/", r"\1", str(value))
         for name, value in asdict(given).items()

@@ -95,6 +95,13 @@ class Resolved(TrainingSettings):
         }
         return PretrainConfig(**{**values, "method": self.method.name})
 
+    def unused(self, config: PretrainConfig) -> list[str]:
+        """The settings of other methods that the user gave, as text; this run has no use for them."""
+        own = {"out"} | {field.name for part in (self.method, self) for field in fields(part)}
+        defaults = {field.name: field.default for field in fields(config)}
+        given = {name: value for name, value in vars(config).items() if name not in own and value != defaults[name]}
+        return [f"{name}={value!r}" for name, value in given.items()]
+
 
 def restore(config: PretrainConfig) -> Resolved:
     """The resolved configuration of a run's config.json, whose defaults are all chosen, without its data."""

@@ -87,6 +87,8 @@ def pretrain(
         # Nothing is written before every complaint about the configuration could be made.
         run = replace(run, folder=make_folder(run.folder, config))
         write_json(run.folder / "config.json", asdict(run.config.as_given()))
+        if unused := run.config.unused(config):
+            say(f"method={config.method!r} does not use {', '.join(unused)}")
         if run.dataset.skipped:
             with whole_file(run.folder / "skipped.txt") as file:
                 file.write("".join(f"{line}\n" for line in run.dataset.skipped))
