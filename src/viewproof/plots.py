@@ -130,7 +130,7 @@ def loss_figure(metrics: Path, title: str, loss_label: str) -> Figure:
     high = axes.get_ylim()[1]
     if not negative:
         axes.set_ylim(0, 1.05 * high if high > 0 else None)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if rows:
         axes.legend()
     return figure
@@ -154,13 +154,13 @@ def patch_error_figure(tables: Mapping[str, Sequence[Sequence[float | None]]], t
         image = axes.imshow(grid, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
         axes.set(title=name, xlabel="patch column", ylabel="patch row")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(integer=True))
+            axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         for (row, col), error in np.ndenumerate(grid) if cols <= 12 else ():
             shown = "" if np.isnan(error) else f"{error:.2f}"
             axes.text(
                 col, row, shown, ha="center", va="center", fontsize=8, color="black" if error > 0.6 * top else "white"
             )
-    figure.colorbar(image, ax=panels, shrink=0.9, pad=0.02, panchor=False)
+    figure.colorbar(image, cax=panels[-1].inset_axes((1.05, 0, 0.06, 1)))
     figure.suptitle(title, y=1 + 0.4 / height, va="bottom", fontsize=10)
     return figure
 
