@@ -205,7 +205,7 @@ def _scores(evidence: Evidence) -> list[str]:
         f"held-out accuracy, {name}: k-NN {100 * s['knn']:.1f} %, linear {100 * s['linear']:.1f} %"
         for name, s in evidence.accuracy.items()
     ]
-    if lines and math.isfinite(evidence.held_out):
+    if lines and evidence.held_out <= 1000:
         lines.append(f"one of {evidence.held_out} held-out samples is {100 / evidence.held_out:.1f} %")
     if evidence.hidden_error:
         lines.append("held-out error: " + ", ".join(f"{name} {v:.4g}" for name, v in evidence.hidden_error.items()))
