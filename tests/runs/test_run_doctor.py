@@ -153,7 +153,7 @@ SURE = {name: {"knn": share, "linear": share} for name, share in zip(BETTER, (1.
     [
         ({}, "as expected"),
         ({"accuracy": WORSE}, "undecided"),
-        ({"accuracy": BETTER, "held_out": 20}, "undecided"),
+        ({"accuracy": BETTER, "held_out": 100}, "undecided"),
         ({"accuracy": BETTER, "held_out": 200}, "as expected"),
         ({"accuracy": SURE, "held_out": 2}, "undecided"),
         ({"accuracy": SURE, "held_out": 3}, "as expected"),

@@ -188,12 +188,12 @@ def _is_better(evidence: Evidence) -> bool | None:
     """Whether what was learned beats what needs no training; None where nothing measures it.
 
     One probe must gain a hundredth over the untrained encoder, and the other not lose a twentieth; each more than two
-    held-out samples and than the standard error of such a difference.
+    held-out samples and than twice the standard error of such a difference.
     """
     trained, untrained = (evidence.accuracy.get(name) for name in ("trained encoder", "the same encoder, untrained"))
     if trained and untrained:
         pairs, n = [(trained[kind], untrained[kind]) for kind in ("knn", "linear")], evidence.held_out
-        gains = [(a - b, max(2 / n, math.sqrt((a * (1 - a) + b * (1 - b)) / n))) for a, b in pairs]
+        gains = [(a - b, 2 * max(1 / n, math.sqrt((a * (1 - a) + b * (1 - b)) / n))) for a, b in pairs]
         return any(g > max(0.01, e) for g, e in gains) and all(g > -max(0.05, e) for g, e in gains)
     if evidence.hidden_error:
         return evidence.hidden_error["model"] < min(v for name, v in evidence.hidden_error.items() if name != "model")
