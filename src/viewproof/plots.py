@@ -36,10 +36,11 @@ def write_png(figure: Figure, file: IO[bytes], dpi: int) -> None:
 def image_grid(
     figure: Figure, rows: int, columns: float, shape: Sequence[int], room: float = 0.06
 ) -> Callable[..., None]:
-    """A function ``place(row, column, image, title="", **style)`` that draws an image with its title above.
+    """A function that draws an image with its title above.
 
-    All stand on one pair of axes, which is many times faster than a pair for each. ``shape`` is that of an image in
-    pixels, others are stretched to it; ``room`` is the part of a row that is left to the titles of the next.
+    It is called ``place(row, column, image, title="", **style)``. All stand on one pair of axes, which is many times
+    faster than a pair for each. ``shape`` is that of an image in pixels, others are stretched to it; ``room`` is the
+    part of a row that is left to the titles of the next.
     """
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, columns - 0.06), ylim=(rows - room, 0))

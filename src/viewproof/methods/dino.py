@@ -1,4 +1,7 @@
-"""DINO (Caron et al. 2021, arXiv 2104.14294) with iBOT's masked patches (Zhou et al. 2022, 2111.07832)."""
+"""DINO with iBOT's masked patches.
+
+Caron et al. 2021, arXiv 2104.14294, and Zhou et al. 2022, arXiv 2111.07832.
+"""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -53,7 +56,10 @@ class PrototypeHead(nn.Module):
 
 
 class Branch(nn.Module):
-    """An encoder and a head, as student and as teacher: features, and the logits of images and of chosen patches."""
+    """An encoder and a head, as student or as teacher.
+
+    Its values are features, and the logits of images and of chosen patches.
+    """
 
     def __init__(self, encoder: PatchEncoder, head: PrototypeHead) -> None:
         super().__init__()
@@ -80,7 +86,7 @@ class Branch(nn.Module):
 
 
 class Outputs(NamedTuple):
-    """What `DINONetwork` returns; views come first, ``V`` global, ``S`` of all, and ``M`` hidden patches."""
+    """What `DINONetwork` returns, views first."""
 
     student: Float[Tensor, "views batch prototypes"]
     teacher: Float[Tensor, "globals batch prototypes"]
@@ -147,7 +153,9 @@ class DINONetwork(nn.Module):
 
 
 class DINO(TaughtPretraining):
-    """Trains DINO's cross-entropy between views and iBOT's of hidden patches, with KoLeo if ``koleo_weight`` is set.
+    """Trains DINO's cross-entropy between views and iBOT's of hidden patches.
+
+    KoLeo is added if ``koleo_weight`` is set.
 
     Every student view is compared with every global view of the teacher but itself, and every hidden patch of a global
     view with the teacher's own patch. ``rule`` draws the hidden patches of the v-th of V global views by (seed, V *
@@ -209,7 +217,7 @@ class DINO(TaughtPretraining):
         return [split_patches_by_sample(mask, *patch)[1] for mask in masks]
 
     def rows(self, out: Outputs) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Student and teacher logits row by row, of all pairs of different views and of all hidden patches."""
+        """Both logits row by row: of all pairs of different views, and of all hidden patches."""
         return compared_rows(out.student, out.teacher, out.student_patches, out.teacher_patches)
 
     def objective(self, x: Tensor, sample_ids: Tensor, step: int, epoch: int) -> Tensor:

@@ -160,7 +160,7 @@ class MAEMethod(Method):
         return {"model": "masked-autoencoder" if len(shape) == 3 else "vector"}
 
     def check(self, settings: TrainingSettings, dataset: Dataset) -> None:
-        """Refuse texts, what needs images where there are none, and a regularizer where there are no tokens."""
+        """Refuse texts, image settings without images, and a regularizer without tokens."""
         super().check(settings, dataset)
         if settings.data.lower().endswith(".txt"):
             raise InvalidArgument(f"method='mae' predicts numbers, and {settings.data} is a text; pass method='mlm'")
@@ -183,7 +183,7 @@ class MAEMethod(Method):
             )
 
     def default_mask(self, settings: TrainingSettings, shape: tuple[int, ...]) -> str:
-        """A share of the patches, rounded to a count, drawn each step; of clips tubes; else every other value."""
+        """A share of the patches, drawn each step; of clips tubes; else every other value."""
         if len(shape) == 3:
             patch = settings.patch_size
             patches = math.ceil(shape[1] / patch) * math.ceil(shape[2] / patch)

@@ -79,7 +79,7 @@ class Diagnosis:
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
-    """The diagnosis of a run: bugs first, then collapse, then whether it was long enough, and as good as a reference.
+    """The diagnosis of a run: bug, collapse, too short or as expected, in this order.
 
     >>> falling = [(10 * k, 1 + 1 / k**3) for k in range(1, 40)]
     >>> diagnose(Evidence(curves={"loss": falling}, planned_steps=390, finished=True)).answer
@@ -132,7 +132,7 @@ def _diagnose(evidence: Evidence) -> Diagnosis:
 
 
 def _bugs(evidence: Evidence) -> list[str]:
-    """What is wrong for certain: a broken contract, numbers that are none, a blow-up, weights that never moved."""
+    """What is wrong for certain: a broken contract, NaN, a blow-up, weights that never moved."""
     refuted = evidence.contracts.refuted if evidence.contracts else ()
     wrong = [f"{f.contract.name}, {f.claim}: REFUTED" for f in refuted if f.decides()]
     rates = dict(evidence.curves.get("learning_rate", []))
@@ -241,7 +241,10 @@ def _unmeasured(evidence: Evidence) -> tuple[str, ...]:
 
 
 def read_evidence(folder: Path, *, allow_import: bool = False) -> Evidence:
-    """The evidence in a run folder, finished or not; one without config.json raises `InvalidArgument`."""
+    """The evidence in a run folder, finished or not.
+
+    A folder without config.json raises `InvalidArgument`.
+    """
     run = prepare(read_config(folder), folder, allow_import=allow_import)
     module = run.module()
     curves: dict[str, list[tuple[int, float]]] = {}
