@@ -42,7 +42,10 @@ def test_the_table_by_patch_agrees_with_the_headline(images, tmp_path, capsys, m
     result = json.loads((out / "evaluation.json").read_text())
     assert result["hidden_error_draws"] == draws
     said = "one draw of the mask" if draws == 1 else f"mean over {draws} draws of the mask"
-    assert said in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert said in shown
+    page = (out / "report.html").read_text()
+    assert ("stand in for them" in shown, "stand in for them" in page) == ("norm-pix" in mask,) * 2
     tables = result["hidden_error_by_patch"]
     assert tables.pop("patch_size") == 4 and tables.keys() == result["hidden_error"].keys()
     for name, table in tables.items():

@@ -37,6 +37,11 @@ SIZES = {
 }  # fmt: skip
 """Settings of transformer blocks, which networks of other kinds do not have."""
 
+NORM_PIX = (
+    "With norm_pix the model predicts neither mean nor deviation of a patch; the visible patches' stand in for them, "
+    "so a baseline may have less error than a good model."
+)
+
 
 def write_page(run: Run) -> None:
     """Write the page of a finished run: scores, curves, pictures, its mask, what is certified, its settings."""
@@ -47,6 +52,8 @@ def write_page(run: Run) -> None:
     parts.append(_table("Accuracy on held-out samples", ("features", "k-NN", "linear probe"), rows))
     errors = [(name, f"{error:.4f}") for name, error in (result.get("hidden_error") or {}).items()]
     parts.append(_table("Mean squared error on hidden values", ("prediction", "error"), errors))
+    if errors and run.config.method.normalization(run.config) is not None:
+        parts.append(f"<p>{escape(NORM_PIX)}</p>\n")
     for name, caption in PICTURES.items():
         if (run.folder / name).exists():
             check_digest(run.folder, name)

@@ -24,7 +24,7 @@ from viewproof.metrics import read_metrics
 from viewproof.progress import progress
 from viewproof.runs.folder import EVALUATION, METRICS, Run, initial_network, read_json, write_json
 from viewproof.runs.guarded import check_digest, recorded
-from viewproof.runs.page import PAGE, write_page
+from viewproof.runs.page import NORM_PIX, PAGE, write_page
 from viewproof.training import predict
 
 DIVERGED = 3
@@ -81,6 +81,8 @@ def reconstruction_report(run: Run) -> tuple[dict[str, Any], list[str]]:
         never = sum(row.count(None) for row in tables["model"])
         spread = f"{min(measured):.4f} to {max(measured):.4f}" + (f", {never} never hidden" if never else "")
         lines.append(f"  the model's by patch of {patch} x {patch}: {spread}; see patch-errors.png")
+        if run.config.method.normalization(run.config) is not None:
+            lines.append(f"  {NORM_PIX}")
         title = f"{data.name}, held-out squared error on hidden values\n{run.config.mask}, {over}"
         with recorded(run.folder, "patch-errors.png", "reconstruction.png"):
             plots.save_figure(plots.patch_error_figure(tables, title), run.folder / "patch-errors.png")

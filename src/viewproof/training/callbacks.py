@@ -99,7 +99,7 @@ class MetricsFile(pl.Callback):
         now = time.perf_counter()
         speed = self._images / (now - self._since)
         self._since, self._images = now, 0
-        pl_module.log("images/s", speed, prog_bar=True, logger=False)
+        pl_module.log("samples/s", speed, prog_bar=True, logger=False)
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self._append(trainer, False, loss=loss, learning_rate=rate, images_per_second=round(speed, 1))
 
