@@ -99,7 +99,9 @@ release-check: .venv-release/installed
 	.venv-release/bin/python .ci/release_check.py --pyright --torch $(firstword $(OLDEST)) --torch $(firstword $(NEWEST))
 
 # The stamps are newer than what decides the versions, so running a target again installs nothing. Python compiles the
-# modules that are imported, when they first are; pip would compile all 17,000, one after the other.
+# modules that are imported, when they first are; pip would compile all 17,000, one after the other. Where containers
+# forbid Python to keep what it compiled, each process would compile torch and Lightning again, ten seconds long.
+unexport PYTHONDONTWRITEBYTECODE
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
