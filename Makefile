@@ -71,15 +71,16 @@ mutants: $(INSTALLED)
 # `pip install --require-hashes --no-deps -r constraints.lock`, after torch, whose builds bring libraries of their own.
 lock: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile constraints.txt --no-deps --generate-hashes --universal --python-version 3.11 \
+	$(BIN)/uv pip compile constraints.txt --no-deps --generate-hashes --universal --python-version 3.11.5 \
 		--no-header --no-annotate --quiet --output-file constraints.lock
 
 audit: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --requirement constraints.lock --strict --disable-pip --require-hashes
 
-licences: .venv-peers/installed
-	.venv-peers/bin/python reliability/licences.py
+licences: .venv-peers/installed .venv-docs/installed .venv-release/installed
+	PYTHONPATH=$$(echo .venv-docs/lib/*/site-packages):$$(echo .venv-release/lib/*/site-packages) \
+		.venv-peers/bin/python reliability/licences.py
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/run.py

@@ -34,7 +34,7 @@ def licence(name: str) -> str:
     if expression := metadata.get("License-Expression"):
         return str(expression)
     text = metadata.get("License") or ""
-    if not text or "\n" in text or len(text) > 60:
+    if text in ("", "UNKNOWN") or "\n" in text or len(text) > 60:
         classifiers = metadata.get_all("Classifier") or []
         text = "; ".join(c.rpartition(" :: ")[2] for c in classifiers if c.startswith("License ::"))
     return text.replace("|", "/") or IN_A_FILE[name]

@@ -90,6 +90,15 @@ def test_every_file_has_the_version_and_the_requirements() -> None:
     assert {(renamed.get(name, name), low) for name, low in conda} == pip
 
 
+def test_lock_and_page_of_licences_have_the_packages_that_tests_run_with() -> None:
+    texts = [(ROOT / name).read_text().lower().replace("_", "-") for name in ("constraints.txt", "constraints.lock")]
+    pins, locked = (set(re.findall(r"^[\w.-]+==[\w.]+", text, flags=re.M)) for text in texts)
+    rows = re.findall(r"^\| ([\w.-]+) \| (.+?) \|", (ROOT / "docs/licences.md").read_text(), flags=re.M)
+    named = {name.lower().replace("_", "-"): licence for name, licence in rows if name != "package"}
+    assert locked == pins and named.keys() == {pin.partition("==")[0] for pin in pins}
+    assert "UNKNOWN" not in named.values()
+
+
 def test_extras_of_doctor_are_those_of_the_project() -> None:
     from viewproof.installed import BRINGS
 
