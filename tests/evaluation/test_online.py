@@ -105,11 +105,16 @@ def test_knn_needs_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "online_knn needs labels" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", [name for name, package in LOGGERS.items() if package not in ("", "tensorboard")])
-def test_a_logger_without_its_package_is_one_line(name: str, images: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if importlib.util.find_spec(LOGGERS[name]):
-        pytest.skip(f"{name} is here")
-    assert main(["pretrain", images, "--logger", name]) == 2
-    assert capsys.readouterr().err == (
-        f"viewproof: logger={name!r} needs {name}, which is not installed; pip install {name}\n"
-    )
+@pytest.mark.parametrize(("name", "written"), [("wandb", "wandb"), ("mlflow", "mlflow.db")])
+def test_a_logger_writes_into_the_run_folder_or_says_what_to_install(
+    name: str, written: str, images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    missing = [package for package in LOGGERS[name] if importlib.util.find_spec(package) is None]
+    code = main(["pretrain", images, "--steps", "1", "--logger", name, "--out", str(tmp_path / "run")])
+    if missing:
+        needs = f"logger={name!r} needs {missing[0]}, which is not installed; pip install {name}"
+        assert code == 2 and capsys.readouterr().err == f"viewproof: {needs}\n" and not (tmp_path / "run").exists()
+    else:
+        assert code == 0 and (tmp_path / "run" / written).exists()

@@ -90,24 +90,34 @@ def check_layout(settings: TrainingSettings, dataset: Dataset) -> None:
         raise InvalidArgument(f"devices={settings.devices} is more than the {cuda} CUDA devices here; pass fewer")
 
 
-LOGGERS = {"tensorboard": "tensorboard", "csv": "", "wandb": "wandb", "mlflow": "mlflow"}
-"""The choices of ``logger``, each with the package that it needs beside Lightning's."""
+LOGGERS = {"tensorboard": ["tensorboard"], "csv": [], "wandb": ["wandb"], "mlflow": ["mlflow", "sqlalchemy"]}
+"""The choices of ``logger``, each with the packages that it needs beside Lightning's."""
 
 
 def check_logger(name: str) -> None:
     """Refuse a logger whose package is not installed."""
-    if LOGGERS[name] and importlib.util.find_spec(LOGGERS[name]) is None:
-        raise InvalidArgument(f"logger={name!r} needs {LOGGERS[name]}, which is not installed; pip install {name}")
+    for package in LOGGERS[name]:
+        if importlib.util.find_spec(package) is None:
+            raise InvalidArgument(f"logger={name!r} needs {package}, which is not installed; pip install {name}")
 
 
 def build_logger(name: str, folder: Path) -> Logger:
-    """One of Lightning's loggers, which writes into the run folder; wandb goes on line unless WANDB_MODE=offline."""
+    """One of Lightning's loggers, which writes into the run folder.
+
+    wandb goes on line unless WANDB_MODE=offline, mlflow to the server that MLFLOW_TRACKING_URI names.
+    """
     if name == "csv":
         return CSVLogger(folder, name="csv", version="")
     if name == "wandb":
         return WandbLogger(name=folder.name, save_dir=folder, project="viewproof")
     if name == "mlflow":
-        return MLFlowLogger("viewproof", run_name=folder.name, tracking_uri=(folder / "mlflow").absolute().as_uri())
+        server, path = os.environ.get("MLFLOW_TRACKING_URI"), folder.absolute()
+        return MLFlowLogger(
+            "viewproof",
+            run_name=folder.name,
+            tracking_uri=server or f"sqlite:///{path / 'mlflow.db'}",
+            artifact_location=None if server else (path / "mlflow").as_uri(),
+        )
     return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
 
 
