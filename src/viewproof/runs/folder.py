@@ -164,13 +164,16 @@ def read_config(folder: Path) -> PretrainConfig:
         raise InvalidArgument(f"{str(folder)[:80]!r} cannot be read ({error.strerror}); pass a run folder") from error
     try:
         values = json.loads(path.read_text())
+    except ValueError as error:  # no JSON, no UTF-8, or a number of more digits than Python reads
+        raise InvalidArgument(f"{path} is not a whole configuration: {error}") from error
+    try:
         unknown = set(values) - {field.name for field in fields(PretrainConfig)}
         if unknown and (library := format_of(folder)):
             raise InvalidArgument(f"{folder} holds a model of {library}, not a run; {library} loads it, or --init")
         if unknown:
             raise InvalidArgument(f"{path} has unknown entries {sorted(unknown)}; it was written by another version")
         return PretrainConfig(**values)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+    except TypeError as error:
         raise InvalidArgument(f"{path} is not a whole configuration: {error}") from error
 
 
