@@ -59,8 +59,8 @@ def test_a_run_whose_words_are_damaged_or_lost_says_so(run: Path, capsys: Any) -
     for damaged in (config + b"\xff", config.replace(b'"seed": ', b'"seed": ' + 5000 * b"9"), b"7"):
         (run / "config.json").write_bytes(damaged)
         assert main(["evaluate", str(run)]) == 2 and "is not a whole configuration" in capsys.readouterr().err
-    (run / "config.json").write_bytes(config.replace(b'"compile": false', b'"compile": null'))
-    assert b"null" in (run / "config.json").read_bytes() and main(["report", str(run)]) == 0
+    (run / "config.json").write_text(json.dumps(json.loads(config) | dict.fromkeys(("compile", "devices", "logger"))))
+    assert main(["report", str(run)]) == 0
     (run / "config.json").write_bytes(config)
     (run / "sha256.json").unlink()
     facts = json.loads((run / "encoder.json").read_text())

@@ -33,3 +33,12 @@ def test_a_truncated_checkpoint_is_one_line(checkpoint, length):
     checkpoint.write_bytes(checkpoint.read_bytes()[:length])
     with pytest.raises(InvalidArgument, match=r"last\.ckpt is damaged"):
         WholeFiles().load_checkpoint(checkpoint, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    "pickled", [b"\x80\x02.", b"\x80\x02(.", b"\x80\x02ctorch\nTensor\n.", b"\x80\x02]q\x00a.", b"x" * 99]
+)
+def test_words_that_no_pickle_has_are_one_line(tmp_path, pickled):
+    (path := tmp_path / "last.ckpt").write_bytes(pickled)
+    with pytest.raises(InvalidArgument, match=r"last\.ckpt is damaged"):
+        WholeFiles().load_checkpoint(path, weights_only=True)

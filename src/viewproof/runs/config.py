@@ -1,6 +1,6 @@
 """The configuration as the user gives it; imports are light, for the command line's help."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, MISSING, dataclass, fields
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -187,6 +187,11 @@ class PretrainConfig:
     logger: Literal["tensorboard", "csv", "wandb", "mlflow"] = "tensorboard"
     probe_samples: Integer = 10_000
     out: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) is None and field.default is not MISSING:
+                object.__setattr__(self, field.name, field.default)
 
     @property
     def ranks(self) -> int:

@@ -19,7 +19,7 @@ from viewproof.errors import InvalidArgument
 from viewproof.expressions import parse_rule
 from viewproof.files import whole_file
 from viewproof.masks import Rule
-from viewproof.runs.config import PretrainConfig
+from viewproof.runs.config import MethodName, PretrainConfig
 from viewproof.runs.guarded import check_digest
 from viewproof.runs.reading import read
 from viewproof.runs.resolved import Resolved, resolve
@@ -87,7 +87,7 @@ def prepare(
     """
     for field in fields(PretrainConfig):
         value = getattr(config, field.name)
-        if field.type in (str, str | None) and not isinstance(value, str | None):
+        if field.type in (str, str | None, MethodName) and not isinstance(value, str | None):
             raise InvalidArgument(f"{field.name}={value!r} must be text; see `viewproof pretrain --help`")
     methods.load(config.method)  # an unknown name is refused before the data are read
     dataset = data(config)

@@ -120,8 +120,7 @@ def resolve(config: PretrainConfig, dataset: Dataset) -> Resolved:
     """
     kind: type[Method] = methods.load(config.method)
     shape, size = dataset.sample_shape, len(dataset.train)
-    given = {f.name: f.default if (value := getattr(config, f.name)) is None else value for f in fields(config)}
-    user_values = {name: value for name, value in given.items() if value is not None}
+    user_values = {name: value for name, value in vars(config).items() if value is not None}
     if config.precision == "auto":
         if config.ranks > 1:
             raise InvalidArgument(

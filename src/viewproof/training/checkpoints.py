@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import IO, Any, cast
 
 import pytorch_lightning as pl
@@ -82,7 +81,9 @@ class WholeFiles(TorchCheckpointIO):
         check_seal(Path(path))
         try:
             return super().load_checkpoint(path, *arguments, **options)
-        except (EOFError, KeyError, RuntimeError, ValueError, UnpicklingError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # a damaged pickle raises anything
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InvalidArgument(f"{path} is damaged ({reason}); restore a copy of it, or train again") from error
 

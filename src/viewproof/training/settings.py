@@ -78,6 +78,18 @@ def machine_sized(minimum: int) -> Callable[[str, Any], None]:
     return check
 
 
+def seed_of_torch(name: str, value: Any) -> None:
+    """A check that a value is a seed that torch takes.
+
+    >>> seed_of_torch("seed", 2**64)
+    Traceback (most recent call last):
+    viewproof.errors.InvalidArgument: seed=18446744073709551616 must be at most 2**64 - 1
+    """
+    if check_int(name, value, minimum=0) >= 2**64:
+        raise InvalidArgument(f"{name}={value} must be at most 2**64 - 1")
+
+
+Seed = Annotated[int, seed_of_torch]
 Flag = Annotated[bool, one_of(True, False)]
 
 
@@ -142,7 +154,7 @@ class TrainingSettings(CheckedFields):
     rate_rule: Literal["fixed", "linear", "sqrt"] = "fixed"
     ema: Annotated[float | None, momentum] = None
     clip: Annotated[float | None, positive] = None
-    seed: CountOrZero
+    seed: Seed
     workers: Annotated[int, machine_sized(0)]
     threads: Annotated[int, machine_sized(1)]
     precision: Literal["32-true", "bf16-mixed"]
