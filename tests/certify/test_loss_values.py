@@ -18,6 +18,7 @@ IDS = torch.randint(0, 5, (3, 6), generator=torch.Generator().manual_seed(0))
 TOKENS = vp.Sample(IDS, IDS, vp.Mask(torch.tensor([False, True, True, False, True, False])))
 Y = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(1))
 VECTORS = vp.Sample(Y, Y, vp.Mask(torch.tensor([False, True, True, False, True, False])[:, None].expand(6, 4)))
+FIRST = torch.zeros(6, dtype=torch.long)
 WEIGHT = torch.rand(5, generator=torch.Generator().manual_seed(2)) + 0.1
 
 
@@ -268,6 +269,23 @@ def test_state_of_closures_is_put_back() -> None:
         (lambda p, y: p.square().sum(-1).sqrt(), lambda p, y: -p.norm(dim=-1)),
         (lambda p, y: (p - y).norm(dim=-1), lambda p, y: p.norm(dim=-1) - y.norm(dim=-1)),
         (lambda p, y: (p * y).sum(-1), lambda p, y: p.norm(dim=-1) * y.norm(dim=-1)),
+        (lambda p, y: torch.logical_and(torch.ones(4, dtype=torch.bool), p) * 1.0, lambda p, y: p),
+        (lambda p, y: torch.logical_or(p, torch.zeros(4, dtype=torch.bool)) * 1.0, lambda p, y: p),
+        (lambda p, y: ((p > 0) + (p > 0)) * 1.0, lambda p, y: (p > 0) * 2.0),
+        (
+            lambda p, y: (p[0] > 0).index_add(0, FIRST, p[1] > 0) * 1.0,
+            lambda p, y: torch.zeros(6, 4).index_add(0, FIRST, (p[1] > 0) * 1.0) + (p[0] > 0) * 1.0,
+        ),
+        (lambda p, y: p.sum(dtype=torch.long), lambda p, y: p.sum()),
+        (lambda p, y: p.view(torch.int32) * 1.0, lambda p, y: p),
+        (lambda p, y: p.masked_fill(p < -1e9, 0), lambda p, y: p),
+        (lambda p, y: F.pad(p, (1, 0), value=0.5), lambda p, y: F.pad(p, (1, 0), value=0.25)),
+        (lambda p, y: torch.ones(3, 6, 4).index_copy_(0, FIRST[:1], p[:1]), lambda p, y: torch.cat([p[:1], 0 * p[1:]])),
+        (lambda p, y: p.sum() * float((p.numpy() < 1e9).all()), lambda p, y: p.sum()),
+        (lambda p, y: p**3, lambda p, y: p**2),
+        (lambda p, y: p / y, lambda p, y: p),
+        (lambda p, y: torch.addmm(torch.zeros(6, 6), p[0], y[0].T, alpha=2), lambda p, y: p[0] @ y[0].T),
+        (lambda p, y: F.smooth_l1_loss(p, y, beta=2.0), lambda p, y: F.huber_loss(p, y, delta=2.0)),
     ],
 )
 def test_other_expressions_are_not_called_the_same(one: Any, other: Any) -> None:

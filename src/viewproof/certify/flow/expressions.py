@@ -157,7 +157,10 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func.decompose(*args, **kwargs)
         with BelowModes():
             outcome: Any = None
+            dtype = call.args.get("dtype")
             try:
+                if dtype and not dtype.is_floating_point and any(t.is_floating_point() for t in call.read):
+                    raise NoMeaning(f"numbers are rounded to {dtype}")
                 outcome = rule(self, call) if rule is not None else None
                 reason = "" if rule is not None else f"{call.name} has no meaning as an expression"
             except NoMeaning as error:
