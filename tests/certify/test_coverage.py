@@ -71,6 +71,11 @@ def test_one_seed_for_two_operations() -> None:
     assert verdicts(draw, beside=angle)[claim] == "REFUTED"
     assert verdicts(draw, beside=angle, seed=10**6)[claim] == "PROVED"
 
+    def rare(ids: Tensor, *, epoch: int, seed: int) -> Tensor:
+        return angle(ids, epoch=epoch, seed=0) < 0.2
+
+    assert verdicts(rare, beside=rare)[claim] == "REFUTED"
+
 
 def test_exact_bounds() -> None:
     low, high = clopper_pearson(3, 20, 0.05)

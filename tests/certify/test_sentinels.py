@@ -45,6 +45,14 @@ def test_fill_values_of_images() -> None:
         assert certify_sentinels(view, images, content=(0.0, 1.0)).verdict().value == expected
 
 
+def test_numbers_with_a_fraction_are_no_ids() -> None:
+    hidden = torch.arange(4) % 2 == 0
+    report = certify_sentinels(
+        lambda x: (torch.where(hidden, 2.5, x), x, hidden), torch.rand(2, 4), content=(0.0, 1.0), size=9
+    )
+    assert [f.verdict.value for f in report.findings] == ["PROVED", "UNKNOWN"]
+
+
 def test_an_example_that_is_no_content() -> None:
     with pytest.raises(InvalidArgument, match="must be in content"):
         certify_sentinels(bert(), IDS, content=range(6, 20))  # type: ignore[arg-type]
