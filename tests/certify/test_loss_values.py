@@ -1,6 +1,7 @@
 """Losses as expressions: what is proved equal to a declared distance, what is not, and under which masks."""
 
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,6 +112,14 @@ def test_cosine_smooth_l1_and_functions_of_two() -> None:
     assert normalised.verdict() is PROVED, str(normalised)
 
 
+def test_a_mask_that_cuts_what_the_distance_joins_is_no_objective() -> None:
+    cut = VECTORS.mask.hidden.clone()
+    cut[0, 0] = True
+    sample = replace(VECTORS, mask=vp.Mask(cut))
+    report = vp.certify_loss(distance_of_vectors, sample, distance="cosine", masks=lambda number: cut.roll(number, 0))
+    assert claim(report, "declared").verdict is UNKNOWN and "cuts what" in claim(report, "declared").detail
+
+
 def unit(x: Tensor) -> Tensor:
     return F.normalize(x, dim=-1)
 
@@ -183,6 +192,7 @@ def test_checks_of_values_are_no_branches() -> None:
     report = vp.certify_loss(checked, VECTORS, distance=lambda e: e * e)
     assert report.verdict() is PROVED, str(report)
     assert "where the check at test_loss_values.py" in claim(report, "declared").scope
+    assert claim(report, "values off the mask").verdict is REFUTED
 
     def branching(p: Tensor, s: vp.Sample) -> Tensor:
         error = (p - s.y)[hidden_of(s)]

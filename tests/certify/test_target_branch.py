@@ -401,8 +401,10 @@ def test_a_target_that_is_not_called_as_a_module_is_not_watched() -> None:
 
 
 def test_the_order_of_average_and_step_is_reported_and_checked() -> None:
-    def average_first(d: Distiller) -> TargetBranch:
+    def average_first(d: Distiller, of: tuple[int, ...] = (1, 4)) -> TargetBranch:
         def step(batches: Sequence[Tensor]) -> None:
+            if len(batches) not in of:
+                return d.step(batches)
             d.optimizer.zero_grad()
             for batch in batches:
                 (d.loss(batch) / len(batches)).backward()  # type: ignore[no-untyped-call]
@@ -419,6 +421,10 @@ def test_the_order_of_average_and_step_is_reported_and_checked() -> None:
         assert f"the average reads online {order} the optimizer's step" in str(report) and not report.refuted
         assert not certify_target_branch(replace(made, order=order), X).refuted
         assert refuted(replace(made, order=other), "move the target once")
+    changing = average_first(Distiller(), of=(4,))
+    found = [f for f in certify_target_branch(changing, X).findings if "move the target once" in f.claim]
+    assert [f.verdict for f in found] == [Verdict.UNKNOWN] and "now before and now after" in found[0].detail
+    assert refuted(replace(changing, order="after"), "move the target once")
 
 
 def test_a_start_at_a_stationary_point() -> None:
