@@ -40,7 +40,7 @@ def test_what_is_left_out_or_uneven_is_refuted() -> None:
     assert uneven["each draw hides the declared number"] == "PROVED"
     assert verdicts(spans, count=3)["each draw hides the declared number"] == "REFUTED"
     assert verdicts(spans, share=0.5)["the hidden share is compatible with the declared one"] == "REFUTED"
-    counted, claim = lambda: torch.randperm(100) < 30, "the hidden share is compatible with the declared one"  # noqa: E731
+    counted, claim = lambda: torch.randperm(100) < 30, "the hidden share is compatible with the declared one"
     assert (verdicts(counted, share=0.3)[claim], verdicts(counted, share=0.33)[claim]) == ("PROVED", "REFUTED")
     never = torch.arange(12) == 0
     assert verdicts(spans, never=never)["no coordinate is always or never hidden"] == "REFUTED"

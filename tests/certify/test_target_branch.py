@@ -404,7 +404,8 @@ def test_the_order_of_average_and_step_is_reported_and_checked() -> None:
     def average_first(d: Distiller, of: tuple[int, ...] = (1, 4)) -> TargetBranch:
         def step(batches: Sequence[Tensor]) -> None:
             if len(batches) not in of:
-                return d.step(batches)
+                d.step(batches)
+                return
             d.optimizer.zero_grad()
             for batch in batches:
                 (d.loss(batch) / len(batches)).backward()  # type: ignore[no-untyped-call]
