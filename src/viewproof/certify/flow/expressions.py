@@ -169,7 +169,7 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 reason = f"{call.name} does not fit its meaning ({type(error).__name__})"
         out = func(*args, **kwargs)
         with BelowModes():
-            results = list(tensors_in(out if isinstance(out, list | tuple) else (out,)))
+            results = list(tensors_in((out,)))
             if reason and results and self._in_results_alone(call, results):
                 # What is computed of it is unknown, and nothing else.
                 self.unknown, outcome = self.unknown or reason + place_of_caller(), constant(torch.tensor(math.nan))
