@@ -252,6 +252,9 @@ SOUND: dict[str, Program] = {
 }
 
 
+ALL_PROGRAMS = {**EXACT, **SOUND}
+
+
 def slope(x: Tensor) -> Tensor:
     with torch.enable_grad():
         z = x.detach().requires_grad_()

@@ -56,7 +56,7 @@ _row("bitwise_or logical_or __or__", rules.disjunction, labels.joined)
 _row("add sub", rules.added, labels.joined)
 _row("div", rules.quotient, labels.joined)
 _row("hardswish prelu _prelu_kernel native_dropout complex polar log_sigmoid_forward", rules.pointwise)
-_row("_conj_physical special_log_ndtr isreal hardsigmoid real imag view_as_real_copy", rules.pointwise)
+_row("_conj_physical special_log_ndtr isreal hardsigmoid real imag", rules.pointwise)
 _row("bucketize searchsorted isin", rules.looked_up)
 
 # Axes are joined.
