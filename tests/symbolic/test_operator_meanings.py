@@ -395,6 +395,8 @@ def grid(*shape: Any, dtype: torch.dtype = torch.int64) -> SymTensor:
         ("narrow", (grid(N), 0, 0, M)),
         ("select.int", (grid(N), 0, M)),
         ("index.Tensor", (grid(N, N), [grid(N), grid(M)])),
+        ("index.Tensor", (grid(5), [grid(2)])),
+        ("index.Tensor", (grid(5), [grid(N)])),
         ("mm", (grid(N, 2, dtype=torch.float32), grid(M, 2, dtype=torch.float32))),
         ("floor_divide", (grid(N), grid(N))),
     ],
@@ -421,3 +423,13 @@ def test_floor_division_of_terms_is_pythons(a: int, b: int) -> None:
     for ours, python in ((facts.floordiv, operator.floordiv), (facts.mod, operator.mod)):
         term = z3.substitute(ours(x, y), (x, z3.IntVal(a)), (y, z3.IntVal(b)))
         assert fold(term) == python(a, b)
+
+
+def test_a_joined_number_is_taken_apart_by_its_own_divisor_alone() -> None:
+    x, r = z3.Ints("x r")
+    facts = Facts()
+    facts.assume(x >= 0, r >= 0, r < 3)
+    whole = facts.join(x, 4, r)
+    for divisor in (3, 4):
+        term = z3.substitute(facts.floordiv(whole, divisor), (x, z3.IntVal(3)), (r, z3.IntVal(0)))
+        assert fold(term) == 12 // divisor
