@@ -40,6 +40,8 @@ def test_what_is_left_out_or_uneven_is_refuted() -> None:
     assert uneven["each draw hides the declared number"] == "PROVED"
     assert verdicts(spans, count=3)["each draw hides the declared number"] == "REFUTED"
     assert verdicts(spans, share=0.5)["the hidden share is compatible with the declared one"] == "REFUTED"
+    counted, claim = lambda: torch.randperm(100) < 30, "the hidden share is compatible with the declared one"
+    assert (verdicts(counted, share=0.3)[claim], verdicts(counted, share=0.33)[claim]) == ("PROVED", "REFUTED")
     never = torch.arange(12) == 0
     assert verdicts(spans, never=never)["no coordinate is always or never hidden"] == "REFUTED"
 
@@ -70,6 +72,11 @@ def test_one_seed_for_two_operations() -> None:
     claim = "the draws are compatible with independence of the other operation's"
     assert verdicts(draw, beside=angle)[claim] == "REFUTED"
     assert verdicts(draw, beside=angle, seed=10**6)[claim] == "PROVED"
+
+    def rare(ids: Tensor, *, epoch: int, seed: int) -> Tensor:
+        return angle(ids, epoch=epoch, seed=0) < 0.2
+
+    assert verdicts(rare, beside=rare)[claim] == "REFUTED"
 
 
 def test_exact_bounds() -> None:

@@ -229,6 +229,7 @@ class Output:
         (lambda t: Output(t[:, 0], {"last": t}), "output.parts['last']"),
         (lambda t: {"codes": t.argmax(1)}, "output['codes']"),
         (lambda t: {"score": float(t.sum())}, "output['score']"),
+        (lambda t: {"count": int((t > 0).sum())}, "output['count']"),
     ],
 )
 def test_every_tensor_and_number_of_an_output_counts(wrap: Callable[[Tensor], Any], where: str) -> None:

@@ -58,6 +58,12 @@ def other_mask(sample: Sample) -> Sample:
     return replace(sample, mask=Mask(sample.mask.hidden.roll(1)))
 
 
+def fewer(sample: Sample) -> Sample:
+    hidden = sample.mask.hidden.clone()
+    hidden[hidden.nonzero()[0]] = False
+    return replace(sample, mask=replace(sample.mask, hidden=hidden))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -65,6 +71,7 @@ def other_mask(sample: Sample) -> Sample:
         (changed, r"C2, .*: x at \(1, 1, 3, 5\) is 0.0, the source holds -0.0"),
         (other_target, r"C3, .*: y at \(0, 0\)"),
         (other_mask, r"C4, .*: the mask \w+ the target at"),
+        (fewer, r"C4, .*: the mask shows the target at"),
     ],
 )
 def test_wrong_samples(wrong: Callable[[Sample], Sample], message: str) -> None:

@@ -1,6 +1,7 @@
 """Losses as expressions: what is proved equal to a declared distance, what is not, and under which masks."""
 
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ IDS = torch.randint(0, 5, (3, 6), generator=torch.Generator().manual_seed(0))
 TOKENS = vp.Sample(IDS, IDS, vp.Mask(torch.tensor([False, True, True, False, True, False])))
 Y = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(1))
 VECTORS = vp.Sample(Y, Y, vp.Mask(torch.tensor([False, True, True, False, True, False])[:, None].expand(6, 4)))
+FIRST = torch.zeros(6, dtype=torch.long)
 WEIGHT = torch.rand(5, generator=torch.Generator().manual_seed(2)) + 0.1
 
 
@@ -73,6 +75,12 @@ def test_another_cross_entropy_is_refuted() -> None:
     assert claim(nearly, "declared").verdict is UNKNOWN
 
 
+def test_a_sum_of_cross_entropies() -> None:
+    for declared, verdict in (("sum", PROVED), ("mean", REFUTED)):
+        report = classes(selected(reduction=declared), "cross_entropy", reduction="sum", invariant=())
+        assert claim(report, "declared distance").verdict is verdict, str(report)
+
+
 def test_labels_that_hold_the_mask() -> None:
     def of_labels(p: Tensor, s: vp.Sample) -> Tensor:
         if (s.y == -100).all():
@@ -102,6 +110,14 @@ def test_cosine_smooth_l1_and_functions_of_two() -> None:
         distance=lambda p, t: F.smooth_l1_loss(p, F.layer_norm(t, (4,)), reduction="none"),
     )
     assert normalised.verdict() is PROVED, str(normalised)
+
+
+def test_a_mask_that_cuts_what_the_distance_joins_is_no_objective() -> None:
+    cut = VECTORS.mask.hidden.clone()
+    cut[0, 0] = True
+    sample = replace(VECTORS, mask=vp.Mask(cut))
+    report = vp.certify_loss(distance_of_vectors, sample, distance="cosine", masks=lambda number: cut.roll(number, 0))
+    assert claim(report, "declared").verdict is UNKNOWN and "cuts what" in claim(report, "declared").detail
 
 
 def unit(x: Tensor) -> Tensor:
@@ -176,6 +192,7 @@ def test_checks_of_values_are_no_branches() -> None:
     report = vp.certify_loss(checked, VECTORS, distance=lambda e: e * e)
     assert report.verdict() is PROVED, str(report)
     assert "where the check at test_loss_values.py" in claim(report, "declared").scope
+    assert claim(report, "values off the mask").verdict is REFUTED
 
     def branching(p: Tensor, s: vp.Sample) -> Tensor:
         error = (p - s.y)[hidden_of(s)]
@@ -268,6 +285,23 @@ def test_state_of_closures_is_put_back() -> None:
         (lambda p, y: p.square().sum(-1).sqrt(), lambda p, y: -p.norm(dim=-1)),
         (lambda p, y: (p - y).norm(dim=-1), lambda p, y: p.norm(dim=-1) - y.norm(dim=-1)),
         (lambda p, y: (p * y).sum(-1), lambda p, y: p.norm(dim=-1) * y.norm(dim=-1)),
+        (lambda p, y: torch.logical_and(torch.ones(4, dtype=torch.bool), p) * 1.0, lambda p, y: p),
+        (lambda p, y: torch.logical_or(p, torch.zeros(4, dtype=torch.bool)) * 1.0, lambda p, y: p),
+        (lambda p, y: ((p > 0) + (p > 0)) * 1.0, lambda p, y: (p > 0) * 2.0),
+        (
+            lambda p, y: (p[0] > 0).index_add(0, FIRST, p[1] > 0) * 1.0,
+            lambda p, y: torch.zeros(6, 4).index_add(0, FIRST, (p[1] > 0) * 1.0) + (p[0] > 0) * 1.0,
+        ),
+        (lambda p, y: p.sum(dtype=torch.long), lambda p, y: p.sum()),
+        (lambda p, y: p.view(torch.int32) * 1.0, lambda p, y: p),
+        (lambda p, y: p.masked_fill(p < -1e9, 0), lambda p, y: p),
+        (lambda p, y: F.pad(p, (1, 0), value=0.5), lambda p, y: F.pad(p, (1, 0), value=0.25)),
+        (lambda p, y: (o := torch.ones(3, 6, 4), o[:1].copy_(p[:1]))[0], lambda p, y: torch.cat([p[:1], 0 * p[1:]])),
+        (lambda p, y: p.sum() * float((p.numpy() < 1e9).all()), lambda p, y: p.sum()),
+        (lambda p, y: p**3, lambda p, y: p**2),
+        (lambda p, y: p / y, lambda p, y: p),
+        (lambda p, y: torch.addmm(torch.zeros(6, 6), p[0], y[0].T, alpha=2), lambda p, y: p[0] @ y[0].T),
+        (lambda p, y: F.smooth_l1_loss(p, y, beta=2.0), lambda p, y: F.huber_loss(p, y, delta=2.0)),
     ],
 )
 def test_other_expressions_are_not_called_the_same(one: Any, other: Any) -> None:

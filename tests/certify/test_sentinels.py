@@ -10,9 +10,9 @@ IDS = torch.randint(5, 20, (3, 10), generator=torch.Generator().manual_seed(0))
 IDS[1, 8:] = 0
 
 
-def bert(low: int = 5, mask: int = 4, high: int = 20) -> object:
+def bert(low: int = 5, mask: int = 4, high: int = 20, first: int = 5) -> object:
     def view(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        hidden, kind = (torch.rand(ids.shape) < 0.4) & (ids > 4), torch.rand(ids.shape)
+        hidden, kind = (torch.rand(ids.shape) < 0.4) & (ids >= first), torch.rand(ids.shape)
         words = torch.randint(low, high, ids.shape)
         written = torch.where(kind < 0.8, mask, torch.where(kind < 0.9, words, ids))
         return torch.where(hidden, written, ids), ids, hidden
@@ -23,7 +23,8 @@ def bert(low: int = 5, mask: int = 4, high: int = 20) -> object:
 @pytest.mark.parametrize(
     ("view", "expected"),
     [(bert(), []), (bert(low=0), ["reserved"]), (bert(mask=20), ["range"]), (bert(mask=7), ["content"]),
-     (bert(mask=0), ["reserved"]), (bert(high=22), ["range"])],
+     (bert(mask=0), ["reserved"]), (bert(high=22), ["range"]),
+     (bert(first=0), ["reserved"])],
 )  # fmt: skip
 def test_bert(view: object, expected: list[str]) -> None:
     report = certify_sentinels(
@@ -43,6 +44,14 @@ def test_fill_values_of_images() -> None:
     for fill, expected in ((0.0, "REFUTED"), (-1.0, "PROVED")):
         view = lambda x, fill=fill: (torch.where(hidden, fill, x), x, hidden)  # noqa: E731
         assert certify_sentinels(view, images, content=(0.0, 1.0)).verdict().value == expected
+
+
+def test_numbers_with_a_fraction_are_no_ids() -> None:
+    hidden = torch.arange(4) % 2 == 0
+    report = certify_sentinels(
+        lambda x: (torch.where(hidden, 2.5, x), x, hidden), torch.rand(2, 4), content=(0.0, 1.0), size=9
+    )
+    assert [f.verdict.value for f in report.findings] == ["PROVED", "UNKNOWN"]
 
 
 def test_an_example_that_is_no_content() -> None:

@@ -134,6 +134,32 @@ def thawed(d: Distiller) -> TargetBranch:
     return replace(d.branch(), loss=lambda x: d.loss(x) + frozen(x).square().mean(), frozen=(frozen,))
 
 
+def written_back(d: Distiller) -> TargetBranch:
+    def update(_: int) -> None:
+        d.update()
+        d.online.load_state_dict(d.target.state_dict())
+
+    return replace(d.branch(), update=update)
+
+
+class Silenced(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient * 0
+
+
+def silenced(d: Distiller) -> TargetBranch:
+    def loss(x: Tensor) -> Tensor:
+        online: Tensor = Silenced.apply(d.online(x))  # type: ignore[no-untyped-call]
+        return (d.head(online) - d.target(x).detach()).square().mean()
+
+    return replace(d.branch(), loss=loss)
+
+
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [
@@ -142,8 +168,10 @@ def thawed(d: Distiller) -> TargetBranch:
         (other_momentum, "declared average"),
         (late, "declared average"),
         (one_parameter_left_out, "declared average"),
+        (written_back, "declared average"),
         (four_moves, "move the target once"),
         (no_gradient, "every trained parameter gets"),
+        (silenced, "every trained parameter gets"),
         (not_optimised, "every trained parameter moves"),
         (dropout, "draws nothing"),
         (thawed, "no frozen parameter gets"),
@@ -367,12 +395,17 @@ def test_a_target_that_is_not_called_as_a_module_is_not_watched() -> None:
     def loss(x: Tensor) -> Tensor:
         return (d.head(d.online(d.stem(x))) - nn.functional.linear(d.stem(x), last.weight[:, :4])).square().mean()
 
-    assert certify_target_branch(replace(d.branch(), loss=loss, step=None), X).findings[0].verdict is Verdict.UNKNOWN
+    report = certify_target_branch(replace(d.branch(), loss=loss, step=None), X)
+    assert report.findings[0].verdict is Verdict.UNKNOWN
+    assert [f.verdict for f in report.findings if "draws nothing" in f.claim] == [Verdict.UNKNOWN]
 
 
 def test_the_order_of_average_and_step_is_reported_and_checked() -> None:
-    def average_first(d: Distiller) -> TargetBranch:
+    def average_first(d: Distiller, of: tuple[int, ...] = (1, 4)) -> TargetBranch:
         def step(batches: Sequence[Tensor]) -> None:
+            if len(batches) not in of:
+                d.step(batches)
+                return
             d.optimizer.zero_grad()
             for batch in batches:
                 (d.loss(batch) / len(batches)).backward()  # type: ignore[no-untyped-call]
@@ -389,6 +422,10 @@ def test_the_order_of_average_and_step_is_reported_and_checked() -> None:
         assert f"the average reads online {order} the optimizer's step" in str(report) and not report.refuted
         assert not certify_target_branch(replace(made, order=order), X).refuted
         assert refuted(replace(made, order=other), "move the target once")
+    changing = average_first(Distiller(), of=(4,))
+    found = [f for f in certify_target_branch(changing, X).findings if "move the target once" in f.claim]
+    assert [f.verdict for f in found] == [Verdict.UNKNOWN] and "now before and now after" in found[0].detail
+    assert refuted(replace(changing, order="after"), "move the target once")
 
 
 def test_a_start_at_a_stationary_point() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import viewproof as vp
 from viewproof.certify.report import Contract, Finding, Report
@@ -345,6 +346,11 @@ def test_a_fill_from_visible_content_is_no_leak_and_one_from_all_content_is() ->
     assert certify_view(view, IMAGES).verdict() is PROVED
     leaky = certify_view(lambda x: (torch.where(HIDDEN, x.mean(), x), x, MASK), IMAGES)
     assert finding(leaky, Contract.C1).verdict is REFUTED
+
+
+def test_which_coordinates_a_blurred_x_shows_is_unknown() -> None:
+    report = certify_view(lambda x: (F.avg_pool2d(masked(x), 3, 1, 1), x, MASK), IMAGES)
+    assert finding(report, Contract.C4).verdict is UNKNOWN
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def creation() -> Iterator[Call]:
     yield "aten.full.default", [2], 7
     yield "aten.full.default", [2], True
     yield "aten.scalar_tensor.default", 2.5
+    yield "aten.scalar_tensor.default", 2, {"dtype": torch.int64}
     yield "aten.arange.default", 5
     yield "aten.arange.start", 2, 7
     yield "aten.arange.start_step", 1, 10, 3
@@ -367,6 +368,46 @@ def test_what_torch_rounds_in_its_own_order_has_no_meaning_bit_for_bit() -> None
             differs(call, TABLE[call[0]])
 
 
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "smooth_l1_loss"])
+@pytest.mark.parametrize("reduction", [1, 2])
+def test_a_reduced_loss_has_no_meaning(name: str, reduction: int) -> None:
+    with pytest.raises(NoMeaning, match="with a reduction"):
+        differs((f"aten.{name}.default", floats(3), floats(3), reduction), TABLE[f"aten.{name}.default"])
+
+
+N, M = z3.Ints("n m")
+
+
+def grid(*shape: Any, dtype: torch.dtype = torch.int64) -> SymTensor:
+    return SymTensor(shape, dtype, lambda index: z3.Function("grid", *[z3.IntSort()] * (len(shape) + 1))(*index))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("reshape", (grid(N, 2), (M, 2))),
+        ("reshape", (grid(N, 2), (M, -1))),
+        ("expand", (grid(N, 2), (M, 2))),
+        ("squeeze.dim", (grid(N, 2), 0)),
+        ("cat", ([grid(N, 2), grid(M, 2)], 1)),
+        ("add.Tensor", (grid(N), grid(M))),
+        ("broadcast_tensors", ([grid(N), grid(M)],)),
+        ("narrow", (grid(N), 0, 0, M)),
+        ("select.int", (grid(N), 0, M)),
+        ("index.Tensor", (grid(N, N), [grid(N), grid(M)])),
+        ("index.Tensor", (grid(5), [grid(2)])),
+        ("index.Tensor", (grid(5), [grid(N)])),
+        ("mm", (grid(N, 2, dtype=torch.float32), grid(M, 2, dtype=torch.float32))),
+        ("floor_divide", (grid(N), grid(N))),
+    ],
+)
+def test_what_an_operator_needs_of_sizes_is_asked(name: str, arguments: Any) -> None:
+    facts = Facts("real")
+    facts.assume(N >= 0, M >= 0)
+    TABLE[f"aten.{name}" + ".default" * ("." not in name)](facts, *arguments)
+    assert facts.needs
+
+
 def test_truncating_division_is_caught() -> None:
     def truncated(facts: Facts, a: SymTensor, b: SymTensor) -> SymTensor:
         return SymTensor(a.shape, a.dtype, lambda i: int(a.at(i) / b.at(i)))
@@ -382,3 +423,13 @@ def test_floor_division_of_terms_is_pythons(a: int, b: int) -> None:
     for ours, python in ((facts.floordiv, operator.floordiv), (facts.mod, operator.mod)):
         term = z3.substitute(ours(x, y), (x, z3.IntVal(a)), (y, z3.IntVal(b)))
         assert fold(term) == python(a, b)
+
+
+def test_a_joined_number_is_taken_apart_by_its_own_divisor_alone() -> None:
+    x, r = z3.Ints("x r")
+    facts = Facts()
+    facts.assume(x >= 0, r >= 0, r < 3)
+    whole = facts.join(x, 4, r)
+    for divisor in (3, 4):
+        term = z3.substitute(facts.floordiv(whole, divisor), (x, z3.IntVal(3)), (r, z3.IntVal(0)))
+        assert fold(term) == 12 // divisor

@@ -141,6 +141,13 @@ def test_what_happens_to_gradients_is_asked_about(mode: str, reason: str) -> Non
     assert ("encoder.weight)" in found.detail) is (mode != "lost"), found
 
 
+def test_a_rate_of_0_is_asked_about() -> None:
+    step = Stepper("plain")
+    step.optimizer.param_groups[0]["lr"] = 0.0
+    found = finding(vp.watch(step, torch.randn(4, 6)))
+    assert found.verdict is Verdict.UNKNOWN and "no parameter moved" in found.detail
+
+
 def test_gradients_that_nothing_clears_are_refuted_in_a_loop_and_asked_about_in_a_step() -> None:
     found = recorded(Stepper("never"))
     assert found.verdict is Verdict.REFUTED and found.witness and "nothing clears" in found.witness.what

@@ -149,7 +149,7 @@ def test_what_may_be_meant_is_not_refuted(kind: str) -> None:
     assert kind != "autoencoder" or 'allow={"C1": "an autoencoder"} says so' in str(report)
 
 
-def collated(kept: int, of: int, padding: bool = False) -> Built:
+def collated(kept: int, of: int, padding: bool = False, scored: bool = False) -> Built:
     """Labels and inputs from a collator that leaves ``kept`` of the asked-for tokens as they are."""
     model = parts(layer())
     ids = torch.randint(2, WORDS, (4, 12))
@@ -162,7 +162,7 @@ def collated(kept: int, of: int, padding: bool = False) -> Built:
     hidden = chosen.clone()
     hidden.view(-1)[chosen.view(-1).nonzero()[:kept]] = False
     batch = {"input_ids": ids.masked_fill(hidden, 1), "attention_mask": attention, "labels": ids}
-    batch["labels"] = ids.masked_fill(~chosen, -100)
+    batch["labels"] = ids.masked_fill(~chosen & (attention == 1), -100) if scored else ids.masked_fill(~chosen, -100)
 
     def loss(inputs: dict[str, Tensor]) -> Tensor:
         out = model["head"](model["body"](model["embed"](inputs["input_ids"])))
@@ -184,3 +184,9 @@ def test_kept_tokens_are_settled_by_a_declaration() -> None:
 def test_padding_that_is_read_is_refuted() -> None:
     [finding] = report_of(collated(0, 20, padding=True)).refuted
     assert finding.contract is Contract.C10 and "reads padding" in str(finding.witness and finding.witness.what)
+
+
+def test_padding_that_is_scored_is_refuted() -> None:
+    for scored, verdict in ((False, Verdict.PROVED), (True, Verdict.REFUTED)):
+        report = report_of(collated(0, 20, padding=True, scored=scored))
+        assert [f.verdict for f in report.findings if "no scored position is padding" in f.claim] == [verdict]

@@ -247,10 +247,10 @@ Operand = tuple[Tensor, int, Any]
 def operands(name: str, args: Any, kwargs: Any, out: Any) -> list[Operand]:
     """The activations that a product compares; [] if the function is none, or takes weights and data alone.
 
-    >>> x, y = torch.ones(2, 3, requires_grad=True) * 1, torch.ones(3, 4, requires_grad=True) * 1
-    >>> [axis for _, axis, _ in operands("einsum", ("nc,ck->nk", x, y), {}, x @ y)]
-    [-1, -2]
-    >>> [axis for _, axis, _ in operands("einsum", ("nc,ck->nk", [x, y]), {}, x @ y)]
+    >>> x, y = torch.ones(2, 3, requires_grad=True) * 1, torch.ones(4, 3, requires_grad=True) * 1
+    >>> [axis for _, axis, _ in operands("einsum", ("nc,kc->nk", x, y), {}, x @ y.T)]
+    [-1, -1]
+    >>> [axis for _, axis, _ in operands("einsum", ("nc,ck->nk", [x, y.T]), {}, x @ y.T)]
     [-1, -2]
     """
     parts = [part if isinstance(part, list | tuple) else (part,) for part in args]

@@ -115,6 +115,7 @@ EXACT: dict[str, Program] = {
     "reflect": lambda x: F.pad(x, (2, 1), mode="reflect"),
     "replicate": lambda x: F.pad(x, (2, 1), mode="replicate"),
     "roll": lambda x: x.roll((1, 2), (1, 2)),
+    "view_copy": lambda x: torch.view_copy(x, (4, 12)),
     "unfold": lambda x: x.unfold(2, 3, 2) * 1,
     "im2col": lambda x: F.unfold(x[:, :, None], (1, 2)),
     "tril": lambda x: x.tril(),
@@ -207,6 +208,8 @@ SOUND: dict[str, Program] = {
     "cross": lambda x: torch.linalg.cross(x[:, :3], x[:, 1:], dim=1),
     "cond": lambda x: torch.where(x > 0, x.roll(1, 2), 0.0),
     "searchsorted": lambda x: torch.searchsorted(torch.tensor([-1.0, 0.0, 1.0]), x),
+    "searched in itself": lambda x: torch.searchsorted(x, x),
+    "renorm": lambda x: x.renorm(2, 1, 0.5),
     "row index by data": lambda x: TABLE[(x.abs() * 3).nan_to_num(0, 0, 0).long().clamp(0, 9), 1],
     "put by data": lambda x: torch.zeros(9).index_put((x[0, 0].nan_to_num(0, 0, 0).long().clamp(0, 8),), torch.ones(6)),
     "inv": lambda x: torch.linalg.inv_ex(x[0, :, :4])[0],
@@ -225,6 +228,8 @@ SOUND: dict[str, Program] = {
     "count": lambda x: torch.ones(2) * len((x > 0).nonzero()),
     "size": lambda x: torch.ones(2) * x[x > 0].shape[0],
     "bernoulli": lambda x: torch.bernoulli(x.sigmoid().nan_to_num(0.5)),
+    "drawn over its chances": lambda x: (lambda p: p.bernoulli_(p))(x.sigmoid().nan_to_num(0.5)),
+    "drawn into its chances": lambda x: (lambda p: torch.bernoulli(p, out=p))(x.sigmoid().nan_to_num(0.5)),
     "poisson": lambda x: (torch.poisson(x.abs().nan_to_num(1, 1, 1)), torch.rand(3)),
     "script": torch.jit.script(nn.Sequential(nn.Linear(6, 6), nn.ReLU())),
     "mha": lambda x: MHA(x, x, x)[0],
@@ -234,6 +239,12 @@ SOUND: dict[str, Program] = {
     "out": lambda x: torch.add(x, 1, out=torch.empty(2, 4, 6)),
     "resized": lambda x: x.clone().resize_(2, 4, 6),
     "backward": lambda x: slope(x),
+    "kernel of data": lambda x: F.conv1d(torch.ones(2, 4, 6), x[..., :3]),
+    "bias of data": lambda x: F.conv1d(torch.ones(2, 4, 6), torch.ones(6, 4, 3), x[0, 0]),
+    "scalars in a tuple": lambda x: torch.tensor((x.mean(), x[0, 0, 0])),
+    "full of data": lambda x: torch.full((2,), x[0, 0, 0]),
+    "classes of data": lambda x: F.nll_loss(TABLE[:6], torch.where(x[0, 0] > 0, 1, -100), reduction="none"),
+    "classes of data, backward": lambda x: slope_of_scores(torch.where(x[0, 0] > 0, 1, -100)),
     "sorter": lambda x: torch.searchsorted(torch.ones(6), torch.ones(2), sorter=(x[0, 0] > 0).long()),
     "sparse product": lambda x: (torch.eye(6)[:4].to_sparse() * x[0]).to_dense(),
     "sparse": lambda x: (torch.eye(4).to_sparse() @ x[0]).clone(),
@@ -241,10 +252,19 @@ SOUND: dict[str, Program] = {
 }
 
 
+ALL_PROGRAMS = {**EXACT, **SOUND}
+
+
 def slope(x: Tensor) -> Tensor:
     with torch.enable_grad():
         z = x.detach().requires_grad_()
         return torch.autograd.grad((z.sum(2) ** 2 * z[..., 0]).sum(), z)[0]
+
+
+def slope_of_scores(classes: Tensor) -> Tensor:
+    with torch.enable_grad():
+        scores = TABLE[:6].clone().requires_grad_()
+        return torch.autograd.grad(F.nll_loss(scores, classes, reduction="sum"), scores)[0]
 
 
 @pytest.mark.parametrize("name", [*EXACT, *SOUND])
@@ -431,6 +451,31 @@ def test_values_of_the_visible_part_that_decide_are_noted() -> None:
     assert run(lambda x: torch.from_numpy(x[:, 1:].numpy().copy()))
     assert run(lambda x: x[:, 1:][x[:, 1:] > 3])
     assert not run(lambda x: torch.where(torch.tensor([True, False, False]), 0.0, x).exp())
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda x, zeros: x[:, :1] * zeros,
+        lambda x, zeros: zeros * x[:, :1],
+        lambda x, zeros: zeros / x[:, :1],
+        lambda x, zeros: zeros[:, :1] @ x[:1, :1],
+        lambda x, zeros: x[:, :1] @ zeros[:1],
+        lambda x, zeros: F.conv1d(x[:, None], zeros[:1, None]),
+        lambda x, zeros: torch.where(x[:, :1] > 0, zeros, torch.zeros(2)),
+        lambda x, zeros: torch.where(x[:, :1] > 0, torch.zeros(2), zeros),
+        lambda x, zeros: (x + torch.cat([zeros[:, :1] - 1e9, zeros], 1)).softmax(1),
+        lambda x, zeros: torch.cat([x[:, :1], zeros[:, :1] - 1e9], 1).softmax(1)[:, 1:],
+        lambda x, zeros: F.nll_loss(x, zeros[:, 0].long() + 1),
+    ],
+)
+def test_values_of_the_visible_part_that_remove_dependence_are_noted(program: Callable[..., Tensor]) -> None:
+    x = torch.arange(6.0).reshape(2, 3)
+    with torch.no_grad(), Dependence(finite=True) as tracked:
+        tracked.tag(x, torch.tensor([True, False, False]).expand(2, 3))
+        zeros = x[:, 1:] * 0
+        assert not tracked.reads_visible
+        assert not tracked.of(program(x, zeros)).any() and tracked.reads_visible
 
 
 def test_memory_of_storages_that_are_gone_is_given_back() -> None:

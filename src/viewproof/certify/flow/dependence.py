@@ -92,9 +92,9 @@ class Dependence(Tracker):  # type: ignore[no-untyped-call]
         self.unknown.setdefault(f"{call.name}{place_of_caller()}")
         return True
 
-    def store(self, call: Call, tensor: Tensor, entries: Any, first: bool) -> None:
-        """Masked scores are those of the first result."""
-        self.write(tensor, tagged=entries, low=call.low if first and call.low is not None else False)
+    def store(self, call: Call, tensor: Tensor, entries: Any) -> None:
+        """With the scores that are masked: operators that have any return one tensor."""
+        self.write(tensor, tagged=entries, low=False if call.low is None else call.low)
 
     def _record(self, call: Call, outcome: Any, results: Sequence[Any]) -> None:
         shares = [] if self.spread or outcome is False else [self._share(t) for t in call.read]

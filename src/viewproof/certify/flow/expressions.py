@@ -157,7 +157,10 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func.decompose(*args, **kwargs)
         with BelowModes():
             outcome: Any = None
+            dtype = call.args.get("dtype")
             try:
+                if dtype and not dtype.is_floating_point and any(t.is_floating_point() for t in call.read):
+                    raise NoMeaning(f"numbers are rounded to {dtype}")
                 outcome = rule(self, call) if rule is not None else None
                 reason = "" if rule is not None else f"{call.name} has no meaning as an expression"
             except NoMeaning as error:
@@ -166,7 +169,7 @@ class Expressions(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 reason = f"{call.name} does not fit its meaning ({type(error).__name__})"
         out = func(*args, **kwargs)
         with BelowModes():
-            results = list(tensors_in(out if isinstance(out, list | tuple) else (out,)))
+            results = list(tensors_in((out,)))
             if reason and results and self._in_results_alone(call, results):
                 # What is computed of it is unknown, and nothing else.
                 self.unknown, outcome = self.unknown or reason + place_of_caller(), constant(torch.tensor(math.nan))

@@ -40,7 +40,7 @@ def _mixed(state: Any) -> Any:
 
 def constant(tensor: Tensor) -> Entries:
     """Numbers as elements of the field; -1 for those that are not finite."""
-    if tensor.dtype == torch.bool or not (tensor.is_floating_point() or tensor.is_complex()):
+    if not (tensor.is_floating_point() or tensor.is_complex()):
         return tensor.long() % P
     values, index = np.unique(tensor.detach().double().numpy().reshape(-1), return_inverse=True)
     known = [UNKNOWN if not math.isfinite(v) else _element(Fraction(float(v))) for v in values]

@@ -35,7 +35,7 @@ class Undo(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._save(tensor)
         out = func(*args, **kwargs)
         with BelowModes():
-            for tensor in tensors_in(out if isinstance(out, list | tuple) else (out,)):
+            for tensor in tensors_in((out,)):
                 if (key := address(tensor)) not in call.places and key not in self._own and key:
                     self._own[key] = StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
         return out

@@ -31,6 +31,12 @@ def meaning(operators: str) -> Callable[[Meaning], Meaning]:
     return declare
 
 
+def truths(call: BoundCall) -> bool:
+    """Whether the operands are truth values, of which a sum is no sum."""
+    operands = call.args["self"], call.args.get("other", True)
+    return all(v.dtype == torch.bool if isinstance(v, Tensor) else isinstance(v, bool) for v in operands)
+
+
 def total(a: Entries, dim: Any, keepdim: bool = False) -> Entries:
     """The sum over axes, or over everything."""
     return (a.sum() if dim is None or dim == [] or not a.dim() else a.sum(dim, keepdim)) % P
@@ -61,6 +67,8 @@ def moved(e: Any, call: BoundCall) -> Any:
         raise NoMeaning(f"{call.name} with a reduction has no meaning as an expression")
     kwargs = {key: turned(key, value) for key, value in call.args.items()}
     sums = call.args.get("accumulate") or call.name in ("cumsum", "index_add", "scatter_add")
+    if sums and call.name != "cumsum" and truths(call):
+        raise NoMeaning("truth values are added")
     if sums and any(
         isinstance(v, Tensor) and bool((v == UNKNOWN).any()) for k, v in kwargs.items() if k not in CONTROLS
     ):
@@ -74,16 +82,23 @@ def moved(e: Any, call: BoundCall) -> Any:
 @meaning("_to_copy to copy")
 def converted(e: Any, call: BoundCall) -> Any:
     """Floating-point numbers of any width are real numbers."""
-    source = call.args["src" if call.name == "copy" else "self"]
-    dtype = call.args["self"].dtype if call.name == "copy" else call.args["dtype"] or source.dtype
-    if source.is_floating_point() and not dtype.is_floating_point:
-        raise NoMeaning(f"numbers are rounded to {dtype}")
+    source, into = call.args["src" if call.name == "copy" else "self"], call.args["self"].dtype
+    if source.is_floating_point() and not into.is_floating_point:
+        raise NoMeaning(f"numbers are rounded to {into}")
     return e.entries(source)
+
+
+@meaning("view")
+def viewed(e: Any, call: BoundCall) -> Any:
+    """The same numbers in another shape."""
+    return None
 
 
 @meaning("add sub rsub")
 def added(e: Any, call: BoundCall) -> Any:
     """Sum or difference."""
+    if truths(call):
+        raise NoMeaning("truth values are added")
     a, b = e.numbers(call, "self", "other")
     scaled = b * constant(torch.tensor(call.args.get("alpha", 1), dtype=torch.float64)) % P
     if call.name == "rsub":
@@ -99,8 +114,8 @@ def scalar(call: BoundCall, name: str) -> Entries:
 @meaning("mul logical_and bitwise_and")
 def multiplied(e: Any, call: BoundCall) -> Any:
     """The product; of truth values what both are."""
-    if call.name == "bitwise_and" and call.args["self"].dtype != torch.bool:
-        raise NoMeaning("bits of numbers are joined")
+    if call.name != "mul" and not truths(call):
+        raise NoMeaning(f"{call.name} of numbers")
     a, b = e.numbers(call, "self", "other")
     return a * b % P
 
@@ -108,8 +123,8 @@ def multiplied(e: Any, call: BoundCall) -> Any:
 @meaning("logical_or bitwise_or")
 def either(e: Any, call: BoundCall) -> Any:
     """Of truth values: one of both."""
-    if call.name == "bitwise_or" and call.args["self"].dtype != torch.bool:
-        raise NoMeaning("bits of numbers are joined")
+    if not truths(call):
+        raise NoMeaning(f"{call.name} of numbers")
     a, b = e.numbers(call, "self", "other")
     return (a + b - a * b) % P
 
@@ -117,7 +132,7 @@ def either(e: Any, call: BoundCall) -> Any:
 @meaning("logical_not bitwise_not")
 def negated(e: Any, call: BoundCall) -> Any:
     """Of truth values: the other one."""
-    if call.args["self"].dtype != torch.bool:
+    if not truths(call):
         raise NoMeaning(f"{call.name} of numbers")
     return (1 - e.numbers(call, "self")[0]) % P
 

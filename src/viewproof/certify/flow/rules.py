@@ -41,8 +41,8 @@ def copied(call: Call) -> Any:
 
 
 def overwritten(call: Call) -> Any:
-    """Each element from the same element of every argument but the one that is written over."""
-    sources = [t for t in call.read if not any(t is w for w in call.written)]
+    """Each element from the same element of every argument but the first of an operator in place."""
+    sources = call.read[1:] if schema(call.func).name.endswith("_") else call.read
     return reduce(operator.or_, map(call.dep, sources), torch.tensor(False))
 
 
@@ -254,8 +254,8 @@ def halves(call: Call) -> Any:
 def looked_up(call: Call) -> Any:
     """Pointwise in what is looked up, against tables of which everything matters."""
     key = "elements" if "elements" in call.args else "self"
-    tables = [call.dep(t).any() for t in call.read if t is not call.args[key]]
-    return reduce(operator.or_, tables, call.dep(key))
+    looked = call.dep(key)
+    return reduce(operator.or_, (call.dep(name).any() for name in call.args if name != key), looked)
 
 
 def layer_norm(call: Call) -> Any:

@@ -27,7 +27,7 @@ _row("resize resize_as set detach squeeze requires_grad _unsafe_view _reshape_al
 _row("unsafe_split_with_sizes", metadata)
 
 # Elements are moved, dropped, repeated or selected.
-_row("clone _to_copy copy alias_copy lift_fresh_copy view_copy", rules.copied, labels.moved)
+_row("clone _to_copy copy alias_copy lift_fresh_copy", rules.copied, labels.moved)
 _row("fill", rules.overwritten, labels.moved)
 _row("zero uniform random exponential cauchy log_normal geometric normal bernoulli", rules.overwritten)
 _row("where masked_fill", rules.selected, labels.chosen)
@@ -36,7 +36,7 @@ _row(
     select_scatter diagonal_scatter as_strided_scatter constant_pad_nd roll rot90 tril triu pixel_shuffle block_diag
     pixel_unshuffle channel_shuffle diag_embed masked_select masked_scatter embedding expand_copy permute_copy
     select_copy slice_copy squeeze_copy unsqueeze_copy t_copy transpose_copy unfold_copy diagonal_copy unbind_copy
-    split_with_sizes_copy split_copy narrow_copy""",
+    split_with_sizes_copy split_copy narrow_copy view_copy""",
     moves.moved,
     labels.moved,
 )
@@ -56,7 +56,7 @@ _row("bitwise_or logical_or __or__", rules.disjunction, labels.joined)
 _row("add sub", rules.added, labels.joined)
 _row("div", rules.quotient, labels.joined)
 _row("hardswish prelu _prelu_kernel native_dropout complex polar log_sigmoid_forward", rules.pointwise)
-_row("_conj_physical special_log_ndtr isreal hardsigmoid real imag view_as_real_copy", rules.pointwise)
+_row("_conj_physical special_log_ndtr isreal hardsigmoid real imag", rules.pointwise)
 _row("bucketize searchsorted isin", rules.looked_up)
 
 # Axes are joined.
@@ -64,7 +64,7 @@ _row("mm bmm _int_mm mv dot vdot addmm _addmm_activation baddbmm addmv", rules.m
 _row("_cdist_forward _euclidean_dist", rules.distances)
 _row("convolution _convolution convolution_overrideable", rules.convolution)
 _row("_softmax _safe_softmax", rules.softmax)
-_row("_log_softmax sort argsort topk msort _fft_r2c _fft_c2c _fft_c2r linalg_cross renorm", rules.slices)
+_row("_log_softmax sort argsort topk msort _fft_r2c _fft_c2c _fft_c2r linalg_cross", rules.slices)
 _row("sum mean nansum prod amax amin aminmax max min argmax argmin any all var std var_mean std_mean", rules.reduction)
 _row("logsumexp linalg_vector_norm norm count_nonzero median nanmedian mode kthvalue", rules.reduction)
 _row("mse_loss smooth_l1_loss huber_loss soft_margin_loss", rules.elementwise_loss)

@@ -119,7 +119,7 @@ class LabelTrace(Tracker):  # type: ignore[no-untyped-call]
         """The entry of what is computed from several coordinates: some of them secret?"""
         return torch.where(secret, MIXED + 1, VISIBLE + 1)
 
-    def store(self, call: Call, tensor: Tensor, entries: Any, first: bool) -> None:
+    def store(self, call: Call, tensor: Tensor, entries: Any) -> None:
         """A result of another dtype than what was moved is computed."""
         if isinstance(entries, Tensor) and call.dtype not in (None, tensor.dtype):
             entries = self.computed(entries)

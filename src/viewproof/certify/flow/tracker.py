@@ -96,8 +96,8 @@ class Tracker(TorchDispatchMode):
         """A rule's answer follows from the argument's values."""
         raise NotImplementedError
 
-    def store(self, call: Call, tensor: Tensor, entries: Any, first: bool) -> None:
-        """Set the entries of a result (the first one?) or of what the operator wrote."""
+    def store(self, call: Call, tensor: Tensor, entries: Any) -> None:
+        """Set the entries of a result or of what the operator wrote."""
         raise NotImplementedError
 
     def start(self, source: Tensor, entries: Tensor) -> None:
@@ -152,7 +152,7 @@ class Tracker(TorchDispatchMode):
                 # Fresh memory holds anything.
                 first, items = (b // tensor.element_size() for b in (size, tensor.untyped_storage().nbytes()))
                 tail = tensor.new_empty(0).set_(tensor.untyped_storage(), first, (max(0, items - first),), (1,))
-                self.store(call, tail, self.storages.unknown[self.storages.main], False)
+                self.store(call, tail, self.storages.unknown[self.storages.main])
         return out
 
     def _outcome(self, call: Call) -> Any:
@@ -188,19 +188,19 @@ class Tracker(TorchDispatchMode):
             outcomes = [o for r, o in zip(results, outcome, strict=False) if isinstance(r, Tensor)]
             outcomes = outcomes if len(outcomes) == len(tensors) else [unknown] * len(tensors)
         unreturned = {id(t): t for t in call.written}
-        for index, (tensor, entries) in enumerate(zip(tensors, outcomes, strict=True)):
+        for tensor, entries in zip(tensors, outcomes, strict=True):
             if unreturned.pop(id(tensor), None) is not None:
                 if rule is not metadata:
-                    self.store(call, tensor, entries, index == 0)
+                    self.store(call, tensor, entries)
             elif address(tensor) in call.places or rule is fresh:
                 continue
             elif rule is not metadata:
-                self.store(call, tensor, entries, index == 0)
+                self.store(call, tensor, entries)
             elif tensor.numel():
-                self.store(call, tensor, unknown, False)
+                self.store(call, tensor, unknown)
         if outcome is not False:
             for key, tensor in unreturned.items():
-                self.store(call, tensor, call.stored.get(key, unknown), False)
+                self.store(call, tensor, call.stored.get(key, unknown))
 
 
 def same_shapes(call: BoundCall, results: Sequence[Any]) -> bool:

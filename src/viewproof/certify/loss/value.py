@@ -123,6 +123,8 @@ def _other_slope(case: LossCase) -> str | None:
 
 def _points(case: LossCase) -> Iterator[tuple[Tensor, Sample]]:
     """Predictions off by a constant or small whole numbers, under the sample's mask and others."""
+    assert case.distance is not None
+    of_error = case.distance.of_error
     rows = max(1, min(len(case.sample.y), _MOST_EXACT // max(1, case.sample.y[0].numel())))
 
     def first(mask: Mask) -> Mask:
@@ -135,7 +137,7 @@ def _points(case: LossCase) -> Iterator[tuple[Tensor, Sample]]:
     y = sample.y
     if floats:
         y = torch.randint(-4, 5, sample.y.shape, generator=generator).to(sample.y)
-        if case.distance is not None and not case.distance.of_error:
+        if not of_error:
             y = y + torch.rand(sample.y.shape, generator=generator).to(sample.y)
     masks = [m for m in (hidden_of(sample), *(m[:rows] for m in case.other_masks)) if bool(m.any())]
     for i, hidden in enumerate(masks):
@@ -151,7 +153,6 @@ def _points(case: LossCase) -> Iterator[tuple[Tensor, Sample]]:
             yield y + error, masked
         yield y + torch.randint(-8, 9, y.shape, generator=generator).to(y) / 4, masked
         # Errors that a narrower type would round, or could not hold.
-        of_error = case.distance is not None and case.distance.of_error
         for size in (1.0, 1e-3, 1e6 if of_error and y.dtype in (torch.float32, torch.float64) else 8.0):
             yield y + size * torch.randn(y.shape, generator=generator).to(y), masked
 
