@@ -116,6 +116,11 @@ class LossCase:
         support = torch.stack([gradient != 0 for *_, gradient in self.runs]).any(0)
         return support.flatten(self.hidden.dim()).any(-1) if support.dim() > self.hidden.dim() else support
 
+    @property
+    def declared_targets(self) -> list[Tensor]:
+        """Targets of the first and of the last declared id throughout."""
+        return [torch.full_like(self.sample.y, number) for number in self.ids or ()]
+
     @cached_property
     def other_masks(self) -> list[Tensor]:
         """Other masks over the target: drawn as declared, or of the example's structure."""

@@ -105,20 +105,23 @@ def _other_slope(case: LossCase) -> str | None:
         objective = replace(objective, distance=copy.deepcopy(objective.distance).double())
     if not bool(hidden.any()):
         return None
-    try:
-        _, expected = value_and_gradient(
-            lambda leaf: objective.value(leaf, y, hidden, case.reduction), case.prediction.double()
-        )
-    except Exception:
-        # A distance of Fractions alone has no gradient.
-        return None
-    if not bool((expected != 0).any()):
-        return None
-    slope = case.with_gradient(case.prediction)[1].double()
-    wrong = (slope - expected).abs() > 1e-2 * expected.abs().max()
-    if (at := first_true(wrong)) is None:
-        return None
-    return f"the gradient at {at} is {float(slope[at]):.6g}, that of the declared objective {float(expected[at]):.6g}"
+    allowed = 1e-4 if torch.finfo(case.prediction.dtype).eps < 1e-6 else 1e-2
+    for prediction in case.predictions:
+        try:
+            _, expected = value_and_gradient(
+                lambda leaf: objective.value(leaf, y, hidden, case.reduction), prediction.double()
+            )
+        except Exception:
+            # A distance of Fractions alone has no gradient.
+            return None
+        if not bool((expected != 0).any()):
+            continue
+        slope = case.with_gradient(prediction)[1].double()
+        wrong = (slope - expected).abs() > allowed * expected.abs().max()
+        if (at := first_true(wrong)) is not None:
+            declared = f"that of the declared objective {float(expected[at]):.6g}"
+            return f"the gradient at {at} is {float(slope[at]):.6g}, {declared}"
+    return None
 
 
 def _points(case: LossCase) -> Iterator[tuple[Tensor, Sample]]:
@@ -146,6 +149,8 @@ def _points(case: LossCase) -> Iterator[tuple[Tensor, Sample]]:
             for size in (1.0, 8.0):
                 logits = size * torch.randn((*sample.y.shape, *classes), generator=generator)
                 yield logits.to(case.prediction), masked
+                for y in case.declared_targets:
+                    yield logits.to(case.prediction), replace(masked, y=y[:rows])
             continue
         for error in (0.5, -1.0, 3.0) if i == 0 else ():
             yield y + error, masked
