@@ -323,6 +323,8 @@ def test_a_mask_that_is_too_small_or_covers_a_whole_row_hides_nothing() -> None:
     where = torch.zeros(2, 4, 6, dtype=torch.bool)
     where[:, 2:] = True
     assert claimed(masked_attention(torch.zeros(4).masked_fill(~BLOCKED, -100.0)), x, where, finite=True)[0].all()
+    mask = torch.zeros(4).masked_fill(~BLOCKED, -1e4)
+    assert claimed(lambda x: ((x @ x.mT) * 1e4 + mask).softmax(-1)[:, :2, :2], x, where, finite=True)[0].any()
     everything = masked_attention(torch.full((4,), -1e9))
     assert missed(everything, x, where, finite=True) == 0
     assert claimed(everything, x, where, finite=True)[0].all()

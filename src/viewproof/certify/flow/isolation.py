@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -100,6 +100,15 @@ def kept(*owners: Any) -> Iterator[None]:
                 tensor.grad = gradient if gradient is None or old is None else gradient.copy_(old)
 
 
+def uncompiled() -> AbstractContextManager[Any]:
+    """Compiled functions run as they were written: compiled code runs where nothing of it can be seen."""
+    # flex_attention compiles itself.
+    if {"torch._dynamo", "torch.nn.attention.flex_attention"} & sys.modules.keys():
+        stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return stance
+    return nullcontext()
+
+
 @contextmanager
 def isolated(function: Any) -> Iterator[None]:
     """Fixed seeds inside; afterwards random state, written tensors and attributes are as before.
@@ -120,9 +129,7 @@ def isolated(function: Any) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(register_module_forward_pre_hook(save))
         stack.enter_context(seeded(0))
-        if {"torch._dynamo", "torch.nn.attention.flex_attention"} & sys.modules.keys():
-            # Compiled code runs below the dispatcher, where nothing can be seen; flex_attention compiles what it is.
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(uncompiled())
         try:
             with undo:
                 yield

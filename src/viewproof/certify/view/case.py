@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from viewproof.bits import seeded, unlike
+from viewproof.certify.flow.isolation import uncompiled
 from viewproof.certify.flow.storage import address
 from viewproof.certify.flow.trace import CONSTANT, MIXED, LabelTrace
 from viewproof.certify.inputs import other_contents, spread_mask
@@ -83,7 +84,7 @@ class DeclaredView:
 
     def run(self, x: Tensor, seed: int = 0) -> ViewOutput:
         """What the view returns for this very tensor, at one restored draw of the global generators."""
-        with seeded(seed), torch.enable_grad():
+        with seeded(seed), torch.enable_grad(), uncompiled():
             output = read_output(self.view(x), x)
         # A view may write its next output where this one lies.
         own: dict[str, Any] = {
