@@ -53,6 +53,9 @@ def certify_encoder(
     reach the output. Otherwise UNKNOWN, naming the operator. An encoder that writes to its input has a C2 finding too.
     Weights, buffers, random state, train flags and the sample are left as they were; every call starts from one seed.
 
+    The encoder runs with gradients on, as in training, and without them where that gives other outputs. What only a
+    trainable weight of 0 keeps out is UNKNOWN, and so is what a call keeps of hidden content and shows in the next.
+
     Raises `InvalidArgument` if there is no mask over ``x``.
 
     >>> from torch import nn

@@ -37,8 +37,9 @@ def certify_monitor(
     ``monitor(embeddings)`` gets float32 ``[samples, features]``, or ``[views, samples, features]`` with ``views``, and
     returns a number that is ``healthy`` high or low. Every collapse must score worse than every health: all samples on
     one point, with and without noise that is a millionth of it, at 0, and (if ``dimensional``, for monitors that are
-    meant to see it) all samples on one line. With ``threshold``, collapse and health lie on its two sides. A ``rank``
-    is 1 when constant, ``features`` when isotropic, and ``k`` when isotropic in ``k`` dimensions.
+    meant to see it) all samples on one line. With ``threshold``, collapse and health lie on its two sides. Scores
+    that differ by less than 1 % are UNKNOWN. A ``rank`` is 1 when constant, ``features`` when isotropic, and ``k`` when
+    isotropic in ``k`` dimensions.
 
     >>> spread = lambda z: z.std(0).mean()
     >>> certify_monitor(spread, dimensional=False).verdict()
@@ -55,7 +56,7 @@ def certify_monitor(
     if samples <= features:
         raise InvalidArgument(f"samples={samples} must exceed features={features}, or nothing is isotropic")
     subject = subject_name(monitor, name)
-    good, bad = _plants(samples, features, views, dimensional)
+    good, bad = _plants(samples, features, views, dimensional, rank)
     size = f"{samples} x {features}"
     claims = Claims[None](scope=f"{len(good)} healthy and {len(bad)} collapsed plants of {size}", method="planted")
     sign = 1 if healthy == "high" else -1
@@ -116,7 +117,7 @@ def _isotropic(samples: int, features: int, seed: int, k: int) -> Tensor:
 
 
 def _plants(
-    samples: int, features: int, views: int | None, dimensional: bool
+    samples: int, features: int, views: int | None, dimensional: bool, rank: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     point = torch.nn.functional.normalize(torch.randn(features, generator=generator), dim=0).expand(samples, features)
@@ -124,8 +125,10 @@ def _plants(
     noise = torch.randn(views or 1, samples + 2 * features, features, generator=generator)
     once = _isotropic(samples, features, 1, features)
     pairs = _isotropic(max(samples // 2, features + 2), features, 2, features).repeat_interleave(2, 0)
-    sphere = torch.nn.functional.normalize(once, dim=1)
-    batches = {"isotropic": once, "isotropic, every sample twice": pairs, "isotropic, all of length 1": sphere}
+    batches = {"isotropic": once, "isotropic, every sample twice": pairs}
+    if not rank:
+        # Whose rank is a little lower.
+        batches["isotropic, all of length 1"] = torch.nn.functional.normalize(once, dim=1)
     points = {
         "one point": point,
         "one point, an axis": axis.expand(samples, features),
