@@ -271,6 +271,17 @@ def decomposes(operator: OpOverload) -> bool:
     return bool(operator._can_decompose())
 
 
+def written_out(operator: Any) -> Callable[..., Any] | None:
+    """What a higher-order operator computes, in plain operators: of `flex_attention`, as it runs without a compiler.
+
+    Checked on CHECKED. Of every other one, and without the names: None, and the operator has no rule.
+    """
+    if getattr(operator, "__name__", "") != "flex_attention":
+        return None
+    kernel: Callable[..., Any] | None = operator.py_kernels.get(torch._C.DispatchKey.CompositeExplicitAutograd)
+    return kernel
+
+
 def kernels_of_collectives() -> list[str]:
     """The names of the operators that communicate between processes, such as ``c10d::allreduce_``.
 

@@ -120,13 +120,13 @@ class CausalCase:
 
     def call(self, x: Tensor) -> Tensor:
         """The output for an input, everything else as it was."""
-        with isolated(self.model), torch.no_grad():
+        with isolated(self.model), torch.enable_grad():
             return self.read(self.model(x.clone())).detach().clone()
 
     @cached_property
     def draws(self) -> bool:
         """Whether random numbers are drawn."""
-        with isolated(self.model), torch.no_grad():
+        with isolated(self.model), torch.enable_grad():
             return draws_numbers(lambda: self.read(self.model(self.x.clone())))
 
     @cached_property

@@ -139,7 +139,8 @@ class Claims(Generic[C]):
     ) -> tuple[Finding, ...]:
         """The finding of every claim that concerns the cases, with the seconds that it took.
 
-        Of several cases, the draws of a random view say, the first that refutes a claim speaks for it, else the last.
+        Of several cases, the draws of a random view say, the first that refutes a claim speaks for it, else the last
+        that leaves it open, else the last that is PROVED.
         ``around()`` is entered for each claim. A function that raises, because the user's code does, makes its claim
         UNKNOWN; the reason names ``subject`` and the error.
         """
@@ -148,6 +149,7 @@ class Claims(Generic[C]):
             start, finding = time.perf_counter(), None
             with around():
                 for case in cases:
+                    before = finding
                     claim, scope, of_witness = (
                         text.format(case=case) for text in (declared.claim, declared.scope, declared.witness_scope)
                     )
@@ -156,6 +158,7 @@ class Claims(Generic[C]):
                         finding = function(case, check)
                     except Exception as error:
                         finding = check.unknown(failure(subject, error))
+                    finding = max(finding, before, key=_speaks) if before and finding else finding or before
                     if finding is not None and finding.verdict is Verdict.REFUTED:
                         break
             if finding is not None:
@@ -165,6 +168,11 @@ class Claims(Generic[C]):
     def unknown(self, reason: str) -> tuple[Finding, ...]:
         """Every claim UNKNOWN for one reason, where there is no case; for claims without format fields."""
         return tuple(check.unknown(reason) for check, _ in self._declared)
+
+
+def _speaks(finding: Finding) -> int:
+    """Which of two cases' findings about one claim stands for both: the higher one."""
+    return [Verdict.VACUOUS, Verdict.PROVED, Verdict.UNKNOWN, Verdict.REFUTED].index(finding.verdict)
 
 
 def failure(called: str, error: Exception) -> str:

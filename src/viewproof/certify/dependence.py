@@ -7,11 +7,10 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from viewproof.certify.check import Check, Claims, subject_name
-from viewproof.certify.encoder import EncoderCase, independence
+from viewproof.certify.encoder import EncoderCase, UsedParameters, independence
 from viewproof.certify.flow.isolation import isolated
 from viewproof.certify.inputs import other_contents, spread_mask
 from viewproof.certify.outputs import first_true, output_difference, tensors_by_path
@@ -20,7 +19,6 @@ from viewproof.certify.surroundings import draws_numbers
 from viewproof.certify.target.branch import shake
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask
-from viewproof.torch_internals import tree_leaves
 
 Inputs = str | Tensor | tuple[str, Tensor] | Callable[..., Any]
 Outputs = Tensor | Callable[[Any], Any] | None
@@ -117,7 +115,7 @@ class DependenceCase:
             key: (value.clone() if isinstance(value, Tensor) else value)
             for key, value in {**self.arguments, **changed}.items()
         }
-        with isolated(self.f), torch.no_grad():
+        with isolated(self.f), torch.enable_grad():
             return self.run(arguments)
 
     def run(self, arguments: Mapping[str, Any]) -> Any:
@@ -132,7 +130,7 @@ class DependenceCase:
 
     def other_weights(self) -> "DependenceCase":
         """The same function with the parameters that it uses moved for the time of each call."""
-        with _UsedParameters() as used:
+        with UsedParameters() as used:
             self.call()
 
         def moved(*args: Any, **kwargs: Any) -> Any:
@@ -150,19 +148,6 @@ class DependenceCase:
         places = outputs.nonzero() if isinstance(outputs, Tensor) else None
         x = self.arguments[key].detach()
         return EncoderCase(of_one, lambda out: selected(out, outputs), x, where, Mask(where, True), word, places)
-
-
-class _UsedParameters(TorchFunctionMode):
-    """Collects the parameters that torch's functions are given, wherever the caller has them from."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: set[Tensor] = set()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the function."""
-        self.found |= {leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, nn.Parameter)}
-        return func(*args, **(kwargs or {}))
 
 
 def selected(returned: Any, outputs: Outputs) -> Any:

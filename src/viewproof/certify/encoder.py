@@ -1,13 +1,15 @@
 """Certifies that an encoder's output does not depend on hidden content, operator by operator."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from viewproof.bits import unlike
 from viewproof.certify.check import Check, Claims, subject_name
@@ -21,6 +23,8 @@ from viewproof.certify.report import Contract, Finding, Report
 from viewproof.certify.surroundings import draws_numbers
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Sample
+from viewproof.torch_internals import tree_leaves
+from viewproof.verdict import Verdict
 
 CLAIM = "the output does not depend on hidden content"
 
@@ -48,6 +52,9 @@ def certify_encoder(
     reach the output. Otherwise UNKNOWN, naming the operator. An encoder that writes to its input has a C2 finding too.
     Weights, buffers, random state, train flags and the sample are left as they were; every call starts from one seed.
 
+    The encoder runs with gradients on, as in training, and without them where that gives other outputs. What only a
+    trainable weight of 0 keeps out is UNKNOWN, and so is what a call keeps of hidden content and shows in the next.
+
     Raises `InvalidArgument` if there is no mask over ``x``.
 
     >>> from torch import nn
@@ -71,6 +78,8 @@ def certify_encoder(
             return check.vacuous(f"the mask hides {everything}", scope=check.scope, method="the mask")
         draws = case.draws()
         finding = independence(case, check, draws)
+        if finding.verdict is Verdict.PROVED and (kept := _kept(case)):
+            finding = check.undecided(kept)
         note = "random numbers are drawn: every call ran from seed 0" if draws else ""
         return replace(finding, detail="; ".join(part for part in (finding.detail, note) if part))
 
@@ -127,6 +136,13 @@ class EncoderCase:
     view: Mask
     word: str = "hidden"
     places: Tensor | None = None
+    gradients: bool = True
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """What is run inside leaves nothing behind, and has gradients switched on as a training step has, or off."""
+        with state_kept(self.encoder, tensors=False), isolated(self.encoder), torch.set_grad_enabled(self.gradients):
+            yield
 
     def outputs(self, x: Tensor) -> dict[str, Tensor]:
         """The part of the output that counts, of this very tensor."""
@@ -135,14 +151,20 @@ class EncoderCase:
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
         """The output for ``x``: its tensors and numbers by their paths."""
-        with state_kept(self.encoder, tensors=False), isolated(self.encoder), torch.no_grad():
+        with self._alone():
             return {name: t.detach().clone() for name, t in self.outputs(x.clone()).items()}
+
+    def after(self, first: Tensor) -> dict[str, Tensor]:
+        """The same for the example in a call that finds what a call with ``first`` left."""
+        with self._alone():
+            self.outputs(first.clone())
+            return {name: t.detach().clone() for name, t in self.outputs(self.x.clone()).items()}
 
     def tracked(self, finite: bool) -> tuple[Dependence, bool]:
         """The encoder's dependence, and whether any of the output depends."""
         x, tracked, out = self.x.clone(), Dependence(finite), {}
         try:
-            with state_kept(self.encoder, tensors=False), isolated(self.encoder), torch.no_grad(), tracked:
+            with self._alone(), tracked:
                 tracked.tag(x, self.where)
                 out = self.outputs(x)
         except Exception as error:
@@ -164,7 +186,7 @@ class EncoderCase:
 
     def draws(self) -> bool:
         """Whether random numbers are drawn."""
-        with state_kept(self.encoder, tensors=False), isolated(self.encoder), torch.no_grad():
+        with self._alone():
             return draws_numbers(lambda: self.outputs(self.x.clone()))
 
     @cached_property
@@ -212,11 +234,69 @@ class EncoderCase:
         return upto(low), upto(high)
 
 
-def independence(case: EncoderCase, check: Check, draws: bool) -> Finding:
-    """Whether the outputs do not depend on what ``case.where`` marks: tracked for all values, then for finite ones.
+def _kept(case: EncoderCase) -> str:
+    """Says so if what a call leaves behind was seen to show its hidden content in the next one; else ""."""
+    try:
+        again = case.after(case.x)
+        steady = output_difference(again, case.after(case.x), bits=True) is None
+        seen = output_difference(again, case.after(next(other_hidden_contents(case.x, case.where))))
+    except Exception:
+        return ""
+    if seen is None or not steady:
+        return ""
+    return (
+        f"within a call no {case.word} content reaches the output, in the next call it does, through what the encoder "
+        "keeps; hand over one that keeps nothing (eval(), no cache)"
+    )
 
-    Where neither proves it, other content is tried there.
+
+class UsedParameters(TorchFunctionMode):
+    """Collects the parameters that torch's functions are given, wherever the caller has them from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[Tensor, None] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function."""
+        self.found.update((leaf, None) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, nn.Parameter))
+        return func(*args, **(kwargs or {}))
+
+
+def independence(case: EncoderCase, check: Check, draws: bool) -> Finding:
+    """Whether the outputs do not depend on what ``case.where`` marks.
+
+    Asked with gradients switched on, as in training, and where that gives other outputs also without them.
     """
+    without = replace(case, gradients=False)
+    if not _runs(case):
+        # An encoder that is only ever run without gradients.
+        return _decided(without, check, draws)
+    finding = _decided(case, check, draws)
+    if finding.verdict is Verdict.REFUTED or not _runs(without):
+        return finding
+    if output_difference(case.base, without.base, bits=True) is None:
+        return finding
+    other = _decided(without, check, draws)
+    finite = other.witness is None or bool(other.witness.inputs["other"].isfinite().all())
+    if finding.verdict is Verdict.PROVED and not finite:
+        # As in what was proved with gradients, where a NaN may pass.
+        other = check.undecided(f"no finite {case.word} content changed the output, a NaN does; {other.detail}")
+    if other.verdict is Verdict.PROVED:
+        return max(finding, other, key=lambda f: (f.verdict is not Verdict.PROVED, len(f.scope)))
+    return replace(other, detail=f"without gradients, where the output is another: {other.detail}")
+
+
+def _runs(case: EncoderCase) -> bool:
+    """Whether the encoder takes its input."""
+    try:
+        return case.base is not None
+    except Exception:
+        return False
+
+
+def _decided(case: EncoderCase, check: Check, draws: bool) -> Finding:
+    """Tracked for all values, then for finite ones; where neither proves it, other content is tried."""
     if not case.base:
         return check.unknown("the output holds no tensor", scope=check.scope, method="one call")
     steady = output_difference(case.base, case(case.x), bits=True) is None
@@ -231,6 +311,11 @@ def independence(case: EncoderCase, check: Check, draws: bool) -> Finding:
                 if case.differs(other, bits=not finite):
                     return _refuted(case, check, other, method="search, after tracking missed it")
             values, detail = "all values", ""
+            if finite and (reason := _with_other_weights(case)):
+                return check.undecided(
+                    f"with these weights no {case.word} content reaches the output, with others it may ({reason}): "
+                    "hand over the encoder as it is after some steps of training, if a layer starts at 0"
+                )
             if finite:
                 values = f"all {case.word} values that keep all that is computed finite"
                 values += f" and attention scores within +-{SCORE:g}" if tracked.scores else ""
@@ -250,6 +335,27 @@ def independence(case: EncoderCase, check: Check, draws: bool) -> Finding:
             return _refuted(case, check, other, method="search, run again", detail=f"comes in at {reason}")
     reason = f"dependence cannot be excluded ({reason}), and no other {case.word} content changed the output"
     return check.unknown(reason, scope=check.scope, method="dependence tracking, then search")
+
+
+def _with_other_weights(case: EncoderCase) -> str:
+    """Where dependence comes in once trainable zeros are small numbers, "" if nowhere: a 0 may be learnt away."""
+    with UsedParameters() as used:
+        case(case.x)
+    starts = [p for p in used.found if p.requires_grad and bool((p == 0).any())]
+    if not starts:
+        return ""
+    generator = torch.Generator().manual_seed(1)
+    small = [0.02 * torch.randn(p.shape, generator=generator).to(p) for p in starts]
+
+    def moved(*args: Any) -> Any:
+        with torch.no_grad():
+            for parameter, learnt in zip(starts, small, strict=True):
+                parameter.copy_(torch.where(parameter == 0, learnt, parameter))
+        return case.encoder(*args)
+
+    moved.takes_view = getattr(case.encoder, "takes_view", False)  # type: ignore[attr-defined]
+    tracked, depends = replace(case, encoder=moved).tracked(finite=True)
+    return (tracked.escaped or tracked.spread or next(iter(tracked.unknown), "somewhere")) if depends else ""
 
 
 def _refuted(case: EncoderCase, check: Check, content: Tensor, method: str, detail: str = "") -> Finding:

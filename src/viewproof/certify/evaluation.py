@@ -77,6 +77,11 @@ class EvaluationCase:
                     continue
                 if not any(fnmatchcase(path, pattern) for pattern in self.may_change):
                     found.setdefault(kind, {})[path] = None
+            if state.iterators:
+                names = ", ".join(state.iterators)
+                found.setdefault("reach", {})[
+                    f"the step reaches an iterator that was begun, and may move it on: {names}"
+                ] = None
             if not state.whole:
                 found.setdefault("reach", {})["the step reaches too many objects to look at them all"] = None
         if list(found.get("generator", ())) == [PYTHON] and not self._draws():

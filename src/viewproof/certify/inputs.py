@@ -39,6 +39,12 @@ def spread_mask(name: str, mask: Any, tensor: Tensor) -> Tensor:
         batched = mask.per_sample
     else:
         batched = own == shape or (own != shape[1:] and len(own) > 1 and own == shape[: len(own)])
+    of_batch, of_sample = own == shape[: len(own)], own == shape[1 : len(own) + 1]
+    if not isinstance(mask, Mask) and len(own) > 1 and of_batch and of_sample and own != shape:
+        raise InvalidArgument(
+            f"{name} of shape {own} may lie over the first axes of the batch or of one sample, in a batch of shape "
+            f"{shape}; pass a Mask, which says if it is per_sample, or a mask over all axes"
+        )
     axes = shape if batched else shape[1:]
     if own != axes[: len(own)] or (not own and axes):
         raise InvalidArgument(
@@ -83,7 +89,7 @@ def other_hidden_contents(x: Tensor, hidden: Tensor) -> Iterator[Tensor]:
         yield torch.where(hidden, other, x)
     numbers: tuple[float, ...] = ()
     if x.is_floating_point():
-        numbers = float("nan"), float("-inf"), -1.0, 1.0
+        numbers = float("nan"), float("-inf"), -1.0, 1.0, 0.0
     elif x.dtype != torch.bool and not x.is_complex():
         numbers = int(x.min()), int(x.max())
     for number in numbers:

@@ -17,6 +17,8 @@ from viewproof.certify.report import Contract, Finding, Report
 from viewproof.errors import InvalidArgument
 
 Pattern = str | type[nn.Module]
+_VALUES = (1.0, -3.0)
+"""What all parameters are set to, in turn: decay may be towards one of them, such as the 1 of a norm's weight."""
 
 
 def certify_optimizer(
@@ -32,8 +34,8 @@ def certify_optimizer(
     Trainable is what has ``requires_grad``; several modules are given by name, a shared parameter counts once. With
     several optimizers a parameter must be in one group of one of them. ``no_decay`` and ``decay`` are patterns of names
     (``"*.bias"``, ``"cls_token"``) or classes of modules, whose own parameters are meant (``nn.LayerNorm``). Decay is
-    read from the groups, and seen: a step in which all gradients are 0 and all parameters 1, from fresh state, must
-    leave the declared parameters as they are (``decay``: must move them). All is put back afterwards.
+    read from the groups, and seen: a step in which all gradients are 0 and all parameters 1, or -3, from fresh state,
+    must leave the declared parameters as they are (``decay``: must move them). All is put back afterwards.
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
     >>> optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
@@ -113,17 +115,20 @@ class OptimizerCase:
 
     @cached_property
     def moved(self) -> set[int]:
-        """The parameters that a step moves in which all gradients are 0, all parameters 1 and the state is fresh."""
-        with kept(*self.modules.values()), _fresh(self.optimizers), torch.no_grad():
-            for parameter in self.named.values():
-                parameter.fill_(1.0)
-                parameter.grad = None
-            # By a backward pass: a hook on a gradient may add decay to it.
-            with torch.enable_grad():
-                torch.autograd.backward([(0 * parameter).sum() for parameter in self.named.values()])
-            for optimizer in self.optimizers:
-                optimizer.step()
-            return {id(p) for p in self.named.values() if not bool((p == 1).all())}
+        """The parameters that a step moves in which all gradients are 0, all parameters one number, the state fresh."""
+        moved = set[int]()
+        for value in _VALUES:
+            with kept(*self.modules.values()), _fresh(self.optimizers), torch.no_grad():
+                for parameter in self.named.values():
+                    parameter.fill_(value)
+                    parameter.grad = None
+                # By a backward pass: a hook on a gradient may add decay to it.
+                with torch.enable_grad():
+                    torch.autograd.backward([(0 * parameter).sum() for parameter in self.named.values()])
+                for optimizer in self.optimizers:
+                    optimizer.step()
+                moved |= {id(p) for p in self.named.values() if not bool((p == value).all())}
+        return moved
 
 
 @contextmanager

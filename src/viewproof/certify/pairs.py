@@ -67,11 +67,11 @@ def reads_of(function: Callable[..., Any], inputs: Mapping[str, Tensor], key: st
     """The dependence of a function's outputs on one input where ``where``, tracked and by runs."""
 
     def run(x: Tensor) -> dict[str, Tensor]:
-        with isolated(function), torch.no_grad():
+        with isolated(function), torch.enable_grad():
             return {p: t.detach().clone() for p, t in tensors_by_path(function({**inputs, key: x.clone()}))}
 
     tracked, x = Dependence(finite=True), inputs[key].clone()
-    with isolated(function), torch.no_grad(), tracked:
+    with isolated(function), torch.enable_grad(), tracked:
         tracked.tag(x, where)
         out = dict(tensors_by_path(function({**inputs, key: x})))
     may = {path: tracked.of(t) for path, t in out.items()}
@@ -100,7 +100,7 @@ class PairCase:
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
         """The shapes of what the views return: one tensor or two."""
-        with isolated(self.views), torch.no_grad():
+        with isolated(self.views), torch.enable_grad():
             shapes = [tuple(t.shape) for _, t in tensors_by_path(self.views(self.x.clone()))]
         if not shapes or len(shapes) > 2 or (len(shapes) == 2 and shapes[0][0] != shapes[1][0]):
             raise InvalidArgument(
@@ -166,7 +166,7 @@ def different_views(case: PairCase, check: Check) -> Finding | None:
     shapes = case.shapes
     if len({shape[1:] for shape in shapes}) > 1:
         return None
-    with isolated(case.views), torch.no_grad():
+    with isolated(case.views), torch.enable_grad():
         rows = torch.cat([t for _, t in tensors_by_path(case.views(case.x.clone()))])
     same = [i for i, p in enumerate(case.partners) if torch.equal(rows[i], rows[p])]
     if len(same) == len(rows):

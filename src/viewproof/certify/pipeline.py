@@ -182,7 +182,8 @@ class _Run:
         try:
             if self.pipeline.view is not None:
                 case = self.declared.cases[0]
-                return _as_sample(case.output.returned, case.hidden), case.hidden
+                returned = case.output.returned
+                return _as_sample(returned if isinstance(returned, Sample) else case.output, case.hidden), case.hidden
             rule = self.pipeline.rule
             assert rule is not None
             x = self.example

@@ -1,6 +1,7 @@
 """What a function can reach and change, such as modules, queues and generators, put back."""
 
 import functools
+import os
 import random
 import types
 from collections import deque
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from viewproof.bits import GeneratorStates, same_bits
+from viewproof.certify.flow.state import runs_on
 
 _LEAVES = (str, bytes, int, float, complex, bool, type(None), type, types.ModuleType, range, slice, torch.dtype,
            torch.device, torch.Size)  # fmt: skip
@@ -19,6 +21,11 @@ _MODULE_TABLES = frozenset(vars(nn.Module())) - {"training"}
 _LIBRARIES = ("torch", "numpy", "builtins")
 _MOST = 200_000
 PYTHON = "the global generator of Python"
+
+
+def _set_environment(before: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(before)
 
 
 _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
@@ -35,6 +42,7 @@ _SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         lambda: torch.backends.cudnn.benchmark,
         lambda value: setattr(torch.backends.cudnn, "benchmark", value),
     ),
+    "os.environ": (lambda: dict(os.environ), _set_environment),
     **{
         f"torch.is_autocast_enabled({device!r})": (
             functools.partial(torch.is_autocast_enabled, device),
@@ -154,6 +162,12 @@ class ReachedState:
         elif isinstance(getattr(value, "__dict__", None), dict):
             self._tables.append((path, vars(value), dict(vars(value))))
             yield from ((inside(key), entry, kind) for key, entry in vars(value).items())
+
+    @property
+    def iterators(self) -> list[str]:
+        """The iterators among what was found that were begun: they go forward and cannot be put back."""
+        begun = [o for o in self._owner.values() if runs_on(o)]
+        return sorted({f"{type(o).__name__} {getattr(o, '__name__', '')}".strip() for o in begun})
 
     def changes(self) -> Iterator[tuple[str, str]]:
         """What differs now: path and kind (parameter, buffer, gradient, flag, generator, setting, state)."""

@@ -127,6 +127,8 @@ EXACT: dict[str, Program] = {
     "std": lambda x: x.std(2),
     "norm": lambda x: x.norm(dim=1),
     "logsumexp": lambda x: x.logsumexp(2),
+    "renorm rows": lambda x: x.renorm(2, 1, 1.0),
+    "renorm the last axis": lambda x: x[0].renorm(2, -1, 1.0),
     "cumsum": lambda x: x.cumsum(2),
     "linear": lambda x: x @ WEIGHT,
     "times a vector": lambda x: x @ WEIGHT[:, 0],
@@ -341,6 +343,8 @@ def test_a_mask_that_is_too_small_or_covers_a_whole_row_hides_nothing() -> None:
     where = torch.zeros(2, 4, 6, dtype=torch.bool)
     where[:, 2:] = True
     assert claimed(masked_attention(torch.zeros(4).masked_fill(~BLOCKED, -100.0)), x, where, finite=True)[0].all()
+    mask = torch.zeros(4).masked_fill(~BLOCKED, -1e4)
+    assert claimed(lambda x: ((x @ x.mT) * 1e4 + mask).softmax(-1)[:, :2, :2], x, where, finite=True)[0].any()
     everything = masked_attention(torch.full((4,), -1e9))
     assert missed(everything, x, where, finite=True) == 0
     assert claimed(everything, x, where, finite=True)[0].all()
@@ -396,6 +400,7 @@ PLANTED = {
     "native_layer_norm": lambda call: (call.dep("input"), True, True),
     "gather": lambda call: call.dep("self"),
     "where": lambda call: call.dep("self"),
+    "renorm": rules.slices,
 }
 
 
@@ -413,6 +418,7 @@ def test_a_wrong_rule_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> N
             "native_layer_norm": EXACT["layer_norm"],
             "gather": SOUND["argsort gather"],
             "where": EXACT["where"],
+            "renorm": EXACT["renorm rows"],
         }[name]
         assert any(missed(program, *example(seed)) > 0 for seed in range(2))
     finally:
@@ -430,6 +436,9 @@ def test_what_left_torch_or_had_no_rule_is_named() -> None:
     assert run(lambda x: x.numpy()).escaped.startswith("numpy takes dependent data out of torch at test_dependence.py:")
     assert run(lambda x: (x > 0).nonzero()).escaped.startswith("the shape of what nonzero returns follows from")
     assert run(lambda x: torch.equal(x, x)).escaped.startswith("equal turns dependent data into a number of Python's")
+    aligned = torch._nested_tensor_from_mask_left_aligned
+    assert run(lambda x: aligned(torch.zeros(2, 4, 6), x[..., 0] > 0)).escaped
+    assert not run(lambda x: aligned(x, KEEP[..., 0])).escaped
     assert next(iter(run(lambda x: torch.linalg.inv_ex(x[0, :, :4])).unknown)).startswith("linalg_inv_ex at test_dep")
     assert run(lambda x: x.sum(1)).spread.startswith("sum at test_dependence.py:")
 

@@ -112,6 +112,7 @@ def same_in_any_batch(case: DrawCase, check: Check) -> Finding:
     others = [
         ("each sample alone", alone),
         ("the batch reversed", backwards),
+        ("the batch sixteen times over", {(e, s): case.rows(case.ids * 16, e, s)[-len(case.ids) :] for e, s in first}),
         (f"in the order {order}", reordered(order)),
     ]
     return case.compare(check, others)

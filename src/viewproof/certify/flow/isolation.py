@@ -2,21 +2,25 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 
 from viewproof.bits import seeded
 from viewproof.certify.flow.call import BoundCall, tensors_in
 from viewproof.certify.flow.storage import address
+from viewproof.errors import InvalidArgument
 from viewproof.torch_internals import BelowModes, OpOverload, StorageWeakRef, TorchDispatchMode, module_tables
 
 
 class Undo(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While on, copies a tensor before the first in-place write to it; `restore` puts it back."""
+
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -57,6 +61,15 @@ class Undo(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 whole.copy_(copy)
 
 
+def refuse_uninitialised(module: nn.Module) -> None:
+    """Raise `InvalidArgument` for a lazy module that was never called: its first call could not be undone."""
+    for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        if is_lazy(tensor):
+            raise InvalidArgument(
+                f"{type(module).__name__}.{key} has no shape before the first call; call the module on one batch first"
+            )
+
+
 @contextmanager
 def kept(*owners: Any) -> Iterator[None]:
     """Afterwards attributes, parameters, buffers, gradients and flags are as before, rebound too.
@@ -87,6 +100,15 @@ def kept(*owners: Any) -> Iterator[None]:
                 tensor.grad = gradient if gradient is None or old is None else gradient.copy_(old)
 
 
+def uncompiled() -> AbstractContextManager[Any]:
+    """Compiled functions run as they were written: compiled code runs where nothing of it can be seen."""
+    # flex_attention compiles itself.
+    if {"torch._dynamo", "torch.nn.attention.flex_attention"} & sys.modules.keys():
+        stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+        return stance
+    return nullcontext()
+
+
 @contextmanager
 def isolated(function: Any) -> Iterator[None]:
     """Fixed seeds inside; afterwards random state, written tensors and attributes are as before.
@@ -97,6 +119,7 @@ def isolated(function: Any) -> Iterator[None]:
 
     def save(module: nn.Module, *_: Any) -> None:
         if module not in saved:
+            refuse_uninitialised(module)
             held = [vars(module), *(v for v in vars(module).values() if isinstance(v, dict | list | set))]
             saved[module] = [(part, part.copy()) for part in held]
 
@@ -106,9 +129,7 @@ def isolated(function: Any) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(register_module_forward_pre_hook(save))
         stack.enter_context(seeded(0))
-        if "torch._dynamo" in sys.modules:
-            # Compiled code runs below the dispatcher, where nothing can be seen.
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(uncompiled())
         try:
             with undo:
                 yield

@@ -170,8 +170,9 @@ def softmax(call: Call) -> Any:
     if not call.finite or not x.dim():
         return _along(dep, dim)
     value, low = call.value(x), call.tracker.storages.read(x, "low")
-    masked = (dep & low) | (~dep & (value <= -3 * SCORE))
-    strong = (dep & ~low) | (~dep & (value >= -SCORE))
+    # A score of this very run beyond +-SCORE shows that what is assumed of all does not hold.
+    masked = ((dep & low) | ~dep) & (value <= -3 * SCORE)
+    strong = ((dep & ~low) | ~dep) & (value >= -SCORE)
     call.used(x, masked & ~dep)
     weightless = masked & strong.any(dim, keepdim=True)
     call.tracker.scores |= bool((weightless & (low | ~value.isinf()) & dep.any(dim, keepdim=True)).any())
@@ -188,6 +189,12 @@ def _along(dep: Tensor, dim: Any) -> Tensor:
 def slices(call: Call) -> Any:
     """Each slice along ``dim`` mixes: sorts, transforms, log-softmax."""
     return _along(pointwise(call), call.args["dim"])
+
+
+def norm_of_each(call: Call) -> Any:
+    """Each slice at one index of ``dim`` is divided by its own norm: all other axes mix."""
+    dep, dim = call.dep("self"), call.args["dim"] % call.args["self"].dim()
+    return dep.any(tuple(axis for axis in range(dep.dim()) if axis != dim), keepdim=True)
 
 
 def softmax_gradient(call: Call) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from viewproof.certify.flow.isolation import kept
+from viewproof.certify.flow.isolation import kept, refuse_uninitialised
 from viewproof.certify.report import Report
 
 Q = ParamSpec("Q")
@@ -111,9 +111,11 @@ def state_kept(*functions: Any, tensors: bool = True) -> Iterator[list[str]]:
     found = _Found()
     found.visit(*functions)
     objects = list(found.objects.values())
-    lost = [f"{type(o).__name__} {getattr(o, '__name__', '')}".strip() for o in objects if _runs_on(o)]
+    lost = [f"{type(o).__name__} {getattr(o, '__name__', '')}".strip() for o in objects if runs_on(o)]
     undo: list[Callable[[], object]] = []
     modules = [o for o in objects if isinstance(o, nn.Module)]
+    for module in modules:
+        refuse_uninitialised(module)
     inside = {id(p) for m in modules for p in (*m.parameters(), *m.buffers())}
     for value in objects:
         if not tensors and isinstance(value, Tensor | nn.Module):
@@ -135,7 +137,7 @@ def state_kept(*functions: Any, tensors: bool = True) -> Iterator[list[str]]:
                     owner[name] = value
 
 
-def _runs_on(value: Any) -> bool:
+def runs_on(value: Any) -> bool:
     """Whether it is an iterator that goes forward and never back."""
     return isinstance(value, types.GeneratorType) or (
         hasattr(type(value), "__next__") and not hasattr(value, "__dict__") and not isinstance(value, _GENERATORS)

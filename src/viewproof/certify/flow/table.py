@@ -21,6 +21,7 @@ def _row(operators: str, dependence: Rule, labels: Rule | None = None) -> None:
 
 # Memory, shapes and settings: one meaning for both columns.
 _row("zeros_like ones_like full_like rand_like randn_like randint_like new_zeros new_ones new_full", fresh)
+_row("_nested_tensor_from_mask_left_aligned", fresh)
 _row("is_pinned is_same_size size stride sym_size sym_stride sym_numel sym_storage_offset", fresh)
 _row("empty empty_like new_empty empty_strided new_empty_strided empty_permuted", uninitialised)
 _row("resize resize_as set detach squeeze requires_grad _unsafe_view _reshape_alias unsafe_split", metadata)
@@ -65,6 +66,7 @@ _row("_cdist_forward _euclidean_dist", rules.distances)
 _row("convolution _convolution convolution_overrideable", rules.convolution)
 _row("_softmax _safe_softmax", rules.softmax)
 _row("_log_softmax sort argsort topk msort _fft_r2c _fft_c2c _fft_c2r linalg_cross", rules.slices)
+_row("renorm", rules.norm_of_each)
 _row("sum mean nansum prod amax amin aminmax max min argmax argmin any all var std var_mean std_mean", rules.reduction)
 _row("logsumexp linalg_vector_norm norm count_nonzero median nanmedian mode kthvalue", rules.reduction)
 _row("mse_loss smooth_l1_loss huber_loss soft_margin_loss", rules.elementwise_loss)
@@ -92,6 +94,9 @@ _row(
 
 def deciding(call: Call) -> Iterable[Tensor]:
     """The arguments whose values set the shape of the result."""
+    if call.name == "_nested_tensor_from_mask_left_aligned":
+        # Whether padding is at the end follows from the mask alone.
+        return [call.args["mask"]]
     if torch.Tag.dynamic_output_shape not in call.func.tags:
         return ()
     if call.name == "index":

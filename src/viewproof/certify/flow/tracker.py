@@ -27,6 +27,7 @@ from viewproof.torch_internals import (
     TorchDispatchMode,
     decomposes,
     tree_leaves,
+    written_out,
 )
 
 _LIBRARIES = (
@@ -124,6 +125,9 @@ class Tracker(TorchDispatchMode):
         """Run the operator, and set the entries of what it returns and writes."""
         kwargs = kwargs or {}
         if not isinstance(func, OpOverload):
+            if (plain := written_out(func)) is not None:
+                with self._again():
+                    return plain(*args, **kwargs)
             with BelowModes():
                 if any(
                     isinstance(leaf, Tensor) and self.storages.derived(leaf) for leaf in tree_leaves((args, kwargs))

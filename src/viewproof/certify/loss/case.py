@@ -13,6 +13,7 @@ from viewproof.bits import seeded
 from viewproof.certify.check import failure
 from viewproof.certify.flow.dependence import Dependence
 from viewproof.certify.flow.expressions import differs, guards
+from viewproof.certify.flow.isolation import uncompiled
 from viewproof.certify.flow.state import state_kept
 from viewproof.certify.loss.masks import Masks, other_masks
 from viewproof.certify.loss.objective import Objective
@@ -60,7 +61,7 @@ class LossCase:
     @contextmanager
     def same_state(self) -> Iterator[None]:
         """A loss that draws does so alike each time; one that keeps state starts from the same."""
-        with seeded(0), state_kept(self.loss):
+        with seeded(0), state_kept(self.loss), uncompiled():
             yield
 
     def with_gradient(self, prediction: Tensor, sample: Sample | None = None) -> tuple[Tensor, Tensor]:
@@ -115,6 +116,11 @@ class LossCase:
         """Whether each coordinate of the target has a gradient at one of them."""
         support = torch.stack([gradient != 0 for *_, gradient in self.runs]).any(0)
         return support.flatten(self.hidden.dim()).any(-1) if support.dim() > self.hidden.dim() else support
+
+    @property
+    def declared_targets(self) -> list[Tensor]:
+        """Targets of the first and of the last declared id throughout."""
+        return [torch.full_like(self.sample.y, number) for number in self.ids or ()]
 
     @cached_property
     def other_masks(self) -> list[Tensor]:

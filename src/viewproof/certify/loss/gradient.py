@@ -36,6 +36,12 @@ def _gradient_on_the_mask(case: LossCase, check: Check) -> Finding:
         return check.vacuous("the mask hides nothing")
     missing = case.hidden & ~case.support
     if (at := first_true(missing)) is None:
+        for y in case.declared_targets:
+            sample = replace(case.sample, y=y)
+            slopes = torch.stack([case.with_gradient(p, sample)[1] != 0 for p in case.predictions]).any(0)
+            if not bool(slopes[case.hidden_predictions].any()):
+                what = f"where the target is {int(y.flatten()[0])} no hidden prediction has a gradient"
+                return check.refuted(what, {"prediction": case.prediction, "sample": sample})
         return check.proved(method="a point with a gradient found for each coordinate")
     total = int(case.hidden.sum())
     what = f"the prediction at {at} is hidden and has no gradient, nor have {int(missing.sum()) - 1} others of {total}"

@@ -5,10 +5,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from viewproof.bits import GeneratorStates
 from viewproof.certify.check import Check, Claims
+from viewproof.certify.flow.isolation import kept
 from viewproof.certify.outputs import output_difference, tensors_by_path
 from viewproof.certify.report import Contract, Finding
 from viewproof.certify.target.branch import TargetCase
@@ -32,19 +33,24 @@ def draws_nothing(case: TargetCase, check: Check) -> Finding | None:
     for call in calls:
         torch.manual_seed(5)
         before = GeneratorStates.now()
-        with torch.no_grad():
-            first = dict(tensors_by_path(call()))
+        first = _outputs(case, call)
         drew = GeneratorStates.now() != before
         torch.manual_seed(6)
-        with torch.no_grad():
-            second = dict(tensors_by_path(call()))
+        second = _outputs(case, call)
         different = output_difference(first, second) is not None
         if different or drew:
             names = [] if branch.target is None else [k for k, m in branch.target.named_modules() if _is_dropout(m)]
             why = f"; {names[0]} is in training mode" if names else ""
             what = f"twice on one batch the target branch gives {'other values' if different else 'the same'}"
-            return check.refuted(f"{what}, and draws random numbers{why}", {"batch": case.batch})
+            drawn = ", and draws random numbers" if drew else ""
+            return check.refuted(f"{what}{drawn}{why}", {"batch": case.batch})
     return check.proved(method="run twice, the global generators untouched")
+
+
+def _outputs(case: TargetCase, call: Callable[[], Any]) -> dict[str, Tensor]:
+    """What a call returns; what it writes to buffers, as a power iteration does, is put back, and is no draw."""
+    with torch.no_grad(), kept(*case.branch.modules()):
+        return {path: tensor.detach().clone() for path, tensor in tensors_by_path(call())}
 
 
 def _calls_in_loss(case: TargetCase, target: nn.Module) -> list[Callable[[], Any]]:

@@ -59,7 +59,9 @@ def no_gradient(case: TargetCase, check: Check) -> Finding:
     if open_paths:
         reason = f"a path to {', '.join(open_paths)} exists, and its gradient is 0 on this batch"
         return check.unknown(reason, scope=GRAPH, method=check.method)
-    return check.proved(method="no path in the graph")
+    # What is made of the target's outputs, a centre say, is part of the loss unless targets= says otherwise.
+    detail = "" if branch.targets is not None else "of the target module; for what is made of its outputs pass targets="
+    return check.proved(detail, method="no path in the graph")
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from viewproof.bits import seeded, unlike
+from viewproof.certify.flow.isolation import uncompiled
+from viewproof.certify.flow.storage import address
 from viewproof.certify.flow.trace import CONSTANT, MIXED, LabelTrace
 from viewproof.certify.inputs import other_contents, spread_mask
 from viewproof.certify.outputs import coordinate, difference
 from viewproof.certify.surroundings import draws_numbers
 from viewproof.errors import InvalidArgument
 from viewproof.masks import Mask, Rule
+from viewproof.torch_internals import BelowModes
 
 DRAWS, DECLARED_DRAWS = 3, 8
 """How many draws of a random view are looked at, and of one that is declared to be random."""
@@ -28,7 +31,8 @@ class ViewOutput:
     """The parts of what a view returned; ``mask`` is Boolean over y's coordinates with batch axis.
 
     ``view`` is Boolean over x's coordinates, or over the source's, if the view returned one; ``kept`` marks target
-    coordinates that the loss asks for although x is declared to show them. ``returned`` is the object itself.
+    coordinates that the loss asks for although x is declared to show them. ``returned`` is the object itself, and
+    ``shared`` says whether x and y lay in the same memory.
     """
 
     x: Tensor
@@ -37,6 +41,7 @@ class ViewOutput:
     view: Tensor | None
     kept: Tensor | None
     returned: Any
+    shared: bool = False
 
 
 def read_output(returned: Any, source: Tensor | None = None) -> ViewOutput:
@@ -79,8 +84,15 @@ class DeclaredView:
 
     def run(self, x: Tensor, seed: int = 0) -> ViewOutput:
         """What the view returns for this very tensor, at one restored draw of the global generators."""
-        with seeded(seed), torch.no_grad():
-            return read_output(self.view(x), x)
+        with seeded(seed), torch.enable_grad(), uncompiled():
+            output = read_output(self.view(x), x)
+        # A view may write its next output where this one lies.
+        own: dict[str, Any] = {
+            name: None if part is None else part.detach().clone() for name in PARTS for part in [getattr(output, name)]
+        }
+        with BelowModes():
+            shared = 0 != address(output.x) == address(output.y)
+        return replace(output, **own, shared=shared)
 
     @cached_property
     def random(self) -> bool:

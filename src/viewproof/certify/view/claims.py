@@ -8,7 +8,6 @@ from torch import Tensor
 
 from viewproof.bits import unlike
 from viewproof.certify.check import Check, Claims
-from viewproof.certify.flow.storage import address
 from viewproof.certify.flow.trace import CONSTANT, MIXED, VISIBLE
 from viewproof.certify.inputs import other_hidden_contents
 from viewproof.certify.outputs import difference, first_true
@@ -199,8 +198,7 @@ def _not_shown(case: ViewCase, check: Check, missing: Tensor) -> Finding | None:
 @claims(Contract.C2, "nothing is written to the input")
 def _writes(case: ViewCase, check: Check) -> Finding:
     if not case.writes and case.unreliable is None and difference(case.input_after, case.example) is None:
-        shared = 0 != address(case.output.x) == address(case.output.y)
-        detail = "x and y share memory: writing to one later changes the other" if shared else ""
+        detail = "x and y share memory: writing to one later changes the other" if case.output.shared else ""
         return _by_labels(case, check, detail)
     for source, _ in case.runs():
         x = source.clone()
