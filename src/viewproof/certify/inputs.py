@@ -39,8 +39,10 @@ def spread_mask(name: str, mask: Any, tensor: Tensor) -> Tensor:
         batched = mask.per_sample
     else:
         batched = own == shape or (own != shape[1:] and len(own) > 1 and own == shape[: len(own)])
-    of_batch, of_sample = own == shape[: len(own)], own == shape[1 : len(own) + 1]
-    if not isinstance(mask, Mask) and len(own) > 1 and of_batch and of_sample and own != shape:
+    # Of symbolic sizes, in a capture, nothing is asked: it would be one more path.
+    numbers = all(type(extent) is int for extent in shape)
+    partial = not isinstance(mask, Mask) and numbers and 1 < len(own) < len(shape)
+    if partial and own == shape[: len(own)] == shape[1 : len(own) + 1]:
         raise InvalidArgument(
             f"{name} of shape {own} may lie over the first axes of the batch or of one sample, in a batch of shape "
             f"{shape}; pass a Mask, which says if it is per_sample, or a mask over all axes"
