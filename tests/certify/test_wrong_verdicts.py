@@ -54,6 +54,19 @@ def test_an_encoder_is_asked_as_it_runs_with_gradients_and_without() -> None:
     assert vp.certify_causal(lambda x: x.cumsum(1) * torch.is_grad_enabled(), x).verdict() is Verdict.PROVED
 
 
+def test_biases_that_start_at_0_leave_a_wide_encoder_with_a_finite_mask_proved() -> None:
+    width, hidden = 768, HIDDEN[..., None].expand(2, 6, 768)
+    torch.manual_seed(0)
+    norm, query, key = nn.LayerNorm(width), nn.Linear(width, width), nn.Linear(width, width)
+
+    def encode(x: Tensor) -> Tensor:
+        q, k = (layer(norm(x)) for layer in (query, key))
+        scores = q @ k.mT / width**0.5 + torch.where(HIDDEN[:, None], -8e3, 0.0)
+        return (scores.softmax(-1) @ x)[:, [0, 1, 2, 5]]
+
+    assert vp.certify_encoder(encode, torch.randn(2, 6, width), hidden=hidden).verdict() is Verdict.PROVED
+
+
 @pytest.mark.parametrize("as_buffer", [False, True])
 def test_hidden_content_that_an_encoder_keeps_for_its_next_call_is_not_proved(as_buffer: bool) -> None:
     class Keeps(nn.Module):
