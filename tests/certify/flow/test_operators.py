@@ -218,6 +218,7 @@ OPERATORS: dict[str, Program] = {
     "distance p1": lambda x: torch.cdist(x, ROWS[None], p=1.0),
     "pdist": lambda x: F.pdist(x[0]),
     "renorm": lambda x: x.renorm(2, 2, 0.5),
+    "left aligned": lambda x: x * torch._nested_tensor_from_mask_left_aligned(x, torch.arange(4).expand(2, 4) < 3),
     "aminmax": lambda x: x.aminmax(dim=1),
     "nanmedian": lambda x: x.nanmedian(1),
     "norm": lambda x: A.norm(x, 2),
