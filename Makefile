@@ -37,6 +37,7 @@ tests: $(INSTALLED)
 # `watch` forks the process, which it cannot where threads run: its tests have processes without those of the certifiers.
 PEERS := tests/symbolic tests/certify/flow tests/certify/test_view.py tests/certify/test_loss.py \
 	tests/certify/test_target_branch.py tests/certify/test_pipeline.py tests/certify/test_optimizer.py \
+	tests/certify/test_wrong_verdicts.py \
 	tests/watch/test_watch_engine.py tests/watch/test_watch_gradients.py tests/watch/test_watch_trained.py \
 	$(filter-out %/test_watch_script.py, $(shell grep -rlE '(import|from|importorskip.*") ?(timm|lightly|torchvision|transformers)' \
 	--include='*.py' tests/certify tests/watch tests/weights))
