@@ -238,11 +238,10 @@ def _kept(case: EncoderCase) -> str:
     """Says so if what a call leaves behind was seen to show its hidden content in the next one; else ""."""
     try:
         again = case.after(case.x)
-        steady = output_difference(again, case.after(case.x), bits=True) is None
         seen = output_difference(again, case.after(next(other_hidden_contents(case.x, case.where))))
+        if seen is None or output_difference(again, case.after(case.x), bits=True) is not None:
+            return ""
     except Exception:
-        return ""
-    if seen is None or not steady:
         return ""
     return (
         f"within a call no {case.word} content reaches the output, in the next call it does, through what the encoder "
