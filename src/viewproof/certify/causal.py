@@ -1,4 +1,4 @@
-"""Certifies that a sequence model predicts from the past alone, and which position its loss asks for."""
+"""Certifies that a sequence model predicts from the past alone, and what its loss asks for."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -105,7 +105,7 @@ class CausalCase:
         return picked
 
     def question(self, inputs: Tensor, outputs: Tensor, word: str) -> EncoderCase:
-        """Whether outputs at the positions ``outputs: [N, T]`` depend on the input at the positions ``inputs``."""
+        """Whether outputs at the positions ``outputs: [N, T]`` depend on the input at ``inputs``."""
         where = inputs.reshape(inputs.shape + (1,) * (self.x.dim() - 2)).expand(self.x.shape).to(self.x.device)
         picked = (outputs & ~self.padding).to(self.x.device)
         return EncoderCase(
@@ -140,7 +140,7 @@ claims = Claims[CausalCase](scope="at {case.size}", method="dependence tracking"
 
 
 def _joined(case: CausalCase, check: Check, questions: Iterable[EncoderCase]) -> Finding:
-    """One finding about several questions: the first that is REFUTED, else UNKNOWN, else the narrowest PROVED."""
+    """One finding for several: the first REFUTED, else UNKNOWN, else the narrowest PROVED."""
     if not case.responds:
         return check.vacuous("no other input changed any output", scope=check.scope, method="other inputs run")
     findings = list[Finding]()
@@ -162,7 +162,7 @@ def _joined(case: CausalCase, check: Check, questions: Iterable[EncoderCase]) ->
 
 @claims(Contract.C10, "output t does not depend on {case.unseen}")
 def causal(case: CausalCase, check: Check) -> Finding:
-    """Position by position: everything from there on is changed, and the outputs before it are looked at."""
+    """From each position on everything is changed, and the outputs before it are compared."""
     positions, first = torch.arange(case.x.shape[1]), min(case.offset, 1)
 
     def questions() -> Iterator[EncoderCase]:
@@ -198,7 +198,7 @@ def padding_unseen(case: CausalCase, check: Check) -> Finding | None:
     method="gradients compared",
 )
 def scored_offset(case: CausalCase, check: Check) -> Finding | None:
-    """With the output held, one input position after the other is changed: which outputs' gradients follow?"""
+    """Which outputs' gradients follow when one input position is changed and the output held."""
     loss = case.loss
     if loss is None:
         return None
@@ -251,7 +251,7 @@ def scored_offset(case: CausalCase, check: Check) -> Finding | None:
 
 
 def _unlike_all(x: Tensor, other: Tensor, row: int, s: int) -> Tensor:
-    """Other content for one position: that of ``other``, or of a position that differs, where this one is the same."""
+    """Other content for one position: that of ``other``, or where it is the same, of another position."""
     if bool((other[row, s] != x[row, s]).any()):
         return other[row, s]
     differs = (x != x[row, s]).reshape(*x.shape[:2], -1).any(-1).nonzero()

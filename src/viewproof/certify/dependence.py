@@ -93,7 +93,7 @@ class DependenceCase:
     positional: bool
 
     def inputs(self, claim: str, inputs: Inputs) -> tuple[str, Tensor | None] | Callable[..., Any]:
-        """The name of the argument and where it counts (None: as a whole); or the function that makes other ones."""
+        """The argument's name and where it counts (None: all of it); or what makes other arguments."""
         if callable(inputs) and not isinstance(inputs, Tensor):
             return inputs
         if isinstance(inputs, Tensor):
@@ -248,7 +248,7 @@ def _rows(returned: Any, outputs: Outputs) -> dict[tuple[int, ...], dict[str, Te
 
 
 def _blind(case: DependenceCase, key: str, chosen: Tensor, outputs: Outputs, place: tuple[int, ...]) -> str:
-    """Why it cannot be said that the output at the place depends on nothing chosen; empty if that is certain."""
+    """Why the output at the place may still depend on what was chosen; empty if it cannot."""
     for variant, weights in ((case, "these weights"), (case.other_weights(), "other weights")):
         output = outputs
         if isinstance(outputs, Tensor):
@@ -263,7 +263,10 @@ def _blind(case: DependenceCase, key: str, chosen: Tensor, outputs: Outputs, pla
 
 
 def _tells_apart(case: DependenceCase, check: Check, transform: Callable[..., Any], outputs: Outputs) -> Finding:
-    """The outputs differ beyond rounding for transformed arguments; else, with other weights and content too?"""
+    """Whether outputs differ beyond rounding for transformed arguments.
+
+    If they do with other weights or other content alone, the answer is UNKNOWN.
+    """
     other_content = {key: next(iter(_contents(x))) for key, x in case.arguments.items()}
     tried = [(case, "")]
     tried += [(case.other_weights(), " with other weights")]

@@ -87,9 +87,8 @@ class DeclaredView:
         with seeded(seed), torch.enable_grad(), uncompiled():
             output = read_output(self.view(x), x)
         # A view may write its next output where this one lies.
-        own: dict[str, Any] = {
-            name: None if part is None else part.detach().clone() for name in PARTS for part in [getattr(output, name)]
-        }
+        parts = {name: part for name in PARTS if (part := getattr(output, name)) is not None}
+        own: dict[str, Any] = {name: part.detach().clone() for name, part in parts.items()}
         with BelowModes():
             shared = 0 != address(output.x) == address(output.y)
         return replace(output, **own, shared=shared)
